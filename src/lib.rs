@@ -1,2 +1,24 @@
-//! skeleton
+//! One gRPC contract over the orders of several vendors, within the vendors' own rules.
+//!
+//! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
+//! → `orders` → {`providers`, `store`} → {`outbound`, `error`, `clock`, `pb`}; `config` knows no
+//! other part, and each part reads its own settings with it. A test keeps it so
+//! (`tests/it/house.rs`).
+//!
+//! A question's way: `grpc` takes it off the wire and bounds its time, `orders` chooses the account
+//! and asks the vendor's module in `providers` in a task of its own, the module speaks to the vendor
+//! through `outbound` and puts the answer into the contract's words (`pb`).
+
+pub mod app;
 pub mod clock;
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod health;
+pub mod orders;
+pub mod outbound;
+pub mod pb;
+pub mod providers;
+pub mod server;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,135 @@
+//! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::clock::Clock;
+use crate::config::{Config, Problem, Problems, Section};
+use crate::health::Health;
+use crate::orders::{Accounts, Orders};
+use crate::providers::Parts;
+use crate::store::Memory;
+use crate::{grpc, pb, server};
+
+/// A configuration that was found to be in order, with its accounts ready to be asked.
+pub struct Setup {
+    /// What is set outside the accounts.
+    pub config: Config,
+    /// The accounts.
+    pub accounts: Accounts,
+    /// What is allowed and may still be a mistake.
+    pub warnings: Vec<Problem>,
+}
+
+impl Setup {
+    /// Reads a configuration. `more` holds accounts that are added to its own.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(
+        mut root: Section,
+        more: Option<Section>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Problems> {
+        let parts = Parts { clock, tokens: Arc::new(Memory::default()) };
+        let config = Config::read(&mut root);
+        let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
+        let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
+        let accounts = Accounts::read(tables.collect(), &parts);
+        let places: Vec<Section> = documents.iter().map(Section::place).collect();
+        documents.into_iter().for_each(Section::finish);
+        let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
+        if problems.is_empty() && accounts.is_empty() {
+            let text = "none is configured, so nothing could be asked".to_owned();
+            problems.push(Problem { path: "accounts".to_owned(), text });
+        }
+        if problems.is_empty() {
+            let warnings = places.iter().flat_map(Section::warnings).collect();
+            Ok(Self { config, accounts, warnings })
+        } else {
+            Err(Problems(problems))
+        }
+    }
+}
+
+/// A running server.
+pub struct App {
+    /// Where callers connect.
+    pub address: SocketAddr,
+    /// Where probes connect.
+    pub admin_address: SocketAddr,
+    ready: watch::Sender<bool>,
+    stopping: CancellationToken,
+    servers: [JoinHandle<()>; 2],
+}
+
+impl App {
+    /// Opens both listeners and begins to answer.
+    ///
+    /// # Errors
+    /// Where an address cannot be listened on.
+    pub async fn start(setup: Setup) -> io::Result<Self> {
+        let Setup { config, accounts, warnings } = setup;
+        for Problem { path, text } in warnings {
+            tracing::warn!(path, "{path}: {text}");
+        }
+        let listener = bind("server.listen", config.server.listen).await?;
+        let admin_listener = bind("admin.listen", config.admin.listen).await?;
+        let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
+
+        let orders = Arc::new(Orders::new(accounts));
+        let (ready, is_ready) = watch::channel(false);
+        let stopping = CancellationToken::new();
+        let health = Health::new(&orders, &is_ready, stopping.clone());
+        let admin_routes = Routes::new(health.service());
+        let mut routes = Routes::new(health.service())
+            .add_service(grpc::service(orders, config.server.request_timeout));
+        if config.server.reflection {
+            routes = add_reflection(routes)?;
+        }
+        let servers = [
+            tokio::spawn(server::serve(admin_listener, admin_routes, stopping.clone())),
+            tokio::spawn(server::serve(listener, routes, stopping.clone())),
+        ];
+        ready.send_replace(true);
+        tracing::info!(%address, %admin_address, "listening");
+        Ok(Self { address, admin_address, ready, stopping, servers })
+    }
+
+    /// Stops to accept calls, answers those under way, and ends.
+    pub async fn stop(self) {
+        tracing::info!("stopping; calls under way are answered first");
+        self.ready.send_replace(false);
+        self.stopping.cancel();
+        for server in self.servers {
+            // A server that panicked has ended as well.
+            let _ = server.await;
+        }
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(setting: &str, address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address} ({setting}): {error}"))
+    })
+}
+
+/// Adds reflection in both versions: official clients still ask with v1alpha.
+fn add_reflection(routes: Routes) -> io::Result<Routes> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = builder().build_v1().map_err(io::Error::other)?;
+    let v1alpha = builder().build_v1alpha().map_err(io::Error::other)?;
+    Ok(routes.add_service(v1).add_service(v1alpha))
+}

@@ -1,0 +1,121 @@
+//! The commands, one a file: reads the arguments, runs the command, names the exit code.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "commands speak to people")]
+
+mod check;
+mod demo;
+mod get;
+mod health;
+mod sandbox;
+mod serve;
+mod sheet;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Problems;
+
+/// Where do orders stand? One gRPC contract over the orders of several vendors.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts sandbox vendors and a server, asks for one order of each vendor, and keeps serving
+    Demo(demo::Demo),
+    /// Serves
+    Serve(serve::Serve),
+    /// Plays the three vendors on loopback, for tests
+    Sandbox(sandbox::Sandbox),
+    /// Asks a running server for an order and prints it
+    Get(get::Get),
+    /// Says what is wrong with a configuration
+    Check(check::Check),
+    /// Asks a running server for its health: exit code 0 while it is SERVING
+    Health(health::Health),
+}
+
+/// Which configuration.
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration, a TOML file
+    #[arg(long = "config", value_name = "FILE", env = "ORDER_QUERY_CONFIG")]
+    path: Option<PathBuf>,
+}
+
+/// Why a command failed, and with it the exit code.
+enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 78.
+    Configuration(Problems),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::Configuration(problems)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(text) => write!(f, "error: {text}"),
+            Self::Configuration(problems) => {
+                write!(f, "error: the configuration is wrong:\n{problems}")
+            }
+        }
+    }
+}
+
+/// Runs the command that the arguments name. Exit codes: 0 fine, 1 failed, 2 usage, 78
+/// configuration.
+pub async fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(demo) => demo.run().await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Sandbox(sandbox) => sandbox.run().await,
+        Command::Get(get) => get.run().await,
+        Command::Check(check) => check.run(),
+        Command::Health(health) => health.run().await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(match failure {
+                Failure::Failed(_) => 1,
+                Failure::Configuration(_) => 78,
+            })
+        }
+    }
+}
+
+/// Resolves at SIGTERM and at Ctrl-C.
+///
+/// # Errors
+/// Where the signals cannot be listened for.
+fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,29 @@
+//! `order-query check`
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::serve::open;
+use super::{ConfigFile, Failure};
+use crate::app::Setup;
+use crate::clock::SystemClock;
+use crate::config::Problem;
+
+/// Says what is wrong with a configuration, all at once.
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let setup = Setup::read(open(&self.config, false)?, None, Arc::new(SystemClock))?;
+        for Problem { path, text } in &setup.warnings {
+            println!("warning: {path}: {text}");
+        }
+        println!("the configuration is fine; accounts: {}", setup.accounts.len());
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! `order-query demo`
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use tonic::transport::Endpoint;
+
+use super::{Failure, get, serve, sheet, told_to_stop};
+use crate::app::{App, Setup};
+use crate::clock::SystemClock;
+use crate::config::Section;
+use crate::pb::{GetOrderRequest, Provider};
+use crate::telemetry;
+
+/// The server of the demo: on free ports, and quiet.
+const CONFIG: &str = r#"
+[server]
+listen = "127.0.0.1:0"
+reflection = true
+
+[admin]
+listen = "127.0.0.1:0"
+
+[telemetry]
+log_format = "text"
+log_level = "warn"
+"#;
+
+/// Shows one order of each vendor, through the real server and the sandbox vendors.
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Ends after the orders instead of serving on
+    #[arg(long)]
+    once: bool,
+}
+
+/// An order of the sandbox that shows what the vendor tells.
+fn sample(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Wechat => "DD2981741311549200000",
+        Provider::Dingshang => "54",
+        Provider::Haoka => "shipped",
+        Provider::Unspecified => "",
+    }
+}
+
+impl Demo {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let stop = told_to_stop()?;
+        let sandbox = serve::start_sandbox().await?;
+        let root = Section::parse(CONFIG, Path::new(""))?;
+        let accounts = serve::accounts(&sandbox)?;
+        let setup = Setup::read(root, Some(accounts), Arc::new(SystemClock))?;
+        telemetry::init(&setup.config.telemetry);
+        let app = App::start(setup).await?;
+
+        let url = format!("http://{}", app.address);
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        let channel = get::connect(&endpoint).await?;
+        for provider in Provider::all() {
+            let id = sample(provider).to_owned();
+            println!("$ order-query get {} {id} --endpoint {url}", provider.word());
+            let request =
+                GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
+            println!("{}", sheet::order(&get::ask(channel.clone(), request).await?));
+        }
+        if !self.once {
+            println!("Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md");
+            stop.await;
+        }
+        app.stop().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! `order-query health`
+#![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
+
+use std::time::Duration;
+
+use clap::Args;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::Failure;
+use super::get::connect;
+
+/// Probes are asked every few seconds: an answer that takes longer is none.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks a running server for its health.
+#[derive(Args)]
+pub(super) struct Health {
+    /// What to ask for: nothing for the whole server, or a name such as `liveness` or
+    /// `account/NAME`
+    #[arg(default_value = "")]
+    service: String,
+    /// The server; either listener answers
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    endpoint: Endpoint,
+}
+
+impl Health {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = HealthClient::new(connect(&self.endpoint).await?);
+        let mut request = Request::new(HealthCheckRequest { service: self.service });
+        request.set_timeout(TIMEOUT);
+        let answer = tokio::time::timeout(TIMEOUT, client.check(request)).await;
+        let status = match answer {
+            Err(_elapsed) => return Err(Failure::Failed(format!("no answer within {TIMEOUT:?}"))),
+            Ok(Err(status)) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,
+            Ok(Err(status)) => return Err(Failure::Failed(status.message().to_owned())),
+            Ok(Ok(response)) => response.get_ref().status(),
+        };
+        println!("{}", status.as_str_name());
+        if status == ServingStatus::Serving {
+            Ok(())
+        } else {
+            Err(Failure::Failed("it is not serving".to_owned()))
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `order-query sandbox`
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, told_to_stop};
+use crate::clock::SystemClock;
+
+/// Plays the three vendors until SIGTERM or Ctrl-C.
+#[derive(Args)]
+pub(super) struct Sandbox {
+    /// Where: WeChat on this port, Dingshang on the next, Haoka on the one after; port 0 takes
+    /// three free ones
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+impl Sandbox {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let stop = told_to_stop()?;
+        let sandbox = crate::sandbox::Sandbox::start(self.listen, Arc::new(SystemClock)).await?;
+        println!("# The sandbox vendors are up. Accounts for a configuration:\n");
+        println!("{}", sandbox.accounts());
+        stop.await;
+        Ok(())
+    }
+}

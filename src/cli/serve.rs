@@ -1,0 +1,86 @@
+//! `order-query serve`
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{ConfigFile, Failure, told_to_stop};
+use crate::app::{App, Setup};
+use crate::clock::SystemClock;
+use crate::config::{Problem, Problems, Section, read_file};
+use crate::sandbox::Sandbox;
+use crate::telemetry;
+
+/// The largest configuration that is read, in bytes.
+const CONFIG_LIMIT: u64 = 1024 * 1024;
+
+/// Serves until SIGTERM or Ctrl-C.
+#[derive(Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Adds a sandbox account for each vendor, on loopback only and with reflection
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let sandbox = match self.dev {
+            true => Some(start_sandbox().await?),
+            false => None,
+        };
+        let root = open(&self.config, self.dev)?;
+        let accounts = sandbox.as_ref().map(accounts).transpose()?;
+        let mut setup = Setup::read(root, accounts, Arc::new(SystemClock))?;
+        if self.dev {
+            allow_loopback_only(setup.config.server.listen)?;
+            setup.config.server.reflection = true;
+        }
+        telemetry::init(&setup.config.telemetry);
+        let stop = told_to_stop()?;
+        let app = App::start(setup).await?;
+        stop.await;
+        let at_once = told_to_stop()?;
+        tokio::select! {
+            () = app.stop() => Ok(()),
+            () = at_once => Err(Failure::Failed("stopped at once by a second signal".to_owned())),
+        }
+    }
+}
+
+/// The sandbox vendors, on free ports.
+pub(super) async fn start_sandbox() -> Result<Sandbox, Failure> {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Ok(Sandbox::start(anywhere, Arc::new(SystemClock)).await?)
+}
+
+/// The sandbox's accounts, as a configuration.
+pub(super) fn accounts(sandbox: &Sandbox) -> Result<Section, Problems> {
+    Section::parse(&sandbox.accounts(), Path::new(""))
+}
+
+/// The configuration that the arguments name; an empty one where none is needed.
+pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Problems> {
+    let problem = |path: &str, text: String| {
+        Problems(vec![Problem { path: path.to_owned(), text }])
+    };
+    match &file.path {
+        None if may_be_absent => Section::parse("", Path::new("")),
+        None => Err(problem("--config", "is missing; ORDER_QUERY_CONFIG can name the file, too".to_owned())),
+        Some(path) => {
+            let text = read_file(path, CONFIG_LIMIT).map_err(|text| problem("--config", text))?;
+            Section::parse(&text, path.parent().unwrap_or(Path::new("")))
+        }
+    }
+}
+
+fn allow_loopback_only(listen: SocketAddr) -> Result<(), Problems> {
+    if listen.ip().is_loopback() {
+        return Ok(());
+    }
+    let text = "must be a loopback address with --dev: anyone could ask the sandbox".to_owned();
+    Err(Problems(vec![Problem { path: "server.listen".to_owned(), text }]))
+}

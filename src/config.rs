@@ -1,0 +1,123 @@
+//! What can be set, and what is wrong with it: reads the one TOML file and reports every mistake
+//! at once, each with its path. A leaf: it knows no other part, and every part may use it to
+//! read its own settings (see [`Section`]).
+
+mod secret;
+mod section;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+pub use secret::Secret;
+pub use section::{Problem, Problems, Section, Value, read_file};
+
+/// What is set outside the accounts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The listener that callers use.
+    pub server: Server,
+    /// The listener for probes.
+    pub admin: Admin,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where callers connect; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// How long a call may take where its caller sets no deadline, and at most.
+    pub request_timeout: Duration,
+    /// Whether gRPC reflection is served.
+    pub reflection: bool,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where probes connect; port 0 takes any free one.
+    pub listen: SocketAddr,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// How a log line looks.
+    pub log_format: LogFormat,
+    /// Which events are logged: a level, or `target=level` pairs, separated by commas.
+    pub log_level: Targets,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_format: LogFormat::Json, log_level: Targets::new().with_default(LevelFilter::INFO) }
+    }
+}
+
+impl Config {
+    /// Reads all but the accounts, which are the vendors' to read.
+    pub fn read(root: &mut Section) -> Self {
+        Self {
+            server: Server::read(root.section("server")),
+            admin: Admin::read(root.section("admin")),
+            telemetry: Telemetry::read(root.section("telemetry")),
+        }
+    }
+}
+
+impl Server {
+    fn read(mut section: Section) -> Self {
+        let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051)));
+        let insecure = section.take("insecure").unwrap_or(false);
+        if !listen.ip().is_loopback() && !insecure {
+            section.problem(
+                "listen",
+                "is not a loopback address, and the traffic is plaintext: listen on 127.0.0.1, \
+                 or set server.insecure = true where the network is trusted",
+            );
+        }
+        let server = Self {
+            listen,
+            request_timeout: section
+                .duration("request_timeout", Duration::from_millis(1)..=Duration::from_hours(1))
+                .unwrap_or(Duration::from_secs(15)),
+            reflection: section.take("reflection").unwrap_or(false),
+        };
+        section.finish();
+        server
+    }
+}
+
+impl Admin {
+    fn read(mut section: Section) -> Self {
+        let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
+        section.finish();
+        Self { listen }
+    }
+}
+
+impl Telemetry {
+    fn read(mut section: Section) -> Self {
+        let default = Self::default();
+        let telemetry = Self {
+            log_format: section
+                .choice("log_format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])
+                .unwrap_or(default.log_format),
+            log_level: section.take("log_level").unwrap_or(default.log_level),
+        };
+        section.finish();
+        telemetry
+    }
+}

@@ -1,0 +1,293 @@
+//! A table of the configuration file that is read key by key and remembers what is wrong with
+//! it, so that all mistakes are reported together. Used by whoever has settings to read.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing_subscriber::filter::Targets;
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: `accounts.vending.app_id`.
+    pub path: String,
+    /// What, and what to do. Holds no value of the file: any of them may be a secret.
+    pub text: String,
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    /// One problem a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, Problem { path, text }) in self.0.iter().enumerate() {
+            let newline = if i == 0 { "" } else { "\n" };
+            write!(f, "{newline}{path}: {text}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// What all sections of a file share.
+#[derive(Debug)]
+pub struct Context {
+    directory: PathBuf,
+    problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
+}
+
+impl Context {
+    /// The path as the file means it: relative ones count from the file's own folder.
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.directory.join(path)
+    }
+}
+
+/// A table of the file. Every key is taken once; what is left at [`finish`](Self::finish) is
+/// unknown.
+#[derive(Debug)]
+pub struct Section {
+    path: String,
+    table: toml::Table,
+    context: Rc<Context>,
+}
+
+/// What a key can be set to.
+pub trait Value: Sized {
+    /// What the value must be, to complete "must be …".
+    const EXPECTED: &'static str;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with the value, without the value.
+    fn read(value: toml::Value, context: &Context) -> Result<Self, String>;
+}
+
+impl Section {
+    /// The whole file. Relative paths in it count from `directory`.
+    ///
+    /// # Errors
+    /// Where the text is no TOML.
+    pub fn parse(text: &str, directory: &Path) -> Result<Self, Problems> {
+        let table = text.parse::<toml::Table>().map_err(|error| {
+            // The error's Display quotes the line, and with it perhaps a secret.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let text = format!("is not TOML: {}", error.message().replace('\n', ", "));
+            Problems(vec![Problem { path: format!("line {line}"), text }])
+        })?;
+        let context = Context {
+            directory: directory.to_owned(),
+            problems: RefCell::default(),
+            warnings: RefCell::default(),
+        };
+        Ok(Self { path: String::new(), table, context: Rc::new(context) })
+    }
+
+    /// What is wrong with the whole file, as far as it has been read.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.context.problems.borrow().clone()
+    }
+
+    /// What is allowed and may still be a mistake, in the whole file.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Problem> {
+        self.context.warnings.borrow().clone()
+    }
+
+    /// The section's own place in the file: `accounts.vending`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Notes what is wrong with a key of this section, or with the section (an empty key).
+    pub fn problem(&self, key: &str, text: impl Into<String>) {
+        let problem = Problem { path: self.path_of(key), text: text.into() };
+        self.context.problems.borrow_mut().push(problem);
+    }
+
+    /// Notes what is allowed for a key of this section and may still be a mistake.
+    pub fn warn(&self, key: &str, text: impl Into<String>) {
+        let warning = Problem { path: self.path_of(key), text: text.into() };
+        self.context.warnings.borrow_mut().push(warning);
+    }
+
+    /// The same place without its keys, to note problems at after the section is read.
+    #[must_use]
+    pub fn place(&self) -> Self {
+        let context = Rc::clone(&self.context);
+        Self { path: self.path.clone(), table: toml::Table::new(), context }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if key.is_empty() {
+            return self.path.clone();
+        }
+        let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let key = if key.chars().all(bare) {
+            key.to_owned()
+        } else {
+            format!("{key:?}")
+        };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Whether the key is set and not yet taken.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// The key's value; `None` where it is absent, or wrong and noted.
+    pub fn take<V: Value>(&mut self, key: &str) -> Option<V> {
+        let value = self.table.remove(key)?;
+        V::read(value, &self.context).map_err(|text| self.problem(key, text)).ok()
+    }
+
+    /// The key's value; where it is absent, that is noted as well.
+    pub fn require<V: Value>(&mut self, key: &str) -> Option<V> {
+        if !self.has(key) {
+            self.problem(key, format!("is missing; it must be {}", V::EXPECTED));
+        }
+        self.take(key)
+    }
+
+    /// One of the words of a table.
+    pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let given: String = self.take(key)?;
+        let found = words.iter().find(|(word, _)| *word == given).map(|(_, value)| *value);
+        if found.is_none() {
+            let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.problem(key, format!("must be one of {}", words.join(", ")));
+        }
+        found
+    }
+
+    /// A span of time within the range.
+    pub fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let given: Duration = self.take(key)?;
+        if !range.contains(&given) {
+            let (least, most) = (range.start(), range.end());
+            self.problem(key, format!("must be between {least:?} and {most:?}"));
+        }
+        Some(given)
+    }
+
+    /// The text of the file that the key names.
+    pub fn file(&mut self, key: &str, limit: u64) -> Option<String> {
+        let path: String = self.take(key)?;
+        read_file(&self.context.path(&path), limit).map_err(|text| self.problem(key, text)).ok()
+    }
+
+    /// The table of that name; an empty one where there is none.
+    pub fn section(&mut self, key: &str) -> Self {
+        let table = match self.table.remove(key) {
+            None => toml::Table::new(),
+            Some(toml::Value::Table(table)) => table,
+            Some(_) => {
+                self.problem(key, "must be a table");
+                toml::Table::new()
+            }
+        };
+        Self { path: self.path_of(key), table, context: Rc::clone(&self.context) }
+    }
+
+    /// The tables in this one, with their names.
+    pub fn sections(mut self) -> Vec<(String, Self)> {
+        let names: Vec<String> = self.table.keys().cloned().collect();
+        names.into_iter().map(|name| (name.clone(), self.section(&name))).collect()
+    }
+
+    /// Notes every key that nobody took.
+    pub fn finish(self) {
+        for key in self.table.keys() {
+            self.problem(key, "is not a setting of this version");
+        }
+    }
+}
+
+/// The text of a file of at most `limit` bytes.
+///
+/// # Errors
+/// What is wrong with the file, and its path.
+pub fn read_file(path: &Path, limit: u64) -> Result<String, String> {
+    let shown = path.display();
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| format!("cannot open {shown}: {error}"))?;
+    let read = file
+        .take(limit + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if read as u64 > limit {
+        return Err(format!("{shown} is larger than {limit} bytes"));
+    }
+    Ok(text)
+}
+
+/// The text, if it is one: not empty, and without control characters.
+pub(super) fn checked_text(text: String) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("is empty".to_owned())
+    } else if text.chars().any(char::is_control) {
+        Err("has a control character in it, such as a line break".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+impl Value for String {
+    const EXPECTED: &'static str = "a text";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => checked_text(text),
+            _ => Err("must be a text".to_owned()),
+        }
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+    }
+}
+
+/// A value that is written as a text.
+macro_rules! parsed_text {
+    ($type:ty, $expected:literal, $parse:expr) => {
+        impl Value for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+                let parsed = value.as_str().and_then($parse);
+                parsed.ok_or_else(|| concat!("must be ", $expected).to_owned())
+            }
+        }
+    };
+}
+
+parsed_text!(SocketAddr, "an address and port such as \"127.0.0.1:50051\"", |text: &str| {
+    text.parse().ok()
+});
+parsed_text!(Duration, "a duration such as \"250ms\", \"15s\" or \"10m\"", |text: &str| {
+    jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok()
+});
+parsed_text!(Targets, "a log level such as \"info\", or pairs such as \"order_query=debug\"", |text: &str| {
+    text.parse().ok()
+});

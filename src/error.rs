@@ -1,0 +1,149 @@
+//! The one error: why a question has no answer, in the contract's reasons. Every part may make
+//! one; only `grpc` turns it into a gRPC status.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::pb::{self, ErrorReason};
+
+/// What callers are shown of a vendor's own text, in characters.
+const PROVIDER_TEXT_LIMIT: usize = 256;
+
+/// How long to wait after a vendor failed to answer, where it does not say itself.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+/// Why a question has no answer.
+///
+/// Everything but [`detail`](Self::detail) reaches the caller: it holds no secret, no URL and no
+/// personal data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// Which of the contract's reasons it is.
+    pub reason: ErrorReason,
+    /// What happened, to what, and what to do.
+    pub message: String,
+    /// The request's field that is invalid.
+    pub field: Option<&'static str>,
+    /// How long to wait before a retry can succeed; `None` where none can.
+    pub retry_after: Option<Duration>,
+    /// The vendor that was asked, once that is known.
+    pub provider: Option<pb::Provider>,
+    /// The account that was asked with, once that is known.
+    pub account: Option<String>,
+    /// The vendor's own code, to the letter.
+    pub provider_code: Option<String>,
+    /// The vendor's own text, fit to be shown.
+    pub provider_message: Option<String>,
+    /// What helps the operator and must not leave the server: for the log only.
+    pub detail: Option<String>,
+}
+
+impl Error {
+    /// An error of that reason, with nothing else known.
+    pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            provider: None,
+            account: None,
+            provider_code: None,
+            provider_message: None,
+            detail: None,
+        }
+    }
+
+    /// The request's `field` is not as it must be.
+    pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest, message) }
+    }
+
+    /// The vendor did not answer, or said that it is busy.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorReason::ProviderUnavailable, message).retry_after(UNAVAILABLE_RETRY)
+    }
+
+    /// The vendor's answer could not be read; `what` says why.
+    pub fn unreadable(what: impl fmt::Display) -> Self {
+        Self::new(
+            ErrorReason::ProviderResponseInvalid,
+            format!("the vendor's answer could not be read: {what}"),
+        )
+    }
+
+    /// This server failed; `detail` goes to its log.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::new(ErrorReason::Internal, "this server failed; its log says why").detail(detail)
+    }
+
+    /// With the time that a retry must wait.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// With what only the log may hold.
+    #[must_use]
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// With the vendor's own code and text. A text about our credentials can hold our address
+    /// and more, so it goes to the log instead of the caller.
+    #[must_use]
+    pub fn vendor_said(mut self, code: Option<String>, text: Option<String>) -> Self {
+        self.provider_code = code.map(|code| presentable(&code)).filter(|code| !code.is_empty());
+        let text = text.map(|text| presentable(&text)).filter(|text| !text.is_empty());
+        if self.reason == ErrorReason::ProviderCredentialsRejected {
+            self.detail = text.or(self.detail);
+        } else {
+            self.provider_message = text;
+        }
+        self
+    }
+
+    /// With the vendor and the account that were asked.
+    #[must_use]
+    pub fn at(self, provider: pb::Provider, account: &str) -> Self {
+        Self { provider: Some(provider), account: Some(account.to_owned()), ..self }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", pb::short_name(self.reason), self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The text without control characters, and cut to what a caller is shown.
+fn presentable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(PROVIDER_TEXT_LIMIT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vendors_text_is_cut_and_has_no_control_characters() {
+        let text = format!("a\r\nb\u{1b}[31m{}", "号".repeat(300));
+        let error = Error::new(ErrorReason::ProviderError, "x")
+            .vendor_said(Some("\u{0}7".into()), Some(text));
+        let shown = error.provider_message.unwrap();
+        assert_eq!(shown.chars().count(), 256);
+        assert!(shown.starts_with("ab[31m号"), "{shown}");
+        assert_eq!(error.provider_code.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn a_text_about_our_credentials_stays_in_the_log() {
+        let error = Error::new(ErrorReason::ProviderCredentialsRejected, "x")
+            .vendor_said(Some("40164".into()), Some("invalid ip 10.1.2.3".into()));
+        assert_eq!(error.provider_message, None);
+        assert_eq!(error.provider_code.as_deref(), Some("40164"));
+        assert_eq!(error.detail.as_deref(), Some("invalid ip 10.1.2.3"));
+    }
+}

@@ -1,0 +1,134 @@
+//! What is reported as healthy, by the standard gRPC health service. Used by `app`, which puts
+//! the one service on both listeners.
+//!
+//! tonic-health brings the protocol. Its own reporter says SERVING from the start and ends a
+//! Watch on an unknown name, so what is said is decided here.
+#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use crate::orders::Orders;
+use crate::pb::order_service_server::OrderServiceServer;
+
+/// The gRPC health service over everything that has a health.
+#[derive(Clone)]
+pub struct Health {
+    services: Arc<HashMap<String, watch::Receiver<bool>>>,
+    stopping: CancellationToken,
+}
+
+impl Health {
+    /// `ready` moves the server's own names; each account has its own. Once `stopping` is
+    /// canceled, open Watch streams end.
+    #[must_use]
+    pub fn new(
+        orders: &Orders,
+        ready: &watch::Receiver<bool>,
+        stopping: CancellationToken,
+    ) -> Self {
+        // Whoever is answered at all is answered by a process that makes progress.
+        let (_, alive) = watch::channel(true);
+        let order_service = <OrderServiceServer<()> as NamedService>::NAME;
+        let services = ["", order_service, "readiness"]
+            .map(|name| (name.to_owned(), ready.clone()))
+            .into_iter()
+            .chain([("liveness".to_owned(), alive)])
+            .chain(orders.askable().map(|(name, askable)| (format!("account/{name}"), askable)))
+            .collect();
+        Self { services: Arc::new(services), stopping }
+    }
+
+    /// The service, ready for a listener.
+    #[must_use]
+    pub fn service(&self) -> health_server::HealthServer<Self> {
+        health_server::HealthServer::new(self.clone())
+    }
+}
+
+fn response(serving: bool) -> HealthCheckResponse {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        match self.services.get(&request.get_ref().service) {
+            Some(serving) => Ok(Response::new(response(*serving.borrow()))),
+            None => Err(Status::not_found("this server has no service of that name")),
+        }
+    }
+
+    type WatchStream =
+        Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send + 'static>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let serving = self.services.get(&request.get_ref().service).cloned();
+        let watch = Watch { serving, stopping: self.stopping.clone(), next: Next::First };
+        Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
+    }
+}
+
+/// One Watch stream: what is so now, every change, and UNAVAILABLE when the server goes away.
+struct Watch {
+    /// `None` for an unknown name.
+    serving: Option<watch::Receiver<bool>>,
+    stopping: CancellationToken,
+    next: Next,
+}
+
+enum Next {
+    First,
+    Change,
+    End,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
+        match self.next {
+            Next::First => {}
+            Next::Change => {
+                tokio::select! {
+                    // A last change is told before the end.
+                    biased;
+                    Some(()) = changed(self.serving.as_mut()) => {}
+                    () = self.stopping.cancelled() => {
+                        self.next = Next::End;
+                        let gone = "this server is going away; another one will answer";
+                        return Some((Err(Status::unavailable(gone)), self));
+                    }
+                }
+            }
+            Next::End => return None,
+        }
+        self.next = Next::Change;
+        let status = match &mut self.serving {
+            Some(serving) => response(*serving.borrow_and_update()),
+            None => HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() },
+        };
+        Some((Ok(status), self))
+    }
+}
+
+/// Resolves to `None` where there is nothing that could change.
+async fn changed(serving: Option<&mut watch::Receiver<bool>>) -> Option<()> {
+    serving?.changed().await.ok()
+}

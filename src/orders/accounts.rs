@@ -1,0 +1,175 @@
+//! The accounts of this deployment, and which of them a question is for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::Section;
+use crate::error::Error;
+use crate::pb::{self, ErrorReason, Order, OrderRef};
+use crate::providers::{self, Parts, Provider, Query};
+
+/// The longest name of an account, in bytes.
+const NAME_LIMIT: usize = 64;
+
+/// One configured account.
+pub struct Account {
+    /// What callers put in `account`.
+    pub name: String,
+    /// The vendor that it is an account of.
+    pub provider: pb::Provider,
+    /// Whether the vendor can be asked now, as far as is known.
+    pub(super) askable: watch::Sender<bool>,
+    is_default: bool,
+    vendor: Box<dyn Provider>,
+}
+
+impl Account {
+    /// An account that asks with the vendor's module.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        provider: pb::Provider,
+        is_default: bool,
+        vendor: Box<dyn Provider>,
+    ) -> Self {
+        let askable = watch::Sender::new(true);
+        Self { name: name.to_owned(), provider, askable, is_default, vendor }
+    }
+
+    /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
+    fn read(name: &str, mut section: Section, parts: &Parts) -> Option<Self> {
+        if !is_name(name) {
+            let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
+            section.problem("", text);
+        }
+        let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
+        let words: Vec<_> = words.iter().map(|(word, known)| (word.as_str(), *known)).collect();
+        if !section.has("provider") {
+            section.problem("provider", "is missing; it must name the account's vendor");
+        }
+        let provider = section.choice("provider", &words)?;
+        let is_default = section.take("default").unwrap_or(false);
+        let vendor = providers::configure(provider, &mut section, parts);
+        section.finish();
+        Some(Self::new(name, provider, is_default, vendor?))
+    }
+
+    /// The question for the vendor, checked.
+    pub(super) fn query(&self, order: &OrderRef) -> Result<Query, Error> {
+        self.vendor.check_id(&order.id)?;
+        let machine_no = self.vendor.machine_no(&order.machine_no)?;
+        Ok(Query { id: order.id.clone(), machine_no })
+    }
+
+    /// Asks the vendor.
+    pub(super) async fn ask(&self, query: &Query) -> Result<Order, Error> {
+        let order = self.vendor.get_order(query).await?;
+        Ok(Order { account: self.name.clone(), ..order })
+    }
+}
+
+/// All configured accounts.
+pub struct Accounts(Vec<Arc<Account>>);
+
+impl Accounts {
+    /// These accounts.
+    #[must_use]
+    pub fn new(accounts: Vec<Account>) -> Self {
+        Self(accounts.into_iter().map(Arc::new).collect())
+    }
+
+    /// Reads the tables of all accounts. What is wrong is noted in them.
+    pub fn read(tables: Vec<(String, Section)>, parts: &Parts) -> Self {
+        let mut accounts: Vec<Account> = Vec::new();
+        let mut identities = HashMap::new();
+        let mut defaults = HashMap::new();
+        for (name, table) in tables {
+            // A copy, so that what concerns several accounts can be noted at the later one.
+            let place = table.place();
+            if accounts.iter().any(|account| account.name == name) {
+                place.problem("", "is configured twice");
+            }
+            let Some(account) = Account::read(&name, table, parts) else { continue };
+            let identity = (account.provider, account.vendor.identity());
+            if let Some(other) = identities.insert(identity, name.clone()) {
+                let text = format!(
+                    "is the same account at the vendor as accounts.{other}, so both would share \
+                     its limits; keep one"
+                );
+                place.problem("", text);
+            }
+            if account.is_default
+                && let Some(other) = defaults.insert(account.provider, name.clone())
+            {
+                let text = format!("is set for accounts.{other} too, of the same provider");
+                place.problem("default", text);
+            }
+            accounts.push(account);
+        }
+        Self::new(accounts)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Account> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    /// The account that the question is for.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` where the provider is none, or the account is malformed or needed and
+    /// missing; `PROVIDER_NOT_CONFIGURED` where there is no such account.
+    pub fn choose(&self, order: &OrderRef) -> Result<Arc<Account>, Error> {
+        let provider = pb::Provider::try_from(order.provider)
+            .ok()
+            .filter(|provider| *provider != pb::Provider::Unspecified)
+            .ok_or_else(|| Error::invalid("provider", "the provider is none of the contract's"))?;
+        let here = |error: Error| Error { provider: Some(provider), ..error };
+        if !order.account.is_empty() && !is_name(&order.account) {
+            return Err(here(Error::invalid("account", "the account is not an account's name")));
+        }
+        let candidates: Vec<_> =
+            self.0.iter().filter(|account| account.provider == provider).collect();
+        let mut fitting = candidates.iter().filter(|account| match order.account.as_str() {
+            "" => account.is_default || candidates.len() == 1,
+            name => account.name == name,
+        });
+        match (fitting.next(), candidates.as_slice(), order.account.as_str()) {
+            (Some(account), ..) => Ok(Arc::clone(account)),
+            (None, [], _) => Err(here(Error::new(
+                ErrorReason::ProviderNotConfigured,
+                format!("this deployment has no account at {}", provider.word()),
+            ))),
+            (None, candidates, "") => {
+                let names: Vec<_> =
+                    candidates.iter().map(|account| account.name.as_str()).collect();
+                Err(here(Error::invalid(
+                    "account",
+                    format!("several accounts fit and none is the default: name one of {}", names.join(", ")),
+                )))
+            }
+            (None, _, name) => Err(here(Error::new(
+                ErrorReason::ProviderNotConfigured,
+                format!("this deployment has no account {name:?} at {}", provider.word()),
+            ))),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
+}

@@ -1,0 +1,88 @@
+//! A listener: accepts connections, speaks HTTP/2 on them, and ends in time. Used by `app`.
+//!
+//! It owns its accept loop because tonic's own server answers an expired deadline with
+//! CANCELLED, takes hyper's limits off, and waits for ever for its last connection.
+
+use std::io;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+/// How many calls one connection may have under way.
+const STREAMS: u32 = 256;
+
+/// How many streams a peer may make us reset before it is taken for an attacker.
+const LOCAL_RESETS: usize = 1024;
+
+/// The most that the headers of a request may take, in bytes.
+const HEADER_LIMIT: u32 = 64 * 1024;
+
+/// How long a connection may be silent before it is asked whether it lives, and how long it has
+/// to answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long to wait when a connection cannot be accepted, such as for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long the calls under way have to end once the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves the routes until `stopping` is canceled, and then for as long as calls are under way, but
+/// no longer than 20 s.
+pub async fn serve(listener: TcpListener, routes: Routes, stopping: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, routes.clone(), &graceful));
+                }
+                Err(error) => refused(&error).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = stopping.cancelled() => break,
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were still open at the end of the drain and were cut");
+    }
+    connections.shutdown().await;
+}
+
+fn connection(
+    stream: TcpStream,
+    routes: Routes,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<> {
+    // Answers are small and whole: nothing is gained by waiting for more.
+    let _ = stream.set_nodelay(true);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(HEADER_LIMIT)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    let connection = graceful.watch(connection);
+    async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+}
+
+async fn refused(error: &io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(ACCEPT_RETRY).await;
+}

@@ -1,2 +1,3 @@
 //! skeleton
 pub mod clock;
+pub mod sandbox;

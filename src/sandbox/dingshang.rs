@@ -64,7 +64,9 @@ pub(super) fn answer(call: &Call) -> Answer {
         // Whether a ping needs a payload is not said: one that is there is checked.
         let checked = check_headers(call)
             .and_then(|()| if call.body.is_empty() { Ok(()) } else { payload(call).map(drop) });
-        let ok = || Reply::Json(StatusCode::OK, json!({"message": "ok", "data": {}}).to_string());
+        let ok = || {
+            Reply::Json(StatusCode::OK, json!({"code": 0, "message": "ok", "data": {}}).to_string())
+        };
         let reply = checked.map_or_else(failure, |()| ok());
         return Answer { kind: Kind::Other, order_id: None, reply };
     }
@@ -242,9 +244,9 @@ const SAMPLE: &str = r#"{
   }
 }"#;
 
-/// A paid order of one item. `code` 0 and the count of notifications, which is 0, are left out, as
-/// protobuf leaves them out.
-const ORDINARY: &str = r#"{"message":"ok","data":{"order_id":0,
+/// A paid order of one item. The count of notifications, which is 0, is left out, as protobuf
+/// leaves it out.
+const ORDINARY: &str = r#"{"code":0,"message":"ok","data":{"order_id":0,
     "trade_id":"5a0db0c05a0db0c05a0db0c05a0db0c0","date":"2024-04-26","amount":"2.50",
     "status":"SUCCESS","records":[{"id":70,"product_id":121,"quantity":1,"price":"2.50",
         "status":"WAITING_PICKED_UP","notify_sent":"0"}]}}"#;
@@ -303,6 +305,7 @@ static SCENES: &[Scene] = &[
         r#"{"message":"<absent>","data":{"trade_id":"<absent>","date":"<absent>","amount":"<absent>","records":"<absent>"}}"#),
     over(&["317"], "`notify_sent` true, a boolean in place of a text",
         r#"{"data":{"records":[{"id":70,"product_id":121,"quantity":1,"price":"2.50","status":"IS_SUCCESS","notify_sent":true}]}}"#),
+    over(&["318"], "an order without `code`, which means 0", r#"{"code":"<absent>"}"#),
     over(&["321"], "the order 999, which was not asked for", r#"{"data":{"order_id":999}}"#),
     letter(&["322"], "success with `data` empty",
         r#"{"code":0,"message":"ok","data":{}}"#),

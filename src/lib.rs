@@ -10,6 +10,7 @@
 //! through `outbound` and puts the answer into the contract's words (`pb`).
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod orders;
 pub mod outbound;
 pub mod pb;
 pub mod providers;
+pub mod sandbox;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,328 @@
+//! The three vendors, played on loopback ports from their documents, so that every path of a
+//! client can be tried without them. The commands `sandbox`, `demo` and `serve --dev` and the
+//! tests may use it; no provider does, and it uses no provider: what both agree on is the
+//! vendors' documents, not each other's code.
+//!
+//! Each vendor is one file of tables (which id answers what) and checks (what the vendor refuses).
+//! What goes wrong below the vendors' own words (HTTP, JSON, the connection) is one table in
+//! `faults`. `docs/sandbox.md` lists every id.
+
+mod dingshang;
+mod faults;
+mod haoka;
+mod scenes;
+mod wechat;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
+use axum::http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::clock::Clock;
+
+/// Bytes of a request's body that are read; a larger one is refused with HTTP 413.
+const MAX_BODY: usize = 256 * 1024;
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may wait for its next request. Longer than clients usually keep an
+/// idle connection, so that the client is the one that closes it.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// Connections of one vendor at a time; further ones wait in the system's queue.
+const MAX_CONNECTIONS: usize = 1024;
+/// Arrivals that are remembered.
+const MAX_ARRIVALS: usize = 100_000;
+/// Characters of an order id that an arrival remembers: the vendors' longest id.
+const MAX_ID: usize = 64;
+
+/// A vendor that the sandbox plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Vendor {
+    /// The `WeChat` service market.
+    Wechat,
+    /// The Dingshang vending machines.
+    Dingshang,
+    /// The 172 Haoka SIM cards.
+    Haoka,
+}
+
+impl Vendor {
+    /// All of them, in the order of their ports.
+    pub const ALL: [Self; 3] = [Self::Wechat, Self::Dingshang, Self::Haoka];
+}
+
+/// What a request asked a vendor for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A token (`WeChat` only).
+    Token,
+    /// An order.
+    Order,
+    /// Anything else: Dingshang's ping, a path that the vendor does not know, a body that is too
+    /// large.
+    Other,
+}
+
+/// A request that reached a vendor, whatever the vendor answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// The vendor that it reached.
+    pub vendor: Vendor,
+    /// What it asked for.
+    pub kind: Kind,
+    /// The order that it asked for, cut to 64 characters; absent where it named none, or where
+    /// the request could not be read.
+    pub order_id: Option<String>,
+    /// When its body had been read, by the sandbox's clock.
+    pub time: SystemTime,
+}
+
+/// An id that a vendor has an answer of its own for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scripted {
+    /// The vendor that knows the id.
+    pub vendor: Vendor,
+    /// The id; a final `-N` in `errcode-N` stands for any whole number.
+    pub id: String,
+    /// What the vendor answers, in a few words.
+    pub answers: String,
+}
+
+impl Scripted {
+    fn new(vendor: Vendor, id: impl Into<String>, answers: impl Into<String>) -> Self {
+        let (id, answers) = (id.into(), answers.into());
+        Self { vendor, id, answers }
+    }
+}
+
+/// The running vendors. Dropping it closes the listeners and cuts every connection.
+#[derive(Debug)]
+pub struct Sandbox {
+    addresses: [SocketAddr; 3],
+    listeners: [JoinHandle<()>; 3],
+    state: Arc<State>,
+}
+
+impl Sandbox {
+    /// Starts the three vendors at `listen`, whose time is `clock`'s. Port 0 takes three free
+    /// ports; with port P, `WeChat` has P, Dingshang P+1 and Haoka P+2.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] where `listen` is not a loopback address (the credentials
+    /// are public) or leaves no room for three ports; otherwise what the system says of the port.
+    pub async fn start(listen: SocketAddr, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        if !listen.ip().is_loopback() {
+            return Err(invalid("the sandbox listens on loopback addresses only"));
+        }
+        let state = Arc::new(State { clock, arrivals: Mutex::default(), wechat: Mutex::default() });
+        let wechat = bind(listen, 0).await?;
+        let dingshang = bind(listen, 1).await?;
+        let haoka = bind(listen, 2).await?;
+        let addresses = [wechat.local_addr()?, dingshang.local_addr()?, haoka.local_addr()?];
+        let listeners = [
+            tokio::spawn(accept(wechat, Vendor::Wechat, Arc::clone(&state))),
+            tokio::spawn(accept(dingshang, Vendor::Dingshang, Arc::clone(&state))),
+            tokio::spawn(accept(haoka, Vendor::Haoka, Arc::clone(&state))),
+        ];
+        Ok(Self { addresses, listeners, state })
+    }
+
+    /// Where a vendor listens.
+    #[must_use]
+    pub fn address(&self, vendor: Vendor) -> SocketAddr {
+        let [wechat, dingshang, haoka] = self.addresses;
+        match vendor {
+            Vendor::Wechat => wechat,
+            Vendor::Dingshang => dingshang,
+            Vendor::Haoka => haoka,
+        }
+    }
+
+    /// The accounts of the sandbox as TOML, ready to be pasted into a configuration:
+    /// `wechat-sandbox`, `dingshang-sandbox` and `haoka-sandbox`. The credentials are the same in
+    /// every sandbox and are no secret.
+    #[must_use]
+    pub fn accounts(&self) -> String {
+        [
+            wechat::account(self.address(Vendor::Wechat)),
+            dingshang::account(self.address(Vendor::Dingshang)),
+            haoka::account(self.address(Vendor::Haoka)),
+        ]
+        .join("\n")
+    }
+
+    /// The requests that reached a vendor, oldest first: the last 100,000 of them.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        lock(&self.state.arrivals).iter().cloned().collect()
+    }
+
+    /// Every id that a vendor has an answer of its own for, the vendors in the order of their
+    /// ports. Any other id is an order that the vendor does not know.
+    #[must_use]
+    pub fn scripted() -> Vec<Scripted> {
+        [wechat::scripted(), dingshang::scripted(), haoka::scripted()].concat()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        for listener in &self.listeners {
+            listener.abort();
+        }
+    }
+}
+
+struct State {
+    clock: Arc<dyn Clock>,
+    arrivals: Mutex<VecDeque<Arrival>>,
+    wechat: Mutex<wechat::Tokens>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn record(&self, vendor: Vendor, answer: &Answer, time: SystemTime) {
+        let order_id = answer.order_id.as_ref().map(|id| id.chars().take(MAX_ID).collect());
+        let mut arrivals = lock(&self.arrivals);
+        if arrivals.len() >= MAX_ARRIVALS {
+            arrivals.pop_front();
+        }
+        arrivals.push_back(Arrival { vendor, kind: answer.kind, order_id, time });
+    }
+}
+
+/// A request with its whole body, and the second in which it arrived.
+struct Call {
+    parts: Parts,
+    body: Bytes,
+    /// Unix seconds by the sandbox's clock.
+    now: u64,
+}
+
+/// What a vendor makes of a request.
+struct Answer {
+    kind: Kind,
+    order_id: Option<String>,
+    reply: Reply,
+}
+
+impl Answer {
+    /// The answer to a path that the vendor does not know: not JSON, as a gateway would write it.
+    fn unknown_path() -> Self {
+        let reply = Reply::Text(StatusCode::NOT_FOUND, "404 page not found");
+        Self { kind: Kind::Other, order_id: None, reply }
+    }
+}
+
+/// What is sent back.
+enum Reply {
+    /// JSON text.
+    Json(StatusCode, String),
+    /// Plain text.
+    Text(StatusCode, &'static str),
+    /// The fault, played on what the vendor would have answered without it.
+    Fault(&'static faults::Fault, String),
+}
+
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Binds the vendor `index` places after `listen`, or any free port where that has none.
+async fn bind(listen: SocketAddr, index: u16) -> io::Result<TcpListener> {
+    let port = match listen.port() {
+        0 => 0,
+        port => port.checked_add(index).ok_or_else(|| invalid("three ports do not fit there"))?,
+    };
+    TcpListener::bind(SocketAddr::new(listen.ip(), port)).await
+}
+
+/// Accepts connections until the task is aborted; the connections end with it.
+async fn accept(listener: TcpListener, vendor: Vendor, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, vendor, Arc::clone(&state)));
+            }
+            // The system is out of files, or the client has already gone: neither is helped by
+            // asking again at once.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, vendor: Vendor, state: Arc<State>) {
+    let service = hyper::service::service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { respond(&state, vendor, request).await }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        // Half of the faults end here, by intent.
+        tracing::debug!(?vendor, %error, "a sandbox connection ended early");
+    }
+}
+
+/// Answers one request; an error cuts the connection.
+async fn respond(
+    state: &State,
+    vendor: Vendor,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(Body::new(body), MAX_BODY);
+    let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+    let time = state.clock.now();
+    let answer = match body {
+        Ok(Ok(body)) => {
+            let now = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let call = Call { parts, body, now };
+            match vendor {
+                Vendor::Wechat => wechat::answer(&mut lock(&state.wechat), &call),
+                Vendor::Dingshang => dingshang::answer(&call),
+                Vendor::Haoka => haoka::answer(call).await,
+            }
+        }
+        Ok(Err(_)) => refused_body(StatusCode::PAYLOAD_TOO_LARGE, "the body is not readable"),
+        Err(_) => refused_body(StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
+    };
+    state.record(vendor, &answer, time);
+    faults::send(answer.reply, time).await
+}
+
+fn refused_body(status: StatusCode, text: &'static str) -> Answer {
+    Answer { kind: Kind::Other, order_id: None, reply: Reply::Text(status, text) }
+}
+
+/// Locks; what a panicking holder left behind is whole, because each step here is one push or
+/// one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The tables of the three vendors, for the tests that read them all.
+#[cfg(test)]
+static STAGES: [&scenes::Stage; 3] = [&wechat::STAGE, &dingshang::STAGE, &haoka::STAGE];

@@ -1,0 +1,149 @@
+//! The tables of orders: which id answers what. The sandbox's vendors alone may use it; each has one
+//! [`Stage`] of its own.
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use super::faults::Fault;
+use super::{Reply, Scripted, Vendor};
+
+/// The orders of a vendor.
+pub(super) struct Stage {
+    /// The answer that all others are made from.
+    pub(super) ordinary: &'static str,
+    /// Where the order's id stands in it, as a JSON pointer.
+    pub(super) id_at: &'static str,
+    /// The orders that differ from it.
+    pub(super) scenes: &'static [Scene],
+}
+
+/// An order in a vendor's table.
+pub(super) struct Scene {
+    /// The ids that it is known by.
+    ids: &'static [&'static str],
+    /// What it answers, in a few words.
+    answers: &'static str,
+    play: Play,
+}
+
+/// How a [`Scene`] is made.
+enum Play {
+    /// This body.
+    Letter(&'static str),
+    /// The vendor's ordinary answer, with this JSON put over it (see [`put_over`]).
+    Over(&'static str),
+}
+
+/// A scene that answers `body` to the letter.
+pub(super) const fn letter(
+    ids: &'static [&'static str],
+    answers: &'static str,
+    body: &'static str,
+) -> Scene {
+    let play = Play::Letter(body);
+    Scene { ids, answers, play }
+}
+
+/// A scene that answers the ordinary answer with `patch` put over it.
+pub(super) const fn over(
+    ids: &'static [&'static str],
+    answers: &'static str,
+    patch: &'static str,
+) -> Scene {
+    let play = Play::Over(patch);
+    Scene { ids, answers, play }
+}
+
+impl Stage {
+    /// The answer for `id`, where it has a scene; `written` is the id as the vendor's JSON has it.
+    pub(super) fn scene(&self, id: &str, written: impl Into<Value>) -> Option<Reply> {
+        let scene = self.scenes.iter().find(|scene| scene.ids.contains(&id))?;
+        Some(match scene.play {
+            Play::Letter(body) => Reply::Json(StatusCode::OK, body.to_owned()),
+            Play::Over(patch) => self.over(written.into(), patch),
+        })
+    }
+
+    /// The ordinary answer.
+    pub(super) fn ordinary(&self, written: impl Into<Value>) -> Reply {
+        self.over(written.into(), "{}")
+    }
+
+    /// A fault, played on the ordinary answer.
+    pub(super) fn fault(&self, fault: &'static Fault, written: impl Into<Value>) -> Reply {
+        match self.ordinary(written) {
+            Reply::Json(_, text) => Reply::Fault(fault, text),
+            other => other,
+        }
+    }
+
+    /// The ids of the scenes.
+    pub(super) fn scripted(&self, vendor: Vendor) -> impl Iterator<Item = Scripted> {
+        self.scenes.iter().flat_map(move |scene| {
+            scene.ids.iter().map(move |id| Scripted::new(vendor, *id, scene.answers))
+        })
+    }
+
+    fn over(&self, written: Value, patch: &str) -> Reply {
+        let parsed = serde_json::from_str::<Value>(self.ordinary)
+            .and_then(|base| serde_json::from_str(patch).map(|patch| (base, patch)));
+        let Ok((mut base, patch)) = parsed else {
+            // A test plays every scene, so this is never sent.
+            let text = "the sandbox's table is not JSON";
+            return Reply::Text(StatusCode::NOT_IMPLEMENTED, text);
+        };
+        if let Some(place) = base.pointer_mut(self.id_at) {
+            *place = written;
+        }
+        put_over(&mut base, patch);
+        Reply::Json(StatusCode::OK, base.to_string())
+    }
+}
+
+/// Puts `patch` over `base`: objects are merged, the text `<absent>` takes a member away, and
+/// anything else, null among them, takes the place of what was there.
+fn put_over(base: &mut Value, patch: Value) {
+    match (base, patch) {
+        (Value::Object(base), Value::Object(patch)) => {
+            for (name, patch) in patch {
+                if patch == "<absent>" {
+                    base.remove(&name);
+                } else {
+                    put_over(base.entry(name).or_insert(Value::Null), patch);
+                }
+            }
+        }
+        (base, patch) => *base = patch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn put_over_merges_replaces_and_takes_away() {
+        let mut base = json!({"a": {"b": 1, "c": 2, "d": 3}, "e": [1]});
+        put_over(&mut base, json!({"a": {"b": null, "c": "<absent>"}, "e": {"f": 4}}));
+        assert_eq!(base, json!({"a": {"b": null, "d": 3}, "e": {"f": 4}}));
+    }
+
+    #[test]
+    fn every_scene_is_json_and_no_id_is_there_twice() {
+        for stage in super::super::STAGES {
+            let mut seen = std::collections::HashSet::new();
+            let ordinary = serde_json::from_str::<Value>(stage.ordinary).ok();
+            assert!(ordinary.is_some_and(|json| json.pointer(stage.id_at).is_some()));
+            for scene in stage.scenes {
+                let Some(Reply::Json(_, body)) = stage.scene(scene.ids[0], "ID") else {
+                    panic!("{:?} is no JSON", scene.ids);
+                };
+                assert!(!body.contains("<absent>"), "{body}");
+                assert!(serde_json::from_str::<Value>(&body).is_ok(), "{body}");
+                assert!(scene.ids.iter().all(|id| seen.insert(id)), "{:?}", scene.ids);
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+# The image of order-query: the one binary, the system's TLS roots, and nothing to log in to.
+# `make image` builds it. The configuration is mounted at /etc/order-query/config.toml.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+# The dependencies first, in a layer of their own, with a stand-in for our code: they change rarely
+# and take nearly all of the time.
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY proto proto
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked
+COPY src src
+# COPY keeps the files' own times, which may be earlier than the stand-in's build: without a touch
+# cargo would take the stand-in for up to date.
+RUN touch build.rs src/lib.rs src/main.rs \
+    && cargo build --release --locked --bin order-query
+
+# The glibc of the stage above; CA certificates; no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="order-query" \
+      org.opencontainers.image.description="One gRPC contract over the orders of several vendors, within the vendors' own rules." \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+COPY --from=build /src/target/release/order-query /usr/local/bin/order-query
+# The number of `nonroot`: a kubelet told `runAsNonRoot` cannot check a name.
+USER 65532:65532
+# gRPC; health for probes, and metrics.
+EXPOSE 50051 9090
+# The three waits are Docker's own defaults, but for the start: up in a second, or not at all.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=2s \
+    CMD ["/usr/local/bin/order-query", "health"]
+ENTRYPOINT ["/usr/local/bin/order-query"]
+CMD ["serve", "--config", "/etc/order-query/config.toml"]

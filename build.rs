@@ -15,10 +15,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // These hold personal data: `pb.rs` writes a Debug for them that shows none.
-        .skip_debug([
-            ".orderquery.v1.Order",
-            ".orderquery.v1.Recipient",
-        ])
+        .skip_debug([".orderquery.v1.Order", ".orderquery.v1.Recipient"])
         .compile_fds(descriptors)?;
     Ok(())
 }

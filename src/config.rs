@@ -62,7 +62,10 @@ pub enum LogFormat {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log_format: LogFormat::Json, log_level: Targets::new().with_default(LevelFilter::INFO) }
+        Self {
+            log_format: LogFormat::Json,
+            log_level: Targets::new().with_default(LevelFilter::INFO),
+        }
     }
 }
 

@@ -46,9 +46,8 @@ impl Orders {
         deadline: Instant,
     ) -> Result<GetOrderResponse, Error> {
         let account = self.accounts.choose(order)?;
-        let query = account
-            .query(order)
-            .map_err(|error| error.at(account.provider, &account.name))?;
+        let query =
+            account.query(order).map_err(|error| error.at(account.provider, &account.name))?;
         let call = tokio::spawn(ask(Arc::clone(&account), query));
         let outcome = match timeout_at(deadline, call).await {
             Ok(Ok(outcome)) => outcome,

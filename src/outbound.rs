@@ -105,9 +105,8 @@ impl Client {
             Some(default) => section.take("base_url").unwrap_or_else(|| default.to_owned()),
             None => section.require("base_url")?,
         };
-        let base =
-            parse_base_url(&base).map_err(|text| section.problem("base_url", text)).ok()?;
-        let http = build(&base, timeout, certificates?, proxy?)
+        let base = parse_base_url(&base).map_err(|text| section.problem("base_url", text)).ok()?;
+        let http = build(&base, timeout, certificates, proxy)
             .map_err(|text| section.problem("base_url", text))
             .ok()?;
         Some(Self { http, base, timeout, clock: Arc::clone(clock) })
@@ -134,8 +133,7 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Answer, Error> {
         let request = self.build(request)?;
         let sent = self.clock.now();
-        let mut response =
-            self.http.execute(request).await.map_err(|error| self.failure(error))?;
+        let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(error))? {
             if body.len() + chunk.len() > BODY_LIMIT {
@@ -172,10 +170,11 @@ impl Client {
                 builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(text)
             }
             Body::UrlEncoded(fields) => builder.form(fields),
-            Body::Multipart(fields) => builder.multipart(fields.iter().fold(
-                reqwest::multipart::Form::new(),
-                |form, (name, value)| form.text(*name, (*value).to_owned()),
-            )),
+            Body::Multipart(fields) => builder.multipart(
+                fields.iter().fold(reqwest::multipart::Form::new(), |form, (name, value)| {
+                    form.text(*name, (*value).to_owned())
+                }),
+            ),
         };
         builder.build().map_err(|error| Error::internal(causes(error)))
     }
@@ -225,35 +224,27 @@ impl Answer {
     }
 }
 
-/// The certificates of `ca_file`; none where it is not set.
-fn certificates(section: &mut Section) -> Option<Vec<Certificate>> {
+/// The certificates of `ca_file`; none where it is not set, or wrong and noted.
+fn certificates(section: &mut Section) -> Vec<Certificate> {
     const KEY: &str = "ca_file";
-    if !section.has(KEY) {
-        return Some(Vec::new());
+    let Some(pem) = section.file(KEY, CA_FILE_LIMIT) else { return Vec::new() };
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
+    if certificates.is_empty() {
+        section.problem(KEY, "holds no certificate in PEM");
     }
-    let pem = section.file(KEY, CA_FILE_LIMIT)?;
-    match Certificate::from_pem_bundle(pem.as_bytes()) {
-        Ok(certificates) if !certificates.is_empty() => Some(certificates),
-        _ => {
-            section.problem(KEY, "holds no certificate in PEM");
-            None
-        }
-    }
+    certificates
 }
 
-/// The account's `proxy`; `Some(None)` where it is not set.
-fn proxy(section: &mut Section) -> Option<Option<Proxy>> {
+/// The account's `proxy`; `None` where it is not set, or wrong and noted.
+fn proxy(section: &mut Section) -> Option<Proxy> {
     const KEY: &str = "proxy";
-    if !section.has(KEY) {
-        return Some(None);
-    }
     let text: String = section.take(KEY)?;
     let url = Url::parse(&text).ok().filter(|url| url.scheme() == "http" && url.has_host());
     let proxy = url.and_then(|url| Proxy::all(url).ok());
     if proxy.is_none() {
         section.problem(KEY, "must be a URL such as \"http://egress:3128\"");
     }
-    proxy.map(Some)
+    proxy
 }
 
 /// The URL of a vendor, if it is fit to be one.

@@ -95,7 +95,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, Failure> {
     })
 }
 
-/// One GetOrder call.
+/// One call of `GetOrder`.
 pub(super) async fn ask(
     channel: Channel,
     request: GetOrderRequest,

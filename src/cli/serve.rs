@@ -28,10 +28,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let sandbox = match self.dev {
-            true => Some(start_sandbox().await?),
-            false => None,
-        };
+        let sandbox = if self.dev { Some(start_sandbox().await?) } else { None };
         let root = open(&self.config, self.dev)?;
         let accounts = sandbox.as_ref().map(accounts).transpose()?;
         let mut setup = Setup::read(root, accounts, Arc::new(SystemClock))?;
@@ -64,12 +61,14 @@ pub(super) fn accounts(sandbox: &Sandbox) -> Result<Section, Problems> {
 
 /// The configuration that the arguments name; an empty one where none is needed.
 pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Problems> {
-    let problem = |path: &str, text: String| {
-        Problems(vec![Problem { path: path.to_owned(), text }])
-    };
+    let problem =
+        |path: &str, text: String| Problems(vec![Problem { path: path.to_owned(), text }]);
     match &file.path {
         None if may_be_absent => Section::parse("", Path::new("")),
-        None => Err(problem("--config", "is missing; ORDER_QUERY_CONFIG can name the file, too".to_owned())),
+        None => Err(problem(
+            "--config",
+            "is missing; ORDER_QUERY_CONFIG can name the file, too".to_owned(),
+        )),
         Some(path) => {
             let text = read_file(path, CONFIG_LIMIT).map_err(|text| problem("--config", text))?;
             Section::parse(&text, path.parent().unwrap_or(Path::new("")))

@@ -41,16 +41,20 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
         ("updated", time(order.update_time)),
         ("payment begun", time(payment.apply_time)),
         ("paid", time(payment.finish_time)),
-        ("invoice", optional(order.invoice.is_some(), || {
-            named(invoice.status(), &invoice.provider_status)
-        })),
+        (
+            "invoice",
+            optional(order.invoice.is_some(), || named(invoice.status(), &invoice.provider_status)),
+        ),
         ("invoice asked for", time(invoice.apply_time)),
         ("used up", order.usage.map(|u| format!("{} of {}", u.used, u.total)).unwrap_or_default()),
         ("carrier", shipment.carrier),
         ("tracking number", shipment.tracking_number),
-        ("SIM card", optional(order.sim_card.is_some(), || {
-            named(card.activation_status(), &card.provider_status)
-        })),
+        (
+            "SIM card",
+            optional(order.sim_card.is_some(), || {
+                named(card.activation_status(), &card.provider_status)
+            }),
+        ),
         ("activated", time(card.activation_time)),
         ("first top-up", card.first_topped_up.map(yes_or_no).unwrap_or_default().to_owned()),
         ("first top-up of", card.first_top_up),
@@ -62,23 +66,19 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
         ("dispense notices", number(order.dispense_notice_count)),
         ("remark", order.remark.clone()),
         ("account", order.account.clone()),
-        ("answer", format!(
-            "{}, of {}",
-            pb::short_name(answer.source()),
-            time(order.observe_time)
-        )),
+        ("answer", format!("{}, of {}", pb::short_name(answer.source()), time(order.observe_time))),
         ("ask again from", time(answer.refresh_time)),
     ]
 }
 
 /// The items as a table; columns in which no item has anything are left out.
 fn items(items: &[OrderItem]) -> String {
-    let columns: [(&str, fn(&OrderItem) -> String); 9] = [
+    /// A column's name, and what an item has in it.
+    type Column = (&'static str, fn(&OrderItem) -> String);
+    let columns: [Column; 9] = [
         ("line", |item| item.id.clone()),
         ("product", |item| item.product_id.clone()),
-        ("name", |item| {
-            [item.product_name.as_str(), &item.sku_name].join(" ").trim().to_owned()
-        }),
+        ("name", |item| [item.product_name.as_str(), &item.sku_name].join(" ").trim().to_owned()),
         ("quantity", |item| number(item.quantity)),
         ("total", |item| money(item.total.as_ref())),
         ("status", |item| {
@@ -152,9 +152,7 @@ fn time(time: Option<Timestamp>) -> String {
 
 /// The text without what could steer a terminal: it comes from vendors.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

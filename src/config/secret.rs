@@ -51,8 +51,8 @@ impl Value for Secret {
 fn from_elsewhere(table: toml::Table, context: &Context) -> Result<String, String> {
     let mut entries = table.into_iter();
     match (entries.next(), entries.next()) {
-        (Some((key, toml::Value::String(name))), None) if key == "env" => env::var(&name)
-            .map_err(|error| match error {
+        (Some((key, toml::Value::String(name))), None) if key == "env" => {
+            env::var(&name).map_err(|error| match error {
                 env::VarError::NotPresent => {
                     format!("the environment variable {name} is not set")
                 }
@@ -60,7 +60,8 @@ fn from_elsewhere(table: toml::Table, context: &Context) -> Result<String, Strin
                 env::VarError::NotUnicode(_) => {
                     format!("the environment variable {name} is not UTF-8")
                 }
-            }),
+            })
+        }
         (Some((key, toml::Value::String(path))), None) if key == "file" => {
             let mut text = read_file(&context.path(&path), FILE_LIMIT)?;
             if text.ends_with('\n') {

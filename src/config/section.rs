@@ -138,11 +138,7 @@ impl Section {
             return self.path.clone();
         }
         let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let key = if key.chars().all(bare) {
-            key.to_owned()
-        } else {
-            format!("{key:?}")
-        };
+        let key = if key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
@@ -194,6 +190,7 @@ impl Section {
     }
 
     /// The table of that name; an empty one where there is none.
+    #[must_use]
     pub fn section(&mut self, key: &str) -> Self {
         let table = match self.table.remove(key) {
             None => toml::Table::new(),
@@ -207,6 +204,7 @@ impl Section {
     }
 
     /// The tables in this one, with their names.
+    #[must_use]
     pub fn sections(mut self) -> Vec<(String, Self)> {
         let names: Vec<String> = self.table.keys().cloned().collect();
         names.into_iter().map(|name| (name.clone(), self.section(&name))).collect()
@@ -288,6 +286,8 @@ parsed_text!(SocketAddr, "an address and port such as \"127.0.0.1:50051\"", |tex
 parsed_text!(Duration, "a duration such as \"250ms\", \"15s\" or \"10m\"", |text: &str| {
     jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok()
 });
-parsed_text!(Targets, "a log level such as \"info\", or pairs such as \"order_query=debug\"", |text: &str| {
-    text.parse().ok()
-});
+parsed_text!(
+    Targets,
+    "a log level such as \"info\", or pairs such as \"order_query=debug\"",
+    |text: &str| { text.parse().ok() }
+);

@@ -38,9 +38,9 @@ fn code(reason: ErrorReason) -> Code {
         | ErrorReason::ServerDraining => Code::Unavailable,
         ErrorReason::ProviderError => Code::Unknown,
         ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorReason::ProviderResponseInvalid
-        | ErrorReason::Internal
-        | ErrorReason::Unspecified => Code::Internal,
+        ErrorReason::ProviderResponseInvalid | ErrorReason::Internal | ErrorReason::Unspecified => {
+            Code::Internal
+        }
     }
 }
 
@@ -51,16 +51,14 @@ pub(super) fn fail(method: &str, id: &str, error: &Error) -> Status {
 }
 
 fn status(error: &Error) -> Status {
-    let metadata = HashMap::from_iter(
-        [
-            ("provider", error.provider.map(pb::Provider::word)),
-            ("account", error.account.clone()),
-            ("provider_code", error.provider_code.clone()),
-            ("provider_message", error.provider_message.clone()),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value?))),
-    );
+    let metadata = [
+        ("provider", error.provider.map(pb::Provider::word)),
+        ("account", error.account.clone()),
+        ("provider_code", error.provider_code.clone()),
+        ("provider_message", error.provider_message.clone()),
+    ];
+    let metadata: HashMap<String, String> =
+        metadata.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
     let mut details = ErrorDetails::with_error_info(pb::short_name(error.reason), DOMAIN, metadata);
     if let Some(field) = error.field {
         details.add_bad_request_violation(field, error.message.as_str());
@@ -68,7 +66,8 @@ fn status(error: &Error) -> Status {
     let mut pushback = MetadataMap::new();
     if let Some(wait) = error.retry_after {
         details.set_retry_info(Some(wait));
-        let millis = if wait > LONGEST_PUSHBACK { "-1".to_owned() } else { wait.as_millis().to_string() };
+        let millis =
+            if wait > LONGEST_PUSHBACK { "-1".to_owned() } else { wait.as_millis().to_string() };
         if let Ok(millis) = millis.parse() {
             pushback.insert(PUSHBACK, millis);
         }

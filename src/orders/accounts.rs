@@ -81,6 +81,7 @@ impl Accounts {
     }
 
     /// Reads the tables of all accounts. What is wrong is noted in them.
+    #[must_use]
     pub fn read(tables: Vec<(String, Section)>, parts: &Parts) -> Self {
         let mut accounts: Vec<Account> = Vec::new();
         let mut identities = HashMap::new();
@@ -158,7 +159,10 @@ impl Accounts {
                     candidates.iter().map(|account| account.name.as_str()).collect();
                 Err(here(Error::invalid(
                     "account",
-                    format!("several accounts fit and none is the default: name one of {}", names.join(", ")),
+                    format!(
+                        "several accounts fit and none is the default: name one of {}",
+                        names.join(", ")
+                    ),
                 )))
             }
             (None, _, name) => Err(here(Error::new(

@@ -154,8 +154,8 @@ impl Haoka {
     /// Warns when the vendor's clock and ours begin to differ.
     fn compare_clocks(&self, answer: &Answer) {
         let Some(date) = answer.date else { return };
-        let differ = date + CLOCK_TOLERANCE <= answer.sent
-            || date >= self.clock.now() + CLOCK_TOLERANCE;
+        let differ =
+            date + CLOCK_TOLERANCE <= answer.sent || date >= self.clock.now() + CLOCK_TOLERANCE;
         if differ && !self.clocks_differ.swap(differ, Ordering::Relaxed) {
             let seconds = difference(date, answer.sent).as_secs();
             tracing::warn!(

@@ -64,7 +64,7 @@ const ERRORS: &[(&str, Refusal)] = {
     &[
         ("-1", Refusal::new(ErrorReason::ProviderUnavailable)),
         ("45009", Refusal::too_often(Duration::from_mins(15))),
-        ("45011", Refusal::too_often(Duration::from_secs(60))),
+        ("45011", Refusal::too_often(Duration::from_mins(1))),
         ("48001", REJECTED),
         ("48004", REJECTED),
         ("50002", REJECTED),
@@ -237,10 +237,8 @@ impl WireOrder {
             status: STATUS.meaning(self.status.text()).into(),
             provider_status: self.status.text().to_owned(),
             observe_time: Some(observe_time),
-            total: total.map(|minor_units| Money {
-                currency_code: CURRENCY.to_owned(),
-                minor_units,
-            }),
+            total: total
+                .map(|minor_units| Money { currency_code: CURRENCY.to_owned(), minor_units }),
             create_time: time(&self.create_time, "createTime", MILLISECOND)?,
             update_time: time(&self.update_time, "updateTime", MILLISECOND)?,
             payment: self.pay_info.0.as_ref().map(PayInfo::translate).transpose()?,

@@ -171,7 +171,9 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Maybe<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match <&RawValue>::deserialize(deserializer)?.get() {
             "null" | "\"\"" => Ok(Self(None)),
-            raw => serde_json::from_str(raw).map(|value| Self(Some(value))).map_err(D::Error::custom),
+            raw => {
+                serde_json::from_str(raw).map(|value| Self(Some(value))).map_err(D::Error::custom)
+            }
         }
     }
 }
@@ -202,13 +204,11 @@ impl<T: Copy> Words<T> {
         if word.is_empty() {
             return self.unspecified;
         }
-        match self.table.iter().find(|(known, _)| *known == word) {
-            Some((_, meaning)) => *meaning,
-            None => {
-                self.log_unknown(word);
-                self.other
-            }
+        if let Some((_, meaning)) = self.table.iter().find(|(known, _)| *known == word) {
+            return *meaning;
         }
+        self.log_unknown(word);
+        self.other
     }
 
     fn log_unknown(&self, word: &str) {

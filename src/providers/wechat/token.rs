@@ -23,7 +23,7 @@ use crate::providers::{Parts, Token, TokenStore};
 
 /// How long before its end a token is renewed: under 300 s, from when on the stable way gives a
 /// new one.
-const RENEW_BEFORE: Duration = Duration::from_secs(240);
+const RENEW_BEFORE: Duration = Duration::from_mins(4);
 
 /// The longest life that is believed; the documented one is 2 hours.
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
@@ -199,11 +199,8 @@ impl Tokens {
                     ("appid", app_id),
                     ("secret", app_secret.expose()),
                 ];
-                let request = Request {
-                    path: &["cgi-bin", "token"],
-                    query: &query,
-                    ..Request::default()
-                };
+                let request =
+                    Request { path: &["cgi-bin", "token"], query: &query, ..Request::default() };
                 client.send(request).await?
             }
         };

@@ -1,0 +1,185 @@
+//! What the tests share: a server of the library's on free ports, vendors that answer as they are
+//! told, and failures in a form that can be compared.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::IntoResponse;
+use order_query::app::{App, Setup};
+use order_query::clock::{Clock, ManualClock, SystemClock};
+use order_query::config::Section;
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
+use order_query::sandbox::Sandbox;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+/// The listeners of a test: free ports.
+const LISTEN: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+
+/// A running server and a client of it.
+pub struct Server {
+    pub app: App,
+    pub channel: Channel,
+    pub client: OrderServiceClient<Channel>,
+}
+
+impl Server {
+    /// A server with these tables, over the system's clock.
+    pub async fn start(config: &str) -> Self {
+        Self::start_at(config, Arc::new(SystemClock)).await
+    }
+
+    /// A server with these tables. `config` may hold any table but `[server]` and `[admin]`.
+    pub async fn start_at(config: &str, clock: Arc<dyn Clock>) -> Self {
+        Self::start_whole(&format!("{LISTEN}{config}"), clock).await
+    }
+
+    /// A server with exactly this configuration.
+    pub async fn start_whole(config: &str, clock: Arc<dyn Clock>) -> Self {
+        let root = Section::parse(config, Path::new("")).unwrap();
+        let app = App::start(Setup::read(root, None, clock).unwrap()).await.unwrap();
+        let channel = connect(app.address).await;
+        let client = OrderServiceClient::new(channel.clone());
+        Self { app, channel, client }
+    }
+
+    /// The answer to a question, or what the failure says.
+    pub async fn get(&self, question: GetOrderRequest) -> Result<GetOrderResponse, Failed> {
+        self.ask(Request::new(question)).await
+    }
+
+    /// The same, for a request with metadata of its own.
+    pub async fn ask(
+        &self,
+        question: Request<GetOrderRequest>,
+    ) -> Result<GetOrderResponse, Failed> {
+        let answer = self.client.clone().get_order(question).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
+    }
+
+    /// The order itself.
+    pub async fn order(&self, provider: Provider, id: &str) -> Result<Order, Failed> {
+        let answer = self.get(question(provider, id)).await?;
+        Ok(answer.order.expect("an answer holds an order"))
+    }
+}
+
+/// A question with nothing but what is needed.
+pub fn question(provider: Provider, id: &str) -> GetOrderRequest {
+    GetOrderRequest { provider: provider.into(), id: id.to_owned(), ..Default::default() }
+}
+
+/// A connection to a listener.
+pub async fn connect(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+/// The sandbox vendors and a server that asks them, over one clock.
+pub async fn sandboxed() -> (Sandbox, Server) {
+    sandboxed_at(Arc::new(SystemClock)).await
+}
+
+/// The same, over a clock that the test moves.
+pub async fn sandboxed_at(clock: Arc<dyn Clock>) -> (Sandbox, Server) {
+    let sandbox = sandbox_at(Arc::clone(&clock)).await;
+    let server = Server::start_at(&sandbox.accounts(), clock).await;
+    (sandbox, server)
+}
+
+/// The sandbox vendors alone.
+pub async fn sandbox_at(clock: Arc<dyn Clock>) -> Sandbox {
+    Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), clock).await.unwrap()
+}
+
+/// A clock that stands at a day of 2026 until it is moved.
+pub fn manual_clock() -> ManualClock {
+    ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000))
+}
+
+/// What a failed call said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub code: Code,
+    pub message: String,
+    /// `reason` of the `google.rpc.ErrorInfo`; empty where there is none.
+    pub reason: String,
+    pub domain: String,
+    /// Of the `ErrorInfo`, by name.
+    pub metadata: std::collections::BTreeMap<String, String>,
+    /// Of the first violation of the `google.rpc.BadRequest`.
+    pub field: Option<String>,
+    /// Of the `google.rpc.RetryInfo`.
+    pub retry_delay: Option<Duration>,
+    /// `grpc-retry-pushback-ms`
+    pub pushback: Option<String>,
+}
+
+impl From<&Status> for Failed {
+    fn from(status: &Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info().cloned();
+        let violation = details.bad_request().and_then(|bad| bad.field_violations.first());
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        Self {
+            code: status.code(),
+            message: status.message().to_owned(),
+            reason: info.as_ref().map(|info| info.reason.clone()).unwrap_or_default(),
+            domain: info.as_ref().map(|info| info.domain.clone()).unwrap_or_default(),
+            metadata: info.map(|info| info.metadata.into_iter().collect()).unwrap_or_default(),
+            field: violation.map(|violation| violation.field.clone()),
+            retry_delay: details.retry_info().and_then(|info| info.retry_delay),
+            pushback: pushback.map(|value| value.to_str().unwrap().to_owned()),
+        }
+    }
+}
+
+/// A request that reached a [`Scripted`] vendor.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A vendor that gives one answer to everything, and remembers what it was asked.
+pub struct Scripted {
+    pub address: SocketAddr,
+    answer: Arc<Mutex<(StatusCode, Bytes)>>,
+    arrived: Arc<Mutex<Vec<Arrived>>>,
+}
+
+impl Scripted {
+    /// Starts with an empty object as its answer.
+    pub async fn start() -> Self {
+        let answer = Arc::new(Mutex::new((StatusCode::OK, Bytes::from_static(b"{}"))));
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        let (answers, arrivals) = (Arc::clone(&answer), Arc::clone(&arrived));
+        let handler = async move |uri: Uri, headers: HeaderMap, body: Bytes| {
+            arrivals.lock().unwrap().push(Arrived { uri, headers, body });
+            answers.lock().unwrap().clone().into_response()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = axum::Router::new().fallback(handler);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { address, answer, arrived }
+    }
+
+    /// From here on everything is answered so.
+    pub fn answers(&self, status: u16, body: impl Into<Bytes>) {
+        *self.answer.lock().unwrap() = (StatusCode::from_u16(status).unwrap(), body.into());
+    }
+
+    /// What has arrived so far.
+    pub fn arrived(&self) -> Vec<Arrived> {
+        self.arrived.lock().unwrap().clone()
+    }
+}

@@ -26,7 +26,7 @@ const HEADER_LIMIT: u32 = 64 * 1024;
 
 /// How long a connection may be silent before it is asked whether it lives, and how long it has
 /// to answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait when a connection cannot be accepted, such as for want of file descriptors.

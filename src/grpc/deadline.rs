@@ -122,8 +122,8 @@ mod tests {
             grpc_timeout(&headers)
         };
         assert_eq!(read("200m"), Some(Duration::from_millis(200)));
-        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
-        assert_eq!(read("2M"), Some(Duration::from_secs(120)));
+        assert_eq!(read("1H"), Some(Duration::from_hours(1)));
+        assert_eq!(read("2M"), Some(Duration::from_mins(2)));
         assert_eq!(read("3S"), Some(Duration::from_secs(3)));
         assert_eq!(read("0u"), Some(Duration::ZERO));
         assert_eq!(read("99999999n"), Some(Duration::from_nanos(99_999_999)));

@@ -229,7 +229,7 @@ async fn takes_three_ports_in_a_row() {
 }
 
 #[tokio::test]
-async fn every_scripted_order_is_json_and_has_its_id() {
+async fn every_scripted_answer_is_json() {
     let world = World::new().await;
     for entry in Sandbox::scripted() {
         // The ids of the faults: Dingshang's are the numbers from 9001.
@@ -484,12 +484,15 @@ async fn haoka_checks_sign_user_and_time() {
     let mut wrong_sign = world.card_form("shipped", &now.to_string());
     wrong_sign[3].1 = wrong_sign[3].1.to_uppercase();
     let mut wrong_user = world.card_form("shipped", &now.to_string());
+    let secret = world.account("haoka-sandbox", "secret");
     wrong_user[0].1 = "other".into();
+    wrong_user[3].1 = md5(&format!("DownOrderID=shipped&Timestamp={now}&user_id=other{secret}"));
     for (form, message) in [
         (world.card_form("nobody", &now.to_string()), "订单不存在"),
         (world.card_form("shipped", &(now - 300).to_string()), "成功"),
         (world.card_form("shipped", &(now - 301).to_string()), "时间戳错误"),
         (world.card_form("shipped", &format!("{now}000")), "时间戳错误"),
+        (world.card_form("shipped", &format!("0{now}")), "时间戳错误"),
         (wrong_sign, "签名错误"),
         (wrong_user, "签名错误"),
     ] {
@@ -535,6 +538,7 @@ async fn every_vendor_plays_the_faults() {
             (9009, "fault-types", 200, "{\"errcode\":[]"),
             (9010, "fault-nested", 200, "{\"errcode\":0,\"code\":0,\"order\":[[[["),
             (9016, "fault-list", 200, "[]"),
+            (9017, "fault-bytes", 200, "{\"code\":0,\"message\":\"\u{fffd}"),
         ] {
             let number = number.to_string();
             let id = if vendor == Vendor::Dingshang { number.as_str() } else { name };

@@ -220,7 +220,7 @@ impl Answer {
                 ),
             ),
         };
-        Err(error.vendor_said(Some(format!("HTTP {}", self.status)), None))
+        Err(error)
     }
 }
 

@@ -90,8 +90,8 @@ CASES = [
     Case(HAOKA, "error-frequent", Code.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA_EXHAUSTED",
          provider_code="-1"),
     Case(WECHAT, "errcode--1", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE", provider_code="-1"),
-    Case(DINGSHANG, "9002", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE", provider_code="HTTP 503"),
-    Case(HAOKA, "fault-503", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE", provider_code="HTTP 503"),
+    Case(DINGSHANG, "9002", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
+    Case(HAOKA, "fault-503", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
     # The account's timeout ends it, before any deadline.
     Case(WECHAT, "fault-hang", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
     Case(WECHAT, "errcode-48001", Code.FAILED_PRECONDITION, "PROVIDER_CREDENTIALS_REJECTED",

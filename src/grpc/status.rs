@@ -63,6 +63,10 @@ fn status(error: &Error) -> Status {
     if let Some(field) = error.field {
         details.add_bad_request_violation(field, error.message.as_str());
     }
+    if error.reason == ErrorReason::ProviderQuotaExhausted {
+        let account = error.account.as_deref().unwrap_or_default();
+        details.add_quota_failure_violation(format!("account/{account}"), error.message.as_str());
+    }
     let mut pushback = MetadataMap::new();
     if let Some(wait) = error.retry_after {
         details.set_retry_info(Some(wait));

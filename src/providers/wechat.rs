@@ -116,10 +116,11 @@ impl Provider for Wechat {
 
     async fn get_order(&self, query: &Query) -> Result<Order, Error> {
         let token = self.tokens.current(&self.client).await?;
-        if let Asked::Order(order) = self.ask(query, &token).await? {
-            return Ok(*order);
-        }
-        let token = self.tokens.replace(&self.client, &token).await?;
+        let refusal = match self.ask(query, &token).await? {
+            Asked::Order(order) => return Ok(*order),
+            Asked::TokenRefused(error) => error,
+        };
+        let token = self.tokens.replace(&self.client, &token, refusal).await?;
         match self.ask(query, &token).await? {
             Asked::Order(order) => Ok(*order),
             Asked::TokenRefused(error) => Err(self.tokens.give_up(&token, error).await),

@@ -4,4 +4,5 @@
     reason = "tests speak to the service as a client does, and play the vendors"
 )]
 
+mod sandbox;
 mod support;

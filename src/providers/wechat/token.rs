@@ -106,15 +106,20 @@ impl Tokens {
         self.renew(client, &mut last_failure, None).await
     }
 
-    /// The token to use after the vendor refused `used`.
-    pub(super) async fn replace(&self, client: &Client, used: &Token) -> Result<Token, Error> {
+    /// The token to use after the vendor refused `used`, with that `refusal`.
+    pub(super) async fn replace(
+        &self,
+        client: &Client,
+        used: &Token,
+        refusal: Error,
+    ) -> Result<Token, Error> {
         let mut last_failure = self.last_failure.lock().await;
         self.store.drop_if(&self.key, used).await?;
         // Another caller may have renewed it meanwhile.
         if let Some(token) = self.usable().await? {
             return Ok(token);
         }
-        self.renew(client, &mut last_failure, Some(used)).await
+        self.renew(client, &mut last_failure, Some((used, refusal))).await
     }
 
     /// Notes that the vendor refused even the renewed token, so that the next calls do not go
@@ -136,7 +141,7 @@ impl Tokens {
         &self,
         client: &Client,
         last_failure: &mut Option<Failure>,
-        refused: Option<&Token>,
+        refused: Option<(&Token, Error)>,
     ) -> Result<Token, Error> {
         if let Some(failure) = last_failure.as_ref()
             && let Ok(left) = failure.until.duration_since(self.clock.now())
@@ -147,10 +152,8 @@ impl Tokens {
             return Err(Error { retry_after, ..error });
         }
         let renewed = self.ask(client).await.and_then(|token| match refused {
-            Some(refused) if refused.value == token.value => {
-                Err(Refusal::new(ErrorReason::ProviderCredentialsRejected)
-                    .error("", "")
-                    .detail("the vendor refused its token, and gave the same one again"))
+            Some((used, refusal)) if used.value == token.value => {
+                Err(refusal.detail("the vendor refused its token, and gave the same one again"))
             }
             _ => Ok(token),
         });

@@ -71,8 +71,12 @@ impl OrderService for Service {
     }
 }
 
-/// Every answer comes from its vendor at once, so any age that makes sense is young enough.
+/// Every answer comes from its vendor at once, so any age that makes sense is young enough. The
+/// bounds are protobuf's own; prost's conversion panics far outside of them.
 fn check_max_age(max_age: Option<prost_types::Duration>) -> Result<(), Error> {
-    let fits = max_age.is_none_or(|age| Duration::try_from(age).is_ok());
-    fits.then_some(()).ok_or_else(|| Error::invalid("max_age", "max_age must not be negative"))
+    let fits = max_age.is_none_or(|age| {
+        (0..=315_576_000_000).contains(&age.seconds) && (0..=999_999_999).contains(&age.nanos)
+    });
+    let message = "max_age must be a span of time of 0 to 10,000 years";
+    fits.then_some(()).ok_or_else(|| Error::invalid("max_age", message))
 }

@@ -3,6 +3,12 @@
     clippy::disallowed_types,
     reason = "tests speak to the service as a client does, and play the vendors"
 )]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 
+mod deadlines;
+mod faults;
+mod get_order;
+mod health;
 mod sandbox;
 mod support;
+mod tokens;

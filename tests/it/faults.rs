@@ -1,0 +1,214 @@
+//! Vendors that are down, slow, broken or mad, and a module of ours that panics: each caller gets
+//! a clear error, and the next one is served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use order_query::error::Error;
+use order_query::grpc;
+use order_query::orders::{Account, Accounts, Orders};
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::pb::{Order, Provider};
+use order_query::providers::{self, Query};
+use order_query::sandbox::Sandbox;
+use order_query::server;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::service::Routes;
+
+use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed};
+
+/// The sandbox's accounts, with little patience.
+fn impatient(sandbox: &Sandbox) -> String {
+    sandbox.accounts().replace("base_url", "timeout = \"300ms\"\nbase_url")
+}
+
+async fn impatient_server() -> (Sandbox, Server) {
+    let sandbox = sandbox_at(Arc::new(order_query::clock::SystemClock)).await;
+    let server = Server::start(&impatient(&sandbox)).await;
+    (sandbox, server)
+}
+
+#[tokio::test]
+async fn every_fault_of_the_transport_has_its_reason() {
+    const UNAVAILABLE: (Code, &str) = (Code::Unavailable, "PROVIDER_UNAVAILABLE");
+    const INVALID: (Code, &str) = (Code::Internal, "PROVIDER_RESPONSE_INVALID");
+    const ERROR: (Code, &str) = (Code::Unknown, "PROVIDER_ERROR");
+    const QUOTA: (Code, &str) = (Code::ResourceExhausted, "PROVIDER_QUOTA_EXHAUSTED");
+    let faults = [
+        ("fault-500", "9001", UNAVAILABLE, Some(1)),
+        ("fault-503", "9002", UNAVAILABLE, Some(1)),
+        ("fault-404", "9003", ERROR, None),
+        ("fault-429", "9004", QUOTA, Some(30)),
+        ("fault-redirect", "9005", ERROR, None),
+        ("fault-html", "9006", INVALID, None),
+        ("fault-empty", "9007", INVALID, None),
+        ("fault-truncated", "9008", INVALID, None),
+        ("fault-types", "9009", INVALID, None),
+        ("fault-nested", "9010", INVALID, None),
+        ("fault-huge", "9011", INVALID, None),
+        ("fault-endless", "9012", UNAVAILABLE, Some(1)),
+        ("fault-slow", "9013", UNAVAILABLE, Some(1)),
+        ("fault-hang", "9014", UNAVAILABLE, Some(1)),
+        ("fault-reset", "9015", UNAVAILABLE, Some(1)),
+        ("fault-list", "9016", INVALID, None),
+        ("fault-bytes", "9017", INVALID, None),
+    ];
+    let (_sandbox, server) = impatient_server().await;
+    let questions = faults.iter().flat_map(|fault| {
+        let (word, number, ..) = *fault;
+        [(Provider::Wechat, word), (Provider::Dingshang, number), (Provider::Haoka, word)]
+            .map(|(provider, id)| (provider, id, fault))
+    });
+    let outcomes = questions.map(|(provider, id, fault)| {
+        let server = &server;
+        async move { (provider, fault, server.order(provider, id).await) }
+    });
+    for (provider, (name, _, expected, wait), outcome) in join_all(outcomes).await {
+        let failed = outcome.unwrap_err();
+        assert_eq!((failed.code, failed.reason.as_str()), *expected, "{provider:?} {name}");
+        assert_eq!(failed.retry_delay, wait.map(Duration::from_secs), "{provider:?} {name}");
+        assert_eq!(failed.domain, "orderquery");
+        assert_eq!(failed.metadata["account"], format!("{}-sandbox", provider.word()));
+        assert!(!failed.message.contains("http://"), "{}", failed.message);
+    }
+    server.order(Provider::Haoka, "shipped").await.unwrap();
+}
+
+#[tokio::test]
+async fn every_id_of_the_sandbox_is_answered_or_refused_by_name() {
+    let (_sandbox, server) = impatient_server().await;
+    let outcomes = Sandbox::scripted().into_iter().map(|scripted| {
+        let id = scripted.id.replace("errcode-N", "errcode-77");
+        let provider = Provider::from_word(&format!("{:?}", scripted.vendor).to_lowercase());
+        let server = &server;
+        async move { (server.order(provider.unwrap(), &id).await, id) }
+    });
+    let outcomes = join_all(outcomes).await;
+    assert!(outcomes.len() > 200, "{}", outcomes.len());
+    for (outcome, id) in outcomes {
+        match outcome {
+            Ok(order) => assert_eq!(order.id, id),
+            Err(failed) => assert!(
+                order_query::pb::ErrorReason::from_str_name(&format!(
+                    "ERROR_REASON_{}",
+                    failed.reason
+                ))
+                .is_some(),
+                "{id}: {failed:?}"
+            ),
+        }
+    }
+}
+
+/// What all three vendors' accounts say when their vendor is at that address.
+async fn all_fail_at(address: SocketAddr) -> Vec<Failed> {
+    let server = Server::start(&format!(
+        "[accounts.w]\nprovider = \"wechat\"\napp_id = \"a\"\napp_secret = \"b\"\n\
+         base_url = \"http://{address}\"\n\
+         [accounts.d]\nprovider = \"dingshang\"\napp_id = \"ds\"\napp_secret = \"b\"\n\
+         machine_no = \"16327129\"\nbase_url = \"http://{address}\"\n\
+         [accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
+         base_url = \"http://{address}\"\n"
+    ))
+    .await;
+    let mut all = Vec::new();
+    for provider in Provider::all() {
+        all.push(server.order(provider, "7").await.unwrap_err());
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_vendor_that_is_down_is_unavailable() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    for failed in all_fail_at(address).await {
+        assert_eq!(
+            (failed.code, failed.reason.as_str()),
+            (Code::Unavailable, "PROVIDER_UNAVAILABLE")
+        );
+        assert_eq!(failed.retry_delay, Some(Duration::from_secs(1)));
+        assert_eq!(failed.pushback.as_deref(), Some("1000"));
+        assert!(!failed.message.contains(&address.to_string()), "{}", failed.message);
+    }
+}
+
+#[tokio::test]
+async fn a_vendor_that_hangs_up_is_unavailable_and_not_asked_twice() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    for failed in all_fail_at(address).await {
+        assert_eq!(
+            (failed.code, failed.reason.as_str()),
+            (Code::Unavailable, "PROVIDER_UNAVAILABLE")
+        );
+    }
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), 3);
+}
+
+/// A module that panics, in its check or in its call.
+struct Panics;
+
+#[async_trait]
+impl providers::Provider for Panics {
+    fn identity(&self) -> String {
+        "panics".to_owned()
+    }
+
+    fn check_id(&self, id: &str) -> Result<(), Error> {
+        assert_ne!(id, "in-check", "panics as it is meant to");
+        Ok(())
+    }
+
+    async fn get_order(&self, query: &Query) -> Result<Order, Error> {
+        assert_ne!(query.id, "in-call", "panics as it is meant to");
+        Ok(Order { id: query.id.clone(), ..Order::default() })
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error_and_the_server_lives() {
+    let account = Account::new("panics", Provider::Haoka, false, Box::new(Panics));
+    let orders = Arc::new(Orders::new(Accounts::new(vec![account])));
+    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server::serve(listener, routes, CancellationToken::new()));
+    let mut client = OrderServiceClient::new(connect(address).await);
+    for id in ["in-check", "in-call"] {
+        let status = client.get_order(question(Provider::Haoka, id)).await.unwrap_err();
+        let failed = Failed::from(&status);
+        assert_eq!((failed.code, failed.reason.as_str()), (Code::Internal, "INTERNAL"), "{id}");
+        assert!(!failed.message.contains("meant"), "{}", failed.message);
+        let answer = client.get_order(question(Provider::Haoka, "fine")).await.unwrap();
+        assert_eq!(answer.into_inner().order.unwrap().id, "fine");
+    }
+}
+
+#[tokio::test]
+async fn one_vendors_trouble_is_not_the_others() {
+    let (_sandbox, server) = sandboxed().await;
+    let hanging = tokio::spawn({
+        let mut client = server.client.clone();
+        async move { client.get_order(question(Provider::Wechat, "fault-hang")).await }
+    });
+    for (provider, id) in [(Provider::Dingshang, "54"), (Provider::Haoka, "shipped")] {
+        server.order(provider, id).await.unwrap();
+    }
+    assert!(!hanging.is_finished());
+    hanging.abort();
+}

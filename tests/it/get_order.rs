@@ -1,0 +1,246 @@
+//! `GetOrder`'s own checks: which account is asked, which ids and machines are let through, and
+//! what a caller is told. Nothing that is turned down reaches a vendor.
+
+use order_query::pb::{GetOrderRequest, OrderStatus, Provider, Source};
+use order_query::sandbox::Kind;
+use tonic::Code;
+
+use crate::support::{Server, question, sandboxed};
+
+const WECHAT: &str = "DD2981741311549200000";
+
+#[tokio::test]
+async fn ids_outside_the_vendors_alphabets_are_turned_down_and_not_sent() {
+    let (sandbox, server) = sandboxed().await;
+    let long = "1".repeat(65);
+    let everywhere = [
+        "",
+        "..",
+        ".",
+        "%2e%2e",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a=b",
+        "a%b",
+        "a.b",
+        "1&user_id=x",
+        "1\r\nX: y",
+        "1\0",
+        "１２３",
+        "1 2",
+        " 1",
+        "订单",
+        "1+1",
+        &long,
+    ];
+    let dingshang = ["0", "01", "-1", "+1", "1e3", "0x10", "18446744073709551616", "abc", "1_0"];
+    let cases = Provider::all()
+        .flat_map(|provider| everywhere.map(|id| (provider, id.to_owned())))
+        .chain(dingshang.map(|id| (Provider::Dingshang, id.to_owned())));
+    for (provider, id) in cases {
+        let failed = server.get(question(provider, &id)).await.unwrap_err();
+        assert_eq!(failed.code, Code::InvalidArgument, "{provider:?} {id:?}");
+        assert_eq!(failed.reason, "INVALID_REQUEST");
+        assert_eq!(failed.field.as_deref(), Some("id"), "{provider:?} {id:?}");
+        assert_eq!(failed.metadata["provider"], provider.word());
+        assert_eq!(failed.metadata["account"], format!("{}-sandbox", provider.word()));
+    }
+    assert_eq!(sandbox.arrivals(), []);
+}
+
+#[tokio::test]
+async fn the_longest_ids_are_let_through() {
+    let (sandbox, server) = sandboxed().await;
+    let word = "Az09_-".repeat(11)[..64].to_owned();
+    for (provider, id) in [
+        (Provider::Wechat, word.as_str()),
+        (Provider::Haoka, &word),
+        (Provider::Dingshang, "18446744073709551615"),
+    ] {
+        let outcome = server.order(provider, id).await;
+        assert!(
+            outcome.as_ref().map_or_else(|failed| failed.code == Code::NotFound, |o| o.id == id),
+            "{provider:?} {outcome:?}"
+        );
+        assert!(sandbox.arrivals().iter().any(|arrival| arrival.order_id.as_deref() == Some(id)));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_none_is_turned_down() {
+    let (sandbox, server) = sandboxed().await;
+    for provider in [0, 4, -1, i32::MAX, i32::MIN] {
+        let question = GetOrderRequest { provider, id: "1".to_owned(), ..Default::default() };
+        let failed = server.get(question).await.unwrap_err();
+        assert_eq!(failed.code, Code::InvalidArgument);
+        assert_eq!(failed.field.as_deref(), Some("provider"));
+        assert!(failed.metadata.is_empty(), "{:?}", failed.metadata);
+    }
+    assert_eq!(sandbox.arrivals(), []);
+}
+
+#[tokio::test]
+async fn max_age_must_be_a_span_of_time() {
+    let (sandbox, server) = sandboxed().await;
+    let ask = async |seconds, nanos| {
+        let max_age = Some(prost_types::Duration { seconds, nanos });
+        server.get(GetOrderRequest { max_age, ..question(Provider::Wechat, WECHAT) }).await
+    };
+    for (seconds, nanos) in [
+        (-1, 0),
+        (0, -1),
+        (-1, -1),
+        (i64::MIN, 0),
+        (0, i32::MIN),
+        (i64::MAX, 0),
+        (0, 1_000_000_000),
+    ] {
+        let failed = ask(seconds, nanos).await.unwrap_err();
+        assert_eq!(failed.code, Code::InvalidArgument, "{seconds} {nanos}");
+        assert_eq!(failed.field.as_deref(), Some("max_age"));
+    }
+    assert_eq!(sandbox.arrivals(), []);
+    for (seconds, nanos) in [(0, 0), (1, 5), (315_576_000_000, 999_999_999)] {
+        assert_eq!(ask(seconds, nanos).await.unwrap().source(), Source::Live);
+    }
+}
+
+/// The accounts of a deployment with two accounts at one vendor and one at another.
+fn accounts(wechat: &str, more: &str) -> String {
+    let account = |name: &str, app_id: &str, more: &str| {
+        format!(
+            "[accounts.{name}]\nprovider = \"wechat\"\napp_id = \"{app_id}\"\n\
+             base_url = \"http://{wechat}\"\napp_secret = \"wechat-sandbox-secret\"\n{more}\n"
+        )
+    };
+    account("one", "wxfeed5a0db0c00001", more)
+        + &account("two", "wxerrcode40013", "")
+        + "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"u\"\nsecret = \"s\"\n\
+           base_url = \"http://127.0.0.1:1\"\n"
+}
+
+#[tokio::test]
+async fn the_account_is_the_named_one_the_default_or_the_only_one() {
+    let (sandbox, _server) = sandboxed().await;
+    let wechat = sandbox.address(order_query::sandbox::Vendor::Wechat).to_string();
+
+    let server = Server::start(&accounts(&wechat, "")).await;
+    let ask = async |server: &Server, provider, account: &str| {
+        let id = WECHAT.to_owned();
+        let account = account.to_owned();
+        let question = GetOrderRequest { account, id, ..question(provider, "") };
+        server.get(question).await
+    };
+    let order = ask(&server, Provider::Wechat, "one").await.unwrap().order.unwrap();
+    assert_eq!((order.account.as_str(), order.status()), ("one", OrderStatus::Paid));
+    let failed = ask(&server, Provider::Wechat, "two").await.unwrap_err();
+    assert_eq!(
+        (failed.metadata["account"].as_str(), failed.code),
+        ("two", Code::FailedPrecondition)
+    );
+
+    let failed = ask(&server, Provider::Wechat, "").await.unwrap_err();
+    assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("account")));
+    assert!(failed.message.contains("one, two"), "{}", failed.message);
+
+    for (provider, account) in [
+        (Provider::Wechat, "three"),
+        (Provider::Wechat, "cards"),
+        (Provider::Haoka, "one"),
+        (Provider::Dingshang, ""),
+        (Provider::Dingshang, "one"),
+    ] {
+        let failed = ask(&server, provider, account).await.unwrap_err();
+        assert_eq!(failed.code, Code::FailedPrecondition, "{provider:?} {account:?}");
+        assert_eq!(failed.reason, "PROVIDER_NOT_CONFIGURED");
+        assert_eq!(failed.metadata.get("account"), None);
+    }
+    for malformed in ["a b", "a\r\n", &"a".repeat(65), "账户"] {
+        let failed = ask(&server, Provider::Wechat, malformed).await.unwrap_err();
+        assert_eq!(
+            (failed.code, failed.field.as_deref()),
+            (Code::InvalidArgument, Some("account"))
+        );
+    }
+
+    let server = Server::start(&accounts(&wechat, "default = true")).await;
+    let order = ask(&server, Provider::Wechat, "").await.unwrap().order.unwrap();
+    assert_eq!(order.account, "one");
+}
+
+#[tokio::test]
+async fn the_machine_is_the_given_one_or_the_accounts() {
+    let (sandbox, server) = sandboxed().await;
+    let ask = async |server: &Server, provider, id: &str, machine_no: &str| {
+        let machine_no = machine_no.to_owned();
+        server.get(GetOrderRequest { machine_no, ..question(provider, id) }).await
+    };
+    for given in ["", "16327129"] {
+        let order = ask(&server, Provider::Dingshang, "54", given).await.unwrap().order.unwrap();
+        assert_eq!(order.machine_no, "16327129");
+    }
+    let failed = ask(&server, Provider::Dingshang, "54", "87654321").await.unwrap_err();
+    assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("machine_no")));
+    assert_eq!(failed.metadata["provider_code"], "30003");
+
+    let before = sandbox.arrivals().len();
+    let long = "1".repeat(21);
+    for malformed in ["1632712", "1632712a", "１６３２７１２９", "16327129&a=b", " 16327129", &long]
+    {
+        let failed = ask(&server, Provider::Dingshang, "54", malformed).await.unwrap_err();
+        assert_eq!(failed.field.as_deref(), Some("machine_no"), "{malformed}");
+    }
+    for (provider, id) in [(Provider::Wechat, WECHAT), (Provider::Haoka, "shipped")] {
+        let failed = ask(&server, provider, id, "16327129").await.unwrap_err();
+        assert_eq!(failed.field.as_deref(), Some("machine_no"), "{provider:?}");
+    }
+    let without = sandbox.accounts().replace("machine_no = \"16327129\"\n", "");
+    let server = Server::start(&without).await;
+    let failed = ask(&server, Provider::Dingshang, "54", "").await.unwrap_err();
+    assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("machine_no")));
+    assert_eq!(sandbox.arrivals().len(), before);
+
+    // The account's own machine, wrong, is no mistake of the caller's.
+    let wrong = sandbox.accounts().replace("16327129", "87654321");
+    let server = Server::start(&wrong).await;
+    let failed = ask(&server, Provider::Dingshang, "54", "").await.unwrap_err();
+    assert_eq!((failed.code, failed.reason.as_str()), (Code::Unknown, "PROVIDER_ERROR"));
+    assert_eq!((failed.field, failed.metadata["provider_code"].as_str()), (None, "30003"));
+}
+
+#[tokio::test]
+async fn an_answer_says_where_it_comes_from_and_of_when_it_is() {
+    let clock = crate::support::manual_clock();
+    let (sandbox, server) = crate::support::sandboxed_at(std::sync::Arc::new(clock.clone())).await;
+    let now = prost_types::Timestamp { seconds: 1_790_000_000, nanos: 0 };
+    let answer = server.get(question(Provider::Haoka, "shipped")).await.unwrap();
+    assert_eq!(answer.source(), Source::Live);
+    assert_eq!(answer.refresh_time, Some(now));
+    let order = answer.order.unwrap();
+    assert_eq!((order.observe_time, order.terminal), (Some(now), false));
+
+    let answer = server.get(question(Provider::Haoka, "settled")).await.unwrap();
+    assert_eq!(answer.refresh_time, None);
+    assert!(answer.order.unwrap().terminal);
+    let kinds: Vec<_> = sandbox.arrivals().into_iter().map(|arrival| arrival.kind).collect();
+    assert_eq!(kinds, [Kind::Order, Kind::Order]);
+}
+
+#[tokio::test]
+async fn what_is_not_built_says_so() {
+    let (_sandbox, server) = sandboxed().await;
+    let mut client = server.client.clone();
+    let batch = order_query::pb::BatchGetOrdersRequest::default();
+    assert_eq!(client.batch_get_orders(batch).await.unwrap_err().code(), Code::Unimplemented);
+    let watch = order_query::pb::WatchOrderRequest::default();
+    assert_eq!(client.watch_order(watch).await.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_request_over_64_kib_is_turned_down() {
+    let (sandbox, server) = sandboxed().await;
+    let question = question(Provider::Wechat, &"a".repeat(65 * 1024));
+    assert_eq!(server.get(question).await.unwrap_err().code, Code::OutOfRange);
+    assert_eq!(sandbox.arrivals(), []);
+}

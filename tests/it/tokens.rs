@@ -1,0 +1,149 @@
+//! WeChat's access token, as the vendor sees it: how often it is asked for, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use order_query::clock::ManualClock;
+use order_query::pb::Provider;
+use order_query::sandbox::{Kind, Sandbox};
+use tonic::Code;
+
+use crate::support::{Server, manual_clock, sandbox_at};
+
+const ORDER: &str = "DD2981741311549200000";
+const APP_ID: &str = "wxfeed5a0db0c00001";
+
+struct Field {
+    clock: ManualClock,
+    sandbox: Sandbox,
+    server: Server,
+}
+
+impl Field {
+    /// `way` is "stable" or "classic".
+    async fn new(way: &str, app_id: &str) -> Self {
+        let clock = manual_clock();
+        let sandbox = sandbox_at(Arc::new(clock.clone())).await;
+        let config = sandbox
+            .accounts()
+            .replace("app_secret = \"wechat", &format!("token = \"{way}\"\napp_secret = \"wechat"))
+            .replace(APP_ID, app_id);
+        let server = Server::start_at(&config, Arc::new(clock.clone())).await;
+        Self { clock, sandbox, server }
+    }
+
+    /// How many token and order calls have reached the vendor.
+    fn counts(&self) -> (usize, usize) {
+        let count = |kind| self.sandbox.arrivals().iter().filter(|a| a.kind == kind).count();
+        (count(Kind::Token), count(Kind::Order))
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    async fn ask(&self, id: &str) -> Result<(), String> {
+        let outcome = self.server.order(Provider::Wechat, id).await;
+        outcome.map(drop).map_err(|failed| failed.reason)
+    }
+}
+
+const WAYS: [&str; 2] = ["stable", "classic"];
+
+#[tokio::test]
+async fn one_token_serves_all_calls_of_its_life() {
+    for way in WAYS {
+        let field = Field::new(way, APP_ID).await;
+        let calls = (0..50).map(|_| field.ask(ORDER));
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        assert_eq!(field.counts(), (1, 50), "{way}");
+        field.pass(7200 - 241);
+        field.ask(ORDER).await.unwrap();
+        assert_eq!(field.counts(), (1, 51), "{way}");
+        field.pass(1);
+        field.ask(ORDER).await.unwrap();
+        assert_eq!(field.counts(), (2, 52), "{way}: renewed 240 s before its end");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once_for_all_callers() {
+    for way in WAYS {
+        let field = Field::new(way, APP_ID).await;
+        field.ask(ORDER).await.unwrap();
+        let calls = (0..20).map(|_| field.ask("token-refused-once"));
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        assert_eq!(field.counts().0, 2, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_stable_token_that_comes_back_unchanged_is_not_tried_again() {
+    for code in ["40001", "40014", "42001"] {
+        let field = Field::new("stable", APP_ID).await;
+        let id = format!("errcode-{code}");
+        let failed = field.server.order(Provider::Wechat, &id).await.unwrap_err();
+        assert_eq!(failed.code, Code::FailedPrecondition);
+        assert_eq!(failed.reason, "PROVIDER_CREDENTIALS_REJECTED");
+        assert_eq!(failed.metadata["provider_code"], code);
+        assert_eq!(field.counts(), (2, 1), "{code}");
+        // For a minute nothing is asked at all.
+        field.pass(59);
+        assert_eq!(field.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+        assert_eq!(field.counts(), (2, 1), "{code}");
+        field.pass(1);
+        assert_eq!(field.ask(ORDER).await, Ok(()));
+        assert_eq!(field.counts(), (3, 2), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_classic_token_that_is_refused_too_ends_the_call() {
+    let field = Field::new("classic", APP_ID).await;
+    assert_eq!(field.ask("errcode-40001").await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+    assert_eq!(field.counts(), (2, 2));
+    assert_eq!(field.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+    assert_eq!(field.counts(), (2, 2));
+    field.pass(60);
+    assert_eq!(field.ask(ORDER).await, Ok(()));
+    assert_eq!(field.counts(), (3, 3));
+}
+
+#[tokio::test]
+async fn after_a_failed_refresh_the_next_one_waits_longer_each_time() {
+    let field = Field::new("stable", "wxerrcode-1").await;
+    for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let (before, _) = field.counts();
+        for _ in 0..3 {
+            assert_eq!(field.ask(ORDER).await, Err("PROVIDER_UNAVAILABLE".to_owned()));
+        }
+        assert_eq!(field.counts(), (before + 1, 0), "one call for three callers");
+        field.clock.advance(Duration::from_secs(wait) - Duration::from_millis(1));
+        let failed = field.server.order(Provider::Wechat, ORDER).await.unwrap_err();
+        assert_eq!(failed.retry_delay, Some(Duration::from_millis(1)));
+        assert_eq!(field.counts(), (before + 1, 0), "not before {wait} s");
+        field.clock.advance(Duration::from_millis(1));
+    }
+}
+
+#[tokio::test]
+async fn refused_credentials_and_spent_quotas_of_the_token_call_wait_as_long_as_they_say() {
+    let cases = [
+        ("wxerrcode40164", "PROVIDER_CREDENTIALS_REJECTED", 60, None),
+        ("wxerrcode45011", "PROVIDER_QUOTA_EXHAUSTED", 60, Some(60)),
+        ("wxerrcode45009", "PROVIDER_QUOTA_EXHAUSTED", 900, Some(900)),
+    ];
+    for (app_id, reason, wait, told) in cases {
+        let field = Field::new("stable", app_id).await;
+        let failed = field.server.order(Provider::Wechat, ORDER).await.unwrap_err();
+        assert_eq!(failed.reason, reason);
+        assert_eq!(failed.retry_delay, told.map(Duration::from_secs), "{app_id}");
+        field.pass(wait - 1);
+        assert_eq!(field.ask(ORDER).await, Err(reason.to_owned()));
+        assert_eq!(field.counts(), (1, 0), "{app_id}");
+        field.pass(1);
+        assert_eq!(field.ask(ORDER).await, Err(reason.to_owned()));
+        assert_eq!(field.counts(), (2, 0), "{app_id}");
+    }
+}

@@ -4,6 +4,7 @@
     reason = "tests speak to the service as a client does, and play the vendors"
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
+#![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
 mod deadlines;
 mod faults;

@@ -119,7 +119,7 @@ async fn after_a_failed_refresh_the_next_one_waits_longer_each_time() {
             assert_eq!(field.ask(ORDER).await, Err("PROVIDER_UNAVAILABLE".to_owned()));
         }
         assert_eq!(field.counts(), (before + 1, 0), "one call for three callers");
-        field.clock.advance(Duration::from_secs(wait) - Duration::from_millis(1));
+        field.clock.advance(Duration::from_millis(wait * 1000 - 1));
         let failed = field.server.order(Provider::Wechat, ORDER).await.unwrap_err();
         assert_eq!(failed.retry_delay, Some(Duration::from_millis(1)));
         assert_eq!(field.counts(), (before + 1, 0), "not before {wait} s");

@@ -38,7 +38,7 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
-        let parts = Parts { clock, tokens: Arc::new(Memory::default()) };
+        let parts = Parts { tokens: Arc::new(Memory::new(Arc::clone(&clock))), clock };
         let config = Config::read(&mut root);
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());

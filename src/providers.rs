@@ -8,7 +8,7 @@ mod wechat;
 mod wire;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -80,7 +80,7 @@ pub struct Token {
     pub renew_at: SystemTime,
 }
 
-/// Remembers access tokens by what the vendor knows the account by.
+/// Remembers access tokens, and who renews one: by what the vendor knows the account by.
 #[async_trait]
 pub trait TokenStore: Send + Sync {
     /// The token that was saved last, and not dropped since.
@@ -100,6 +100,19 @@ pub trait TokenStore: Send + Sync {
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error>;
+
+    /// Makes `owner` the one who does `what` for all processes, for `life` at most. False while
+    /// another owner is; true again for the same owner.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`
+    async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error>;
+
+    /// Ends a lease, but only if it is still this owner's.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`
+    async fn release(&self, what: &str, owner: &str) -> Result<(), Error>;
 }
 
 /// Reads the settings of an account at that vendor. `None` where something is wrong, which is

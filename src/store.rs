@@ -1,5 +1,108 @@
-//! What is remembered between calls. `app` opens a store and hands it to the parts that need it.
+//! What is remembered between calls: orders, spent calls, tokens, leases. `app` opens the store
+//! that is configured and hands it to the parts that need it; `orders` keeps the vendors' rules
+//! with it.
+//!
+//! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
+//! machine, `Redis` for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
 mod memory;
+mod slots;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
 
 pub use memory::Memory;
+
+use crate::error::Error;
+use crate::pb::Order;
+use crate::providers::TokenStore;
+
+/// Remembers what the vendors' rules need.
+///
+/// Keys are made by the callers, of the vendor's own identity; a store only compares them. All
+/// methods fail with `STORE_UNAVAILABLE`, and then may or may not have been carried out: each is
+/// safe to repeat.
+#[async_trait]
+pub trait Store: TokenStore {
+    /// What is known of an order without any input or output; perhaps not the latest.
+    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known>;
+
+    /// What is known of an order. `window` is the order's own limit, where it has one: see
+    /// [`Known::spent`].
+    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error>;
+
+    /// Remembers an order's state, unless what is remembered was observed later or is terminal.
+    /// Terminal states are never forgotten.
+    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error>;
+
+    /// Takes a slot in each window of the call, or in none. Slots are written before this returns.
+    async fn take(&self, call: &Call) -> Result<Take, Error>;
+
+    /// Notes that the call's answer has come: its slots are free a period from now, if not before.
+    async fn settle(&self, call: &Call) -> Result<(), Error>;
+
+    /// Gives the call's slots back: nothing was sent.
+    async fn give_back(&self, call: &Call) -> Result<(), Error>;
+
+    /// Closes an account for a while: the vendor says that it is asked too often. With `probe`,
+    /// one call is let through each time that `wait` is over, until [`reopen`](Self::reopen).
+    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error>;
+
+    /// Opens a closed account: the vendor answers again.
+    async fn reopen(&self, account: &str) -> Result<(), Error>;
+
+    /// Whether other processes use the same store, so that a lease joins their calls with ours.
+    fn is_shared(&self) -> bool;
+}
+
+/// What is known of an order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Known {
+    /// Its last state; `account` is empty.
+    pub state: Option<Order>,
+    /// When each slot that is taken in the order's own window is free again, earliest first.
+    pub spent: Vec<SystemTime>,
+}
+
+/// A limit: at most so many calls in any span of time of that length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// What the store knows it by.
+    pub key: String,
+    /// How many calls.
+    pub limit: u32,
+    /// In how long a time.
+    pub period: Duration,
+}
+
+/// One call to a vendor, as the limits see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Tells this call from all others, in every process.
+    pub id: String,
+    /// The account that it is made with.
+    pub account: String,
+    /// The limits that it must fit in.
+    pub windows: Vec<Window>,
+    /// How long after it is sent the vendor may come to count it: the slot of a call whose answer
+    /// never came is free again after this and the window's period.
+    pub in_flight: Duration,
+}
+
+/// Whether a call may be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Take {
+    /// It may; its slots are taken.
+    Taken,
+    /// The window of that index is full for so long.
+    Full(usize, Duration),
+    /// The account is closed for so long.
+    Closed(Duration),
+}
+
+/// Whether an order's state may take the place of the one that is known.
+fn newer(state: &Order, known: &Order) -> bool {
+    let time = |order: &Order| order.observe_time.map(|time| (time.seconds, time.nanos));
+    !known.terminal && time(state) >= time(known)
+}

@@ -20,12 +20,11 @@ RUN touch build.rs src/lib.rs src/main.rs \
 # The glibc of the stage above; CA certificates; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="order-query" \
-      org.opencontainers.image.description="One gRPC contract over the orders of several vendors, within the vendors' own rules." \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+      org.opencontainers.image.description="One gRPC contract over the orders of several vendors, within the vendors' own rules."
 COPY --from=build /src/target/release/order-query /usr/local/bin/order-query
 # The number of `nonroot`: a kubelet told `runAsNonRoot` cannot check a name.
 USER 65532:65532
-# gRPC; health for probes, and metrics.
+# gRPC; health for probes.
 EXPOSE 50051 9090
 # The three waits are Docker's own defaults, but for the start: up in a second, or not at all.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2s \

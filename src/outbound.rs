@@ -249,7 +249,9 @@ fn proxy(section: &mut Section) -> Option<Proxy> {
 
 /// The URL of a vendor, if it is fit to be one.
 fn parse_base_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
+    // With and without a slash at its end it is the same vendor, and so the same account.
+    let url = Url::parse(text.trim_end_matches('/'))
+        .map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user or a password");
     }

@@ -21,6 +21,10 @@ use crate::pb::{self, ErrorReason, FulfillmentStatus, Money, Order, OrderItem, O
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// An id of 0 is protobuf's word for none (*assumed*, as is that an absent amount is not 0: it
+/// is a text, and only numbers and booleans are left out for being 0 and false).
+const NO_ID: &str = "0";
+
 /// That amounts are in this currency, where the account sets none, is *assumed*.
 const CURRENCY: Currency = Currency::CNY;
 
@@ -147,7 +151,7 @@ struct Dingshang {
     digits: u32,
 }
 
-const MACHINE_NO_FORM: &str = "machine_no must be 8 to 20 decimal digits";
+const MACHINE_NO_FORM: &str = "must be 8 to 20 decimal digits";
 
 /// Eight digits as a rule; longer ones exist (*found*).
 fn is_machine_no(text: &str) -> bool {
@@ -178,7 +182,7 @@ impl Provider for Dingshang {
                 "machine_no is missing, and the account has no default one",
             )),
             (given, _) if is_machine_no(given) => Ok(given.to_owned()),
-            _ => Err(Error::invalid(MACHINE_NO, MACHINE_NO_FORM)),
+            _ => Err(Error::invalid(MACHINE_NO, format!("machine_no {MACHINE_NO_FORM}"))),
         }
     }
 
@@ -268,9 +272,9 @@ impl Dingshang {
     }
 }
 
-/// An id; 0 is protobuf's word for none.
+/// An id, where there is one.
 fn nonzero(id: &Scalar) -> String {
-    id.some().filter(|id| *id != "0").unwrap_or_default().to_owned()
+    id.some().filter(|id| *id != NO_ID).unwrap_or_default().to_owned()
 }
 
 /// The signature (*found*): the fields that are not empty, sorted, and the key behind them.

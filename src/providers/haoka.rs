@@ -137,7 +137,13 @@ impl Provider for Haoka {
                 let text = envelope.text();
                 return Err(wire::refused(row(&text), &answer, code, &text));
             }
-            None => return Err(Error::unreadable("it holds no code")),
+            // What is no envelope of the vendor's may come from a gateway before it.
+            None => {
+                return Err(answer
+                    .check_status()
+                    .err()
+                    .unwrap_or_else(|| Error::unreadable("it holds no code")));
+            }
         }
         answer.check_status()?;
         let data = envelope.data.0.filter(Data::is_an_order);

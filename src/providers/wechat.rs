@@ -24,7 +24,7 @@ use crate::pb::{
 const BASE_URL: &str = "https://api.weixin.qq.com";
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// `orderPrice` is in cents of this.
+/// `orderPrice` is documented to be in cents; of which currency is *assumed*.
 const CURRENCY: &str = "CNY";
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -73,7 +73,8 @@ const ERRORS: &[(&str, Refusal)] = {
     ]
 };
 
-/// `errcode` of the order call: the first two are documented, 10120800 was seen on sister calls.
+/// `errcode` of the order call: the first two are documented, 10120800 was seen on sister calls,
+/// and its meaning here is *assumed*. The id is the only parameter that a caller gives.
 const ORDER_ERRORS: &[(&str, Refusal)] = &[
     ("10120002", Refusal::of_field("id")),
     ("10120405", Refusal::new(ErrorReason::ProviderError)),

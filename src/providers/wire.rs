@@ -257,7 +257,7 @@ impl Refusal {
                 "the vendor answered that the order has expired, and tells no more of it"
             }
             ErrorReason::InvalidRequest => {
-                "the vendor turned the request down as malformed; check the id and machine_no"
+                "the vendor turned the request down as malformed; check its fields"
             }
             ErrorReason::ProviderQuotaExhausted => {
                 "the vendor answered that it is asked too often; wait before asking again"

@@ -25,7 +25,7 @@ use crate::providers::{Parts, Token, TokenStore};
 /// new one.
 const RENEW_BEFORE: Duration = Duration::from_mins(4);
 
-/// The longest life that is believed; the documented one is 2 hours.
+/// The longest life that is believed (*assumed*; the usual one is 2 hours).
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// How long no token is asked for after the first failure; each further one in a row doubles it.
@@ -153,7 +153,9 @@ impl Tokens {
         }
         let renewed = self.ask(client).await.and_then(|token| match refused {
             Some((used, refusal)) if used.value == token.value => {
-                Err(refusal.detail("the vendor refused its token, and gave the same one again"))
+                let said = refusal.detail.as_deref().unwrap_or_default();
+                let detail = format!("{said}; the token call gave the refused token again");
+                Err(refusal.detail(detail))
             }
             _ => Ok(token),
         });

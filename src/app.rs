@@ -14,8 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Section};
 use crate::health::Health;
 use crate::orders::{Accounts, Orders};
-use crate::providers::Parts;
-use crate::store::Memory;
+use crate::store;
 use crate::{grpc, pb, server};
 
 /// A configuration that was found to be in order, with its accounts ready to be asked.
@@ -26,6 +25,7 @@ pub struct Setup {
     pub accounts: Accounts,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Setup {
@@ -38,11 +38,10 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
-        let parts = Parts { tokens: Arc::new(Memory::new(Arc::clone(&clock))), clock };
         let config = Config::read(&mut root);
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
-        let accounts = Accounts::read(tables.collect(), &parts);
+        let accounts = Accounts::read(tables.collect(), &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
@@ -52,7 +51,7 @@ impl Setup {
         }
         if problems.is_empty() {
             let warnings = places.iter().flat_map(Section::warnings).collect();
-            Ok(Self { config, accounts, warnings })
+            Ok(Self { config, accounts, warnings, clock })
         } else {
             Err(Problems(problems))
         }
@@ -74,9 +73,9 @@ impl App {
     /// Opens both listeners and begins to answer.
     ///
     /// # Errors
-    /// Where an address cannot be listened on.
+    /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, warnings } = setup;
+        let Setup { config, accounts, warnings, clock } = setup;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
@@ -84,13 +83,17 @@ impl App {
         let admin_listener = bind("admin.listen", config.admin.listen).await?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
 
-        let orders = Arc::new(Orders::new(accounts));
+        let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
+        let orders = Orders::new(accounts, store, clock);
         let (ready, is_ready) = watch::channel(false);
         let stopping = CancellationToken::new();
         let health = Health::new(&orders, &is_ready, stopping.clone());
         let admin_routes = Routes::new(health.service());
-        let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders, config.server.request_timeout));
+        let mut routes = Routes::new(health.service()).add_service(grpc::service(
+            orders,
+            config.server.request_timeout,
+            stopping.clone(),
+        ));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }

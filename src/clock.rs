@@ -1,45 +1,62 @@
 //! The time, as a parameter: everything that asks for it takes a [`Clock`], so that tests can
 //! move it. Anyone may use this; nobody else reads the wall clock (clippy keeps it so).
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
+use tokio::sync::watch;
+
 /// Tells the time.
+#[async_trait]
 pub trait Clock: Send + Sync {
     /// The wall-clock time now.
     fn now(&self) -> SystemTime;
+
+    /// Resolves when it is that time.
+    async fn sleep_until(&self, time: SystemTime);
 }
 
 /// The machine's own clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
+#[async_trait]
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
+
+    async fn sleep_until(&self, time: SystemTime) {
+        tokio::time::sleep(time.duration_since(self.now()).unwrap_or_default()).await;
+    }
 }
 
 /// A clock that stands still until it is moved, for tests. Clones move together.
 #[derive(Debug, Clone)]
-pub struct ManualClock(Arc<Mutex<SystemTime>>);
+pub struct ManualClock(watch::Sender<SystemTime>);
 
 impl ManualClock {
     /// A clock that stands at `start`.
     #[must_use]
     pub fn new(start: SystemTime) -> Self {
-        Self(Arc::new(Mutex::new(start)))
+        Self(watch::Sender::new(start))
     }
 
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+        self.0.send_modify(|now| *now += by);
     }
 }
 
+#[async_trait]
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.borrow()
+    }
+
+    async fn sleep_until(&self, time: SystemTime) {
+        // The sender lives as long as `self`, so this waits for the time and for nothing else.
+        let _ = self.0.subscribe().wait_for(|now| *now >= time).await;
     }
 }

@@ -6,6 +6,7 @@ mod secret;
 mod section;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -20,8 +21,21 @@ pub struct Config {
     pub server: Server,
     /// The listener for probes.
     pub admin: Admin,
+    /// Where things are remembered.
+    pub store: Store,
     /// Logs.
     pub telemetry: Telemetry,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// `memory:`: for the life of the process.
+    Memory,
+    /// `file:PATH`: on one machine, for one process at a time.
+    File(PathBuf),
+    /// `redis://…` or `rediss://…`: for several replicas. The URL may hold a password.
+    Redis(Secret),
 }
 
 /// `[server]`
@@ -75,6 +89,7 @@ impl Config {
         Self {
             server: Server::read(root.section("server")),
             admin: Admin::read(root.section("admin")),
+            store: Store::read(root.section("store")),
             telemetry: Telemetry::read(root.section("telemetry")),
         }
     }
@@ -108,6 +123,30 @@ impl Admin {
         let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
         section.finish();
         Self { listen }
+    }
+}
+
+impl Store {
+    fn read(mut section: Section) -> Self {
+        const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\" or the \
+                             same with rediss://";
+        let url: Option<Secret> = section.take("url");
+        let path = url.as_ref().and_then(|url| url.expose().strip_prefix("file:"));
+        let store = match url.as_ref().map(Secret::expose) {
+            None | Some("memory:") => Self::Memory,
+            Some(url) if url.starts_with("redis://") || url.starts_with("rediss://") => {
+                Self::Redis(Secret::from(url))
+            }
+            Some(_) => {
+                let path = path.filter(|path| !path.is_empty());
+                if path.is_none() {
+                    section.problem("url", FORMS);
+                }
+                Self::File(section.resolve(path.unwrap_or_default()))
+            }
+        };
+        section.finish();
+        store
     }
 }
 

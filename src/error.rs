@@ -34,8 +34,23 @@ pub struct Error {
     pub provider_code: Option<String>,
     /// The vendor's own text, fit to be shown.
     pub provider_message: Option<String>,
+    /// Which limit is spent.
+    pub quota: Option<String>,
+    /// The vendor wants the account to be left alone for `retry_after`.
+    pub closes: Option<Closing>,
+    /// Nothing has reached the vendor, so it cannot have counted the call.
+    pub unsent: bool,
     /// What helps the operator and must not leave the server: for the log only.
     pub detail: Option<String>,
+}
+
+/// When a vendor that is asked too often may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Once the time is over.
+    ForTheTime,
+    /// Once the time is over, by one call; by the others once that one is answered.
+    UntilProbed,
 }
 
 impl Error {
@@ -50,6 +65,9 @@ impl Error {
             account: None,
             provider_code: None,
             provider_message: None,
+            quota: None,
+            closes: None,
+            unsent: false,
             detail: None,
         }
     }
@@ -75,6 +93,15 @@ impl Error {
     /// This server failed; `detail` goes to its log.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, "this server failed; its log says why").detail(detail)
+    }
+
+    /// What must be remembered cannot be; `detail` says why, in the log.
+    pub fn store_unavailable(detail: impl Into<String>) -> Self {
+        let message = "what must be remembered cannot be, so the vendor was not asked; ask again \
+                       later";
+        Self::new(ErrorReason::StoreUnavailable, message)
+            .retry_after(UNAVAILABLE_RETRY)
+            .detail(detail)
     }
 
     /// With the time that a retry must wait.

@@ -5,37 +5,48 @@
 mod deadline;
 mod status;
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::stream;
+use tokio::time::Instant;
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::deadline::{Bounded, Deadline};
 use crate::error::Error;
-use crate::orders::Orders;
+use crate::orders::{Orders, Watching};
+use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
-    BatchGetOrdersRequest, BatchGetOrdersResponse, GetOrderRequest, GetOrderResponse, OrderRef,
-    WatchOrderRequest, WatchOrderResponse,
+    BatchGetOrdersRequest, BatchGetOrdersResponse, ErrorReason, GetOrderRequest, GetOrderResponse,
+    OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
 };
 
 /// The largest request that is read, in bytes.
 const REQUEST_LIMIT: usize = 64 * 1024;
 
-/// The service, ready for a listener. No call takes longer than `request_timeout`.
+/// How many orders one batch may ask for.
+const BATCH_LIMIT: usize = 100;
+
+/// The service, ready for a listener. No call but a watch takes longer than `request_timeout`;
+/// once `stopping` is canceled, watches end.
 #[must_use]
 pub fn service(
-    orders: Arc<Orders>,
+    orders: Orders,
     request_timeout: Duration,
+    stopping: CancellationToken,
 ) -> Bounded<OrderServiceServer<impl OrderService>> {
-    let service = OrderServiceServer::new(Service { orders });
+    let service = OrderServiceServer::new(Service { orders, stopping });
     Bounded::new(service.max_decoding_message_size(REQUEST_LIMIT), request_timeout)
 }
 
 struct Service {
-    orders: Arc<Orders>,
+    orders: Orders,
+    stopping: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -47,8 +58,8 @@ impl OrderService for Service {
         let deadline = Deadline::of(&request);
         let GetOrderRequest { provider, id, account, machine_no, max_age } = request.into_inner();
         let order = OrderRef { provider, id, account, machine_no };
-        let answer = match check_max_age(max_age) {
-            Ok(()) => self.orders.get(&order, deadline).await,
+        let answer = match max_age_of(max_age) {
+            Ok(max_age) => self.orders.get(&order, max_age, deadline).await,
             Err(error) => Err(error),
         };
         answer.map(Response::new).map_err(|error| status::fail("GetOrder", &order.id, &error))
@@ -56,27 +67,103 @@ impl OrderService for Service {
 
     async fn batch_get_orders(
         &self,
-        _: Request<BatchGetOrdersRequest>,
+        request: Request<BatchGetOrdersRequest>,
     ) -> Result<Response<BatchGetOrdersResponse>, Status> {
-        Err(Status::unimplemented("BatchGetOrders is not built yet; call GetOrder for each order"))
+        let deadline = Deadline::of(&request);
+        let answer = self.batch(request.into_inner(), deadline).await;
+        answer.map(Response::new).map_err(|error| status::fail("BatchGetOrders", "", &error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
 
     async fn watch_order(
         &self,
-        _: Request<WatchOrderRequest>,
+        request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
-        Err(Status::unimplemented("WatchOrder is not built yet; call GetOrder from time to time"))
+        let order = request.into_inner().order.unwrap_or_default();
+        let watching = self
+            .orders
+            .watch(&order)
+            .map_err(|error| status::fail("WatchOrder", &order.id, &error))?;
+        let watch =
+            Watch { watching: Some(watching), id: order.id, stopping: self.stopping.clone() };
+        Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
 
-/// Every answer comes from its vendor at once, so any age that makes sense is young enough. The
-/// bounds are protobuf's own; prost's conversion panics far outside of them.
-fn check_max_age(max_age: Option<prost_types::Duration>) -> Result<(), Error> {
-    let fits = max_age.is_none_or(|age| {
-        (0..=315_576_000_000).contains(&age.seconds) && (0..=999_999_999).contains(&age.nanos)
-    });
+impl Service {
+    /// The result of each order of a batch. Equal ones are asked for once.
+    async fn batch(
+        &self,
+        request: BatchGetOrdersRequest,
+        deadline: Instant,
+    ) -> Result<BatchGetOrdersResponse, Error> {
+        let BatchGetOrdersRequest { orders, max_age } = request;
+        if !(1..=BATCH_LIMIT).contains(&orders.len()) {
+            return Err(Error::invalid("orders", format!("a batch has 1 to {BATCH_LIMIT} orders")));
+        }
+        let max_age = max_age_of(max_age)?;
+        let mut places = HashMap::new();
+        let mut distinct = Vec::new();
+        let places: Vec<usize> = orders
+            .iter()
+            .map(|order| {
+                *places.entry(order).or_insert_with(|| {
+                    distinct.push(self.orders.get(order, max_age, deadline));
+                    distinct.len() - 1
+                })
+            })
+            .collect();
+        let outcomes = join_all(distinct).await;
+        let results = places.iter().zip(&orders).filter_map(|(place, order)| {
+            // Every place is one of a distinct order.
+            let result = match outcomes.get(*place)? {
+                Ok(answer) => OrderOutcome::Found(answer.clone()),
+                Err(error) => {
+                    OrderOutcome::Error(status::fail_in_batch("BatchGetOrders", &order.id, error))
+                }
+            };
+            Some(OrderResult { result: Some(result) })
+        });
+        Ok(BatchGetOrdersResponse { results: results.collect() })
+    }
+}
+
+/// How old the answer may be. The bounds are protobuf's own; prost's conversion panics far outside
+/// of them.
+fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    let Some(prost_types::Duration { seconds, nanos }) = max_age else { return Ok(None) };
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= 315_576_000_000);
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos <= 999_999_999);
+    let max_age = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
     let message = "max_age must be a span of time of 0 to 10,000 years";
-    fits.then_some(()).ok_or_else(|| Error::invalid("max_age", message))
+    max_age.map(Some).ok_or_else(|| Error::invalid("max_age", message))
+}
+
+/// One `WatchOrder` stream.
+struct Watch {
+    /// `None` once an error has been sent.
+    watching: Option<Watching>,
+    id: String,
+    stopping: CancellationToken,
+}
+
+impl Watch {
+    async fn next(mut self) -> Option<(Result<WatchOrderResponse, Status>, Self)> {
+        let news = tokio::select! {
+            // What is there to tell is told before the end.
+            biased;
+            news = self.watching.as_mut()?.next() => news?,
+            () = self.stopping.cancelled() => Err(Error::new(
+                ErrorReason::ServerDraining,
+                "this server is going away; another one will answer",
+            )
+            .retry_after(Duration::ZERO)),
+        };
+        let news = news.map_err(|error| {
+            self.watching = None;
+            status::fail("WatchOrder", &self.id, &error)
+        });
+        Some((news, self))
+    }
 }

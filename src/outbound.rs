@@ -16,7 +16,7 @@ use reqwest::{Certificate, Method, Proxy, Url};
 
 use crate::clock::Clock;
 use crate::config::Section;
-use crate::error::Error;
+use crate::error::{Closing, Error};
 use crate::pb::ErrorReason;
 
 /// The most of an answer that is read, in bytes.
@@ -118,6 +118,12 @@ impl Client {
         self.base.as_str()
     }
 
+    /// How long one attempt may take, connecting included.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The Unix time in seconds by our clock, for a request that is about to be sent.
     #[must_use]
     pub fn unix_time(&self) -> u64 {
@@ -188,7 +194,9 @@ impl Client {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
-        Error::unavailable(message).detail(causes(error))
+        // A connection that was never made carried nothing.
+        let unsent = error.is_connect();
+        Error { unsent, ..Error::unavailable(message).detail(causes(error)) }
     }
 }
 
@@ -201,11 +209,15 @@ impl Answer {
     pub fn check_status(&self) -> Result<(), Error> {
         let error = match self.status {
             200..=299 => return Ok(()),
-            429 => Error::new(
-                ErrorReason::ProviderQuotaExhausted,
-                "the vendor answered that it is asked too often (HTTP 429); wait before asking again",
-            )
-            .retry_after(self.retry_after.unwrap_or(TOO_MANY_REQUESTS_RETRY)),
+            429 => Error {
+                retry_after: self.retry_after.or(Some(TOO_MANY_REQUESTS_RETRY)),
+                closes: Some(Closing::ForTheTime),
+                ..Error::new(
+                    ErrorReason::ProviderQuotaExhausted,
+                    "the vendor answered that it is asked too often (HTTP 429); wait before \
+                     asking again",
+                )
+            },
             status @ (408 | 500..=599) => {
                 let error = Error::unavailable(format!(
                     "the vendor answered that it cannot serve now (HTTP {status}); ask again later"

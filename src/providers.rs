@@ -1,4 +1,4 @@
-//! The vendors: what each must do ([`Provider`]), what each is handed ([`Parts`]), and the one
+//! The vendors: what each must do ([`Provider`]), what each is handed ([`Means`]), and the one
 //! match from the contract's enum to a vendor's module. Used by `orders`; a vendor's module
 //! knows no other vendor.
 
@@ -7,7 +7,9 @@ mod haoka;
 mod wechat;
 mod wire;
 
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -45,12 +47,74 @@ pub trait Provider: Send + Sync {
     }
 
     /// Asks the vendor for an order, once (a refused token is renewed, and the order asked for
-    /// once more). The order's `account` is left for the caller to fill in.
+    /// once more); each call goes through the gate. The order's `account` is left for the caller to fill in.
     ///
     /// # Errors
     /// Everything that the vendor's table of errors names; what its answers and its transport
     /// can do wrong.
-    async fn get_order(&self, query: &Query) -> Result<Order, Error>;
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error>;
+
+    /// What the vendor allows, and how this account asks.
+    fn rules(&self) -> Rules;
+}
+
+/// What a vendor allows, and how an account asks within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How old an answer may be by default.
+    pub freshness: Duration,
+    /// How many calls the vendor allows in any minute; `None` where it names no limit.
+    pub calls_per_minute: Option<u32>,
+    /// How many calls the vendor allows for one order in any 24 hours.
+    pub calls_per_order_per_day: Option<u32>,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+}
+
+/// Lets calls for orders through to a vendor, and counts them.
+#[async_trait]
+pub trait Gate: Send + Sync {
+    /// Counts a call that is about to be sent. Every call has a pass of its own.
+    ///
+    /// # Errors
+    /// `PROVIDER_QUOTA_EXHAUSTED` where the vendor may not be asked now; `STORE_UNAVAILABLE`
+    /// where a call could not be counted.
+    async fn enter(&self) -> Result<Pass, Error>;
+
+    /// Notes what became of the call.
+    async fn leave(&self, pass: Pass, left: Left);
+}
+
+/// The leave to make one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass(pub String);
+
+/// What is known of a call that was let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Its answer came, so the vendor has counted it by now.
+    Answered,
+    /// It was never sent.
+    Unsent,
+    /// It may have reached the vendor, and may be counted still.
+    Unknown,
+}
+
+/// Makes a call through the gate. `call` begins to work once it is let through: what it stamps
+/// and signs is of the time of sending.
+async fn through<T>(
+    gate: &dyn Gate,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let pass = gate.enter().await?;
+    let outcome = call.await;
+    let left = match &outcome {
+        Ok(_) => Left::Answered,
+        Err(error) if error.unsent => Left::Unsent,
+        Err(_) => Left::Unknown,
+    };
+    gate.leave(pass, left).await;
+    outcome
 }
 
 /// Which order a vendor is asked for. Both fields have passed the vendor's checks.
@@ -62,13 +126,13 @@ pub struct Query {
     pub machine_no: String,
 }
 
-/// What every vendor's module is handed.
-#[derive(Clone)]
-pub struct Parts {
-    /// The time.
-    pub clock: Arc<dyn Clock>,
+/// What an order is asked for with.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// What every call for the order goes through.
+    pub gate: &'a dyn Gate,
     /// Where access tokens are remembered.
-    pub tokens: Arc<dyn TokenStore>,
+    pub tokens: &'a dyn TokenStore,
 }
 
 /// A vendor's access token.
@@ -115,17 +179,27 @@ pub trait TokenStore: Send + Sync {
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error>;
 }
 
+/// An id that no other call or owner has, in this process or another.
+#[must_use]
+pub fn new_id() -> String {
+    /// Tells this process from others: random, by the standard library's own random keys.
+    static PROCESS: LazyLock<u64> =
+        LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{:016x}-{:x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Reads the settings of an account at that vendor. `None` where something is wrong, which is
 /// noted in the section.
 pub fn configure(
     provider: pb::Provider,
     section: &mut Section,
-    parts: &Parts,
+    clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
     match provider {
-        pb::Provider::Wechat => wechat::configure(section, parts),
-        pb::Provider::Dingshang => dingshang::configure(section, parts),
-        pb::Provider::Haoka => haoka::configure(section, parts),
+        pb::Provider::Wechat => wechat::configure(section, clock),
+        pb::Provider::Dingshang => dingshang::configure(section, clock),
+        pb::Provider::Haoka => haoka::configure(section, clock),
         pb::Provider::Unspecified => None,
     }
 }

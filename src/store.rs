@@ -8,12 +8,15 @@
 mod memory;
 mod slots;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
 pub use memory::Memory;
 
+use crate::clock::Clock;
+use crate::config;
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::TokenStore;
@@ -49,7 +52,9 @@ pub trait Store: TokenStore {
     /// one call is let through each time that `wait` is over, until [`reopen`](Self::reopen).
     async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error>;
 
-    /// Opens a closed account: the vendor answers again.
+    /// Opens an account that is closed with `probe`, if a probe was let through since: its vendor
+    /// answers again. Answers to calls of before open nothing, nor does anything but the time
+    /// open an account that is closed without `probe`.
     async fn reopen(&self, account: &str) -> Result<(), Error>;
 
     /// Whether other processes use the same store, so that a lease joins their calls with ours.
@@ -99,6 +104,17 @@ pub enum Take {
     Full(usize, Duration),
     /// The account is closed for so long.
     Closed(Duration),
+}
+
+/// Opens the store that is configured.
+///
+/// # Errors
+/// Why it cannot be opened, and what to do.
+pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
+    match store {
+        config::Store::Memory => Ok(Arc::new(Memory::new(Arc::clone(clock)))),
+        config::Store::File(_) | config::Store::Redis(_) => Err("not yet".to_owned()),
+    }
 }
 
 /// Whether an order's state may take the place of the one that is known.

@@ -189,6 +189,12 @@ impl Section {
         read_file(&self.context.path(&path), limit).map_err(|text| self.problem(key, text)).ok()
     }
 
+    /// The path as the file means it: relative ones count from the file's own folder.
+    #[must_use]
+    pub fn resolve(&self, path: &str) -> PathBuf {
+        self.context.path(path)
+    }
+
     /// The table of that name; an empty one where there is none.
     #[must_use]
     pub fn section(&mut self, key: &str) -> Self {
@@ -263,6 +269,15 @@ impl Value for bool {
 
     fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
         value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+    }
+}
+
+impl Value for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        let number = value.as_integer().and_then(|number| number.try_into().ok());
+        number.ok_or_else(|| format!("must be {}", Self::EXPECTED))
     }
 }
 

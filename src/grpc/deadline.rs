@@ -19,6 +19,10 @@ use super::status;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 
+/// How much longer than its deadline a call is waited for: handlers know more of what they were
+/// doing, and answer for themselves.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// When the answer must be on its way; put into every request by [`Bounded`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline(Instant);
@@ -71,7 +75,7 @@ where
         }
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
-            match timeout_at(deadline, call).await {
+            match timeout_at(deadline + GRACE, call).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_panic)) => Ok(refuse(&method, &Error::internal("the handler panicked"))),
                 Err(_elapsed) => Ok(refuse(&method, &out_of_time())),

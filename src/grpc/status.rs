@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::error::Error;
-use crate::pb::{self, ErrorReason};
+use crate::pb::{self, ErrorReason, OrderError};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "orderquery";
@@ -50,6 +50,20 @@ pub(super) fn fail(method: &str, id: &str, error: &Error) -> Status {
     status(error)
 }
 
+/// Logs the failure of one order of a batch, and puts it into the batch's words.
+pub(super) fn fail_in_batch(method: &str, id: &str, error: &Error) -> OrderError {
+    log(method, id, error);
+    OrderError {
+        code: code(error.reason).into(),
+        message: error.message.clone(),
+        reason: error.reason.into(),
+        retry_delay: error.retry_after.and_then(|wait| wait.try_into().ok()),
+        provider_code: error.provider_code.clone().unwrap_or_default(),
+        provider_message: error.provider_message.clone().unwrap_or_default(),
+        field: error.field.unwrap_or_default().to_owned(),
+    }
+}
+
 fn status(error: &Error) -> Status {
     let metadata = [
         ("provider", error.provider.map(pb::Provider::word)),
@@ -64,8 +78,9 @@ fn status(error: &Error) -> Status {
         details.add_bad_request_violation(field, error.message.as_str());
     }
     if error.reason == ErrorReason::ProviderQuotaExhausted {
-        let account = error.account.as_deref().unwrap_or_default();
-        details.add_quota_failure_violation(format!("account/{account}"), error.message.as_str());
+        let account = || format!("account/{}", error.account.as_deref().unwrap_or_default());
+        let subject = error.quota.clone().unwrap_or_else(account);
+        details.add_quota_failure_violation(subject, error.message.as_str());
     }
     let mut pushback = MetadataMap::new();
     if let Some(wait) = error.retry_after {

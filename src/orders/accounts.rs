@@ -2,13 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef};
-use crate::providers::{self, Parts, Provider, Query};
+use crate::providers::{self, Means, Provider, Query, Rules};
+
+/// What an account may set as `freshness`.
+const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_hours(24);
+
+/// The most that an account may set as a limit where its vendor has none.
+const LIMIT_CEILING: u32 = 10_000;
 
 /// The longest name of an account, in bytes.
 const NAME_LIMIT: usize = 64;
@@ -21,12 +30,16 @@ pub struct Account {
     pub provider: pb::Provider,
     /// Whether the vendor can be asked now, as far as is known.
     pub(super) askable: watch::Sender<bool>,
+    /// The vendor's rules, as this account keeps them.
+    pub(super) rules: Rules,
+    /// What the stores know the account by: the vendor's own identity, not the name.
+    pub(super) key: String,
     is_default: bool,
     vendor: Box<dyn Provider>,
 }
 
 impl Account {
-    /// An account that asks with the vendor's module.
+    /// An account that asks with the vendor's module, by the vendor's own rules.
     #[must_use]
     pub fn new(
         name: &str,
@@ -35,11 +48,13 @@ impl Account {
         vendor: Box<dyn Provider>,
     ) -> Self {
         let askable = watch::Sender::new(true);
-        Self { name: name.to_owned(), provider, askable, is_default, vendor }
+        let rules = vendor.rules();
+        let key = key(&[&provider.word(), &vendor.identity()]);
+        Self { name: name.to_owned(), provider, askable, rules, key, is_default, vendor }
     }
 
     /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
-    fn read(name: &str, mut section: Section, parts: &Parts) -> Option<Self> {
+    fn read(name: &str, mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
         if !is_name(name) {
             let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
             section.problem("", text);
@@ -51,9 +66,32 @@ impl Account {
         }
         let provider = section.choice("provider", &words)?;
         let is_default = section.take("default").unwrap_or(false);
-        let vendor = providers::configure(provider, &mut section, parts);
+        let vendor = providers::configure(provider, &mut section, clock);
+        let freshness = section.duration("freshness", FRESHNESS_RANGE);
+        let rules = vendor.as_ref().map(|vendor| vendor.rules());
+        let per_minute = limit(&mut section, "calls_per_minute", rules.map(|r| r.calls_per_minute));
+        let per_day = limit(
+            &mut section,
+            "calls_per_order_per_day",
+            rules.map(|rules| rules.calls_per_order_per_day),
+        );
         section.finish();
-        Some(Self::new(name, provider, is_default, vendor?))
+        let mut account = Self::new(name, provider, is_default, vendor?);
+        account.rules.freshness = freshness.unwrap_or(account.rules.freshness);
+        account.rules.calls_per_minute = per_minute;
+        account.rules.calls_per_order_per_day = per_day;
+        Some(account)
+    }
+
+    /// Whether calls have to be counted before they are sent.
+    pub(super) fn is_limited(&self) -> bool {
+        self.rules.calls_per_minute.is_some() || self.rules.calls_per_order_per_day.is_some()
+    }
+
+    /// What the stores know the order by.
+    pub(super) fn order_key(&self, query: &Query) -> String {
+        let vendor = self.vendor.identity();
+        key(&[&self.provider.word(), &vendor, &query.id, &query.machine_no])
     }
 
     /// The question for the vendor, checked.
@@ -63,10 +101,26 @@ impl Account {
         Ok(Query { id: order.id.clone(), machine_no })
     }
 
-    /// Asks the vendor.
-    pub(super) async fn ask(&self, query: &Query) -> Result<Order, Error> {
-        let order = self.vendor.get_order(query).await?;
-        Ok(Order { account: self.name.clone(), ..order })
+    /// Notes what a call's outcome says of the account: an answer of any kind but one tells that
+    /// the credentials are good; trouble on the way tells nothing.
+    pub(super) fn note(&self, error: Option<&Error>) {
+        let askable = match error.map(|error| error.reason) {
+            Some(ErrorReason::ProviderCredentialsRejected) => false,
+            None
+            | Some(
+                ErrorReason::OrderNotFound
+                | ErrorReason::OrderExpired
+                | ErrorReason::InvalidRequest
+                | ErrorReason::ProviderError,
+            ) => true,
+            Some(_) => return,
+        };
+        self.askable.send_if_modified(|was| std::mem::replace(was, askable) != askable);
+    }
+
+    /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
+    pub(super) async fn ask(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        self.vendor.get_order(query, means).await
     }
 }
 
@@ -82,7 +136,7 @@ impl Accounts {
 
     /// Reads the tables of all accounts. What is wrong is noted in them.
     #[must_use]
-    pub fn read(tables: Vec<(String, Section)>, parts: &Parts) -> Self {
+    pub fn read(tables: Vec<(String, Section)>, clock: &Arc<dyn Clock>) -> Self {
         let mut accounts: Vec<Account> = Vec::new();
         let mut identities = HashMap::new();
         let mut defaults = HashMap::new();
@@ -92,7 +146,7 @@ impl Accounts {
             if accounts.iter().any(|account| account.name == name) {
                 place.problem("", "is configured twice");
             }
-            let Some(account) = Account::read(&name, table, parts) else { continue };
+            let Some(account) = Account::read(&name, table, clock) else { continue };
             let identity = (account.provider, account.vendor.identity());
             if let Some(other) = identities.insert(identity, name.clone()) {
                 let text = format!(
@@ -171,6 +225,23 @@ impl Accounts {
             ))),
         }
     }
+}
+
+/// One text of several, that no others make.
+fn key(parts: &[&str]) -> String {
+    serde_json::Value::from(parts).to_string()
+}
+
+/// A limit of calls, which may be lower than the vendor's but not higher. `vendors` is unknown
+/// where the vendor's settings are wrong.
+fn limit(section: &mut Section, key: &str, vendors: Option<Option<u32>>) -> Option<u32> {
+    let vendors = vendors?;
+    let most = vendors.unwrap_or(LIMIT_CEILING);
+    let given: Option<u32> = section.take(key);
+    if given.is_some_and(|given| !(1..=most).contains(&given)) {
+        section.problem(key, format!("must be between 1 and {most}"));
+    }
+    given.or(vendors)
 }
 
 fn is_name(text: &str) -> bool {

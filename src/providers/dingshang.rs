@@ -2,6 +2,7 @@
 //! vendor's page of that call but in its other public pages and clients; what is *assumed* is our
 //! reading.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,13 +14,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
-use super::{Parts, Provider, Query};
+use super::{Means, Provider, Query, Rules};
+use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
-use crate::outbound::{Body, Client, Request};
+use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{self, ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// The vendor names no limits.
+const RULES: Rules = Rules {
+    freshness: Duration::from_secs(5),
+    calls_per_minute: None,
+    calls_per_order_per_day: None,
+    timeout: Duration::from_secs(3),
+};
 
 /// An id of 0 is protobuf's word for none (*assumed*, as is that an absent amount is not 0: it
 /// is a text, and only numbers and booleans are left out for being 0 and false).
@@ -101,8 +109,11 @@ const ERRORS: &[(&str, Refusal)] = {
 const MACHINE_NO: &str = "machine_no";
 
 /// Reads the settings of an account.
-pub(super) fn configure(section: &mut Section, parts: &Parts) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, None, TIMEOUT, &parts.clock);
+pub(super) fn configure(
+    section: &mut Section,
+    clock: &Arc<dyn Clock>,
+) -> Option<Box<dyn Provider>> {
+    let client = Client::configure(section, None, RULES.timeout, clock);
     let app_id: Option<String> = section.require("app_id");
     let app_secret: Option<Secret> = section.require("app_secret");
     let app_key: Option<Secret> = section.take("app_key");
@@ -186,22 +197,35 @@ impl Provider for Dingshang {
         }
     }
 
-    async fn get_order(&self, query: &Query) -> Result<Order, Error> {
+    fn rules(&self) -> Rules {
+        Rules { timeout: self.client.timeout(), ..RULES }
+    }
+
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        let answer = super::through(means.gate, self.send(query)).await?;
+        self.read(query, &answer)
+    }
+}
+
+impl Dingshang {
+    async fn send(&self, query: &Query) -> Result<Answer, Error> {
         let payload = self.payload(&query.machine_no, self.client.unix_time())?;
-        let answer = self
-            .client
+        self.client
             .send(Request {
                 path: &["api", "openapi", "v1", "orders", &query.id],
                 headers: &[("Appid", &self.app_id), ("AppSecret", self.app_secret.expose())],
                 body: Body::Json(format!("{{\"payload\":\"{payload}\"}}")),
                 ..Request::default()
             })
-            .await?;
-        let envelope: Envelope<'_> = wire::envelope(&answer)?;
+            .await
+    }
+
+    fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
+        let envelope: Envelope<'_> = wire::envelope(answer)?;
         // Zero fields are left out, the code among them.
         if let Some(code) = envelope.code.some().filter(|code| *code != "0") {
             let row = ERRORS.iter().find(|(known, _)| *known == code).map(|(_, row)| *row);
-            return Err(wire::refused(row, &answer, code, envelope.message.text()));
+            return Err(wire::refused(row, answer, code, envelope.message.text()));
         }
         answer.check_status()?;
         let data = envelope.data.map(RawValue::get).filter(|data| data.starts_with('{'));
@@ -213,9 +237,7 @@ impl Provider for Dingshang {
             Some(_) => self.translate(&data, query, answer.sent.into()),
         }
     }
-}
 
-impl Dingshang {
     /// The base64 of the signed question.
     fn payload(&self, machine_no: &str, timestamp: u64) -> Result<String, Error> {
         #[derive(Serialize)]

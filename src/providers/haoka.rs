@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
-use super::{Parts, Provider, Query};
+use super::{Means, Provider, Query, Rules};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
-use crate::error::Error;
+use crate::error::{Closing, Error};
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{
     self, ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard,
@@ -22,8 +22,14 @@ use crate::pb::{
 
 const BASE_URL: &str = "https://haokaopenapi.lot-ml.com";
 
-/// Longer than the other vendors': a call that is given up still counts against the limits.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The documented limits, and how we ask within them. The timeout is longer than the other
+/// vendors': a call that is given up still counts.
+const RULES: Rules = Rules {
+    freshness: Duration::from_mins(15),
+    calls_per_minute: Some(200),
+    calls_per_order_per_day: Some(10),
+    timeout: Duration::from_secs(10),
+};
 
 /// The vendor's times are of Asia/Shanghai (*assumed*), which is always UTC+8.
 const HOURS_AHEAD: i8 = 8;
@@ -65,7 +71,7 @@ const NOT_FOUND: &str = "订单不存在";
 /// What other error texts hold; their meaning is *assumed*.
 const ERROR_TEXTS: &[(&str, Refusal)] = {
     const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-    const BLOCKED: Refusal = Refusal::too_often(Duration::from_mins(1));
+    const BLOCKED: Refusal = Refusal::too_often(Duration::from_mins(1), Closing::ForTheTime);
     &[("签名", REJECTED), ("时间戳", REJECTED), ("频繁", BLOCKED), ("拦截", BLOCKED)]
 };
 
@@ -77,8 +83,11 @@ enum Encoding {
 }
 
 /// Reads the settings of an account.
-pub(super) fn configure(section: &mut Section, parts: &Parts) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, Some(BASE_URL), TIMEOUT, &parts.clock);
+pub(super) fn configure(
+    section: &mut Section,
+    clock: &Arc<dyn Clock>,
+) -> Option<Box<dyn Provider>> {
+    let client = Client::configure(section, Some(BASE_URL), RULES.timeout, clock);
     let user_id: Option<String> = section.require("user_id");
     let secret: Option<Secret> = section.require("secret");
     let encodings = [("multipart", Encoding::Multipart), ("urlencoded", Encoding::UrlEncoded)];
@@ -88,7 +97,7 @@ pub(super) fn configure(section: &mut Section, parts: &Parts) -> Option<Box<dyn 
         user_id: user_id?,
         secret: secret?,
         encoding,
-        clock: Arc::clone(&parts.clock),
+        clock: Arc::clone(clock),
         clocks_differ: AtomicBool::new(false),
     }))
 }
@@ -113,7 +122,19 @@ impl Provider for Haoka {
         wire::check_word_id(id)
     }
 
-    async fn get_order(&self, query: &Query) -> Result<Order, Error> {
+    fn rules(&self) -> Rules {
+        Rules { timeout: self.client.timeout(), ..RULES }
+    }
+
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        let answer = super::through(means.gate, self.send(query)).await?;
+        self.compare_clocks(&answer);
+        Self::read(query, &answer)
+    }
+}
+
+impl Haoka {
+    async fn send(&self, query: &Query) -> Result<Answer, Error> {
         let timestamp = self.client.unix_time().to_string();
         let sign = sign(&query.id, &timestamp, &self.user_id, &self.secret);
         let fields = [
@@ -127,15 +148,16 @@ impl Provider for Haoka {
             Encoding::UrlEncoded => Body::UrlEncoded(&fields),
         };
         let path = &["api", "order", "GetOrderInfo"];
-        let answer = self.client.send(Request { path, body, ..Request::default() }).await?;
-        self.compare_clocks(&answer);
+        self.client.send(Request { path, body, ..Request::default() }).await
+    }
 
-        let envelope: Envelope<'_> = wire::envelope(&answer)?;
+    fn read(query: &Query, answer: &Answer) -> Result<Order, Error> {
+        let envelope: Envelope<'_> = wire::envelope(answer)?;
         match envelope.code.some() {
             Some("0") => {}
             Some(code) => {
                 let text = envelope.text();
-                return Err(wire::refused(row(&text), &answer, code, &text));
+                return Err(wire::refused(row(&text), answer, code, &text));
             }
             // What is no envelope of the vendor's may come from a gateway before it.
             None => {
@@ -154,9 +176,7 @@ impl Provider for Haoka {
         }
         data.translate(query, answer.sent.into())
     }
-}
 
-impl Haoka {
     /// Warns when the vendor's clock and ours begin to differ.
     fn compare_clocks(&self, answer: &Answer) {
         let Some(date) = answer.date else { return };

@@ -4,6 +4,7 @@
 
 mod token;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,17 +13,25 @@ use serde::Deserialize;
 
 use self::token::Tokens;
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
-use super::{Parts, Provider, Query, Token};
+use super::{Means, Provider, Query, Rules, Token};
+use crate::clock::Clock;
 use crate::config::Section;
-use crate::error::Error;
-use crate::outbound::{Client, Request};
+use crate::error::{Closing, Error};
+use crate::outbound::{Answer, Client, Request};
 use crate::pb::{
     self, ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
     ResourceUsage,
 };
 
 const BASE_URL: &str = "https://api.weixin.qq.com";
-const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The vendor names no limits that are the same for all; it answers 45009 and 45011.
+const RULES: Rules = Rules {
+    freshness: Duration::from_secs(10),
+    calls_per_minute: None,
+    calls_per_order_per_day: None,
+    timeout: Duration::from_secs(3),
+};
 
 /// `orderPrice` is documented to be in cents; of which currency is *assumed*.
 const CURRENCY: &str = "CNY";
@@ -63,8 +72,8 @@ const ERRORS: &[(&str, Refusal)] = {
     const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
     &[
         ("-1", Refusal::new(ErrorReason::ProviderUnavailable)),
-        ("45009", Refusal::too_often(Duration::from_mins(15))),
-        ("45011", Refusal::too_often(Duration::from_mins(1))),
+        ("45009", Refusal::too_often(Duration::from_mins(15), Closing::UntilProbed)),
+        ("45011", Refusal::too_often(Duration::from_mins(1), Closing::ForTheTime)),
         ("48001", REJECTED),
         ("48004", REJECTED),
         ("50002", REJECTED),
@@ -85,18 +94,26 @@ const ORDER_ERRORS: &[(&str, Refusal)] = &[
 const TOKEN_REFUSED: &[&str] = &["40001", "40014", "42001"];
 
 /// Reads the settings of an account.
-pub(super) fn configure(section: &mut Section, parts: &Parts) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, Some(BASE_URL), TIMEOUT, &parts.clock);
+pub(super) fn configure(
+    section: &mut Section,
+    clock: &Arc<dyn Clock>,
+) -> Option<Box<dyn Provider>> {
+    let client = Client::configure(section, Some(BASE_URL), RULES.timeout, clock);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
     let identity = format!("{} {}", client.base_url(), settings.app_id);
-    Some(Box::new(Wechat { tokens: Tokens::new(settings, &identity, parts), client, identity }))
+    Some(Box::new(Wechat { tokens: Tokens::new(settings, &identity, clock), client, identity }))
 }
 
 struct Wechat {
     client: Client,
     identity: String,
     tokens: Tokens,
+}
+
+/// Without a token there is no call for the order.
+fn unsent(error: Error) -> Error {
+    Error { unsent: true, ..error }
 }
 
 /// What became of one order call.
@@ -115,38 +132,59 @@ impl Provider for Wechat {
         wire::check_word_id(id)
     }
 
-    async fn get_order(&self, query: &Query) -> Result<Order, Error> {
-        let token = self.tokens.current(&self.client).await?;
-        let refusal = match self.ask(query, &token).await? {
+    fn rules(&self) -> Rules {
+        Rules { timeout: self.client.timeout(), ..RULES }
+    }
+
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        // A closed account is not asked for a token either, so the gate comes first.
+        let (token, answer) = super::through(means.gate, async {
+            let token = self.tokens.current(&self.client, means.tokens).await.map_err(unsent)?;
+            Ok((token.clone(), self.send(query, &token).await?))
+        })
+        .await?;
+        let refusal = match Self::read(query, &answer)? {
             Asked::Order(order) => return Ok(*order),
             Asked::TokenRefused(error) => error,
         };
-        let token = self.tokens.replace(&self.client, &token, refusal).await?;
-        match self.ask(query, &token).await? {
+        let (token, answer) = super::through(means.gate, async {
+            let token = self
+                .tokens
+                .replace(&self.client, means.tokens, &token, refusal)
+                .await
+                .map_err(unsent)?;
+            Ok((token.clone(), self.send(query, &token).await?))
+        })
+        .await?;
+        match Self::read(query, &answer)? {
             Asked::Order(order) => Ok(*order),
-            Asked::TokenRefused(error) => Err(self.tokens.give_up(&token, error).await),
+            Asked::TokenRefused(error) => {
+                Err(self.tokens.give_up(means.tokens, &token, error).await)
+            }
         }
     }
 }
 
 impl Wechat {
-    async fn ask(&self, query: &Query, token: &Token) -> Result<Asked, Error> {
-        let answer = self
-            .client
+    async fn send(&self, query: &Query, token: &Token) -> Result<Answer, Error> {
+        self.client
             .send(Request {
                 path: &["wxa", "charge", "service-provider", "order", "get"],
                 query: &[("access_token", token.value.expose()), ("orderId", &query.id)],
                 ..Request::default()
             })
-            .await?;
-        let envelope: Envelope = wire::envelope(&answer)?;
+            .await
+    }
+
+    fn read(query: &Query, answer: &Answer) -> Result<Asked, Error> {
+        let envelope: Envelope = wire::envelope(answer)?;
         if let Some(code) = failure(&envelope.errcode) {
             let text = envelope.errmsg.text();
             if TOKEN_REFUSED.contains(&code) {
                 let rejected = Refusal::new(ErrorReason::ProviderCredentialsRejected);
                 return Ok(Asked::TokenRefused(rejected.error(code, text)));
             }
-            return Err(wire::refused(row(ORDER_ERRORS, code), &answer, code, text));
+            return Err(wire::refused(row(ORDER_ERRORS, code), answer, code, text));
         }
         answer.check_status()?;
         let order = envelope.order.0.ok_or_else(|| Error::unreadable("it holds no order"))?;

@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::error::Error;
+use crate::error::{Closing, Error};
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 
@@ -231,7 +231,7 @@ pub(super) struct Refusal {
     /// The request's field that the vendor turned down.
     field: Option<&'static str>,
     /// How long the vendor wants to be left alone.
-    wait: Option<Duration>,
+    wait: Option<(Duration, Closing)>,
 }
 
 impl Refusal {
@@ -243,8 +243,9 @@ impl Refusal {
         Self { reason: ErrorReason::InvalidRequest, field: Some(field), wait: None }
     }
 
-    pub(super) const fn too_often(wait: Duration) -> Self {
-        Self { reason: ErrorReason::ProviderQuotaExhausted, field: None, wait: Some(wait) }
+    pub(super) const fn too_often(wait: Duration, closing: Closing) -> Self {
+        let wait = Some((wait, closing));
+        Self { reason: ErrorReason::ProviderQuotaExhausted, field: None, wait }
     }
 
     /// The error for a caller, with the vendor's own code and text.
@@ -276,7 +277,8 @@ impl Refusal {
         } else {
             Error::new(self.reason, message)
         };
-        Error { field: self.field, retry_after: self.wait.or(error.retry_after), ..error }
+        let (wait, closes) = self.wait.unzip();
+        Error { field: self.field, retry_after: wait.or(error.retry_after), closes, ..error }
             .vendor_said(Some(code.to_owned()), Some(text.to_owned()))
     }
 }

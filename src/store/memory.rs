@@ -161,7 +161,11 @@ impl Store for Memory {
     }
 
     async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.with(|state, _| state.closures.remove(account));
+        self.with(|state, _| {
+            if state.closures.get(account).is_some_and(|closure| closure.probing) {
+                state.closures.remove(account);
+            }
+        });
         Ok(())
     }
 

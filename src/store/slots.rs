@@ -69,12 +69,15 @@ pub(super) struct Closure {
     pub(super) until: SystemTime,
     /// How long to wait after each probe; zero where the time alone opens it.
     pub(super) probe_every: Duration,
+    /// Whether a probe was let through since.
+    pub(super) probing: bool,
 }
 
 impl Closure {
     /// Closed from now on.
     pub(super) fn new(wait: Duration, probe: bool, now: SystemTime) -> Self {
-        Self { until: now + wait, probe_every: if probe { wait } else { Duration::ZERO } }
+        let probe_every = if probe { wait } else { Duration::ZERO };
+        Self { until: now + wait, probe_every, probing: false }
     }
 
     /// How long it is closed; `None` for the call that may go through, which then is the probe.
@@ -83,6 +86,7 @@ impl Closure {
             Ok(left) if !left.is_zero() => Some(left),
             _ => {
                 self.until = now + self.probe_every;
+                self.probing = !self.probe_every.is_zero();
                 None
             }
         }

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use order_query::clock::{Clock, SystemClock};
 use order_query::error::Error;
 use order_query::grpc;
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, Provider};
-use order_query::providers::{self, Query};
+use order_query::providers::{self, Means, Query, Rules};
 use order_query::sandbox::Sandbox;
 use order_query::server;
+use order_query::store::Memory;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -174,7 +176,16 @@ impl providers::Provider for Panics {
         Ok(())
     }
 
-    async fn get_order(&self, query: &Query) -> Result<Order, Error> {
+    fn rules(&self) -> Rules {
+        Rules {
+            freshness: Duration::ZERO,
+            calls_per_minute: None,
+            calls_per_order_per_day: None,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
         assert_ne!(query.id, "in-call", "panics as it is meant to");
         Ok(Order { id: query.id.clone(), ..Order::default() })
     }
@@ -183,8 +194,11 @@ impl providers::Provider for Panics {
 #[tokio::test]
 async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let account = Account::new("panics", Provider::Haoka, false, Box::new(Panics));
-    let orders = Arc::new(Orders::new(Accounts::new(vec![account])));
-    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+    let stopping = CancellationToken::new();
+    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15), stopping));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, routes, CancellationToken::new()));

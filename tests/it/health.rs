@@ -1,10 +1,14 @@
 //! Health as probes see it: before, during and after; on both listeners; for each account.
 
+use std::sync::Arc;
+
+use order_query::clock::{Clock, SystemClock};
 use order_query::health::Health;
 use order_query::orders::{Accounts, Orders};
 use order_query::pb::Provider;
 use order_query::sandbox::Vendor;
 use order_query::server;
+use order_query::store::Memory;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +36,10 @@ async fn check(channel: &Channel, service: &str) -> Result<ServingStatus, Code> 
 async fn nothing_but_liveness_serves_before_the_server_is_ready() {
     let (ready, is_ready) = watch::channel(false);
     let stopping = CancellationToken::new();
-    let health = Health::new(&Orders::new(Accounts::new(Vec::new())), &is_ready, stopping.clone());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let orders = Orders::new(Accounts::new(Vec::new()), store, clock);
+    let health = Health::new(&orders, &is_ready, stopping.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, Routes::new(health.service()), stopping));

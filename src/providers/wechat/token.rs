@@ -6,11 +6,12 @@
 //! call and ends the life of the one before. `force_refresh` would throw out every other user of
 //! the account: it is never sent.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::{failure, row};
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
-use crate::providers::{Parts, Token, TokenStore};
+use crate::providers::{Token, TokenStore, new_id};
 
 /// How long before its end a token is renewed: under 300 s, from when on the stable way gives a
 /// new one.
@@ -33,6 +34,13 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest such wait, and the one after refused credentials, which only an operator mends.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+/// How long a renewal keeps other processes from renewing, in timeouts of the account: well above
+/// what one call can take.
+const LEASE_TIMEOUTS: u32 = 4;
+
+/// How often a process that waits for another one's renewal looks for the token.
+const LEASE_POLL: Duration = Duration::from_millis(50);
 
 /// `errcode` of the token call for the account's own credentials and address.
 const TOKEN_ERRORS: &[(&str, Refusal)] = {
@@ -74,8 +82,9 @@ pub(super) struct Tokens {
     settings: Settings,
     /// What the store knows the token by: the two ways have tokens of their own.
     key: String,
-    store: Arc<dyn TokenStore>,
     clock: Arc<dyn Clock>,
+    /// The token that was used last: a store that is down must not make every call a refresh.
+    local: std::sync::Mutex<Option<Token>>,
     /// Held while a token is asked for, so that one caller does it for all.
     last_failure: Mutex<Option<Failure>>,
 }
@@ -87,62 +96,95 @@ struct Failure {
     wait: Duration,
 }
 
+/// A token that the vendor refused, and with what words.
+type Refused<'a> = Option<(&'a Token, Error)>;
+
 impl Tokens {
-    pub(super) fn new(settings: Settings, identity: &str, parts: &Parts) -> Self {
-        let key = format!("{identity} {:?}", settings.way);
-        let (store, clock) = (Arc::clone(&parts.tokens), Arc::clone(&parts.clock));
-        Self { settings, key, store, clock, last_failure: Mutex::new(None) }
+    pub(super) fn new(settings: Settings, identity: &str, clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            key: format!("{identity} {:?}", settings.way),
+            settings,
+            clock: Arc::clone(clock),
+            local: std::sync::Mutex::default(),
+            last_failure: Mutex::default(),
+        }
     }
 
     /// The token to use now.
-    pub(super) async fn current(&self, client: &Client) -> Result<Token, Error> {
-        if let Some(token) = self.usable().await? {
+    pub(super) async fn current(
+        &self,
+        client: &Client,
+        store: &dyn TokenStore,
+    ) -> Result<Token, Error> {
+        if let Some(token) = self.usable(store, None).await {
             return Ok(token);
         }
         let mut last_failure = self.last_failure.lock().await;
-        if let Some(token) = self.usable().await? {
-            return Ok(token);
-        }
-        self.renew(client, &mut last_failure, None).await
+        self.renew(client, store, &mut last_failure, None).await
     }
 
     /// The token to use after the vendor refused `used`, with that `refusal`.
     pub(super) async fn replace(
         &self,
         client: &Client,
+        store: &dyn TokenStore,
         used: &Token,
         refusal: Error,
     ) -> Result<Token, Error> {
         let mut last_failure = self.last_failure.lock().await;
-        self.store.drop_if(&self.key, used).await?;
-        // Another caller may have renewed it meanwhile.
-        if let Some(token) = self.usable().await? {
-            return Ok(token);
-        }
-        self.renew(client, &mut last_failure, Some((used, refusal))).await
+        self.forget(store, used).await;
+        self.renew(client, store, &mut last_failure, Some((used, refusal))).await
     }
 
     /// Notes that the vendor refused even the renewed token, so that the next calls do not go
     /// the same way at once. Gives back the error.
-    pub(super) async fn give_up(&self, used: &Token, error: Error) -> Error {
+    pub(super) async fn give_up(
+        &self,
+        store: &dyn TokenStore,
+        used: &Token,
+        error: Error,
+    ) -> Error {
         let mut last_failure = self.last_failure.lock().await;
-        if let Err(store_error) = self.store.drop_if(&self.key, used).await {
-            return store_error;
-        }
+        self.forget(store, used).await;
         self.note(&mut last_failure, error)
     }
 
-    async fn usable(&self) -> Result<Option<Token>, Error> {
-        let token = self.store.load(&self.key).await?;
-        Ok(token.filter(|token| self.clock.now() < token.renew_at))
+    /// A token that lives still, and is not the refused one: ours, or the store's.
+    async fn usable(&self, store: &dyn TokenStore, refused: Option<&Token>) -> Option<Token> {
+        let fits = |token: &Token| {
+            self.clock.now() < token.renew_at
+                && refused.is_none_or(|refused| refused.value != token.value)
+        };
+        if let Some(token) = self.local().clone().filter(fits) {
+            return Some(token);
+        }
+        let kept = noted(store.load(&self.key).await).flatten().filter(fits)?;
+        *self.local() = Some(kept.clone());
+        Some(kept)
+    }
+
+    fn local(&self) -> MutexGuard<'_, Option<Token>> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the token, but only where it is still the one that was used.
+    async fn forget(&self, store: &dyn TokenStore, used: &Token) {
+        self.local().take_if(|token| token.value == used.value);
+        noted(store.drop_if(&self.key, used).await);
     }
 
     async fn renew(
         &self,
         client: &Client,
+        store: &dyn TokenStore,
         last_failure: &mut Option<Failure>,
-        refused: Option<(&Token, Error)>,
+        refused: Refused<'_>,
     ) -> Result<Token, Error> {
+        let used = refused.as_ref().map(|(used, _)| *used);
+        // Another caller may have renewed it meanwhile.
+        if let Some(token) = self.usable(store, used).await {
+            return Ok(token);
+        }
         if let Some(failure) = last_failure.as_ref()
             && let Ok(left) = failure.until.duration_since(self.clock.now())
             && !left.is_zero()
@@ -151,22 +193,67 @@ impl Tokens {
             let retry_after = error.retry_after.map(|_| left);
             return Err(Error { retry_after, ..error });
         }
-        let renewed = self.ask(client).await.and_then(|token| match refused {
-            Some((used, refusal)) if used.value == token.value => {
-                let said = refusal.detail.as_deref().unwrap_or_default();
-                let detail = format!("{said}; the token call gave the refused token again");
-                Err(refusal.detail(detail))
-            }
-            _ => Ok(token),
-        });
-        match renewed {
+        let (lease, owner) = (format!("{} lease", self.key), new_id());
+        let life = client.timeout() * LEASE_TIMEOUTS;
+        let outcome = match self.await_lease(store, &lease, &owner, life, used).await {
+            Ok(Some(token)) => Ok(token),
+            Ok(None) => self.ask_anew(client, store, refused).await,
+            Err(error) => Err(error),
+        };
+        noted(store.release(&lease, &owner).await);
+        match outcome {
             Ok(token) => {
                 *last_failure = None;
-                self.store.save(&self.key, &token).await?;
                 Ok(token)
             }
             Err(error) => Err(self.note(last_failure, error)),
         }
+    }
+
+    /// Waits until the renewal is ours (`None`), or another process has made it.
+    async fn await_lease(
+        &self,
+        store: &dyn TokenStore,
+        lease: &str,
+        owner: &str,
+        life: Duration,
+        refused: Option<&Token>,
+    ) -> Result<Option<Token>, Error> {
+        let give_up = Instant::now() + life * 2;
+        loop {
+            // Without a store there is nobody to share the token with.
+            let ours = noted(store.lease(lease, owner, life).await).unwrap_or(true);
+            if !ours {
+                tokio::time::sleep(LEASE_POLL).await;
+            }
+            let token = self.usable(store, refused).await;
+            if ours || token.is_some() {
+                return Ok(token);
+            }
+            if Instant::now() >= give_up {
+                let message = "another replica renews the vendor's token and does not get it done";
+                return Err(Error::unavailable(message));
+            }
+        }
+    }
+
+    async fn ask_anew(
+        &self,
+        client: &Client,
+        store: &dyn TokenStore,
+        refused: Refused<'_>,
+    ) -> Result<Token, Error> {
+        let token = self.ask(client).await?;
+        if let Some((used, refusal)) = refused
+            && used.value == token.value
+        {
+            let said = refusal.detail.as_deref().unwrap_or_default();
+            let detail = format!("{said}; the token call gave the refused token again");
+            return Err(refusal.detail(detail));
+        }
+        noted(store.save(&self.key, &token).await);
+        *self.local() = Some(token.clone());
+        Ok(token)
     }
 
     fn note(&self, last_failure: &mut Option<Failure>, error: Error) -> Error {
@@ -211,6 +298,13 @@ impl Tokens {
         };
         read(&answer)
     }
+}
+
+/// What the store said, if it did: without it the token at hand is used on.
+fn noted<T>(outcome: Result<T, Error>) -> Option<T> {
+    outcome
+        .map_err(|error| tracing::debug!(detail = error.detail, "the store did not help a token"))
+        .ok()
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,99 @@
+//! How old an answer may be, and from when on asking again can bring news. Used by `orders`.
+
+use std::time::{Duration, SystemTime};
+
+use crate::pb::Order;
+use crate::providers::Rules;
+use crate::store::Known;
+
+/// The longest that a stretched freshness gets.
+const LONGEST: Duration = Duration::from_hours(6);
+
+/// How many of the day's calls for an order are kept for callers who set `max_age`.
+const KEPT_FOR_MAX_AGE: u32 = 2;
+
+/// How many calls a day an order has for callers who set `max_age`, or for those who do not.
+pub(super) fn calls_per_day(rules: &Rules, sets_max_age: bool) -> Option<u32> {
+    let limit = rules.calls_per_order_per_day?;
+    Some(if sets_max_age { limit } else { limit.saturating_sub(KEPT_FOR_MAX_AGE).max(1) })
+}
+
+/// How old an answer may be where the caller does not say. Under a daily limit it grows with the
+/// calls that are spent, so that the day's calls last the day.
+pub(super) fn default_max_age(rules: &Rules, spent: usize) -> Duration {
+    if rules.calls_per_order_per_day.is_none() {
+        return rules.freshness;
+    }
+    let doublings = u32::try_from(spent.saturating_sub(2)).unwrap_or(u32::MAX);
+    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
+    rules.freshness.saturating_mul(factor).min(LONGEST.max(rules.freshness))
+}
+
+/// Whether the state is young enough for a question of that time.
+pub(super) fn is_young(state: &Order, max_age: Duration, arrival: SystemTime) -> bool {
+    state.terminal || observed(state).is_some_and(|observed| observed + max_age >= arrival)
+}
+
+/// When the state was observed.
+pub(super) fn observed(state: &Order) -> Option<SystemTime> {
+    state.observe_time.and_then(|time| SystemTime::try_from(time).ok())
+}
+
+/// From when on asking again, without `max_age`, can bring news; `None` for a terminal order.
+pub(super) fn refresh_time(rules: &Rules, known: &Known) -> Option<SystemTime> {
+    let state = known.state.as_ref().filter(|state| !state.terminal)?;
+    let old = observed(state)? + default_max_age(rules, known.spent.len());
+    // With the day's calls spent, one of them has to be free again, too.
+    let slot = calls_per_day(rules, false).and_then(|limit| {
+        let limit = usize::try_from(limit).ok()?;
+        known.spent.get(known.spent.len().checked_sub(limit)?)
+    });
+    Some(slot.map_or(old, |free_at| old.max(*free_at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        freshness: Duration::from_mins(15),
+        calls_per_minute: Some(200),
+        calls_per_order_per_day: Some(10),
+        timeout: Duration::from_secs(10),
+    };
+
+    #[test]
+    fn freshness_is_stretched_over_the_day() {
+        let minutes = |spent| default_max_age(&RULES, spent).as_secs() / 60;
+        let stretched: Vec<_> = (0..9).map(minutes).collect();
+        assert_eq!(stretched, [15, 15, 15, 30, 60, 120, 240, 360, 360]);
+        assert_eq!(minutes(usize::MAX), 360);
+        let unlimited = Rules { calls_per_order_per_day: None, ..RULES };
+        assert_eq!(default_max_age(&unlimited, 9), RULES.freshness);
+        let long = Rules { freshness: Duration::from_hours(8), ..RULES };
+        assert_eq!(default_max_age(&long, 9), long.freshness);
+    }
+
+    #[test]
+    fn the_last_two_calls_are_for_those_who_set_max_age() {
+        assert_eq!(calls_per_day(&RULES, true), Some(10));
+        assert_eq!(calls_per_day(&RULES, false), Some(8));
+        let scarce = Rules { calls_per_order_per_day: Some(2), ..RULES };
+        assert_eq!(calls_per_day(&scarce, false), Some(1), "somebody must be able to ask");
+    }
+
+    #[test]
+    fn news_waits_for_age_and_for_a_slot() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_hours(1_000_000 / 3600);
+        let state = Order { observe_time: Some(start.into()), ..Order::default() };
+        let day = |hours| start + Duration::from_hours(hours);
+        let mut known = Known { state: Some(state), spent: vec![day(20); 3] };
+        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_mins(30)));
+        known.spent = (1..=9).map(|slot| day(slot * 2)).collect();
+        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_hours(6)));
+        known.spent = (11..=19).map(day).collect();
+        assert_eq!(refresh_time(&RULES, &known), Some(day(12)), "two of nine must be free");
+        known.state.as_mut().unwrap().terminal = true;
+        assert_eq!(refresh_time(&RULES, &known), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! An account's limits: which windows a call must fit in, and what a caller is told when it does
+//! not. Used by `orders` for every call to a vendor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::accounts::Account;
+use super::freshness;
+use crate::error::Error;
+use crate::pb::ErrorReason;
+use crate::providers::{Gate, Left, Pass, new_id};
+use crate::store::{Call, Store, Take, Window};
+
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// How long after the account's timeout a request may still reach the vendor and be counted.
+const STRAGGLING: Duration = Duration::from_secs(20);
+
+/// Who asks, as far as the limits differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A caller who sets `max_age`: may have all of the day's calls.
+    Insistent,
+    /// A caller who does not.
+    Content,
+    /// A poller for watchers: besides, at most half of the minute's calls.
+    Poller,
+}
+
+/// The gate of one question's calls.
+pub(super) struct Quota {
+    pub(super) account: Arc<Account>,
+    pub(super) store: Arc<dyn Store>,
+    /// What the store knows the order by.
+    pub(super) order: String,
+    pub(super) asker: Asker,
+}
+
+/// What the store knows an order's own limit by.
+pub(super) fn day_window(account: &Account, order: &str) -> Option<String> {
+    account.rules.calls_per_order_per_day.map(|_| format!("{order} day"))
+}
+
+/// What a full window is called in errors: the configuration's names.
+const NAMES: [&str; 3] =
+    ["calls_per_minute", "calls_per_minute of watchers", "calls_per_order_per_day"];
+
+impl Quota {
+    /// The windows of a call, each with its name.
+    fn windows(&self) -> Vec<(&'static str, Window)> {
+        let Account { rules, key, .. } = self.account.as_ref();
+        let [minute_name, pollers_name, day_name] = NAMES;
+        let minute = rules.calls_per_minute.map(|limit| {
+            (minute_name, Window { key: format!("{key} minute"), limit, period: MINUTE })
+        });
+        let pollers = rules.calls_per_minute.filter(|_| self.asker == Asker::Poller).map(|limit| {
+            let limit = (limit / 2).max(1);
+            (pollers_name, Window { key: format!("{key} pollers"), limit, period: MINUTE })
+        });
+        let limit = freshness::calls_per_day(rules, self.asker == Asker::Insistent);
+        let day = limit.zip(day_window(&self.account, &self.order));
+        let day = day.map(|(limit, key)| (day_name, Window { key, limit, period: DAY }));
+        [minute, pollers, day].into_iter().flatten().collect()
+    }
+
+    fn call(&self, id: String) -> Call {
+        Call {
+            id,
+            account: self.account.key.clone(),
+            windows: self.windows().into_iter().map(|(_, window)| window).collect(),
+            in_flight: self.account.rules.timeout + STRAGGLING,
+        }
+    }
+
+    fn full(&self, window: usize, wait: Duration) -> Error {
+        let name = self.windows().get(window).map_or("", |(name, _)| *name);
+        let account = &self.account.name;
+        Error {
+            quota: Some(format!("account/{account} {name}")),
+            ..Error::new(
+                ErrorReason::ProviderQuotaExhausted,
+                format!("the limit {name} is spent; the next call is free in {wait:?}"),
+            )
+            .retry_after(wait)
+        }
+    }
+}
+
+#[async_trait]
+impl Gate for Quota {
+    async fn enter(&self) -> Result<Pass, Error> {
+        let call = self.call(new_id());
+        match self.store.take(&call).await {
+            Ok(Take::Taken) => Ok(Pass(call.id)),
+            Ok(Take::Full(window, wait)) => Err(self.full(window, wait)),
+            Ok(Take::Closed(wait)) => Err(Error::new(
+                ErrorReason::ProviderQuotaExhausted,
+                "the vendor answered that it is asked too often, and is left alone for now",
+            )
+            .retry_after(wait)),
+            // Nothing limits this account, so there is nothing that must be remembered.
+            Err(_) if !self.account.is_limited() => Ok(Pass(call.id)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn leave(&self, pass: Pass, left: Left) {
+        let call = self.call(pass.0);
+        let noted = match left {
+            _ if call.windows.is_empty() => Ok(()),
+            Left::Answered => self.store.settle(&call).await,
+            Left::Unsent => self.store.give_back(&call).await,
+            Left::Unknown => Ok(()),
+        };
+        if let Err(error) = noted {
+            // The slot stays taken for longer than it need be: nothing is lost but a call.
+            tracing::debug!(detail = error.detail, "a slot could not be given back");
+        }
+    }
+}

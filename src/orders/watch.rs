@@ -1,0 +1,234 @@
+//! Watchers of orders: one poller for each order that anyone watches, however many do. Used by
+//! `orders`; `grpc` sends what it tells.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::freshness::refresh_time;
+use super::question::Question;
+use super::quota::Asker;
+use super::{Inner, Orders};
+use crate::error::Error;
+use crate::pb::{ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
+
+/// How often a shared store is looked at for what other processes have learned.
+const REREAD: Duration = Duration::from_secs(5);
+
+/// The least time between two questions of a poller, whatever freshness is configured.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a poller waits for one answer; calls to vendors end long before.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+/// What a poller has to tell.
+#[derive(Clone, Default)]
+struct Told {
+    latest: Option<(Order, Source)>,
+    /// Why there will be no more.
+    end: Option<Error>,
+}
+
+/// The pollers at work, by order.
+#[derive(Default)]
+pub(super) struct Watchers(Mutex<HashMap<String, watch::Sender<Told>>>);
+
+impl Watchers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Told>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells an order's watchers, if there are any, what someone has learned.
+    pub(super) fn learned(&self, order: &str, state: &Order) {
+        if let Some(poller) = self.lock().get(order) {
+            poller.send_if_modified(|told| told.learn(state, Source::Live));
+        }
+    }
+
+    /// Ends a poller that nobody listens to. False where someone came meanwhile.
+    fn leave(&self, order: &str) -> bool {
+        let mut pollers = self.lock();
+        let unheard = pollers.get(order).is_none_or(|poller| poller.receiver_count() == 0);
+        if unheard {
+            pollers.remove(order);
+        }
+        unheard
+    }
+}
+
+impl Told {
+    /// Takes the state over, unless it is older. True where watchers have to hear of it.
+    fn learn(&mut self, state: &Order, source: Source) -> bool {
+        let Some((known, _)) = &self.latest else {
+            self.latest = Some((state.clone(), source));
+            return true;
+        };
+        let time = |order: &Order| order.observe_time.map(|time| (time.seconds, time.nanos));
+        if known.terminal || time(state) < time(known) {
+            return false;
+        }
+        let changed = !same(known, state);
+        self.latest = Some((state.clone(), source));
+        changed
+    }
+}
+
+/// Whether two states differ in nothing but when they were observed.
+fn same(one: &Order, other: &Order) -> bool {
+    Order { observe_time: None, ..one.clone() } == Order { observe_time: None, ..other.clone() }
+}
+
+/// One watcher of an order.
+pub struct Watching {
+    question: Question,
+    order: OrderRef,
+    told: watch::Receiver<Told>,
+    sent: Option<Order>,
+    /// Whether the poller was at work before this watcher came.
+    joined: bool,
+}
+
+impl Watching {
+    /// The order as it is now, and then each time that it changes; `None` after a terminal one.
+    ///
+    /// # Errors
+    /// Where the order can never be read. It is the last that comes.
+    pub async fn next(&mut self) -> Option<Result<WatchOrderResponse, Error>> {
+        if self.sent.as_ref().is_some_and(|sent| sent.terminal) {
+            return None;
+        }
+        loop {
+            let Told { latest, end } = self.told.borrow_and_update().clone();
+            if let Some((state, source)) = latest
+                && self.sent.as_ref().is_none_or(|sent| !same(sent, &state))
+            {
+                let source =
+                    if self.joined && self.sent.is_none() { Source::Cache } else { source };
+                self.sent = Some(state.clone());
+                let order = Order { account: self.question.account.name.clone(), ..state };
+                return Some(Ok(WatchOrderResponse { order: Some(order), source: source.into() }));
+            }
+            if let Some(error) = end {
+                return Some(Err(self.question.failed(error, &self.order)));
+            }
+            if self.told.changed().await.is_err() {
+                return Some(Err(Error::internal("a task that watches an order panicked")));
+            }
+            self.joined = false;
+        }
+    }
+}
+
+/// Whether the order can never be read, as far as waiting goes.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error.reason,
+        ErrorReason::InvalidRequest
+            | ErrorReason::ProviderNotConfigured
+            | ErrorReason::OrderNotFound
+            | ErrorReason::OrderExpired
+            | ErrorReason::ProviderCredentialsRejected
+    )
+}
+
+impl Orders {
+    /// Watches an order: see [`Watching::next`].
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` and `PROVIDER_NOT_CONFIGURED`.
+    pub fn watch(&self, order: &OrderRef) -> Result<Watching, Error> {
+        let mut question = self.question(order, None)?;
+        question.asker = Asker::Poller;
+        let mut pollers = self.0.watching.lock();
+        let (told, joined) = match pollers.get(&question.key) {
+            Some(poller) => (poller.subscribe(), poller.borrow().latest.is_some()),
+            None => {
+                let (tell, told) = watch::channel(Told::default());
+                pollers.insert(question.key.clone(), tell.clone());
+                let poller = Poller { orders: self.clone(), question: question.clone(), tell };
+                tokio::spawn(poller.run());
+                (told, false)
+            }
+        };
+        drop(pollers);
+        Ok(Watching { question, order: order.clone(), told, sent: None, joined })
+    }
+}
+
+/// Asks for an order for as long as anyone watches it.
+struct Poller {
+    orders: Orders,
+    question: Question,
+    tell: watch::Sender<Told>,
+}
+
+impl Drop for Poller {
+    /// However it ends, nobody may wait for it any more.
+    fn drop(&mut self) {
+        let mut pollers = self.orders.0.watching.lock();
+        if pollers.get(&self.question.key).is_some_and(|poller| poller.same_channel(&self.tell)) {
+            pollers.remove(&self.question.key);
+        }
+    }
+}
+
+impl Poller {
+    async fn run(mut self) {
+        loop {
+            self.question.arrival = self.orders.0.clock.now();
+            let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
+            let now = self.orders.0.clock.now();
+            let next = match answer {
+                Ok(answer) => {
+                    let source = answer.source();
+                    let next = answer.refresh_time.and_then(|time| time.try_into().ok());
+                    let state = answer.order.unwrap_or_default();
+                    self.tell.send_if_modified(|told| told.learn(&state, source));
+                    // A terminal order has no next time.
+                    let Some(next) = next else { return };
+                    next
+                }
+                Err(error) if is_final(&error) => {
+                    self.tell.send_modify(|told| told.end = Some(error));
+                    return;
+                }
+                Err(error) => {
+                    now + error.retry_after.unwrap_or(self.question.account.rules.freshness)
+                }
+            };
+            if self.pause(next.max(now + LEAST_PAUSE)).await.is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until `next`, while others may learn of the order and put it off. Breaks when nobody
+    /// watches any more.
+    async fn pause(&self, mut next: SystemTime) -> ControlFlow<()> {
+        let Inner { clock, store, watching, .. } = self.orders.0.as_ref();
+        while clock.now() < next {
+            let until = if store.is_shared() { next.min(clock.now() + REREAD) } else { next };
+            tokio::select! {
+                () = self.tell.closed() => {
+                    if watching.leave(&self.question.key) {
+                        return ControlFlow::Break(());
+                    }
+                }
+                () = clock.sleep_until(until) => {}
+            }
+            if store.is_shared()
+                && let Ok(Some(known)) = self.orders.recall(&self.question).await
+                && let Some(state) = &known.state
+            {
+                self.tell.send_if_modified(|told| told.learn(state, Source::Cache));
+                next = refresh_time(&self.question.account.rules, &known)
+                    .map_or(next, |refresh| next.max(refresh));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}

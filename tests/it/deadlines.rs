@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderResponse, Provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +11,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Failed, Server, question};
+use crate::support::{Failed, Server, bare_client, question};
 
 /// A server with one Haoka account, and its vendor: a listener that nobody answers at.
 async fn server(timeout: &str, request_timeout: &str) -> (Server, TcpListener) {
@@ -32,13 +29,11 @@ async fn server(timeout: &str, request_timeout: &str) -> (Server, TcpListener) {
 
 /// Asks with that `grpc-timeout`.
 async fn ask(server: &Server, grpc_timeout: Option<&str>) -> Result<GetOrderResponse, Failed> {
-    let http = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
-    let origin = format!("http://{}", server.app.address).parse().unwrap();
     let mut request = Request::new(question(Provider::Haoka, "shipped"));
     if let Some(text) = grpc_timeout {
         request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
     }
-    let answer = OrderServiceClient::with_origin(http, origin).get_order(request).await;
+    let answer = bare_client(server.app.address).get_order(request).await;
     answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
 }
 

@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
+mod batch;
 mod deadlines;
 mod faults;
 mod get_order;
 mod health;
+mod rules;
 mod sandbox;
 mod support;
 mod tokens;
+mod watch;

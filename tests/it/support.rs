@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use order_query::app::{App, Setup};
 use order_query::clock::{Clock, ManualClock, SystemClock};
 use order_query::config::Section;
@@ -81,6 +84,15 @@ pub async fn connect(address: SocketAddr) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
 }
+
+/// A client that leaves deadlines to the server: tonic's own channel reads `grpc-timeout` as well.
+pub fn bare_client(address: SocketAddr) -> OrderServiceClient<BareChannel> {
+    let http = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    OrderServiceClient::with_origin(http, format!("http://{address}").parse().unwrap())
+}
+
+/// What [`bare_client`] speaks through.
+pub type BareChannel = Client<HttpConnector, tonic::body::Body>;
 
 /// The sandbox vendors and a server that asks them, over one clock.
 pub async fn sandboxed() -> (Sandbox, Server) {

@@ -55,15 +55,16 @@ const WAYS: [&str; 2] = ["stable", "classic"];
 async fn one_token_serves_all_calls_of_its_life() {
     for way in WAYS {
         let field = Field::new(way, APP_ID).await;
-        let calls = (0..50).map(|_| field.ask(ORDER));
+        let ids = ["status-1", "status-2", "status-3", "status-5", "status-6", "status-7"];
+        let calls = ids.map(|id| field.ask(id));
         assert!(join_all(calls).await.iter().all(Result::is_ok));
-        assert_eq!(field.counts(), (1, 50), "{way}");
+        assert_eq!(field.counts(), (1, 6), "{way}");
         field.pass(7200 - 241);
-        field.ask(ORDER).await.unwrap();
-        assert_eq!(field.counts(), (1, 51), "{way}");
+        field.ask("status-1").await.unwrap();
+        assert_eq!(field.counts(), (1, 7), "{way}");
         field.pass(1);
-        field.ask(ORDER).await.unwrap();
-        assert_eq!(field.counts(), (2, 52), "{way}: renewed 240 s before its end");
+        field.ask("status-2").await.unwrap();
+        assert_eq!(field.counts(), (2, 8), "{way}: renewed 240 s before its end");
     }
 }
 

@@ -1,0 +1,98 @@
+//! `BatchGetOrders`: each order with a result of its own.
+
+use order_query::pb::order_result::Result as Outcome;
+use order_query::pb::{
+    BatchGetOrdersRequest, ErrorReason, OrderError, OrderRef, OrderResult, Provider, Source,
+};
+use order_query::sandbox::Vendor;
+use tonic::Code;
+
+use crate::rules::Field;
+use crate::support::Failed;
+
+fn order(provider: Provider, id: &str) -> OrderRef {
+    OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() }
+}
+
+async fn batch(field: &Field, orders: Vec<OrderRef>) -> Result<Vec<OrderResult>, Failed> {
+    let max_age = Some(prost_types::Duration::default());
+    let request = BatchGetOrdersRequest { orders, max_age };
+    let answer = field.server.client.clone().batch_get_orders(request).await;
+    answer.map(|answer| answer.into_inner().results).map_err(|status| Failed::from(&status))
+}
+
+fn error(result: &OrderResult) -> &OrderError {
+    match result.result.as_ref().unwrap() {
+        Outcome::Error(error) => error,
+        Outcome::Found(found) => panic!("{found:?}"),
+    }
+}
+
+#[tokio::test]
+async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
+    let field = Field::new().await;
+    let orders = vec![
+        order(Provider::Haoka, "shipped"),
+        order(Provider::Wechat, "nobody"),
+        order(Provider::Dingshang, "54"),
+        order(Provider::Haoka, "a/b"),
+        order(Provider::Haoka, "shipped"),
+        order(Provider::Wechat, "errcode-45011"),
+        order(Provider::Unspecified, "1"),
+        OrderRef { account: "nobody".to_owned(), ..order(Provider::Haoka, "shipped") },
+    ];
+    let results = batch(&field, orders).await.unwrap();
+    assert_eq!(results.len(), 8);
+    for (place, id) in [(0, "shipped"), (2, "54"), (4, "shipped")] {
+        let Some(Outcome::Found(found)) = &results[place].result else { panic!("{place}") };
+        assert_eq!(found.order.as_ref().unwrap().id, id);
+        assert_eq!(found.source(), Source::Live);
+    }
+    let expected = [
+        (1, Code::NotFound, ErrorReason::OrderNotFound, ""),
+        (3, Code::InvalidArgument, ErrorReason::InvalidRequest, "id"),
+        (5, Code::ResourceExhausted, ErrorReason::ProviderQuotaExhausted, ""),
+        (6, Code::InvalidArgument, ErrorReason::InvalidRequest, "provider"),
+        (7, Code::FailedPrecondition, ErrorReason::ProviderNotConfigured, ""),
+    ];
+    for (place, code, reason, field) in expected {
+        let error = error(&results[place]);
+        assert_eq!((error.code, error.reason(), error.field.as_str()), (code.into(), reason, field));
+        assert!(!error.message.is_empty());
+    }
+    assert_eq!(error(&results[1]).provider_code, "10120800");
+    assert_eq!(error(&results[5]).retry_delay.unwrap().seconds, 60);
+    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_has_1_to_100_orders() {
+    let field = Field::new().await;
+    for count in [0, 101] {
+        let failed = batch(&field, vec![order(Provider::Haoka, "shipped"); count]).await.unwrap_err();
+        assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("orders")));
+        assert_eq!(failed.reason, "INVALID_REQUEST");
+    }
+    assert_eq!(field.sandbox.arrivals(), []);
+    let results = batch(&field, vec![order(Provider::Haoka, "shipped"); 100]).await.unwrap();
+    assert_eq!(results.len(), 100);
+    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 1);
+    let orders = (0..100).map(|n| order(Provider::Dingshang, &(18_000_000 + n).to_string()));
+    let results = batch(&field, orders.collect()).await.unwrap();
+    assert!(results.iter().all(|result| error(result).reason() == ErrorReason::OrderNotFound));
+}
+
+#[tokio::test]
+async fn the_deadline_is_over_all_and_what_came_in_time_is_told() {
+    let field = Field::with(|accounts| {
+        format!("{accounts}\n").replace("base_url", "timeout = \"1m\"\nbase_url")
+    })
+    .await;
+    let orders = vec![order(Provider::Haoka, "shipped"), order(Provider::Dingshang, "9014")];
+    let mut request = tonic::Request::new(BatchGetOrdersRequest { orders, max_age: None });
+    request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+    let mut client = crate::support::bare_client(field.server.app.address);
+    let results = client.batch_get_orders(request).await.unwrap().into_inner().results;
+    assert!(matches!(results[0].result, Some(Outcome::Found(_))));
+    assert_eq!(error(&results[1]).reason(), ErrorReason::DeadlineExceeded);
+}

@@ -1,0 +1,324 @@
+//! The vendors' rules, counted at the vendor: how often it is asked, whatever callers do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use order_query::clock::ManualClock;
+use order_query::pb::{GetOrderRequest, GetOrderResponse, OrderStatus, Provider, Source};
+use order_query::sandbox::{Kind, Sandbox, Vendor};
+use tonic::Code;
+
+use crate::support::{Failed, Server, manual_clock, question, sandbox_at};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+/// The sandbox and a server over one clock that the test moves.
+pub struct Field {
+    pub clock: ManualClock,
+    pub sandbox: Sandbox,
+    pub server: Server,
+}
+
+impl Field {
+    pub async fn new() -> Self {
+        Self::with(str::to_owned).await
+    }
+
+    /// With the sandbox's accounts changed.
+    pub async fn with(change: impl Fn(&str) -> String) -> Self {
+        let clock = manual_clock();
+        let sandbox = sandbox_at(Arc::new(clock.clone())).await;
+        let config = change(&sandbox.accounts());
+        let server = Server::start_at(&config, Arc::new(clock.clone())).await;
+        Self { clock, sandbox, server }
+    }
+
+    pub fn pass(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    /// When the vendor was asked for the order, in seconds of the test.
+    pub fn asked(&self, vendor: Vendor, id: &str) -> Vec<u64> {
+        let start = Duration::from_secs(1_790_000_000);
+        let arrivals = self.sandbox.arrivals().into_iter();
+        let asked = arrivals.filter(|arrival| {
+            arrival.vendor == vendor
+                && arrival.kind == Kind::Order
+                && arrival.order_id.as_deref() == Some(id)
+        });
+        asked
+            .map(|arrival| arrival.time.duration_since(std::time::UNIX_EPOCH).unwrap() - start)
+            .map(|time| time.as_secs())
+            .collect()
+    }
+
+    async fn get(&self, provider: Provider, id: &str) -> Result<GetOrderResponse, Failed> {
+        self.server.get(question(provider, id)).await
+    }
+
+    /// Asks for an answer of at most that age.
+    async fn insist(
+        &self,
+        provider: Provider,
+        id: &str,
+        max_age: i64,
+    ) -> Result<GetOrderResponse, Failed> {
+        let max_age = Some(prost_types::Duration { seconds: max_age, nanos: 0 });
+        self.server.get(GetOrderRequest { max_age, ..question(provider, id) }).await
+    }
+}
+
+#[tokio::test]
+async fn equal_questions_at_one_time_are_one_call() {
+    let field = Field::new().await;
+    let field = &field;
+    let calls = (0..500).map(|n| async move {
+        if n % 2 == 0 {
+            field.get(Provider::Haoka, "shipped").await
+        } else {
+            field.insist(Provider::Haoka, "shipped", 0).await
+        }
+    });
+    for answer in join_all(calls).await {
+        assert_eq!(answer.unwrap().order.unwrap().status(), OrderStatus::Shipped);
+    }
+    assert_eq!(field.asked(Vendor::Haoka, "shipped"), [0]);
+}
+
+#[tokio::test]
+async fn a_day_has_ten_calls_for_those_who_insist() {
+    let field = Field::new().await;
+    let mut refused = 0;
+    for _ in 0..15 {
+        match field.insist(Provider::Haoka, "shipped", 0).await {
+            Ok(answer) => assert_eq!(answer.source(), Source::Live),
+            Err(failed) => {
+                assert_eq!(failed.code, Code::ResourceExhausted);
+                assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
+                assert!(failed.message.contains("calls_per_order_per_day"), "{}", failed.message);
+                refused += 1;
+            }
+        }
+        field.pass(HOUR);
+    }
+    let asked = field.asked(Vendor::Haoka, "shipped");
+    assert_eq!((asked.len(), refused), (10, 5));
+    // Another order has calls of its own.
+    field.insist(Provider::Haoka, "pending", 0).await.unwrap();
+    // The promise of the last refusal is kept, to the second.
+    let failed = field.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    assert_eq!(failed.retry_delay, Some(Duration::from_secs(9 * HOUR)));
+    field.pass(9 * HOUR - 1);
+    field.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    field.pass(1);
+    field.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_max_age_eight_calls_last_the_day() {
+    let field = Field::new().await;
+    for step in 0..=(24 * 12) {
+        let answer = field.get(Provider::Haoka, "shipped").await.unwrap();
+        let minutes = step * 5;
+        // From 20 h on the kept answer is too old, and the calls are spent.
+        let stale = (20 * 60 + 1..24 * 60).contains(&minutes);
+        assert_eq!(answer.source() == Source::Stale, stale, "{minutes}");
+        if stale {
+            assert_eq!(answer.refresh_time.unwrap().seconds, 1_790_000_000 + 24 * 3600);
+        }
+        field.pass(5 * MINUTE);
+    }
+    let minutes: Vec<_> =
+        field.asked(Vendor::Haoka, "shipped").iter().map(|seconds| seconds / 60).collect();
+    assert_eq!(minutes, [0, 15, 30, 60, 120, 240, 480, 840, 24 * 60]);
+}
+
+#[tokio::test]
+async fn the_last_two_calls_of_the_day_are_for_those_who_insist() {
+    let field = Field::new().await;
+    for _ in 0..8 {
+        field.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+        field.pass(2 * MINUTE);
+    }
+    field.pass(7 * HOUR);
+    assert_eq!(field.get(Provider::Haoka, "shipped").await.unwrap().source(), Source::Stale);
+    for _ in 0..2 {
+        let answer = field.insist(Provider::Haoka, "shipped", 60).await.unwrap();
+        assert_eq!(answer.source(), Source::Live);
+        field.pass(2 * MINUTE);
+    }
+    field.insist(Provider::Haoka, "shipped", 60).await.unwrap_err();
+    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 10);
+}
+
+#[tokio::test]
+async fn a_minute_has_no_more_calls_than_are_configured() {
+    let field = Field::with(|accounts| {
+        accounts.replace("user_id", "calls_per_minute = 5\nuser_id")
+    })
+    .await;
+    let ids = ["pending", "submitted", "shipped", "completed", "entering", "review-failed", "sample"];
+    for id in &ids[..5] {
+        field.get(Provider::Haoka, id).await.unwrap();
+    }
+    for id in &ids[5..] {
+        let failed = field.get(Provider::Haoka, id).await.unwrap_err();
+        assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
+        assert_eq!(failed.retry_delay, Some(Duration::from_secs(60)));
+        assert_eq!(failed.pushback.as_deref(), Some("-1"));
+        assert!(failed.message.contains("calls_per_minute"), "{}", failed.message);
+    }
+    field.pass(59);
+    assert!(field.insist(Provider::Haoka, "pending", 0).await.is_err());
+    field.pass(1);
+    for id in &ids[..5] {
+        field.insist(Provider::Haoka, id, 0).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_order_is_never_asked_for_again() {
+    let field = Field::new().await;
+    for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
+        for n in 0..100 {
+            let answer = field.insist(Provider::Haoka, id, 0).await.unwrap();
+            let expected = if n == 0 { Source::Live } else { Source::Cache };
+            assert_eq!((answer.source(), answer.refresh_time), (expected, None));
+            assert!(answer.order.unwrap().terminal);
+            field.pass(HOUR);
+        }
+        assert_eq!(field.asked(Vendor::Haoka, id).len(), 1, "{id}");
+    }
+    for _ in 0..2 {
+        let answer = field.insist(Provider::Haoka, "completed", 0).await.unwrap();
+        assert_eq!(answer.source(), Source::Live);
+        field.pass(1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_its_freshness_and_no_longer() {
+    let field = Field::new().await;
+    let cases = [
+        (Provider::Wechat, Vendor::Wechat, "status-2", 10),
+        (Provider::Dingshang, Vendor::Dingshang, "101", 5),
+        (Provider::Haoka, Vendor::Haoka, "shipped", 900),
+    ];
+    for (provider, vendor, id, freshness) in cases {
+        let first = field.get(provider, id).await.unwrap();
+        let observed = first.order.as_ref().unwrap().observe_time.unwrap();
+        assert_eq!(first.refresh_time.unwrap().seconds, observed.seconds + freshness);
+        field.pass(freshness.unsigned_abs());
+        let kept = field.get(provider, id).await.unwrap();
+        assert_eq!(kept.source(), Source::Cache);
+        assert_eq!((&kept.order, kept.refresh_time), (&first.order, first.refresh_time));
+        // An age that is just young enough, and one that is just not.
+        let kept = field.insist(provider, id, freshness).await.unwrap();
+        assert_eq!(kept.source(), Source::Cache);
+        assert_eq!(field.asked(vendor, id).len(), 1);
+        let live = field.insist(provider, id, freshness - 1).await.unwrap();
+        assert_eq!(live.source(), Source::Live);
+        field.pass(freshness.unsigned_abs() + 1);
+        assert_eq!(field.get(provider, id).await.unwrap().source(), Source::Live);
+        assert_eq!(field.asked(vendor, id).len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn that_an_order_is_unknown_is_remembered_for_five_seconds() {
+    let field = Field::new().await;
+    for _ in 0..3 {
+        let failed = field.get(Provider::Wechat, "nobody").await.unwrap_err();
+        assert_eq!((failed.code, failed.reason.as_str()), (Code::NotFound, "ORDER_NOT_FOUND"));
+        assert_eq!(failed.metadata["account"], "wechat-sandbox");
+    }
+    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 1);
+    field.insist(Provider::Wechat, "nobody", 0).await.unwrap_err();
+    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 2, "an explicit max_age is a promise");
+    field.pass(5);
+    field.get(Provider::Wechat, "nobody").await.unwrap_err();
+    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 3);
+}
+
+#[tokio::test]
+async fn an_older_answer_takes_the_place_of_some_errors_where_no_age_is_set() {
+    // A vendor that goes away: the sandbox is dropped once the order is known.
+    let Field { clock, sandbox, server } = Field::new().await;
+    server.get(question(Provider::Dingshang, "101")).await.unwrap();
+    server.get(question(Provider::Haoka, "shipped")).await.unwrap();
+    drop(sandbox);
+    clock.advance(Duration::from_secs(1000));
+    for (provider, id) in [(Provider::Dingshang, "101"), (Provider::Haoka, "shipped")] {
+        let stale = server.get(question(provider, id)).await.unwrap();
+        assert_eq!(stale.source(), Source::Stale);
+        assert_eq!(stale.order.unwrap().observe_time.unwrap().seconds, 1_790_000_000);
+        let again = stale.refresh_time.unwrap().seconds;
+        assert_eq!(again, 1_790_001_001, "once the vendor may answer again");
+        let max_age = Some(prost_types::Duration { seconds: 100, nanos: 0 });
+        let insisting = GetOrderRequest { max_age, ..question(provider, id) };
+        let failed = server.get(insisting).await.unwrap_err();
+        assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
+    }
+    let failed = server.get(question(Provider::Haoka, "pending")).await.unwrap_err();
+    assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "of this one nothing is known");
+}
+
+#[tokio::test]
+async fn a_call_that_was_never_sent_costs_nothing() {
+    let Field { clock, sandbox, server } = Field::new().await;
+    let config = sandbox.accounts();
+    drop(sandbox);
+    let haoka = Server::start_at(&config, Arc::new(clock)).await;
+    drop(server);
+    for _ in 0..15 {
+        let failed = haoka.get(question(Provider::Haoka, "shipped")).await.unwrap_err();
+        assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
+async fn a_vendor_that_is_asked_too_often_is_left_alone() {
+    let cases = [
+        (Provider::Haoka, Vendor::Haoka, "error-frequent", "shipped", 60),
+        (Provider::Haoka, Vendor::Haoka, "error-blocked", "shipped", 60),
+        (Provider::Wechat, Vendor::Wechat, "errcode-45011", "status-2", 60),
+        (Provider::Wechat, Vendor::Wechat, "errcode-45009", "status-2", 900),
+        (Provider::Dingshang, Vendor::Dingshang, "9004", "101", 30),
+    ];
+    for (provider, vendor, closing, id, seconds) in cases {
+        let field = Field::new().await;
+        let wait = Some(Duration::from_secs(seconds));
+        assert_eq!(field.get(provider, closing).await.unwrap_err().retry_delay, wait);
+        let failed = field.insist(provider, id, 0).await.unwrap_err();
+        assert_eq!((failed.reason.as_str(), failed.retry_delay), ("PROVIDER_QUOTA_EXHAUSTED", wait));
+        field.pass(seconds - 1);
+        field.insist(provider, id, 0).await.unwrap_err();
+        assert_eq!(field.asked(vendor, id).len(), 0, "{closing}");
+        field.pass(1);
+        field.insist(provider, id, 0).await.unwrap();
+        field.insist(provider, closing, 0).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_spent_daily_quota_is_probed_by_one_call_every_15_minutes() {
+    let field = Field::new().await;
+    field.get(Provider::Wechat, "errcode-45009").await.unwrap_err();
+    for round in 1..4 {
+        field.pass(900);
+        for _ in 0..3 {
+            field.insist(Provider::Wechat, "errcode-45009", 0).await.unwrap_err();
+            field.insist(Provider::Wechat, "status-2", 0).await.unwrap_err();
+        }
+        assert_eq!(field.asked(Vendor::Wechat, "errcode-45009").len(), round + 1);
+    }
+    assert_eq!(field.asked(Vendor::Wechat, "status-2").len(), 0);
+    field.pass(900);
+    for _ in 0..3 {
+        field.insist(Provider::Wechat, "status-2", 0).await.unwrap();
+        field.pass(1);
+    }
+    assert_eq!(field.asked(Vendor::Wechat, "status-2").len(), 3, "open again");
+}

@@ -1,0 +1,196 @@
+//! `WatchOrder`: the order now and at every change, by one poller, within the vendor's rules.
+
+use order_query::pb::{
+    GetOrderRequest, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest, WatchOrderResponse,
+};
+use order_query::sandbox::Vendor;
+use tonic::{Code, Status, Streaming};
+
+use crate::rules::Field;
+use crate::support::{Failed, Scripted, Server, manual_clock, question};
+
+async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {
+    let order = OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
+    let request = WatchOrderRequest { order: Some(order) };
+    server.client.clone().watch_order(request).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Streaming<WatchOrderResponse>) -> Result<(OrderStatus, Source), Status> {
+    let news = stream.message().await?.expect("the stream goes on");
+    Ok((news.order.as_ref().unwrap().status(), news.source()))
+}
+
+fn haoka(status: &str) -> String {
+    format!("{{\"code\":0,\"data\":{{\"orderNo\":\"1\",\"orderStatus\":\"{status}\"}}}}")
+}
+
+/// A server with one Haoka account, its vendor, and the clock.
+async fn scripted() -> (Scripted, Server, order_query::clock::ManualClock) {
+    let vendor = Scripted::start().await;
+    let clock = manual_clock();
+    let config = format!(
+        "[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
+         base_url = \"http://{}\"\n",
+        vendor.address
+    );
+    let server = Server::start_at(&config, std::sync::Arc::new(clock.clone())).await;
+    (vendor, server, clock)
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_every_change_and_of_the_end() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, haoka("待处理"));
+    let mut stream = watch(&server, Provider::Haoka, "A1").await;
+    assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+    // The same again is no news; what follows is.
+    for (status, expected) in [
+        ("已提运营商", OrderStatus::Submitted),
+        ("已发货", OrderStatus::Shipped),
+        ("已结算", OrderStatus::Settled),
+    ] {
+        vendor.answers(200, haoka(status));
+        clock.advance(std::time::Duration::from_secs(6 * 3600));
+        assert_eq!(next(&mut stream).await.unwrap().0, expected);
+    }
+    assert!(stream.message().await.unwrap().is_none(), "OK after a terminal order");
+    assert_eq!(vendor.arrived().len(), 4);
+}
+
+#[tokio::test]
+async fn many_watchers_are_one_poller_and_hear_what_others_ask() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, haoka("待处理"));
+    let mut first = watch(&server, Provider::Haoka, "A1").await;
+    assert_eq!(next(&mut first).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        let mut stream = watch(&server, Provider::Haoka, "A1").await;
+        assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Cache));
+        others.push(stream);
+    }
+    assert_eq!(vendor.arrived().len(), 1);
+    // Somebody else asks: the watchers hear of it without a call of their own.
+    vendor.answers(200, haoka("已发货"));
+    clock.advance(std::time::Duration::from_secs(10));
+    let max_age = Some(prost_types::Duration::default());
+    server.get(GetOrderRequest { max_age, ..question(Provider::Haoka, "A1") }).await.unwrap();
+    for stream in others.iter_mut().chain([&mut first]) {
+        assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
+    }
+    assert_eq!(vendor.arrived().len(), 2);
+}
+
+#[tokio::test]
+async fn a_watch_survives_the_vendors_trouble() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(503, "");
+    let mut stream = watch(&server, Provider::Haoka, "A1").await;
+    while vendor.arrived().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    vendor.answers(200, haoka("已发货"));
+    let news = tokio::spawn(async move { next(&mut stream).await.unwrap() });
+    // Its pause is a second of a clock that only this loop moves.
+    while !news.is_finished() {
+        clock.advance(std::time::Duration::from_millis(100));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(news.await.unwrap(), (OrderStatus::Shipped, Source::Live));
+    assert_eq!(vendor.arrived().len(), 2);
+}
+
+#[tokio::test]
+async fn a_watch_ends_where_the_order_can_never_be_read() {
+    let field = Field::new().await;
+    let cases = [
+        (Provider::Haoka, "nobody", Code::NotFound, "ORDER_NOT_FOUND"),
+        (Provider::Haoka, "error-signature", Code::FailedPrecondition, "PROVIDER_CREDENTIALS_REJECTED"),
+        (Provider::Dingshang, "40005", Code::FailedPrecondition, "ORDER_EXPIRED"),
+    ];
+    for (provider, id, code, reason) in cases {
+        let mut stream = watch(&field.server, provider, id).await;
+        let failed = Failed::from(&next(&mut stream).await.unwrap_err());
+        assert_eq!((failed.code, failed.reason.as_str()), (code, reason));
+        assert_eq!(failed.metadata["account"], format!("{}-sandbox", provider.word()));
+    }
+    for (provider, id, code) in [
+        (Provider::Haoka, "a/b", Code::InvalidArgument),
+        (Provider::Unspecified, "1", Code::InvalidArgument),
+    ] {
+        let order = OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
+        let request = WatchOrderRequest { order: Some(order) };
+        let status = field.server.client.clone().watch_order(request).await.unwrap_err();
+        assert_eq!(status.code(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_a_known_terminal_order_tells_it_and_ends() {
+    let field = Field::new().await;
+    field.server.get(question(Provider::Haoka, "settled")).await.unwrap();
+    for _ in 0..2 {
+        let mut stream = watch(&field.server, Provider::Haoka, "settled").await;
+        assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Settled, Source::Cache));
+        assert!(stream.message().await.unwrap().is_none());
+    }
+    assert_eq!(field.asked(Vendor::Haoka, "settled").len(), 1);
+}
+
+#[tokio::test]
+async fn watches_end_when_the_server_stops() {
+    let field = Field::new().await;
+    let mut stream = watch(&field.server, Provider::Haoka, "shipped").await;
+    next(&mut stream).await.unwrap();
+    let Server { app, .. } = field.server;
+    let stopped = tokio::spawn(app.stop());
+    let failed = Failed::from(&next(&mut stream).await.unwrap_err());
+    assert_eq!((failed.code, failed.reason.as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+    stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_poller_ends_with_its_last_watcher() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, haoka("待处理"));
+    let mut stream = watch(&server, Provider::Haoka, "A1").await;
+    next(&mut stream).await.unwrap();
+    drop(stream);
+    // Whoever comes next finds no poller at work, or the old one before it has noticed.
+    clock.advance(std::time::Duration::from_secs(24 * 3600));
+    vendor.answers(200, haoka("已发货"));
+    let mut stream = watch(&server, Provider::Haoka, "A1").await;
+    loop {
+        if next(&mut stream).await.unwrap().0 == OrderStatus::Shipped {
+            break;
+        }
+    }
+    assert!(vendor.arrived().len() <= 3);
+}
+
+#[tokio::test]
+async fn pollers_hold_at_most_half_of_the_minute() {
+    let field = Field::with(|accounts| {
+        accounts.replace("user_id", "calls_per_minute = 4\nuser_id")
+    })
+    .await;
+    let mut streams = Vec::new();
+    for id in ["pending", "submitted"] {
+        let mut stream = watch(&field.server, Provider::Haoka, id).await;
+        next(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    // The third poller waits for its half; callers have theirs.
+    let mut third = watch(&field.server, Provider::Haoka, "entering").await;
+    for id in ["shipped", "completed"] {
+        field.server.get(question(Provider::Haoka, id)).await.unwrap();
+    }
+    assert_eq!(field.asked(Vendor::Haoka, "entering").len(), 0);
+    let news = tokio::spawn(async move { next(&mut third).await.unwrap() });
+    while !news.is_finished() {
+        field.pass(1);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(news.await.unwrap().0, OrderStatus::Accepted);
+    assert!(field.asked(Vendor::Haoka, "entering")[0] >= 60);
+}

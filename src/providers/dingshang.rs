@@ -12,7 +12,7 @@ use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::wire::{self, Maybe, Refusal, Scalar, Words};
+use super::wire::{self, List, Refusal, Scalar, Words};
 use super::{Parts, Provider, Query};
 use crate::config::{Secret, Section};
 use crate::error::Error;
@@ -234,7 +234,7 @@ impl Dingshang {
     }
 
     fn translate(&self, data: &Data, query: &Query, observe: Timestamp) -> Result<Order, Error> {
-        let items = data.records.0.iter().flatten().map(|record| self.item(record));
+        let items = data.records.0.iter().map(|record| self.item(record));
         Ok(Order {
             provider: pb::Provider::Dingshang.into(),
             id: query.id.clone(),
@@ -308,7 +308,7 @@ struct Data {
     amount: Scalar,
     status: Scalar,
     notify_send_count: Scalar,
-    records: Maybe<Vec<Record>>,
+    records: List<Record>,
     pickup_code_id: Scalar,
 }
 

@@ -10,6 +10,7 @@ mod deadlines;
 mod faults;
 mod get_order;
 mod health;
+mod mappings;
 mod sandbox;
 mod support;
 mod tokens;

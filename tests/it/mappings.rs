@@ -1,0 +1,8 @@
+//! What becomes of each vendor's answers, and what each vendor is asked: the whole way through a
+//! real server, from the facts in `tests/fixtures/<vendor>/`.
+
+mod bench;
+mod contract;
+mod errors;
+mod samples;
+mod words;

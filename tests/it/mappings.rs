@@ -4,5 +4,6 @@
 mod bench;
 mod contract;
 mod errors;
+mod fields;
 mod samples;
 mod words;

@@ -6,4 +6,5 @@ mod contract;
 mod errors;
 mod fields;
 mod samples;
+mod statuses;
 mod words;

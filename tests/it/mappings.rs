@@ -5,6 +5,7 @@ mod bench;
 mod contract;
 mod errors;
 mod fields;
+mod properties;
 mod requests;
 mod samples;
 mod statuses;

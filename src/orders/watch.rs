@@ -187,7 +187,8 @@ impl Poller {
                     let source = answer.source();
                     let next = answer.refresh_time.and_then(|time| time.try_into().ok());
                     // Each watcher is told its own name for the account.
-                    let state = Order { account: String::new(), ..answer.order.unwrap_or_default() };
+                    let state =
+                        Order { account: String::new(), ..answer.order.unwrap_or_default() };
                     self.tell.send_if_modified(|told| told.learn(&state, source));
                     // A terminal order has no next time.
                     let Some(next) = next else { return };

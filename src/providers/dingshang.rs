@@ -13,7 +13,7 @@ use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::wire::{self, Maybe, Refusal, Scalar, Words};
+use super::wire::{self, List, Refusal, Scalar, Words};
 use super::{Means, Provider, Query, Rules};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
@@ -256,7 +256,7 @@ impl Dingshang {
     }
 
     fn translate(&self, data: &Data, query: &Query, observe: Timestamp) -> Result<Order, Error> {
-        let items = data.records.0.iter().flatten().map(|record| self.item(record));
+        let items = data.records.0.iter().map(|record| self.item(record));
         Ok(Order {
             provider: pb::Provider::Dingshang.into(),
             id: query.id.clone(),
@@ -330,7 +330,7 @@ struct Data {
     amount: Scalar,
     status: Scalar,
     notify_send_count: Scalar,
-    records: Maybe<Vec<Record>>,
+    records: List<Record>,
     pickup_code_id: Scalar,
 }
 

@@ -157,7 +157,8 @@ impl Haoka {
             Some("0") => {}
             Some(code) => {
                 let text = envelope.text();
-                return Err(wire::refused(row(&text), answer, code, &text));
+                let row = row(envelope.message.text(), &text);
+                return Err(wire::refused(row, answer, code, &text));
             }
             // What is no envelope of the vendor's may come from a gateway before it.
             None => {
@@ -203,8 +204,9 @@ fn sign(id: &str, timestamp: &str, user_id: &str, secret: &Secret) -> String {
     wire::md5_hex(&format!("DownOrderID={id}&Timestamp={timestamp}&user_id={user_id}{secret}"))
 }
 
-fn row(text: &str) -> Option<Refusal> {
-    if text == NOT_FOUND {
+/// What an error means: by its message alone, or by what it and `errs` hold together.
+fn row(message: &str, text: &str) -> Option<Refusal> {
+    if message == NOT_FOUND {
         return Some(Refusal::new(ErrorReason::OrderNotFound));
     }
     ERROR_TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, row)| *row)
@@ -218,7 +220,7 @@ struct Envelope<'a> {
     message: Scalar,
     #[serde(default)]
     data: Maybe<Data>,
-    /// A list of texts, where there is one.
+    /// A list of texts, where there is one; a text alone is taken as well.
     #[serde(borrow)]
     errs: Option<&'a RawValue>,
 }
@@ -226,8 +228,10 @@ struct Envelope<'a> {
 impl Envelope<'_> {
     /// The message and the texts of `errs`.
     fn text(&self) -> String {
-        let errs = self.errs.and_then(|errs| serde_json::from_str::<Vec<Scalar>>(errs.get()).ok());
-        let errs = errs.unwrap_or_default();
+        let errs = self.errs.map_or("", RawValue::get);
+        let errs = serde_json::from_str::<Vec<Scalar>>(errs)
+            .or_else(|_| serde_json::from_str(errs).map(|text| vec![text]))
+            .unwrap_or_default();
         let texts = [&self.message].into_iter().chain(&errs).filter_map(Scalar::some);
         texts.collect::<Vec<_>>().join("; ")
     }

@@ -19,13 +19,22 @@ use crate::pb::ErrorReason;
 /// How many unknown words of a table are remembered as logged.
 const SEEN_LIMIT: usize = 1000;
 
-/// Reads a vendor's JSON. What it holds may be personal, so the error tells the place only.
+/// Reads a vendor's JSON object. What it holds may be personal, so the error tells the place only.
 pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|error| {
+    unlisted(json).map_err(|error| {
         let what = if error.is_data() { "is not as documented" } else { "is not JSON" };
         let (line, column) = (error.line(), error.column());
         Error::unreadable(format!("it {what} (line {line}, column {column})"))
     })
+}
+
+/// Reads JSON that is no list. Serde alone would take a list for an object, its elements for the
+/// members in the order of the struct.
+fn unlisted<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    if json.trim_ascii_start().starts_with(b"[") {
+        return Err(serde_json::Error::custom("a list was not expected"));
+    }
+    serde_json::from_slice(json)
 }
 
 /// A number or a text, by its letters. Vendors send the one for the other; null, `""` and
@@ -158,7 +167,7 @@ fn minor_units(text: &str, digits: u32) -> Option<i64> {
     format!("{whole}{fraction:0<kept$}").parse::<i64>().ok()?.checked_mul(sign)
 }
 
-/// An object or a list that may be absent, null or `""`.
+/// An object that may be absent, null or `""`.
 pub(super) struct Maybe<T>(pub(super) Option<T>);
 
 impl<T> Default for Maybe<T> {
@@ -171,10 +180,28 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Maybe<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match <&RawValue>::deserialize(deserializer)?.get() {
             "null" | "\"\"" => Ok(Self(None)),
-            raw => {
-                serde_json::from_str(raw).map(|value| Self(Some(value))).map_err(D::Error::custom)
-            }
+            raw => unlisted(raw.as_bytes()).map(|it| Self(Some(it))).map_err(D::Error::custom),
         }
+    }
+}
+
+/// A list of objects that may be absent, null or `""`.
+pub(super) struct List<T>(pub(super) Vec<T>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = match <&RawValue>::deserialize(deserializer)?.get() {
+            "null" | "\"\"" => return Ok(Self::default()),
+            raw => serde_json::from_str::<Vec<&RawValue>>(raw).map_err(D::Error::custom)?,
+        };
+        let read = raw.iter().map(|raw| unlisted(raw.get().as_bytes()));
+        read.collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -392,7 +419,7 @@ mod tests {
 
     #[test]
     fn an_unreadable_answer_is_told_without_its_content() {
-        let error = read::<Maybe<Vec<Scalar>>>("{\"name\": \"田女士\"".as_bytes()).err().unwrap();
+        let error = read::<Maybe<Scalar>>("{\"name\": \"田女士\"".as_bytes()).err().unwrap();
         assert_eq!(error.reason, ErrorReason::ProviderResponseInvalid);
         assert!(!error.message.contains('田'), "{}", error.message);
     }

@@ -28,7 +28,7 @@ const MACHINE_NO: &str = "16327129";
 const ORDERS_PATH: &str = "/api/openapi/v1/orders/";
 const PING_PATH: &str = "/api/openapi/v1/ping";
 
-/// Seconds between the payload's timestamp and the clock, either way [assumed].
+/// Seconds between the payload's timestamp and the clock, either way (*assumed*).
 const MAX_SKEW: u64 = 300;
 
 const NOT_FOUND: u64 = 80002;

@@ -57,7 +57,10 @@ async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
     ];
     for (place, code, reason, field) in expected {
         let error = error(&results[place]);
-        assert_eq!((error.code, error.reason(), error.field.as_str()), (code.into(), reason, field));
+        assert_eq!(
+            (error.code, error.reason(), error.field.as_str()),
+            (code.into(), reason, field)
+        );
         assert!(!error.message.is_empty());
     }
     assert_eq!(error(&results[1]).provider_code, "10120800");
@@ -69,7 +72,8 @@ async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
 async fn a_batch_has_1_to_100_orders() {
     let field = Field::new().await;
     for count in [0, 101] {
-        let failed = batch(&field, vec![order(Provider::Haoka, "shipped"); count]).await.unwrap_err();
+        let failed =
+            batch(&field, vec![order(Provider::Haoka, "shipped"); count]).await.unwrap_err();
         assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("orders")));
         assert_eq!(failed.reason, "INVALID_REQUEST");
     }

@@ -11,6 +11,7 @@ mod deadlines;
 mod faults;
 mod get_order;
 mod health;
+mod mappings;
 mod rules;
 mod sandbox;
 mod support;

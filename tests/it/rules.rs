@@ -155,11 +155,10 @@ async fn the_last_two_calls_of_the_day_are_for_those_who_insist() {
 
 #[tokio::test]
 async fn a_minute_has_no_more_calls_than_are_configured() {
-    let field = Field::with(|accounts| {
-        accounts.replace("user_id", "calls_per_minute = 5\nuser_id")
-    })
-    .await;
-    let ids = ["pending", "submitted", "shipped", "completed", "entering", "review-failed", "sample"];
+    let field =
+        Field::with(|accounts| accounts.replace("user_id", "calls_per_minute = 5\nuser_id")).await;
+    let ids =
+        ["pending", "submitted", "shipped", "completed", "entering", "review-failed", "sample"];
     for id in &ids[..5] {
         field.get(Provider::Haoka, id).await.unwrap();
     }
@@ -292,7 +291,10 @@ async fn a_vendor_that_is_asked_too_often_is_left_alone() {
         let wait = Some(Duration::from_secs(seconds));
         assert_eq!(field.get(provider, closing).await.unwrap_err().retry_delay, wait);
         let failed = field.insist(provider, id, 0).await.unwrap_err();
-        assert_eq!((failed.reason.as_str(), failed.retry_delay), ("PROVIDER_QUOTA_EXHAUSTED", wait));
+        assert_eq!(
+            (failed.reason.as_str(), failed.retry_delay),
+            ("PROVIDER_QUOTA_EXHAUSTED", wait)
+        );
         field.pass(seconds - 1);
         field.insist(provider, id, 0).await.unwrap_err();
         assert_eq!(field.asked(vendor, id).len(), 0, "{closing}");

@@ -105,7 +105,12 @@ async fn a_watch_ends_where_the_order_can_never_be_read() {
     let field = Field::new().await;
     let cases = [
         (Provider::Haoka, "nobody", Code::NotFound, "ORDER_NOT_FOUND"),
-        (Provider::Haoka, "error-signature", Code::FailedPrecondition, "PROVIDER_CREDENTIALS_REJECTED"),
+        (
+            Provider::Haoka,
+            "error-signature",
+            Code::FailedPrecondition,
+            "PROVIDER_CREDENTIALS_REJECTED",
+        ),
         (Provider::Dingshang, "40005", Code::FailedPrecondition, "ORDER_EXPIRED"),
     ];
     for (provider, id, code, reason) in cases {
@@ -118,7 +123,8 @@ async fn a_watch_ends_where_the_order_can_never_be_read() {
         (Provider::Haoka, "a/b", Code::InvalidArgument),
         (Provider::Unspecified, "1", Code::InvalidArgument),
     ] {
-        let order = OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
+        let order =
+            OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
         let request = WatchOrderRequest { order: Some(order) };
         let status = field.server.client.clone().watch_order(request).await.unwrap_err();
         assert_eq!(status.code(), code);
@@ -170,10 +176,8 @@ async fn a_poller_ends_with_its_last_watcher() {
 
 #[tokio::test]
 async fn pollers_hold_at_most_half_of_the_minute() {
-    let field = Field::with(|accounts| {
-        accounts.replace("user_id", "calls_per_minute = 4\nuser_id")
-    })
-    .await;
+    let field =
+        Field::with(|accounts| accounts.replace("user_id", "calls_per_minute = 4\nuser_id")).await;
     let mut streams = Vec::new();
     for id in ["pending", "submitted"] {
         let mut stream = watch(&field.server, Provider::Haoka, id).await;

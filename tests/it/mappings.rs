@@ -1,0 +1,12 @@
+//! What becomes of each vendor's answers, and what each vendor is asked: the whole way through a
+//! real server, from the facts in `tests/fixtures/<vendor>/`.
+
+mod bench;
+mod contract;
+mod errors;
+mod fields;
+mod properties;
+mod requests;
+mod samples;
+mod statuses;
+mod words;

@@ -1,0 +1,166 @@
+//! The vendors' errors: every row of every table, on each call that can answer so.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bench::{Bench, ORDER_CALL, Vendor, vendors};
+use crate::support::Reply;
+use order_query::pb::Provider;
+
+/// `errors.toml`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Errors {
+    /// How an error is written; `CODE` and `TEXT` stand for JSON.
+    body: String,
+    pub(super) error: Vec<Group>,
+}
+
+/// Errors that end alike.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Group {
+    /// Which calls answer so.
+    pub(super) calls: Vec<String>,
+    /// Whether the machine is left to the account's default.
+    #[serde(default)]
+    pub(super) default_machine: bool,
+    status: String,
+    reason: String,
+    field: Option<String>,
+    /// In seconds.
+    retry: Option<u64>,
+    /// Whether callers are shown the vendor's text.
+    #[serde(default = "yes")]
+    text_shown: bool,
+    pub(super) rows: Vec<(i64, String)>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Errors {
+    pub(super) fn of(vendor: &Vendor) -> Self {
+        vendor.table("errors.toml")
+    }
+
+    /// The answer with that code, which is JSON, and that text.
+    pub(super) fn body(&self, code: &str, text: &str) -> String {
+        self.body.replace("CODE", code).replace("TEXT", &json!(text).to_string())
+    }
+}
+
+impl Group {
+    /// The failure that a row ends in.
+    pub(super) fn expected(&self, code: i64, text: &str) -> Value {
+        let text = Some(text).filter(|text| self.text_shown && !text.is_empty());
+        let members = [
+            ("code", Some(json!(self.status))),
+            ("reason", Some(json!(self.reason))),
+            ("field", self.field.as_ref().map(|field| json!(field))),
+            ("retry_seconds", self.retry.map(|retry| json!(retry))),
+            ("provider_code", Some(json!(code.to_string()))),
+            ("provider_message", text.map(|text| json!(text))),
+        ];
+        let members = members.into_iter();
+        let failure: Value =
+            members.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        json!({ "failure": failure })
+    }
+
+    /// What becomes of the question for the order when a call is answered so.
+    pub(super) async fn outcome(&self, vendor: &Vendor, call: &str, reply: Reply) -> Value {
+        let default = self.default_machine.then(|| vendor.sheet.machine_no.clone());
+        let bench = Bench::start_with(vendor, |account| {
+            account.extend(default.map(|machine| ("machine_no".to_owned(), machine)));
+        })
+        .await;
+        bench.scripted.replies_at(vendor.paths()[call], [reply]);
+        let mut question = vendor.question();
+        if self.default_machine {
+            question.machine_no.clear();
+        }
+        bench.finish(question).await
+    }
+}
+
+#[tokio::test]
+async fn every_error_becomes_what_its_row_says() {
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        for group in &errors.error {
+            for (call, (code, text)) in
+                group.calls.iter().flat_map(|call| group.rows.iter().map(move |row| (call, row)))
+            {
+                for written in [code.to_string(), format!("\"{code}\"")] {
+                    let reply = Reply::new(200, errors.body(&written, text));
+                    let outcome = group.outcome(&vendor, call, reply).await;
+                    let name = vendor.provider.word();
+                    assert_eq!(outcome, group.expected(*code, text), "{name} {call} {written}");
+                }
+            }
+        }
+    }
+}
+
+/// A vendor's text can be missing, or be anything but a text.
+#[tokio::test]
+async fn an_error_needs_no_text() {
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        let group = errors.error.iter().find(|group| group.reason == "PROVIDER_ERROR").unwrap();
+        for text in ["null", "\"\""] {
+            let body = errors.body.replace("CODE", "77").replace("TEXT", text);
+            let outcome = vendor.outcome(body).await;
+            assert_eq!(outcome, group.expected(77, ""), "{} {text}", vendor.provider.word());
+        }
+    }
+}
+
+/// A vendor's words leave the server at 256 characters at most, and without control characters.
+#[tokio::test]
+async fn a_vendors_words_are_made_fit_to_be_shown() {
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        let code = format!("7\u{1b}[31m{}", "号".repeat(300));
+        let body = errors.body(&json!(code).to_string(), &format!("a\r\nb{}", "🚚".repeat(300)));
+        let failure = &vendor.outcome(body).await["failure"];
+        assert_eq!(failure["provider_code"], format!("7[31m{}", "号".repeat(251)));
+        assert_eq!(failure["provider_message"], format!("ab{}", "🚚".repeat(254)));
+    }
+}
+
+/// How often WeChat is asked for the order and for a token when its tokens are refused.
+#[tokio::test]
+async fn a_refused_token_is_renewed_and_the_order_asked_for_once_more() {
+    let vendor = Vendor::of(Provider::Wechat);
+    let token = |name: &str| {
+        Reply::new(200, json!({ "access_token": name, "expires_in": 7200 }).to_string())
+    };
+    let refused = |code: u32| Reply::new(200, json!({ "errcode": code }).to_string());
+    let order = || Reply::new(200, vendor.text("order.answer.json"));
+    for code in [40001, 40014, 42001] {
+        let rejected = json!({ "failure": {
+            "code": "FAILED_PRECONDITION",
+            "reason": "PROVIDER_CREDENTIALS_REJECTED",
+            "provider_code": code.to_string(),
+        }});
+        let cases = [
+            (vec![token("a"), token("b")], vec![refused(code), order()], vendor.expected(), 2, 2),
+            (vec![token("a"), token("b")], vec![refused(code)], rejected.clone(), 2, 2),
+            // The same token again would be refused again.
+            (vec![token("a")], vec![refused(code), order()], rejected, 1, 2),
+        ];
+        for (tokens, answers, expected, asked, token_calls) in cases {
+            let bench = Bench::start(&vendor).await;
+            bench.scripted.replies_at(vendor.paths()["token"], tokens);
+            bench.scripted.replies_at(vendor.paths()[ORDER_CALL], answers);
+            assert_eq!(bench.ask(vendor.question()).await, expected, "{code}");
+            let arrived = bench.scripted.arrived();
+            let (of_token, of_order): (Vec<_>, Vec<_>) =
+                arrived.iter().partition(|call| call.uri.path().starts_with("/cgi-bin/"));
+            assert_eq!((of_order.len(), of_token.len()), (asked, token_calls), "{code}");
+        }
+    }
+}

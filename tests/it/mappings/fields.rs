@@ -1,0 +1,315 @@
+//! The vendors' fields one by one: told, not told, told in another JSON type, told wrongly. The
+//! cases are made from the documented answers.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bench::{Bench, Vendor, put, unreadable, vendors, with_member};
+use order_query::pb::Provider;
+
+/// `fields.toml`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fields {
+    pub(super) field: Vec<Field>,
+    /// What must be told: without these there is no order.
+    required: Vec<String>,
+}
+
+/// An optional field.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Field {
+    /// Which documented answer has it: `order` where it is not said.
+    #[serde(default = "order")]
+    of: String,
+    /// Where it stands in the answer.
+    pub(super) at: String,
+    pub(super) kind: Kind,
+    /// What is unset in the order where it is not told.
+    pub(super) order: Vec<String>,
+    /// What stands there instead.
+    becomes: Option<Value>,
+}
+
+fn order() -> String {
+    "order".to_owned()
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Text,
+    /// The number of the order, masked.
+    Masked,
+    /// Whether it is a success.
+    Code,
+    Integer,
+    Amount,
+    Time,
+    CivilTime,
+    Day,
+    Flag,
+    Object,
+    List,
+}
+
+impl Kind {
+    /// JSON of a type that it never has.
+    fn wrong_types(self) -> &'static [&'static str] {
+        match self {
+            Self::Object => &["[]", "[1]", "[{}]", "\"text\"", "\" \"", "7", "true"],
+            Self::List => &["{}", "{\"0\":{}}", "\"text\"", "7", "[7]", "[null]", "[\"\"]", "[[]]"],
+            _ => &["{}", "[]", "{\"a\":1}", "[1]", "[\"\"]"],
+        }
+    }
+
+    /// JSON of the right type that cannot be understood.
+    fn malformed(self) -> &'static [&'static str] {
+        match self {
+            Self::Text | Self::Masked | Self::Code | Self::Object | Self::List => &[],
+            Self::Integer => &[
+                "\"x\"",
+                "1.5",
+                "1.0",
+                "1e3",
+                "\"1e3\"",
+                "\" 1\"",
+                "\"+1\"",
+                "\"１\"",
+                "true",
+                "9223372036854775808",
+                "-9223372036854775809",
+                "\"0x10\"",
+            ],
+            Self::Amount => &[
+                "\"x\"",
+                "\"1.005\"",
+                "1.005",
+                "1e2",
+                "\"1e2\"",
+                "\"1,00\"",
+                "\"1,000.00\"",
+                "\"¥3.00\"",
+                "\" 3.00\"",
+                "\"+3.00\"",
+                "\"3.\"",
+                "\".5\"",
+                "\"-\"",
+                "\"--1\"",
+                "\"1.0.0\"",
+                "\"３.00\"",
+                "true",
+                "\"92233720368547758.08\"",
+                "1e400",
+            ],
+            Self::Time => &["\"x\"", "1.5", "\"2023-06-20\"", "9223372036854775807", "true"],
+            Self::CivilTime => &[
+                "\"2023-02-30 00:00:00\"",
+                "\"2023-04-12T16:59:54\"",
+                "\"2023-04-12T16:59:54Z\"",
+                "\"2023-04-12 16:59:54 \"",
+                "\"2023-04-12 24:00:00\"",
+                "\"2023-04-12\"",
+                "\"2023/04/12 16:59:54\"",
+                "1681290000",
+                "0",
+            ],
+            Self::Day => &[
+                "\"2024-13-01\"",
+                "\"2023-02-29\"",
+                "\"2024-4-26\"",
+                "\"2024-04-26 00:00:00\"",
+                "\"26.04.2024\"",
+                "20240426",
+            ],
+            Self::Flag => &["\"2\"", "2", "-1", "\"yes\"", "\"TRUE\"", "1.0"],
+        }
+    }
+}
+
+impl Field {
+    /// The answer that has the field.
+    pub(super) fn answer(&self, vendor: &Vendor) -> Value {
+        vendor.json(&format!("{}.answer.json", self.of))
+    }
+
+    /// The order that this answer becomes.
+    fn expected(&self, vendor: &Vendor) -> Value {
+        vendor.json(&format!("{}.expected.json", self.of))
+    }
+
+    /// The same without this field.
+    fn untold(&self, vendor: &Vendor) -> Value {
+        let mut order = self.expected(vendor);
+        for place in &self.order {
+            put(&mut order, place, self.becomes.clone());
+        }
+        order
+    }
+
+    async fn check(&self, vendor: &Vendor, raw: Option<&str>, expected: &Value) {
+        let outcome = vendor.outcome(with_member(&self.answer(vendor), &self.at, raw)).await;
+        let Self { of, at, .. } = self;
+        assert_eq!(outcome, *expected, "{} {of} {at} {raw:?}", vendor.provider.word());
+    }
+}
+
+impl Fields {
+    pub(super) fn of(vendor: &Vendor) -> Self {
+        vendor.table("fields.toml")
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_told_is_unset() {
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            for raw in [None, Some("null"), Some("\"\"")] {
+                field.check(&vendor, raw, &field.untold(&vendor)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn numbers_and_texts_are_taken_for_each_other() {
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            let other = match field.answer(&vendor).pointer(&field.at).unwrap() {
+                Value::Number(number) => format!("\"{number}\""),
+                Value::String(text) if serde_json::from_str::<f64>(text).is_ok() => text.clone(),
+                _ => continue,
+            };
+            field.check(&vendor, Some(&other), &field.expected(&vendor)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn yes_and_no_are_numbers_texts_or_booleans() {
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            if field.kind != Kind::Flag {
+                continue;
+            }
+            for (raw, meaning) in [
+                ("1", true),
+                ("\"1\"", true),
+                ("true", true),
+                ("\"true\"", true),
+                ("0", false),
+                ("\"0\"", false),
+                ("false", false),
+            ] {
+                let mut order = field.expected(&vendor);
+                put(&mut order, &field.order[0], Some(json!(meaning)));
+                field.check(&vendor, Some(raw), &order).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_type_is_refused() {
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            for raw in field.kind.wrong_types() {
+                field.check(&vendor, Some(raw), &unreadable()).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_refused() {
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            for raw in field.kind.malformed() {
+                field.check(&vendor, Some(raw), &unreadable()).await;
+            }
+        }
+    }
+}
+
+/// Every member of the documented answer is either optional or required, so that none is left
+/// untested. Of a list, the first element stands for all.
+#[test]
+fn every_member_of_the_sample_has_its_row() {
+    fn walk(json: &Value, at: &str, found: &mut Vec<String>) {
+        let Value::Object(members) = json else {
+            if let Value::Array(elements) = json {
+                walk(&elements[0], &format!("{at}/0"), found);
+            }
+            return;
+        };
+        for (name, member) in members {
+            let at = format!("{at}/{name}");
+            walk(member, &at, found);
+            found.push(at);
+        }
+    }
+    for vendor in vendors() {
+        let mut found = Vec::new();
+        walk(&vendor.sample(), "", &mut found);
+        let Fields { field, mut required } = Fields::of(&vendor);
+        let of_order = field.into_iter().filter(|field| field.of == order());
+        required.extend(of_order.map(|field| field.at));
+        found.sort();
+        required.sort();
+        assert_eq!(found, required, "{}", vendor.provider.word());
+    }
+}
+
+/// `unreadable.toml`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unreadable {
+    /// Successes that hold no order.
+    no_order: Vec<String>,
+    /// Successes that hold another order.
+    other_order: Vec<String>,
+    /// Lists in the place of objects.
+    list: Vec<String>,
+}
+
+#[tokio::test]
+async fn an_answer_without_the_order_is_refused() {
+    for vendor in vendors() {
+        let Unreadable { no_order, other_order, list } = vendor.table("unreadable.toml");
+        for body in no_order.into_iter().chain(other_order).chain(list) {
+            let outcome = vendor.outcome(body.clone()).await;
+            assert_eq!(outcome, unreadable(), "{} {body}", vendor.provider.word());
+        }
+    }
+}
+
+/// The last place of an amount is the currency's, which the account may set.
+#[tokio::test]
+async fn dingshang_amounts_are_in_the_accounts_currency() {
+    let vendor = Vendor::of(Provider::Dingshang);
+    for (currency, amount, minor_units) in [
+        ("JPY", "\"300\"", Some("300")),
+        ("JPY", "\"300.00\"", Some("300")),
+        ("JPY", "\"3.5\"", None),
+        ("KWD", "\"3.005\"", Some("3005")),
+        ("KWD", "3.0055", None),
+        ("EUR", "-0.01", Some("-1")),
+    ] {
+        let bench = Bench::start_with(&vendor, |account| {
+            account.insert("currency".to_owned(), currency.to_owned());
+        })
+        .await;
+        let body = with_member(&vendor.sample(), "/data/records", None);
+        let body = serde_json::from_str(&body).unwrap();
+        bench.scripted.answers(200, with_member(&body, "/data/amount", Some(amount)));
+        let outcome = bench.finish(vendor.question()).await;
+        match minor_units {
+            Some(minor_units) => {
+                let total = json!({ "currencyCode": currency, "minorUnits": minor_units });
+                assert_eq!(outcome["total"], total, "{amount}");
+            }
+            None => assert_eq!(outcome, unreadable(), "{currency} {amount}"),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Whatever a vendor answers, the server lives, and says either an order or one of the reasons
+//! that a vendor's answer can end in; and an amount is exact or refused.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use order_query::pb::Provider;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::bench::{Bench, ORDER_CALL, Vendor, put, vendors, with_member};
+use super::fields::{Fields, Kind};
+
+/// How many answers each property is tried with, for each vendor and call.
+const CASES: u32 = 256;
+
+/// What a vendor's answer can end in. `INTERNAL` would be a panic.
+const REASONS: &[&str] = &[
+    "INVALID_REQUEST",
+    "ORDER_NOT_FOUND",
+    "ORDER_EXPIRED",
+    "PROVIDER_QUOTA_EXHAUSTED",
+    "PROVIDER_UNAVAILABLE",
+    "PROVIDER_CREDENTIALS_REJECTED",
+    "PROVIDER_RESPONSE_INVALID",
+    "PROVIDER_ERROR",
+];
+
+/// Longer than any limit, wait or token lasts, so that each case finds the server as if new.
+const BETWEEN_CASES: Duration = Duration::from_hours(25);
+
+/// Runs a property on one server for all cases.
+fn check<S: Strategy>(
+    vendor: &Vendor,
+    answers: &S,
+    property: impl Fn(&Runtime, &Bench<'_>, S::Value) -> Result<(), TestCaseError>,
+) where
+    S::Value: Clone + std::fmt::Debug,
+{
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::start(vendor));
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(answers, |answer| {
+        bench.clock.advance(BETWEEN_CASES);
+        property(&runtime, &bench, answer)
+    });
+    let name = vendor.provider.word();
+    result.unwrap_or_else(|error| panic!("{name}: {error}"));
+
+    // After all that, the same server reads a good answer as it always did.
+    bench.clock.advance(BETWEEN_CASES);
+    bench.reset();
+    let mut order = runtime.block_on(bench.ask(vendor.question()));
+    let mut expected = vendor.expected();
+    for order in [&mut order, &mut expected] {
+        put(order, "/observeTime", None);
+    }
+    assert_eq!(order, expected, "{name}");
+}
+
+/// What becomes of such an answer to that call, and that it is one of what there is.
+fn outcome(
+    runtime: &Runtime,
+    bench: &Bench<'_>,
+    call: &str,
+    status: u16,
+    body: Vec<u8>,
+) -> Result<Value, TestCaseError> {
+    let vendor = bench.vendor;
+    bench.reset();
+    bench.scripted.answers_at(vendor.paths()[call], status, body);
+    let outcome = runtime.block_on(bench.ask(vendor.question()));
+    if let Some(reason) = outcome["failure"]["reason"].as_str() {
+        prop_assert!(REASONS.contains(&reason), "{}", outcome);
+    } else {
+        prop_assert_eq!(&outcome["id"], &json!(vendor.sheet.id));
+    }
+    Ok(outcome)
+}
+
+/// A property of every answer to every call.
+fn every_call<S: Strategy<Value = (u16, Vec<u8>)>>(answers: impl Fn(&Vendor, &str) -> S) {
+    for vendor in vendors() {
+        for call in vendor.paths().into_keys() {
+            check(&vendor, &answers(&vendor, call), |runtime, bench, (status, body)| {
+                outcome(runtime, bench, call, status, body).map(drop)
+            });
+        }
+    }
+}
+
+fn any_status() -> impl Strategy<Value = u16> {
+    prop_oneof![8 => Just(200), 2 => prop::sample::select(vec![201, 302, 400, 401, 404, 429, 500, 503])]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "[0-9:. -]{0,20}".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 6, |inner| {
+        let names = prop_oneof![
+            "[a-zA-Z_]{0,10}",
+            prop::sample::select(vec!["code", "errcode", "message", "errs", "data", "order"])
+                .prop_map(str::to_owned),
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(names, inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// The documented answer to a call.
+fn sample(vendor: &Vendor, call: &str) -> Value {
+    match vendor.sheet.calls.get(call) {
+        Some(call) => serde_json::from_str(&call.answer).unwrap(),
+        None => vendor.sample(),
+    }
+}
+
+/// Where the members and elements of the JSON are.
+fn places(json: &Value, at: &str, found: &mut BTreeSet<String>) {
+    let children: Vec<(String, &Value)> = match json {
+        Value::Object(members) => {
+            members.iter().map(|(name, child)| (name.clone(), child)).collect()
+        }
+        Value::Array(elements) => {
+            elements.iter().enumerate().map(|(i, child)| (i.to_string(), child)).collect()
+        }
+        _ => Vec::new(),
+    };
+    for (name, child) in children {
+        let at = format!("{at}/{name}");
+        places(child, &at, found);
+        found.insert(at);
+    }
+}
+
+#[test]
+fn any_bytes_are_survived() {
+    every_call(|_, _| (any_status(), prop::collection::vec(any::<u8>(), 0..400)));
+}
+
+#[test]
+fn any_json_is_survived() {
+    every_call(|_, _| (any_status(), any_json().prop_map(|json| json.to_string().into_bytes())));
+}
+
+#[test]
+fn a_sample_that_is_cut_or_garbled_is_survived() {
+    every_call(|vendor, call| {
+        let whole = sample(vendor, call).to_string().into_bytes();
+        let length = whole.len();
+        let flips = prop::collection::vec((0..length, any::<u8>()), 0..4);
+        (any_status(), 0..=length, flips).prop_map(move |(status, end, flips)| {
+            let mut bytes = whole.clone();
+            for (at, bits) in flips {
+                bytes[at] ^= bits;
+            }
+            // Half of the cases are whole: a cut one is seldom JSON.
+            if end % 2 == 0 {
+                bytes.truncate(end);
+            }
+            (status, bytes)
+        })
+    });
+}
+
+#[test]
+fn a_sample_with_any_member_in_it_is_survived() {
+    every_call(|vendor, call| {
+        let whole = sample(vendor, call);
+        let mut found = BTreeSet::new();
+        places(&whole, "", &mut found);
+        let found: Vec<_> = found.into_iter().collect();
+        (any_status(), any::<Index>(), any_json()).prop_map(move |(status, place, json)| {
+            let mut edited = whole.clone();
+            put(&mut edited, &found[place.index(found.len())], Some(json));
+            (status, edited.to_string().into_bytes())
+        })
+    });
+}
+
+/// What a decimal text says in units of its last allowed place, worked out apart from the
+/// program; none where it is not one, or says more than can be told.
+fn minor_units(text: &str, digits: usize) -> Option<i64> {
+    let (negative, magnitude) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, "0"));
+    let are_digits =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !are_digits(whole) || !are_digits(fraction) {
+        return None;
+    }
+    let mut units: i128 = whole.parse().ok()?;
+    for place in 0..digits {
+        let digit = fraction.as_bytes().get(place).map_or(0, |byte| byte - b'0');
+        units = units.checked_mul(10)?.checked_add(digit.into())?;
+    }
+    if fraction.bytes().skip(digits).any(|byte| byte != b'0') {
+        return None;
+    }
+    i64::try_from(if negative { -units } else { units }).ok()
+}
+
+/// An amount's JSON, and the decimal text in it.
+fn any_amount() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "-?[0-9]{1,3}(\\.[0-9]{1,3})?",
+        4 => "-?[0-9]{15,21}(\\.[0-9]{0,4})?",
+        1 => "[-+]?[0-9.,eE]{0,8}",
+        1 => "\\PC{0,8}",
+        2 => any::<i64>().prop_map(|units| units.to_string()),
+        1 => any::<f64>().prop_map(|amount| amount.to_string()),
+    ]
+}
+
+#[test]
+fn an_amount_is_exact_or_refused() {
+    let mut tried = Vec::new();
+    for vendor in vendors() {
+        for field in Fields::of(&vendor).field {
+            let Some(total) = field.order.iter().find(|place| place.ends_with("/total")) else {
+                continue;
+            };
+            let digits = match field.kind {
+                Kind::Amount => 2,
+                Kind::Integer => 0,
+                // The total of a resource pack is no money.
+                _ => continue,
+            };
+            let sample = field.answer(&vendor);
+            tried.push((vendor.provider, field.at.clone()));
+            check(&vendor, &any_amount(), |runtime, bench, text| {
+                amount_is_exact(runtime, bench, &sample, &field.at, (total, digits), &text)
+            });
+        }
+    }
+    let of = |provider| tried.iter().any(|(tried, _)| *tried == provider);
+    assert!(of(Provider::Wechat) && of(Provider::Dingshang), "{tried:?}");
+}
+
+fn amount_is_exact(
+    runtime: &Runtime,
+    bench: &Bench<'_>,
+    sample: &Value,
+    at: &str,
+    (total, digits): (&str, usize),
+    text: &str,
+) -> Result<(), TestCaseError> {
+    let is_number = serde_json::from_str::<f64>(text).is_ok() && text.trim() == text;
+    let spellings = [json!(text).to_string()];
+    // Whole cents have no point at all.
+    let said = minor_units(text, digits).filter(|_| digits > 0 || !text.contains('.'));
+    for raw in spellings.into_iter().chain(is_number.then(|| text.to_owned())) {
+        let body = with_member(sample, at, Some(&raw)).into_bytes();
+        let outcome = outcome(runtime, bench, ORDER_CALL, 200, body)?;
+        // A zero is left out of JSON.
+        let units = |total: &Value| total["minorUnits"].as_str().map_or("0".into(), str::to_owned);
+        let told: Option<i64> = outcome.pointer(total).map(|total| units(total).parse().unwrap());
+        match said {
+            // The lowest number has no positive counterpart, and may be refused.
+            Some(i64::MIN) if told.is_none() => {}
+            said => prop_assert_eq!(told, said, "{} in {}", raw, outcome),
+        }
+        let refused = outcome["failure"]["reason"] == "PROVIDER_RESPONSE_INVALID";
+        prop_assert!(told.is_some() || text.is_empty() || refused, "{}", outcome);
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The vendors' words for states: every row of every table, and words that are in none.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bench::{Vendor, put, vendors, with_member};
+
+/// `words.toml`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Words {
+    table: Vec<Table>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// Where the word stands in the answer.
+    at: String,
+    /// Where its meaning stands in the order.
+    name: String,
+    /// Where the word stands in the order.
+    word: String,
+    /// What the names of the enum's values begin with.
+    prefix: String,
+    words: Vec<(String, String)>,
+    /// The words that the vendor promises to be the last.
+    terminal: Vec<String>,
+    /// Words that look like known ones.
+    unknown: Vec<String>,
+}
+
+impl Table {
+    /// The documented order with that word in it.
+    fn expected(&self, vendor: &Vendor, word: &str, meaning: &str) -> Value {
+        let mut order = vendor.expected();
+        let text = |text: String| Some(json!(text)).filter(|_| !word.is_empty());
+        put(&mut order, &self.name, text(format!("{}{meaning}", self.prefix)));
+        put(&mut order, &self.word, text(word.to_owned()));
+        let terminal = self.terminal.iter().any(|last| last == word);
+        put(&mut order, "/terminal", Some(json!(true)).filter(|_| terminal));
+        order
+    }
+
+    async fn check(&self, vendor: &Vendor, raw: Option<&str>, word: &str, meaning: &str) {
+        let outcome = vendor.outcome(with_member(&vendor.sample(), &self.at, raw)).await;
+        let expected = self.expected(vendor, word, meaning);
+        assert_eq!(outcome, expected, "{} {} {raw:?}", vendor.provider.word(), self.at);
+    }
+}
+
+/// How a word can be written in JSON: a number as a text, too.
+fn spellings(word: &str) -> Vec<String> {
+    // JSON's own reader skips white space around a number.
+    let number = serde_json::from_str::<f64>(word).is_ok() && word.trim() == word;
+    let spelled = json!(word).to_string();
+    [spelled].into_iter().chain(number.then(|| word.to_owned())).collect()
+}
+
+fn tables() -> Vec<(Vendor, Vec<Table>)> {
+    let of = |vendor: Vendor| {
+        let Words { table } = vendor.table("words.toml");
+        (vendor, table)
+    };
+    vendors().into_iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn every_known_word_has_its_meaning() {
+    for (vendor, tables) in tables() {
+        for table in tables {
+            for (word, meaning) in &table.words {
+                for raw in spellings(word) {
+                    table.check(&vendor, Some(&raw), word, meaning).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_other_word_is_passed_on_to_the_letter() {
+    for (vendor, tables) in tables() {
+        for table in tables {
+            let known = &table.words[0].0;
+            let odd = [
+                format!(" {known}"),
+                format!("{known}\n"),
+                format!("{known}{known}"),
+                "号".repeat(300),
+                "🚚".to_owned(),
+                "\u{0}\"\\\u{202e}".to_owned(),
+                "null".to_owned(),
+                " ".to_owned(),
+            ];
+            for word in odd.iter().chain(&table.unknown) {
+                for raw in spellings(word) {
+                    table.check(&vendor, Some(&raw), word, "OTHER").await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_word_is_no_status() {
+    for (vendor, tables) in tables() {
+        for table in tables {
+            for raw in [None, Some("null"), Some("\"\"")] {
+                table.check(&vendor, raw, "", "UNSPECIFIED").await;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_terminal_word_is_a_known_one() {
+    for (_, tables) in tables() {
+        for table in tables {
+            for word in &table.terminal {
+                assert!(table.words.iter().any(|(known, _)| known == word), "{word}");
+            }
+        }
+    }
+}

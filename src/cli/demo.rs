@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use tonic::transport::Endpoint;
 
-use super::{Failure, get, serve, sheet, told_to_stop};
+use super::{Failure, client, get, say, serve, sheet, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -58,16 +58,18 @@ impl Demo {
         let url = format!("http://{}", app.address);
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let channel = get::connect(&endpoint).await?;
+        let channel = client::connect(&endpoint).await?;
         for provider in Provider::all() {
             let id = sample(provider).to_owned();
-            println!("$ order-query get {} {id} --endpoint {url}", provider.word());
+            say(format_args!("$ order-query get {} {id} --endpoint {url}", provider.word()))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
-            println!("{}", sheet::order(&get::ask(channel.clone(), request).await?));
+            say(format_args!("{}", sheet::order(&get::ask(channel.clone(), request).await?)))?;
         }
         if !self.once {
-            println!("Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md");
+            say(format_args!(
+                "Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md"
+            ))?;
             stop.await;
         }
         app.stop().await;

@@ -1,10 +1,13 @@
 //! An order as a sheet for people to read. Used by the commands that print orders.
 
 use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
 
+use jiff::fmt::friendly::SpanPrinter;
 use prost_types::Timestamp;
 use unicode_width::UnicodeWidthStr as _;
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::pb::{self, GetOrderResponse, Money, Order, OrderItem};
 
 /// How wide the names of the lines are.
@@ -66,9 +69,23 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
         ("dispense notices", number(order.dispense_notice_count)),
         ("remark", order.remark.clone()),
         ("account", order.account.clone()),
-        ("answer", format!("{}, of {}", pb::short_name(answer.source()), time(order.observe_time))),
+        ("answer", source_and_age(answer, order)),
         ("ask again from", time(answer.refresh_time)),
     ]
+}
+
+/// Where the answer comes from, and how old it is.
+fn source_and_age(answer: &GetOrderResponse, order: &Order) -> String {
+    let now = SystemClock.now();
+    let observed = order.observe_time.and_then(|time| SystemTime::try_from(time).ok());
+    // To the second; a server's clock may be ahead of ours.
+    let age = observed.map(|time| now.duration_since(time).unwrap_or_default().as_secs());
+    let age = age
+        .map(Duration::from_secs)
+        .map(|age| format!(", {} old", SpanPrinter::new().unsigned_duration_to_string(&age)));
+    let age = age.unwrap_or_default();
+    let source = pb::short_name(answer.source());
+    format!("{source}, of {}{age}", time(order.observe_time))
 }
 
 /// The items as a table; columns in which no item has anything are left out.

@@ -1,0 +1,36 @@
+//! `order-query watch`
+
+use clap::Args;
+use tonic::Request;
+
+use super::client::{Which, connect, json, told};
+use super::{Failure, say, sheet};
+use crate::pb::order_service_client::OrderServiceClient;
+use crate::pb::{GetOrderResponse, WatchOrderRequest};
+
+/// Prints an order until it will not change any more.
+#[derive(Args)]
+pub(super) struct Watch {
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Watch {
+    /// Bounded by the order's own life, and by Ctrl-C.
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let failed = |status| Failure::Failed(told(&status));
+        let mut client = OrderServiceClient::new(connect(&self.which.endpoint).await?);
+        let request = Request::new(WatchOrderRequest { order: Some(self.which.order()) });
+        let mut news = client.watch_order(request).await.map_err(failed)?.into_inner();
+        while let Some(change) = news.message().await.map_err(failed)? {
+            if self.which.json {
+                say(format_args!("{}", json("WatchOrderResponse", &change)?))?;
+            } else {
+                let (order, source) = (change.order, change.source);
+                let answer = GetOrderResponse { order, source, refresh_time: None };
+                say(format_args!("{}", sheet::order(&answer)))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -12,6 +12,7 @@ mod faults;
 mod get_order;
 mod health;
 mod mappings;
+mod restarts;
 mod rules;
 mod sandbox;
 mod support;

@@ -1,0 +1,121 @@
+//! What holds over restarts, with the file store: the vendor is asked no more than it allows,
+//! whoever runs the server and however often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use order_query::clock::ManualClock;
+use order_query::pb::{GetOrderRequest, GetOrderResponse, Provider, Source};
+use order_query::sandbox::Sandbox;
+use tempfile::TempDir;
+
+use crate::support::{Failed, Server, manual_clock, question, sandbox_at};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// A server that is stopped and started over one file, with vendors that go on.
+struct Field {
+    clock: ManualClock,
+    sandbox: Sandbox,
+    folder: TempDir,
+}
+
+impl Field {
+    async fn new() -> Self {
+        let clock = manual_clock();
+        let sandbox = sandbox_at(Arc::new(clock.clone())).await;
+        Self { clock, sandbox, folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn start(&self) -> Server {
+        self.start_with(self.sandbox.accounts()).await
+    }
+
+    async fn start_with(&self, accounts: String) -> Server {
+        let path = self.folder.path().join("orders.redb");
+        let config = format!("[store]\nurl = \"file:{}\"\n{accounts}", path.display());
+        Server::start_at(&config, Arc::new(self.clock.clone())).await
+    }
+
+    /// One question to a server that is started for it and stopped after it.
+    async fn once(&self, id: &str, insists: bool) -> Result<GetOrderResponse, Failed> {
+        let server = self.start().await;
+        let max_age = insists.then(prost_types::Duration::default);
+        let answer = server.get(GetOrderRequest { max_age, ..question(Provider::Haoka, id) }).await;
+        stop(server).await;
+        answer
+    }
+}
+
+/// Stops a server, so that its file is free.
+async fn stop(server: Server) {
+    let Server { app, channel, client } = server;
+    drop((channel, client));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_day_has_ten_calls_over_restarts() {
+    let field = Field::new().await;
+    let mut answered = 0;
+    for _ in 0..15 {
+        answered += usize::from(field.once("shipped", true).await.is_ok());
+        field.clock.advance(HOUR);
+    }
+    assert_eq!((answered, field.sandbox.arrivals().len()), (10, 10));
+}
+
+#[tokio::test]
+async fn terminal_orders_tokens_and_answers_are_known_after_a_restart() {
+    let field = Field::new().await;
+    for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
+        field.once(id, true).await.unwrap();
+    }
+    assert_eq!(field.sandbox.arrivals().len(), 5);
+    field.clock.advance(HOUR * 24 * 365);
+    for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
+        let answer = field.once(id, true).await.unwrap();
+        assert_eq!(answer.source(), Source::Cache);
+        assert!(answer.order.unwrap().terminal);
+    }
+    assert_eq!(field.sandbox.arrivals().len(), 5);
+
+    let server = field.start().await;
+    server.get(question(Provider::Wechat, "status-2")).await.unwrap();
+    stop(server).await;
+    let server = field.start().await;
+    server.get(question(Provider::Wechat, "status-3")).await.unwrap();
+    let answer = server.get(question(Provider::Wechat, "status-2")).await.unwrap();
+    assert_eq!(answer.source(), Source::Cache);
+    assert_eq!(field.sandbox.arrivals().len(), 5 + 3, "one token, two orders");
+}
+
+#[tokio::test]
+async fn a_renamed_account_has_the_same_calls_left() {
+    let field = Field::new().await;
+    for _ in 0..10 {
+        field.once("shipped", true).await.unwrap();
+        field.clock.advance(Duration::from_secs(1));
+    }
+    let renamed = field.sandbox.accounts().replace("haoka-sandbox]", "another-name]");
+    let server = field.start_with(renamed).await;
+    let max_age = Some(prost_types::Duration::default());
+    let insisting = GetOrderRequest { max_age, ..question(Provider::Haoka, "shipped") };
+    let failed = server.get(insisting).await.unwrap_err();
+    assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
+    let known = server.get(question(Provider::Haoka, "shipped")).await.unwrap();
+    assert_eq!(known.order.unwrap().account, "another-name");
+    assert_eq!(field.sandbox.arrivals().len(), 10);
+}
+
+#[tokio::test]
+async fn an_account_that_is_left_alone_is_so_after_a_restart() {
+    let field = Field::new().await;
+    field.once("error-blocked", false).await.unwrap_err();
+    field.clock.advance(Duration::from_secs(59));
+    let failed = field.once("shipped", false).await.unwrap_err();
+    assert_eq!(failed.retry_delay, Some(Duration::from_secs(1)));
+    field.clock.advance(Duration::from_secs(1));
+    field.once("shipped", false).await.unwrap();
+    assert_eq!(field.sandbox.arrivals().len(), 2);
+}

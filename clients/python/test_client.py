@@ -327,9 +327,21 @@ def test_the_callers_deadline(orders):
     assert failure(orders.GetOrder, request, timeout=0.5).code() == Code.DEADLINE_EXCEEDED
 
 
-def test_batches_are_not_there_yet(orders):
-    request = pb.BatchGetOrdersRequest(orders=[pb.OrderRef(provider=HAOKA, id=HAOKA_SHIPPED)])
-    assert failure(orders.BatchGetOrders, request).code() == Code.UNIMPLEMENTED
+def test_a_batch_has_a_result_for_each_order(orders):
+    request = pb.BatchGetOrdersRequest(orders=[
+        pb.OrderRef(provider=HAOKA, id=HAOKA_SHIPPED),
+        pb.OrderRef(provider=HAOKA, id="a/b"),
+    ])
+    found, refused = orders.BatchGetOrders(request).results
+    assert found.found.order.status == pb.ORDER_STATUS_SHIPPED
+    assert refused.error.reason == pb.ERROR_REASON_INVALID_REQUEST
+    assert refused.error.field == "id"
+
+
+def test_a_watch_tells_the_order_and_ends_after_a_terminal_one(orders):
+    request = pb.WatchOrderRequest(order=pb.OrderRef(provider=HAOKA, id="settled"))
+    changes = list(orders.WatchOrder(request))
+    assert [change.order.status for change in changes] == [pb.ORDER_STATUS_SETTLED]
 
 
 @pytest.mark.parametrize("listener", ["channel", "admin_channel"])

@@ -314,15 +314,14 @@ def test_the_servers_own_deadline(tmp_path):
     with running(tmp_path, 'request_timeout = "500ms"') as server, \
             connect(server.address) as channel:
         stub = order_service_pb2_grpc.OrderServiceStub(channel)
-            error = failure(stub.GetOrder, pb.GetOrderRequest(provider=HAOKA, id=SLOW))
-        assert error.code() == Code.DEADLINE_EXCEEDED
+        error = failure(stub.GetOrder, pb.GetOrderRequest(provider=HAOKA, id=SLOW))
+    assert error.code() == Code.DEADLINE_EXCEEDED
     assert info(error).reason == "DEADLINE_EXCEEDED"
     assert info(error).metadata["provider"] == "haoka"
     assert info(error).metadata["account"] == "haoka-sandbox"
 
 
 def test_the_callers_deadline(orders):
-    begin = time.monotonic()
     request = pb.GetOrderRequest(provider=HAOKA, id=SLOW)
     assert failure(orders.GetOrder, request, timeout=0.5).code() == Code.DEADLINE_EXCEEDED
 

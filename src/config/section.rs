@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where: `accounts.vending.app_id`.
     pub path: String,
-    /// What, and what to do. Holds no value of the file: any of them may be a secret.
+    /// What, and what to do. Holds no value of the file, because any of them may be a secret;
+    /// only the names of files and of environment variables are told.
     pub text: String,
 }
 

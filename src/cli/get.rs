@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Failure, sheet};
+use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{DESCRIPTORS, GetOrderRequest, GetOrderResponse, Provider};
 
@@ -69,12 +69,7 @@ impl Get {
             max_age: self.max_age,
         };
         let answer = ask(connect(&self.endpoint).await?, request).await?;
-        if self.json {
-            println!("{}", json(&answer)?);
-        } else {
-            print!("{}", sheet::order(&answer));
-        }
-        Ok(())
+        if self.json { print(json(&answer)?) } else { print(sheet::order(&answer).trim_end()) }
     }
 }
 

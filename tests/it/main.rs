@@ -8,5 +8,6 @@
 
 mod binary;
 mod child;
+mod config;
 mod played;
 mod support;

@@ -9,5 +9,6 @@
 mod binary;
 mod child;
 mod config;
+mod house;
 mod played;
 mod support;

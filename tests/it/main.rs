@@ -12,3 +12,4 @@ mod config;
 mod house;
 mod played;
 mod support;
+mod transport;

@@ -11,5 +11,6 @@ mod child;
 mod config;
 mod house;
 mod played;
+mod secrets;
 mod support;
 mod transport;

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
 
+use futures_util::future::join_all;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderResponse, Provider};
 use tempfile::TempDir;
@@ -23,13 +24,13 @@ use crate::child::Serving;
 use crate::played::{Asked, Played, answer};
 use crate::support::{Failed, connect, question};
 
-/// The three accounts, each with its secrets in another place. Times are short, so that silence
+/// The three accounts, each with its secrets in another place. The time is short, so that silence
 /// does not hold the test up.
 fn accounts(url: &str, more: &str, directory: &TempDir) -> String {
     let file = directory.path().join("secret");
     fs::write(&file, format!("{WECHAT_SECRET}\n")).unwrap();
     let file = file.display();
-    let common = format!("base_url = \"{url}\"\ntimeout = \"300ms\"\n{more}");
+    let common = format!("base_url = \"{url}\"\ntimeout = \"1s\"\n{more}");
     format!(
         "[accounts.market]\nprovider = \"wechat\"\n{common}\napp_id = \"wx\"\n\
          app_secret = {{ file = \"{file}\" }}\n\
@@ -110,10 +111,9 @@ async fn nothing_leaks(loud: Loud) {
     let mut reasons = BTreeSet::new();
     for (name, deed) in bad_deeds(&trap.url()) {
         vendor.does(&deed);
-        for provider in Provider::all() {
-            if let Err(status) = ask(&channel, provider).await {
-                reasons.insert(check_failure(&name, &status));
-            }
+        let calls = Provider::all().map(|provider| ask(&channel, provider));
+        for status in join_all(calls).await.into_iter().filter_map(Result::err) {
+            reasons.insert(check_failure(&name, &status));
         }
     }
     for kind in [

@@ -1,5 +1,4 @@
 //! The commands, one a file: reads the arguments, runs the command, names the exit code.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "commands speak to people")]
 
 mod check;
 mod demo;
@@ -10,7 +9,7 @@ mod serve;
 mod sheet;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,13 +95,20 @@ pub async fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            // Whoever does not read it has the exit code.
+            let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::from(match failure {
                 Failure::Failed(_) => 1,
                 Failure::Configuration(_) => 78,
             })
         }
     }
+}
+
+/// Writes a line to standard output. `println!` would panic where the reader has left.
+fn print(line: impl fmt::Display) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}")
+        .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
 }
 
 /// Resolves at SIGTERM and at Ctrl-C.

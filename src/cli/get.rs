@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Failure, sheet};
+use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{DESCRIPTORS, GetOrderRequest, GetOrderResponse, Provider};
 
@@ -37,7 +37,7 @@ pub(super) struct Get {
     machine_no: Option<String>,
     /// How old the answer may be at most, such as 0s or 10m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    max_age: Option<Duration>,
+    max_age: Option<prost_types::Duration>,
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
     endpoint: Endpoint,
@@ -53,28 +53,23 @@ fn provider(word: &str) -> Result<Provider, String> {
     })
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text);
-    parsed.map_err(|_| "must be a duration such as 0s, 30s or 10m".to_owned())
+fn duration(text: &str) -> Result<prost_types::Duration, String> {
+    let parsed = jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok();
+    let fitting = parsed.and_then(|duration| duration.try_into().ok());
+    fitting.ok_or_else(|| "must be a duration such as 0s, 30s or 10m".to_owned())
 }
 
 impl Get {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let max_age = self.max_age.map(prost_types::Duration::try_from).transpose();
         let request = GetOrderRequest {
             provider: self.provider.into(),
             id: self.id,
             account: self.account.unwrap_or_default(),
             machine_no: self.machine_no.unwrap_or_default(),
-            max_age: max_age.map_err(|_| Failure::Failed("--max-age is too long".to_owned()))?,
+            max_age: self.max_age,
         };
         let answer = ask(connect(&self.endpoint).await?, request).await?;
-        if self.json {
-            println!("{}", json(&answer)?);
-        } else {
-            print!("{}", sheet::order(&answer));
-        }
-        Ok(())
+        if self.json { print(json(&answer)?) } else { print(sheet::order(&answer).trim_end()) }
     }
 }
 

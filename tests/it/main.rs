@@ -6,11 +6,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
+mod binary;
+mod child;
+mod config;
 mod deadlines;
 mod faults;
 mod get_order;
 mod health;
+mod house;
 mod mappings;
+mod played;
 mod sandbox;
+mod secrets;
 mod support;
 mod tokens;
+mod transport;

@@ -100,7 +100,7 @@ pub async fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Whoever has closed standard error does not want to know.
+            // Whoever does not read it has the exit code.
             let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::from(match failure {
                 Failure::Failed(_) => 1,
@@ -110,9 +110,10 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// Prints a line. Fails where nobody reads any more, which a macro would panic at.
-fn say(line: fmt::Arguments<'_>) -> io::Result<()> {
+/// Writes a line to standard output. `println!` would panic where the reader has left.
+fn print(line: impl fmt::Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}")
+        .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
 }
 
 /// Resolves at SIGTERM and at Ctrl-C.

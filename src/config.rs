@@ -14,6 +14,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 pub use secret::Secret;
 pub use section::{Problem, Problems, Section, Value, read_file};
 
+/// Goes before `telemetry.log_level`, to look closer without touching the file.
+const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
+
 /// What is set outside the accounts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -86,11 +89,12 @@ impl Default for Telemetry {
 impl Config {
     /// Reads all but the accounts, which are the vendors' to read.
     pub fn read(root: &mut Section) -> Self {
+        let log_level = root.environment(LOG_VARIABLE);
         Self {
             server: Server::read(root.section("server")),
             admin: Admin::read(root.section("admin")),
             store: Store::read(root.section("store")),
-            telemetry: Telemetry::read(root.section("telemetry")),
+            telemetry: Telemetry::read(root.section("telemetry"), log_level),
         }
     }
 }
@@ -151,13 +155,15 @@ impl Store {
 }
 
 impl Telemetry {
-    fn read(mut section: Section) -> Self {
+    /// `log_level` is what the environment says of it.
+    fn read(mut section: Section, log_level: Option<Targets>) -> Self {
         let default = Self::default();
+        let of_file = section.take("log_level");
         let telemetry = Self {
             log_format: section
                 .choice("log_format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(default.log_format),
-            log_level: section.take("log_level").unwrap_or(default.log_level),
+            log_level: log_level.or(of_file).unwrap_or(default.log_level),
         };
         section.finish();
         telemetry

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::serve::open;
-use super::{ConfigFile, Failure, say};
+use super::{ConfigFile, Failure, print};
 use crate::app::Setup;
 use crate::clock::SystemClock;
 use crate::config::Problem;
@@ -21,9 +21,8 @@ impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         let setup = Setup::read(open(&self.config, false)?, None, Arc::new(SystemClock))?;
         for Problem { path, text } in &setup.warnings {
-            say(format_args!("warning: {path}: {text}"))?;
+            print(format_args!("warning: {path}: {text}"))?;
         }
-        say(format_args!("the configuration is fine; accounts: {}", setup.accounts.len()))?;
-        Ok(())
+        print(format_args!("the configuration is fine; accounts: {}", setup.accounts.len()))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use tonic::transport::Endpoint;
 
-use super::{Failure, client, get, say, serve, sheet, told_to_stop};
+use super::{Failure, client, get, print, serve, sheet, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -61,13 +61,13 @@ impl Demo {
         let channel = client::connect(&endpoint).await?;
         for provider in Provider::all() {
             let id = sample(provider).to_owned();
-            say(format_args!("$ order-query get {} {id} --endpoint {url}", provider.word()))?;
+            print(format_args!("$ order-query get {} {id} --endpoint {url}", provider.word()))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
-            say(format_args!("{}", sheet::order(&get::ask(channel.clone(), request).await?)))?;
+            print(sheet::order(&get::ask(channel.clone(), request).await?))?;
         }
         if !self.once {
-            say(format_args!(
+            print(format_args!(
                 "Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md"
             ))?;
             stop.await;

@@ -7,7 +7,7 @@ use tonic::Request;
 use tonic::transport::Channel;
 
 use super::client::{Which, connect, json, told};
-use super::{Failure, say, sheet};
+use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
 
@@ -37,9 +37,9 @@ impl Get {
         let request = GetOrderRequest { provider, id, account, machine_no, max_age: self.max_age };
         let answer = ask(connect(&self.which.endpoint).await?, request).await?;
         if self.which.json {
-            say(format_args!("{}", json("GetOrderResponse", &answer)?))?;
+            print(json("GetOrderResponse", &answer)?)?;
         } else {
-            say(format_args!("{}", sheet::order(&answer).trim_end()))?;
+            print(sheet::order(&answer).trim_end())?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::client::connect;
-use super::{Failure, say};
+use super::{Failure, print};
 
 /// Probes are asked every few seconds: an answer that takes longer is none.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ impl Health {
             Ok(Err(status)) => return Err(Failure::Failed(status.message().to_owned())),
             Ok(Ok(response)) => response.get_ref().status(),
         };
-        say(format_args!("{}", status.as_str_name()))?;
+        print(status.as_str_name())?;
         if status == ServingStatus::Serving {
             Ok(())
         } else {

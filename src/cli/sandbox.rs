@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, say, told_to_stop};
+use super::{Failure, print, told_to_stop};
 use crate::clock::SystemClock;
 
 /// Plays the three vendors until SIGTERM or Ctrl-C.
@@ -21,8 +21,8 @@ impl Sandbox {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = told_to_stop()?;
         let sandbox = crate::sandbox::Sandbox::start(self.listen, Arc::new(SystemClock)).await?;
-        say(format_args!("# The sandbox vendors are up. Accounts for a configuration:\n"))?;
-        say(format_args!("{}", sandbox.accounts()))?;
+        print("# The sandbox vendors are up. Accounts for a configuration:\n")?;
+        print(sandbox.accounts())?;
         stop.await;
         Ok(())
     }

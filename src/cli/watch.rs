@@ -4,7 +4,7 @@ use clap::Args;
 use tonic::Request;
 
 use super::client::{Which, connect, json, told};
-use super::{Failure, say, sheet};
+use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
 
@@ -24,11 +24,11 @@ impl Watch {
         let mut news = client.watch_order(request).await.map_err(failed)?.into_inner();
         while let Some(change) = news.message().await.map_err(failed)? {
             if self.which.json {
-                say(format_args!("{}", json("WatchOrderResponse", &change)?))?;
+                print(json("WatchOrderResponse", &change)?)?;
             } else {
                 let (order, source) = (change.order, change.source);
                 let answer = GetOrderResponse { order, source, refresh_time: None };
-                say(format_args!("{}", sheet::order(&answer)))?;
+                print(sheet::order(&answer))?;
             }
         }
         Ok(())

@@ -52,14 +52,13 @@ fn from_elsewhere(table: toml::Table, context: &Context) -> Result<String, Strin
     let mut entries = table.into_iter();
     match (entries.next(), entries.next()) {
         (Some((key, toml::Value::String(name))), None) if key == "env" => {
-            env::var(&name).map_err(|error| match error {
-                env::VarError::NotPresent => {
-                    format!("the environment variable {name} is not set")
-                }
-                // The error's own text would hold the value.
-                env::VarError::NotUnicode(_) => {
-                    format!("the environment variable {name} is not UTF-8")
-                }
+            env::var(&name).map_err(|error| {
+                let what = match error {
+                    env::VarError::NotPresent => "is not set",
+                    // The error's own text would hold the value.
+                    env::VarError::NotUnicode(_) => "is not UTF-8",
+                };
+                format!("the environment variable {} {what}", shown(&name))
             })
         }
         (Some((key, toml::Value::String(path))), None) if key == "file" => {
@@ -74,4 +73,10 @@ fn from_elsewhere(table: toml::Table, context: &Context) -> Result<String, Strin
         }
         _ => Err(format!("must be {}", Secret::EXPECTED)),
     }
+}
+
+/// The name of a variable, unless it may be a secret that was put in its place.
+fn shown(name: &str) -> &str {
+    let usual = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    if name.bytes().all(usual) { name } else { "that it names" }
 }

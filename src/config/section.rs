@@ -2,6 +2,7 @@
 //! it, so that all mistakes are reported together. Used by whoever has settings to read.
 
 use std::cell::RefCell;
+use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
@@ -11,14 +12,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where: `accounts.vending.app_id`.
     pub path: String,
-    /// What, and what to do. Holds no value of the file: any of them may be a secret.
+    /// What, and what to do. Holds no value of the file, because any of them may be a secret;
+    /// only the names of files and of environment variables are told.
     pub text: String,
 }
 
@@ -160,6 +162,18 @@ impl Section {
             self.problem(key, format!("is missing; it must be {}", V::EXPECTED));
         }
         self.take(key)
+    }
+
+    /// The value of an environment variable; `None` where it is absent or empty, or wrong and
+    /// noted.
+    #[must_use]
+    pub fn environment<V: Value>(&self, name: &str) -> Option<V> {
+        let text = env::var_os(name).filter(|text| !text.is_empty())?;
+        let value = match text.into_string() {
+            Ok(text) => V::read(toml::Value::String(text), &self.context),
+            Err(_) => Err("is not UTF-8".to_owned()),
+        };
+        value.map_err(|text| self.problem(name, text)).ok()
     }
 
     /// One of the words of a table.
@@ -304,5 +318,15 @@ parsed_text!(Duration, "a duration such as \"250ms\", \"15s\" or \"10m\"", |text
 parsed_text!(
     Targets,
     "a log level such as \"info\", or pairs such as \"order_query=debug\"",
-    |text: &str| { text.parse().ok() }
+    parse_log_level
 );
+
+/// `Targets` itself takes a misspelled level for the name of a target, and then logs nothing else.
+fn parse_log_level(text: &str) -> Option<Targets> {
+    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let fits = |part: &str| match part.split_once('=') {
+        Some((target, level)) => !target.is_empty() && !level.is_empty(),
+        None => !part.is_empty() && part.parse::<LevelFilter>().is_ok(),
+    };
+    text.split(',').all(fits).then(|| text.parse().ok()).flatten()
+}

@@ -7,14 +7,21 @@
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
 mod batch;
+mod binary;
+mod child;
+mod config;
 mod deadlines;
 mod faults;
 mod get_order;
 mod health;
+mod house;
 mod mappings;
+mod played;
 mod restarts;
 mod rules;
 mod sandbox;
+mod secrets;
 mod support;
 mod tokens;
+mod transport;
 mod watch;

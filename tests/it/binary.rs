@@ -1,0 +1,6 @@
+//! The real binary, used as its users use it: commands and their exit codes, what goes to which
+//! stream, and how it ends.
+
+mod commands;
+mod ending;
+mod settings;

@@ -1,0 +1,186 @@
+//! `check` and `serve` before they serve: which configuration is taken, and what is wrong with it.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt as _;
+
+use crate::child::{Child, Ended, LISTEN, Serving, command, run, write};
+
+/// An account without which nothing is served.
+const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
+
+fn check(config: &str) -> Ended {
+    let directory = tempfile::tempdir().unwrap();
+    run(["check", "--config", &write(&directory, config)])
+}
+
+#[test]
+fn check_warns_and_is_content() {
+    let checked = check(
+        "[accounts.vending]\nprovider = \"dingshang\"\nbase_url = \"https://vending.example\"\n\
+         app_id = \"ds\"\napp_secret = \"s\"\n",
+    );
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
+    assert_eq!(
+        checked.out,
+        "warning: accounts.vending.app_key: is not set, so requests to the vendor go unsigned\n\
+         the configuration is fine; accounts: 1\n"
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_path() {
+    let config = r#"
+        [server]
+        listn = "127.0.0.1:0"
+        request_timeout = "15 parsecs"
+
+        [accounts.market]
+        provider = "wechat"
+        app_secret = { file = "no-such-file" }
+
+        [accounts.vending]
+        provider = "dingshang"
+        base_url = "http://vending.example"
+        app_id = "ds"
+        app_secret = { env = "ORDER_QUERY_TEST_THAT_NOBODY_SETS" }
+    "#;
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, config);
+    for subcommand in ["check", "serve"] {
+        let wrong = run([subcommand, "--config", &path]);
+        assert_eq!((wrong.code, wrong.out.as_str()), (Some(78), ""), "{wrong:?}");
+        let mut lines = wrong.err.lines();
+        assert_eq!(lines.next(), Some("error: the configuration is wrong:"));
+        let mut told: Vec<_> = lines.map(|line| line.split_once(": ").expect(line)).collect();
+        told.sort_unstable();
+        let expected = [
+            ("accounts.market.app_id", "is missing; it must be a text"),
+            ("accounts.market.app_secret", "cannot open "),
+            ("accounts.vending.app_secret", "the environment variable ORDER_QUERY_TEST_THAT_"),
+            ("accounts.vending.base_url", "must begin with https://"),
+            ("server.listn", "is not a setting of this version"),
+            ("server.request_timeout", "must be a duration such as"),
+        ];
+        assert_eq!(told.len(), expected.len(), "{}", wrong.err);
+        for ((path, text), (expected_path, beginning)) in told.into_iter().zip(expected) {
+            assert_eq!(path, expected_path);
+            assert!(text.starts_with(beginning), "{path}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_is_needed_and_the_environment_can_name_it() {
+    for subcommand in ["serve", "check"] {
+        let missing = run([subcommand]);
+        assert_eq!((missing.code, missing.out.as_str()), (Some(78), ""));
+        assert!(missing.err.contains("--config: is missing"), "{}", missing.err);
+        assert!(missing.err.contains("ORDER_QUERY_CONFIG"), "{}", missing.err);
+
+        let absent = run([subcommand, "--config", "no-such-file.toml"]);
+        assert_eq!(absent.code, Some(78));
+        assert!(absent.err.contains("--config: cannot open no-such-file.toml"), "{}", absent.err);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, HAOKA);
+    let mut named = command(["check"]);
+    named.env("ORDER_QUERY_CONFIG", &path);
+    assert_eq!(Child::start(named).end().code, Some(0));
+
+    // The argument goes first.
+    let mut both = command(["check", "--config", &path]);
+    both.env("ORDER_QUERY_CONFIG", "no-such-file.toml");
+    assert_eq!(Child::start(both).end().code, Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_told_with_its_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for (setting, other) in [("server.listen", "admin.listen"), ("admin.listen", "server.listen")] {
+        let config = format!("{setting} = \"{address}\"\n{other} = \"127.0.0.1:0\"\n{HAOKA}");
+        let failed = run(["serve", "--config", &write(&directory, &config)]);
+        assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""));
+        let last = failed.err.lines().last().unwrap();
+        let text = format!("error: cannot listen on {address} ({setting}): ");
+        assert!(last.starts_with(&text), "{last}");
+    }
+}
+
+#[test]
+fn dev_serves_on_loopback_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "server.listen = \"0.0.0.0:0\"\nserver.insecure = true\n\
+                  admin.listen = \"127.0.0.1:0\"\n";
+    let refused = run(["serve", "--dev", "--config", &write(&directory, config)]);
+    assert_eq!((refused.code, refused.out.as_str()), (Some(78), ""), "{refused:?}");
+    assert!(refused.err.contains("server.listen: must be a loopback address with --dev"));
+}
+
+#[test]
+fn dev_adds_its_accounts_to_the_configurations_own() {
+    let server = Serving::start_with(HAOKA, |command| {
+        command.arg("--dev");
+    });
+    let own = server.get(&["haoka", "x"]);
+    assert!(own.err.contains("name one of cards, haoka-sandbox"), "{}", own.err);
+    assert_eq!(server.get(&["haoka", "sample", "--account", "haoka-sandbox"]).code, Some(0));
+}
+
+#[test]
+fn the_environments_log_level_goes_before_the_files() {
+    let quiet = format!("telemetry.log_level = \"error\"\n{HAOKA}");
+    let server = Serving::start_with(&quiet, |command| {
+        command.env("ORDER_QUERY_LOG", "warn, order_query=info");
+    });
+    let _ = server.get(&["wechat", "x"]);
+    let ended = server.stop();
+    assert!(ended.err.contains("PROVIDER_NOT_CONFIGURED"), "{}", ended.err);
+
+    // What is empty is not set.
+    let server = Serving::start_with(HAOKA, |command| {
+        command.env("ORDER_QUERY_LOG", "");
+    });
+    assert!(server.stop().err.contains("stopped"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, HAOKA);
+    let malformed =
+        ["inof", "order_query=loud", "=debug", "info,,warn", "a=b=c"].map(OsString::from);
+    for text in malformed.into_iter().chain([OsString::from_vec(vec![0xff])]) {
+        for subcommand in ["serve", "check"] {
+            let mut command = command([subcommand, "--config", &path]);
+            command.env("ORDER_QUERY_LOG", &text);
+            let refused = Child::start(command).end();
+            assert_eq!((refused.code, refused.out.as_str()), (Some(78), ""), "{text:?}");
+            assert!(refused.err.contains("\nORDER_QUERY_LOG: "), "{}", refused.err);
+        }
+    }
+}
+
+#[test]
+fn secrets_come_from_the_environment() {
+    let config = format!("{LISTEN}{}", HAOKA.replace("\"s\"", "{ env = \"ORDER_QUERY_TEST_A\" }"));
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, &config);
+    for (value, problem) in [
+        (OsString::from("fine"), None),
+        (OsString::from(""), Some("is empty")),
+        (OsString::from("two\nlines"), Some("control character")),
+        (OsString::from_vec(vec![b'a', 0xff]), Some("is not UTF-8")),
+    ] {
+        let mut command = command(["check", "--config", &path]);
+        command.env("ORDER_QUERY_TEST_A", value);
+        let checked = Child::start(command).end();
+        match problem {
+            None => assert_eq!(checked.code, Some(0), "{checked:?}"),
+            Some(text) => {
+                assert_eq!(checked.code, Some(78));
+                let (_, told) = checked.err.split_once("\naccounts.cards.secret: ").unwrap();
+                assert!(told.contains(text), "{told}");
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Secrets: from a file, as plain text, and what is refused. Those from the environment are in
+//! `binary/settings.rs`, where a test has an environment of its own.
+
+use std::fs;
+
+use super::{HAOKA, problems_in};
+use crate::played::{Played, answer};
+use crate::support::Server;
+use order_query::pb::Provider;
+
+/// Which account the vendor sees tells which text the secret is: `user_id` cannot, the signature
+/// can, but reads badly. WeChat sends its secret as it is.
+async fn sent(secret: &str, directory: &std::path::Path) -> String {
+    let vendor = Played::start(|_| async { answer(200, "{\"errcode\":40125}") }).await;
+    let config = format!(
+        "[accounts.market]\nprovider = \"wechat\"\nbase_url = \"{}\"\napp_id = \"wx\"\n\
+         app_secret = {}\n",
+        vendor.url(),
+        secret.replace("DIR", directory.to_str().unwrap())
+    );
+    let server = Server::start(&config).await;
+    server.order(Provider::Wechat, "DD1").await.unwrap_err();
+    let asked = vendor.asked();
+    let body: serde_json::Value = serde_json::from_slice(&asked[0].body).unwrap();
+    body["secret"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_trailing_line_break_of_a_file_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    for (content, secret) in [
+        ("word", "word"),
+        ("word\n", "word"),
+        ("word\r\n", "word"),
+        (" word ", " word "),
+        ("w\"o\\rd密", "w\"o\\rd密"),
+    ] {
+        fs::write(directory.path().join("secret"), content).unwrap();
+        assert_eq!(sent("{ file = \"DIR/secret\" }", directory.path()).await, secret);
+    }
+    assert_eq!(sent("\"plain word\"", directory.path()).await, "plain word");
+}
+
+#[test]
+fn a_file_that_holds_no_secret_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    fs::write(path.join("right"), "word\n").unwrap();
+    fs::write(path.join("largest"), "x".repeat(64 * 1024)).unwrap();
+    fs::write(path.join("too-large"), "x".repeat(64 * 1024 + 1)).unwrap();
+    fs::write(path.join("empty"), "").unwrap();
+    fs::write(path.join("newline"), "\n").unwrap();
+    fs::write(path.join("blank"), "  \n").unwrap();
+    fs::write(path.join("two-newlines"), "word\n\n").unwrap();
+    fs::write(path.join("two-lines"), "a\nb").unwrap();
+    fs::write(path.join("bytes"), b"word\xff").unwrap();
+    fs::create_dir(path.join("directory")).unwrap();
+    for (file, problem) in [
+        ("right", None),
+        ("largest", None),
+        ("too-large", Some("is larger than 65536 bytes")),
+        ("empty", Some("is empty")),
+        ("newline", Some("is empty")),
+        ("blank", Some("is empty")),
+        ("two-newlines", Some("control character")),
+        ("two-lines", Some("control character")),
+        ("bytes", Some("UTF-8")),
+        ("directory", Some("irectory")),
+        ("missing", Some("cannot open ")),
+    ] {
+        // Relative paths count from the configuration's own folder.
+        let config = HAOKA.replace("\"s\"", &format!("{{ file = \"{file}\" }}"));
+        let problems = problems_in(path, &config);
+        match problem {
+            None => assert_eq!(problems, [], "{file}"),
+            Some(told) => {
+                assert_eq!(problems.len(), 1, "{file}: {problems:?}");
+                assert_eq!(problems[0].path, "accounts.cards.secret");
+                assert!(problems[0].text.contains(told), "{file}: {problems:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_has_three_forms_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    for value in [
+        "{ env = \"PATH\", file = \"x\" }",
+        "{ env = 1 }",
+        "{ file = [] }",
+        "{ vault = \"x\" }",
+        "{ }",
+        "1",
+        "1.5",
+        "true",
+        "[\"s\"]",
+        "2026-01-01",
+    ] {
+        let problems = problems_in(directory.path(), &HAOKA.replace("\"s\"", value));
+        assert_eq!(problems.len(), 1, "{value}");
+        assert!(problems[0].text.starts_with("must be a secret: "), "{problems:?}");
+    }
+    // What every machine sets.
+    assert_eq!(problems_in(directory.path(), &HAOKA.replace("\"s\"", "{ env = \"PATH\" }")), []);
+}

@@ -1,0 +1,137 @@
+//! `[server]`, `[admin]` and `[telemetry]`, and the tables that later versions will have.
+
+use std::time::Duration;
+
+use order_query::config::LogFormat;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{HAOKA, fine, settings, wrong};
+
+#[test]
+fn without_any_line_the_documented_defaults_are_set() {
+    let config = settings("");
+    assert_eq!(config.server.listen, "127.0.0.1:50051".parse().unwrap());
+    assert_eq!(config.server.request_timeout, Duration::from_secs(15));
+    assert!(!config.server.reflection);
+    assert_eq!(config.admin.listen, "127.0.0.1:9090".parse().unwrap());
+    assert_eq!(config.telemetry.log_format, LogFormat::Json);
+    assert!(config.telemetry.log_level.would_enable("order_query", &tracing::Level::INFO));
+    assert!(!config.telemetry.log_level.would_enable("order_query", &tracing::Level::DEBUG));
+}
+
+#[test]
+fn every_setting_takes_what_it_is_for() {
+    let config = settings(
+        "server.listen = \"0.0.0.0:8443\"\nserver.insecure = true\n\
+         server.request_timeout = \"1500ms\"\nserver.reflection = true\n\
+         admin.listen = \"[::1]:0\"\n\
+         telemetry.log_format = \"text\"\ntelemetry.log_level = \"warn, order_query=trace\"\n",
+    );
+    assert_eq!(config.server.listen, "0.0.0.0:8443".parse().unwrap());
+    assert_eq!(config.server.request_timeout, Duration::from_millis(1500));
+    assert!(config.server.reflection);
+    assert_eq!(config.admin.listen, "[::1]:0".parse().unwrap());
+    assert_eq!(config.telemetry.log_format, LogFormat::Text);
+    let level = config.telemetry.log_level;
+    assert!(level.would_enable("order_query::grpc", &tracing::Level::TRACE));
+    assert!(!level.would_enable("h2", &tracing::Level::INFO));
+    assert_eq!(level.default_level(), Some(LevelFilter::WARN));
+}
+
+#[test]
+fn loopback_needs_no_leave_to_be_plaintext() {
+    for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:50051"] {
+        settings(&format!("server.listen = \"{address}\""));
+    }
+    for address in ["0.0.0.0:0", "10.1.2.3:50051", "[::]:50051", "[2001:db8::1]:1"] {
+        let lines = format!("server.listen = \"{address}\"\n");
+        wrong(&format!("{lines}{HAOKA}"), "server.listen", "server.insecure = true");
+        fine(&format!("{lines}server.insecure = true\n{HAOKA}"));
+    }
+}
+
+#[test]
+fn durations_are_texts_in_natural_units() {
+    for (text, millis) in [
+        ("1ms", 1),
+        ("250ms", 250),
+        ("15s", 15_000),
+        ("10m", 600_000),
+        ("1h", 3_600_000),
+        ("1m 30s", 90_000),
+    ] {
+        let config = settings(&format!("server.request_timeout = \"{text}\""));
+        assert_eq!(config.server.request_timeout, Duration::from_millis(millis), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_at_its_path() {
+    let duration = "must be a duration such as";
+    let address = "must be an address and port";
+    let level = "must be a log level";
+    for (line, path, told) in [
+        ("server.listen = \"localhost\"", "server.listen", address),
+        ("server.listen = \"127.0.0.1\"", "server.listen", address),
+        ("server.listen = \"127.0.0.1:65536\"", "server.listen", address),
+        ("server.listen = 50051", "server.listen", address),
+        ("server.listen = \"\"", "server.listen", address),
+        ("server.insecure = \"yes\"", "server.insecure", "must be true or false"),
+        ("server.insecure = 1", "server.insecure", "must be true or false"),
+        ("server.reflection = \"true\"", "server.reflection", "must be true or false"),
+        ("server.request_timeout = 15", "server.request_timeout", duration),
+        ("server.request_timeout = \"15\"", "server.request_timeout", duration),
+        ("server.request_timeout = \"-15s\"", "server.request_timeout", duration),
+        ("server.request_timeout = \"soon\"", "server.request_timeout", duration),
+        ("server.request_timeout = \"\"", "server.request_timeout", duration),
+        ("server.request_timeout = \"0s\"", "server.request_timeout", "between 1ms and 3600s"),
+        ("server.request_timeout = \"61m\"", "server.request_timeout", "between 1ms and 3600s"),
+        ("server.listen_on = \"x\"", "server.listen_on", "is not a setting of this version"),
+        ("server = 5", "server", "must be a table"),
+        ("admin.listen = \"nowhere\"", "admin.listen", address),
+        ("admin.reflection = true", "admin.reflection", "is not a setting"),
+        ("admin = []", "admin", "must be a table"),
+        ("telemetry.log_format = \"xml\"", "telemetry.log_format", "one of \"json\", \"text\""),
+        ("telemetry.log_format = 1", "telemetry.log_format", "must be a text"),
+        ("telemetry.log_level = 3", "telemetry.log_level", level),
+        ("telemetry.log_level = \"\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"inof\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"order_query\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"order_query=\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"order_query=loud\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"=info\"", "telemetry.log_level", level),
+        ("telemetry.log_level = \"info,\"", "telemetry.log_level", level),
+        ("telemetry.colors = true", "telemetry.colors", "is not a setting"),
+        ("\"odd key\" = 1", "\"odd key\"", "is not a setting"),
+        ("server.\"odd key\" = 1", "server.\"odd key\"", "is not a setting"),
+    ] {
+        wrong(&format!("{line}\n{HAOKA}"), path, told);
+    }
+}
+
+#[test]
+fn what_later_versions_will_have_is_refused_and_not_ignored() {
+    for (line, path) in [
+        ("store.url = \"memory:\"", "store"),
+        ("clients.billing.token = \"t\"", "clients"),
+        ("server.tls.cert_file = \"tls.crt\"", "server.tls"),
+        ("server.max_in_flight = 512", "server.max_in_flight"),
+        ("server.max_watches = 1024", "server.max_watches"),
+        ("server.max_connections = 1024", "server.max_connections"),
+        ("server.max_connection_age = \"10m\"", "server.max_connection_age"),
+        ("server.drain_delay = \"5s\"", "server.drain_delay"),
+        ("server.drain_timeout = \"20s\"", "server.drain_timeout"),
+        ("telemetry.otlp_endpoint = \"http://127.0.0.1:4317\"", "telemetry.otlp_endpoint"),
+    ] {
+        wrong(&format!("{line}\n{HAOKA}"), path, "is not a setting of this version");
+    }
+    for line in [
+        "freshness = \"10s\"",
+        "calls_per_minute = 100",
+        "calls_per_order_per_day = 5",
+        "max_concurrency = 64",
+    ] {
+        let key = line.split(' ').next().unwrap();
+        wrong(&format!("{HAOKA}{line}\n"), &format!("accounts.cards.{key}"), "is not a setting");
+    }
+}

@@ -1,0 +1,40 @@
+//! A task that panics over what it works on.
+
+use std::env;
+use std::process::{Command, Stdio};
+
+use order_query::config::Telemetry;
+use order_query::telemetry;
+
+use super::{HAOKA_SECRET, NAME, PERSONAL, SECRETS, assert_none};
+
+/// Set in the process of its own that the test runs itself in.
+const INSIDE: &str = "ORDER_QUERY_TEST_PANICS";
+
+/// The logs belong to the whole process, so this runs itself once more, in one of its own.
+#[test]
+fn a_panic_is_logged_by_its_place() {
+    if env::var_os(INSIDE).is_some() {
+        return panic_over_canaries();
+    }
+    let name = "secrets::panics::a_panic_is_logged_by_its_place";
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(output.status.success(), "{said}");
+    let logged = said.lines().find(|line| line.contains("a task panicked")).expect("a log line");
+    assert!(logged.contains("tests/it/secrets/panics.rs:"), "{logged}");
+    assert_none(&SECRETS, &said);
+    assert_none(&PERSONAL, &said);
+}
+
+fn panic_over_canaries() {
+    telemetry::init(&Telemetry::default());
+    let task = std::thread::spawn(|| panic!("{NAME} has {HAOKA_SECRET}"));
+    assert!(task.join().is_err());
+}

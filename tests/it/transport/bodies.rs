@@ -1,0 +1,97 @@
+//! Bodies that are too large or never end: the right reason, and no memory for them.
+
+use std::fs;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use order_query::clock::SystemClock;
+use order_query::pb::Provider;
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::sandbox::{Kind, Sandbox};
+
+use crate::child::Serving;
+use crate::support::{Failed, connect, question, sandbox_at};
+
+/// The id at each vendor of a fault of the sandbox.
+const HUGE: [(Provider, &str); 3] = [
+    (Provider::Wechat, "fault-huge"),
+    (Provider::Dingshang, "9011"),
+    (Provider::Haoka, "fault-huge"),
+];
+const ENDLESS: [(Provider, &str); 3] = [
+    (Provider::Wechat, "fault-endless"),
+    (Provider::Dingshang, "9012"),
+    (Provider::Haoka, "fault-endless"),
+];
+const HANGING: [(Provider, &str); 3] = [
+    (Provider::Wechat, "fault-hang"),
+    (Provider::Dingshang, "9014"),
+    (Provider::Haoka, "fault-hang"),
+];
+
+/// How often each vendor is asked at one time.
+const TIMES: usize = 8;
+
+/// More than reading one answer as it should be read takes, and less than one of 100 MiB.
+const BOUND_KIB: u64 = 48 * 1024;
+
+/// The sandbox here, and a server with `more` set for each account in a process of its own, whose
+/// memory can be measured.
+async fn start(more: &str) -> (Sandbox, Serving) {
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
+    let config = sandbox.accounts().replace("provider = ", &format!("{more}\nprovider = "));
+    let server = Serving::start(&config);
+    (sandbox, server)
+}
+
+/// Asks for all of them at one time, several times. Gives back the failures.
+async fn ask(server: &Serving, orders: &[(Provider, &str)]) -> Vec<Failed> {
+    let client = OrderServiceClient::new(connect(server.address).await);
+    let calls = orders.iter().cycle().take(TIMES * orders.len()).map(|(provider, id)| {
+        let mut client = client.clone();
+        let question = question(*provider, id);
+        async move { Failed::from(&client.get_order(question).await.unwrap_err()) }
+    });
+    join_all(calls).await
+}
+
+/// The most memory that a process has ever held, in KiB.
+fn peak(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_body_is_given_up_and_costs_no_memory() {
+    let (sandbox, server) = start("").await;
+    // The first calls load what is loaded once.
+    ask(&server, &HUGE).await;
+    let before = peak(server.child.id());
+    for failed in ask(&server, &HUGE).await {
+        assert_eq!(failed.reason, "PROVIDER_RESPONSE_INVALID", "{failed:?}");
+        assert!(failed.message.ends_with("it is larger than 256 KiB"), "{failed:?}");
+    }
+    let grown = peak(server.child.id()) - before;
+    assert!(grown < BOUND_KIB, "{grown} KiB more");
+    assert!(before < 4 * BOUND_KIB, "{before} KiB");
+    let orders = sandbox.arrivals().into_iter().filter(|arrival| arrival.kind == Kind::Order);
+    assert_eq!(orders.count(), 2 * TIMES * HUGE.len(), "each was asked for once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_never_ends_is_given_up_at_the_accounts_timeout() {
+    let (sandbox, server) = start("timeout = \"1s\"").await;
+    // WeChat's token is asked for once, before its orders.
+    assert_eq!(server.get(&["wechat", "status-2"]).code, Some(0));
+    for failed in ask(&server, &[ENDLESS, HANGING].concat()).await {
+        assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");
+        assert_eq!(
+            failed.message, "the vendor did not answer within 1s; ask again later",
+            "{failed:?}"
+        );
+    }
+    let orders = sandbox.arrivals().into_iter().filter(|arrival| arrival.kind == Kind::Order);
+    assert_eq!(orders.count(), 1 + 2 * TIMES * ENDLESS.len(), "each was asked for once");
+    assert!(peak(server.child.id()) < 4 * BOUND_KIB);
+}

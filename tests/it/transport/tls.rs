@@ -1,0 +1,139 @@
+//! Certificates and redirects.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::http::header::LOCATION;
+use order_query::pb::{OrderStatus, Provider};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+
+use super::{ANSWER, accounts};
+use crate::played::{Played, answer};
+use crate::support::{Failed, Server};
+
+/// An authority that no system knows, and a vendor with a certificate of it for this name.
+pub struct Secured {
+    pub vendor: Played,
+    directory: TempDir,
+}
+
+impl Secured {
+    pub async fn start(name: &str) -> Self {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let pem = authority.self_signed(&authority_key).unwrap().pem();
+        std::fs::write(directory.path().join("ca.pem"), pem).unwrap();
+
+        let issuer = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let vendor = Played::start_over(Some(acceptor), |_| async { answer(200, ANSWER) }).await;
+        Self { vendor, directory }
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.vendor.address)
+    }
+
+    pub fn ca_file(&self) -> String {
+        let path: &Path = self.directory.path();
+        format!("ca_file = \"{}\"", path.join("ca.pem").display())
+    }
+}
+
+/// The vendor cannot be reached, and what the caller is told holds no URL.
+#[track_caller]
+fn assert_unreachable(failed: &Failed, vendor: &Played) {
+    assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");
+    assert_eq!(failed.message, "the vendor cannot be reached; ask again later");
+    let port = vendor.address.port().to_string();
+    let told = format!("{failed:?}");
+    assert!(!told.contains(&port) && !told.contains("http"), "{told}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let secured = Secured::start("127.0.0.1").await;
+    let server = Server::start(&accounts(&secured.url(), "")).await;
+    for provider in Provider::all() {
+        assert_unreachable(&server.order(provider, "54").await.unwrap_err(), &secured.vendor);
+    }
+    assert!(secured.vendor.connections() >= 3, "the vendor was there to be asked");
+    assert_eq!(secured.vendor.asked().len(), 0, "nothing was sent to a stranger");
+}
+
+#[tokio::test]
+async fn a_ca_file_vouches_for_the_vendor() {
+    let secured = Secured::start("127.0.0.1").await;
+    let server = Server::start(&accounts(&secured.url(), &secured.ca_file())).await;
+    for (provider, status) in [
+        (Provider::Wechat, OrderStatus::Paid),
+        (Provider::Dingshang, OrderStatus::Paid),
+        (Provider::Haoka, OrderStatus::Shipped),
+    ] {
+        assert_eq!(server.order(provider, "54").await.unwrap().status(), status);
+    }
+    assert_eq!(secured.vendor.asked().len(), 4, "a token and three orders");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_name_is_refused() {
+    let secured = Secured::start("vendor.example").await;
+    let server = Server::start(&accounts(&secured.url(), &secured.ca_file())).await;
+    for provider in Provider::all() {
+        assert_unreachable(&server.order(provider, "54").await.unwrap_err(), &secured.vendor);
+    }
+    assert_eq!(secured.vendor.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_vendor_without_tls_is_not_spoken_to_over_https() {
+    let plain = Played::start(|_| async { answer(200, ANSWER) }).await;
+    let server = Server::start(&accounts(&format!("https://{}", plain.address), "")).await;
+    let failed = server.order(Provider::Haoka, "54").await.unwrap_err();
+    assert_unreachable(&failed, &plain);
+    assert_eq!(plain.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let trap = Played::start(|_| async { answer(200, ANSWER) }).await;
+    for status in [301, 302, 303, 307, 308] {
+        let target = trap.url();
+        let vendor = Played::start(move |asked| {
+            let mut response = answer(status, "moved");
+            let elsewhere = format!("{target}{}", asked.uri);
+            response.headers_mut().insert(LOCATION, elsewhere.parse().unwrap());
+            async { response }
+        })
+        .await;
+        let server = Server::start(&accounts(&vendor.url(), "")).await;
+        for provider in Provider::all() {
+            let failed = server.order(provider, "54").await.unwrap_err();
+            assert_eq!(failed.reason, "PROVIDER_ERROR", "{failed:?}");
+            assert!(failed.message.contains(&format!("HTTP {status}")), "{failed:?}");
+            assert!(failed.message.contains("check the account's base_url"), "{failed:?}");
+            assert!(!format!("{failed:?}").contains("http://"), "{failed:?}");
+        }
+        assert_eq!(vendor.asked().len(), 3);
+    }
+    assert_eq!(trap.connections(), 0);
+}

@@ -65,7 +65,9 @@ impl Account {
 
     /// Asks the vendor.
     pub(super) async fn ask(&self, query: &Query) -> Result<Order, Error> {
-        let order = self.vendor.get_order(query).await?;
+        let secrets = self.vendor.secrets();
+        let outcome = self.vendor.get_order(query).await;
+        let order = outcome.map_err(|error| error.presentable(&secrets))?;
         Ok(Order { account: self.name.clone(), ..order })
     }
 }

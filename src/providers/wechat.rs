@@ -13,7 +13,7 @@ use serde::Deserialize;
 use self::token::Tokens;
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
 use super::{Parts, Provider, Query, Token};
-use crate::config::Section;
+use crate::config::{Secret, Section};
 use crate::error::Error;
 use crate::outbound::{Client, Request};
 use crate::pb::{
@@ -109,6 +109,10 @@ enum Asked {
 impl Provider for Wechat {
     fn identity(&self) -> String {
         self.identity.clone()
+    }
+
+    fn secrets(&self) -> Vec<&Secret> {
+        self.tokens.secrets()
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {

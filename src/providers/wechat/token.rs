@@ -94,6 +94,11 @@ impl Tokens {
         Self { settings, key, store, clock, last_failure: Mutex::new(None) }
     }
 
+    /// What is never to be repeated.
+    pub(super) fn secrets(&self) -> Vec<&Secret> {
+        vec![&self.settings.app_secret]
+    }
+
     /// The token to use now.
     pub(super) async fn current(&self, client: &Client) -> Result<Token, Error> {
         if let Some(token) = self.usable().await? {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::Secret;
 use crate::pb::{self, ErrorReason};
 
 /// What callers are shown of a vendor's own text, in characters.
@@ -120,12 +121,21 @@ impl Error {
     /// and more, so it goes to the log instead of the caller.
     #[must_use]
     pub fn vendor_said(mut self, code: Option<String>, text: Option<String>) -> Self {
-        self.provider_code = code.map(|code| presentable(&code)).filter(|code| !code.is_empty());
-        let text = text.map(|text| presentable(&text)).filter(|text| !text.is_empty());
+        self.provider_code = code;
         if self.reason == ErrorReason::ProviderCredentialsRejected {
             self.detail = text.or(self.detail);
         } else {
             self.provider_message = text;
+        }
+        self
+    }
+
+    /// With the vendor's own code and text made fit to be shown: without the account's secrets,
+    /// should the vendor have repeated them, without control characters, and cut.
+    #[must_use]
+    pub fn presentable(mut self, secrets: &[&Secret]) -> Self {
+        for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
+            *said = said.take().map(|text| presentable(text, secrets)).filter(|t| !t.is_empty());
         }
         self
     }
@@ -145,8 +155,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The text without control characters, and cut to what a caller is shown.
-fn presentable(text: &str) -> String {
+fn presentable(mut text: String, secrets: &[&Secret]) -> String {
+    for secret in secrets {
+        text = text.replace(secret.expose(), "[secret]");
+    }
     text.chars().filter(|c| !c.is_control()).take(PROVIDER_TEXT_LIMIT).collect()
 }
 
@@ -158,11 +170,31 @@ mod tests {
     fn a_vendors_text_is_cut_and_has_no_control_characters() {
         let text = format!("a\r\nb\u{1b}[31m{}", "号".repeat(300));
         let error = Error::new(ErrorReason::ProviderError, "x")
-            .vendor_said(Some("\u{0}7".into()), Some(text));
+            .vendor_said(Some("\u{0}7".into()), Some(text))
+            .presentable(&[]);
         let shown = error.provider_message.unwrap();
         assert_eq!(shown.chars().count(), 256);
         assert!(shown.starts_with("ab[31m号"), "{shown}");
         assert_eq!(error.provider_code.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn what_a_vendor_repeats_of_our_secrets_is_taken_out() {
+        let secrets = [&Secret::from("s3cret"), &Secret::from("k3y")];
+        let said = |reason| {
+            Error::new(reason, "x")
+                .vendor_said(Some("k3y".into()), Some("bad sign of s3cret and k3y".into()))
+                .presentable(&secrets)
+        };
+        let error = said(ErrorReason::ProviderError);
+        assert_eq!(error.provider_code.as_deref(), Some("[secret]"));
+        assert_eq!(error.provider_message.as_deref(), Some("bad sign of [secret] and [secret]"));
+        let error = said(ErrorReason::ProviderCredentialsRejected);
+        assert_eq!(error.detail.as_deref(), Some("bad sign of [secret] and [secret]"));
+        let long = Error::new(ErrorReason::ProviderError, "x")
+            .vendor_said(None, Some(format!("{}s3cret", "x".repeat(253))))
+            .presentable(&secrets);
+        assert!(!long.provider_message.unwrap().contains("s3c"), "cut after it is taken out");
     }
 
     #[test]

@@ -238,12 +238,12 @@ impl Orders {
         let observed_before = before.state.as_ref().and_then(observed);
         let give_up = Instant::now() + lease.life * 2;
         loop {
-            match self.0.store.lease(&lease.what, &lease.owner, lease.life).await {
-                Ok(true) => return Ok(None),
-                // Without leases each process asks for itself; the quota holds all the same.
-                Err(_) => return Ok(None),
-                Ok(false) => tokio::time::sleep(question::LEASE_POLL).await,
+            let leased = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
+            // Without leases each process asks for itself; the quota holds all the same.
+            if leased.unwrap_or(true) {
+                return Ok(None);
             }
+            tokio::time::sleep(question::LEASE_POLL).await;
             if let Some(known) = self.recall(question).await?
                 && known.state.as_ref().and_then(observed) > observed_before
             {

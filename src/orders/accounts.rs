@@ -68,13 +68,12 @@ impl Account {
         let is_default = section.take("default").unwrap_or(false);
         let vendor = providers::configure(provider, &mut section, clock);
         let freshness = section.duration("freshness", FRESHNESS_RANGE);
+        // Where the vendor's settings are wrong, its limits are not known either.
         let rules = vendor.as_ref().map(|vendor| vendor.rules());
-        let per_minute = limit(&mut section, "calls_per_minute", rules.map(|r| r.calls_per_minute));
-        let per_day = limit(
-            &mut section,
-            "calls_per_order_per_day",
-            rules.map(|rules| rules.calls_per_order_per_day),
-        );
+        let per_minute = rules.and_then(|rules| rules.calls_per_minute);
+        let per_minute = limit(&mut section, "calls_per_minute", per_minute);
+        let per_day = rules.and_then(|rules| rules.calls_per_order_per_day);
+        let per_day = limit(&mut section, "calls_per_order_per_day", per_day);
         section.finish();
         let mut account = Self::new(name, provider, is_default, vendor?);
         account.rules.freshness = freshness.unwrap_or(account.rules.freshness);
@@ -120,7 +119,9 @@ impl Account {
 
     /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
     pub(super) async fn ask(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        self.vendor.get_order(query, means).await
+        let secrets = self.vendor.secrets();
+        let outcome = self.vendor.get_order(query, means).await;
+        outcome.map_err(|error| error.presentable(&secrets))
     }
 }
 
@@ -232,10 +233,8 @@ fn key(parts: &[&str]) -> String {
     serde_json::Value::from(parts).to_string()
 }
 
-/// A limit of calls, which may be lower than the vendor's but not higher. `vendors` is unknown
-/// where the vendor's settings are wrong.
-fn limit(section: &mut Section, key: &str, vendors: Option<Option<u32>>) -> Option<u32> {
-    let vendors = vendors?;
+/// A limit of calls, which may be lower than the vendor's but not higher.
+fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
     let most = vendors.unwrap_or(LIMIT_CEILING);
     let given: Option<u32> = section.take(key);
     if given.is_some_and(|given| !(1..=most).contains(&given)) {

@@ -144,15 +144,14 @@ impl Orders {
         let mut question = self.question(order, None)?;
         question.asker = Asker::Poller;
         let mut pollers = self.0.watching.lock();
-        let (told, joined) = match pollers.get(&question.key) {
-            Some(poller) => (poller.subscribe(), poller.borrow().latest.is_some()),
-            None => {
-                let (tell, told) = watch::channel(Told::default());
-                pollers.insert(question.key.clone(), tell.clone());
-                let poller = Poller { orders: self.clone(), question: question.clone(), tell };
-                tokio::spawn(poller.run());
-                (told, false)
-            }
+        let (told, joined) = if let Some(poller) = pollers.get(&question.key) {
+            (poller.subscribe(), poller.borrow().latest.is_some())
+        } else {
+            let (tell, told) = watch::channel(Told::default());
+            pollers.insert(question.key.clone(), tell.clone());
+            let poller = Poller { orders: self.clone(), question: question.clone(), tell };
+            tokio::spawn(poller.run());
+            (told, false)
         };
         drop(pollers);
         Ok(Watching { question, order: order.clone(), told, sent: None, joined })

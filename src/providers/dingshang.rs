@@ -175,6 +175,10 @@ impl Provider for Dingshang {
         format!("{} {}", self.client.base_url(), self.app_id)
     }
 
+    fn secrets(&self) -> Vec<&Secret> {
+        [Some(&self.app_secret), self.app_key.as_ref()].into_iter().flatten().collect()
+    }
+
     fn check_id(&self, id: &str) -> Result<(), Error> {
         // Rust would take a "+" and leading zeros as well.
         if id.starts_with(|first: char| matches!(first, '1'..='9')) && id.parse::<u64>().is_ok() {

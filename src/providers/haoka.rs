@@ -118,6 +118,10 @@ impl Provider for Haoka {
         format!("{} {}", self.client.base_url(), self.user_id)
     }
 
+    fn secrets(&self) -> Vec<&Secret> {
+        vec![&self.secret]
+    }
+
     fn check_id(&self, id: &str) -> Result<(), Error> {
         wire::check_word_id(id)
     }

@@ -15,7 +15,7 @@ use self::token::Tokens;
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
 use super::{Means, Provider, Query, Rules, Token};
 use crate::clock::Clock;
-use crate::config::Section;
+use crate::config::{Secret, Section};
 use crate::error::{Closing, Error};
 use crate::outbound::{Answer, Client, Request};
 use crate::pb::{
@@ -126,6 +126,10 @@ enum Asked {
 impl Provider for Wechat {
     fn identity(&self) -> String {
         self.identity.clone()
+    }
+
+    fn secrets(&self) -> Vec<&Secret> {
+        self.tokens.secrets()
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_query::clock::{Clock, SystemClock};
+use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::grpc;
 use order_query::orders::{Account, Accounts, Orders};
@@ -168,6 +169,10 @@ struct Panics;
 impl providers::Provider for Panics {
     fn identity(&self) -> String {
         "panics".to_owned()
+    }
+
+    fn secrets(&self) -> Vec<&Secret> {
+        Vec::new()
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {

@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["providers", "error", "clock", "pb", "config"]),
     ("providers", &["outbound", "error", "clock", "pb", "config"]),
     ("outbound", &["error", "clock", "pb", "config"]),
-    ("error", &["pb"]),
+    ("error", &["pb", "config"]),
     ("clock", &[]),
     ("pb", &[]),
     ("config", &[]),

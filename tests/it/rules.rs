@@ -41,17 +41,14 @@ impl Field {
 
     /// When the vendor was asked for the order, in seconds of the test.
     pub fn asked(&self, vendor: Vendor, id: &str) -> Vec<u64> {
-        let start = Duration::from_secs(1_790_000_000);
+        let start = std::time::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         let arrivals = self.sandbox.arrivals().into_iter();
         let asked = arrivals.filter(|arrival| {
             arrival.vendor == vendor
                 && arrival.kind == Kind::Order
                 && arrival.order_id.as_deref() == Some(id)
         });
-        asked
-            .map(|arrival| arrival.time.duration_since(std::time::UNIX_EPOCH).unwrap() - start)
-            .map(|time| time.as_secs())
-            .collect()
+        asked.map(|arrival| arrival.time.duration_since(start).unwrap().as_secs()).collect()
     }
 
     async fn get(&self, provider: Provider, id: &str) -> Result<GetOrderResponse, Failed> {
@@ -165,7 +162,7 @@ async fn a_minute_has_no_more_calls_than_are_configured() {
     for id in &ids[5..] {
         let failed = field.get(Provider::Haoka, id).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
-        assert_eq!(failed.retry_delay, Some(Duration::from_secs(60)));
+        assert_eq!(failed.retry_delay, Some(Duration::from_mins(1)));
         assert_eq!(failed.pushback.as_deref(), Some("-1"));
         assert!(failed.message.contains("calls_per_minute"), "{}", failed.message);
     }

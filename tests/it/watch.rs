@@ -50,7 +50,7 @@ async fn a_watcher_hears_of_every_change_and_of_the_end() {
         ("已结算", OrderStatus::Settled),
     ] {
         vendor.answers(200, haoka(status));
-        clock.advance(std::time::Duration::from_secs(6 * 3600));
+        clock.advance(std::time::Duration::from_hours(6));
         assert_eq!(next(&mut stream).await.unwrap().0, expected);
     }
     assert!(stream.message().await.unwrap().is_none(), "OK after a terminal order");
@@ -163,7 +163,7 @@ async fn a_poller_ends_with_its_last_watcher() {
     next(&mut stream).await.unwrap();
     drop(stream);
     // Whoever comes next finds no poller at work, or the old one before it has noticed.
-    clock.advance(std::time::Duration::from_secs(24 * 3600));
+    clock.advance(std::time::Duration::from_hours(24));
     vendor.answers(200, haoka("已发货"));
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
     loop {

@@ -110,6 +110,11 @@ impl Tokens {
         }
     }
 
+    /// What is never to be repeated.
+    pub(super) fn secrets(&self) -> Vec<&Secret> {
+        vec![&self.settings.app_secret]
+    }
+
     /// The token to use now.
     pub(super) async fn current(
         &self,

@@ -103,7 +103,11 @@ impl Gate for Quota {
             .retry_after(wait)),
             // Nothing limits this account, so there is nothing that must be remembered.
             Err(_) if !self.account.is_limited() => Ok(Pass(call.id)),
-            Err(error) => Err(error),
+            Err(error) => {
+                // It may have been taken all the same, and nothing is sent.
+                let _ = self.store.give_back(&call).await;
+                Err(error)
+            }
         }
     }
 

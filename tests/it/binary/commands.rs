@@ -130,13 +130,14 @@ fn a_get_that_fails_says_why_and_prints_no_order() {
             ][..],
         ),
         (&["dingshang", "40005"], &["ORDER_EXPIRED", "the vendor's code: 40005"]),
+        (&["wechat", "fault-503"], &["PROVIDER_UNAVAILABLE", "(HTTP 503)"]),
+        (&["wechat", "not/an/id"], &["INVALID_REQUEST", "1 to 64 letters"]),
+        (&["haoka", "shipped", "--account", "other"], &["PROVIDER_NOT_CONFIGURED", "\"other\""]),
+        // The last: it closes the account.
         (
             &["wechat", "errcode-45009"],
             &["PROVIDER_QUOTA_EXHAUSTED", "wait before", "code: 45009", "ask again in: 900s"],
         ),
-        (&["wechat", "fault-503"], &["PROVIDER_UNAVAILABLE", "(HTTP 503)"]),
-        (&["wechat", "not/an/id"], &["INVALID_REQUEST", "1 to 64 letters"]),
-        (&["haoka", "shipped", "--account", "other"], &["PROVIDER_NOT_CONFIGURED", "\"other\""]),
     ] {
         let failed = server.get(arguments);
         assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""), "{failed:?}");

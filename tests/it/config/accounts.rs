@@ -146,6 +146,33 @@ fn what_concerns_the_connection_is_told_at_its_path() {
 }
 
 #[test]
+fn limits_may_be_lowered_and_not_raised() {
+    let [wechat, _, cards] = ACCOUNTS;
+    for (path, account, line, key, told) in [
+        (cards.0, cards.1, "calls_per_minute = 201", "calls_per_minute", "between 1 and 200"),
+        (cards.0, cards.1, "calls_per_minute = 0", "calls_per_minute", "between 1 and 200"),
+        (cards.0, cards.1, "calls_per_minute = -1", "calls_per_minute", "a whole number"),
+        (cards.0, cards.1, "calls_per_minute = \"9\"", "calls_per_minute", "a whole number"),
+        (
+            cards.0,
+            cards.1,
+            "calls_per_order_per_day = 11",
+            "calls_per_order_per_day",
+            "between 1 and 10",
+        ),
+        (wechat.0, wechat.1, "calls_per_minute = 10001", "calls_per_minute", "between 1 and 10000"),
+        (wechat.0, wechat.1, "freshness = \"25h\"", "freshness", "between 0ns and 86400s"),
+    ] {
+        wrong(&with(account, line), &format!("{path}.{key}"), told);
+    }
+    for (_, account) in ACCOUNTS {
+        for line in ["calls_per_minute = 1", "calls_per_order_per_day = 10", "freshness = \"0s\""] {
+            fine(&with(account, line));
+        }
+    }
+}
+
+#[test]
 fn a_ca_file_holds_certificates() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["vendor.example".to_owned()]).unwrap();

@@ -3,15 +3,17 @@
 //! with it.
 //!
 //! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
-//! machine, `Redis` for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
+//! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
 mod memory;
+mod redis;
 mod slots;
 
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use self::redis::Redis;
 pub use memory::Memory;
 
 use crate::error::Error;

@@ -226,7 +226,9 @@ impl Link {
         let info: Option<String> = answer.and_then(|info| ::redis::from_redis_value(info).ok());
         let policy = info.as_deref().and_then(eviction_policy);
         match policy {
-            Some("noeviction") => {}
+            Some("noeviction") => {
+                tracing::debug!("the shared store keeps everything, by its maxmemory-policy");
+            }
             Some(policy) => tracing::warn!(
                 policy,
                 "the shared store may drop spent calls and final orders when its memory is full, \

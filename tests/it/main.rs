@@ -15,5 +15,6 @@ mod redis_server;
 mod sandbox;
 mod store_redis;
 mod store_redis_faults;
+mod store_redis_tls;
 mod support;
 mod tokens;

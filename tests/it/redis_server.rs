@@ -1,8 +1,10 @@
 //! A real Redis server for a test: its own, on a free port, empty, and gone with the test. Used by
 //! the tests of the shared store.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -18,6 +20,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// A running server.
 pub struct RedisServer {
     pub port: u16,
+    /// The certificate that it shows, where it speaks TLS; it trusts nobody else.
+    certificate: Option<PathBuf>,
     directory: TempDir,
     process: Option<Child>,
 }
@@ -25,8 +29,21 @@ pub struct RedisServer {
 impl RedisServer {
     /// A server on a port that is free.
     pub fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), None)
+    }
+
+    /// A server that speaks TLS alone, as `localhost`, and the file of its certificate.
+    pub fn start_tls() -> (Self, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
-        let mut server = Self { port: 0, directory, process: None };
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = directory.path().join("certificate.pem");
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        (Self::start_in(directory, Some(certificate.clone())), certificate)
+    }
+
+    fn start_in(directory: TempDir, certificate: Option<PathBuf>) -> Self {
+        let mut server = Self { port: 0, certificate, directory, process: None };
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             server.port = free.local_addr().unwrap().port();
@@ -92,13 +109,20 @@ impl RedisServer {
 
     /// Whether it runs; not where the port is taken.
     fn try_start(&mut self) -> bool {
-        let process = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
-            .arg(self.directory.path())
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut process = process.expect(
+        let port = self.port.to_string();
+        let mut command = Command::new("redis-server");
+        command.arg("--dir").arg(self.directory.path()).args(["--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+        match &self.certificate {
+            None => command.args(["--port", &port]),
+            Some(certificate) => command
+                .args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"])
+                .args(["--tls-key-file", "key.pem", "--tls-cert-file"])
+                .arg(certificate)
+                .arg("--tls-ca-cert-file")
+                .arg(certificate),
+        };
+        let mut process = command.stdout(Stdio::piped()).spawn().expect(
             "redis-server must be installed: Debian's package redis-server; see scripts/install",
         );
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();

@@ -69,7 +69,8 @@ async fn replicas_share_a_window_whatever_their_own_clocks_say() {
     for take in join_all(takes).await {
         match take.unwrap() {
             Take::Taken => taken += 1,
-            Take::Full(0, wait) => assert!(wait <= 80 * SECOND, "{wait:?}"),
+            // Both ends of a wait are rounded against the caller.
+            Take::Full(0, wait) => assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}"),
             other => panic!("{other:?}"),
         }
     }

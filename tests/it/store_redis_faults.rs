@@ -328,8 +328,10 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
         until(|| log.text().contains("WARN") && log.text().contains("not connected")).await;
         assert!(!log.text().contains(password), "{}", log.text());
     }
-    let url = format!("redis://app:right@127.0.0.1:{}/0", server.port);
-    assert_all_work(&Redis::open(&url, Arc::new(SystemClock)).unwrap(), "1").await;
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("redis://app:right@127.0.0.1:{}/0{protocol}", server.port);
+        assert_all_work(&Redis::open(&url, Arc::new(SystemClock)).unwrap(), "1").await;
+    }
 }
 
 #[tokio::test]

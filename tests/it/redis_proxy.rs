@@ -1,8 +1,8 @@
-//! A line between a store and its server that can lose what comes back. Used by the tests of the
-//! shared store.
+//! A line between a store and its server that can lose what comes back, and lead elsewhere. Used
+//! by the tests of the shared store.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// A line to a server.
 pub struct Line {
     pub port: u16,
+    server: Arc<AtomicU16>,
     deaf: Arc<AtomicBool>,
 }
 
@@ -19,14 +20,21 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let deaf = Arc::new(AtomicBool::new(false));
-        let loses = Arc::clone(&deaf);
+        let server = Arc::new(AtomicU16::new(server));
+        let (loses, leads_to) = (Arc::clone(&deaf), Arc::clone(&server));
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let far = ("127.0.0.1", leads_to.load(Ordering::SeqCst));
+                let far = TcpStream::connect(far).await.unwrap();
                 tokio::spawn(carry(near, far, Arc::clone(&loses)));
             }
         });
-        Self { port, deaf }
+        Self { port, server, deaf }
+    }
+
+    /// From here on new connections are made to the server at this port.
+    pub fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::SeqCst);
     }
 
     /// From here on requests arrive, and answers do not.

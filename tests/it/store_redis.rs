@@ -210,6 +210,7 @@ async fn times_before_1970_and_missing_ones_have_their_place() {
     let none = Order { observe_time: None, ..order(0, 0, OrderStatus::Closed, false) };
     let ascending = [
         none,
+        order(i64::MIN + 1, 0, OrderStatus::Closed, false),
         order(-62_135_596_800, 0, OrderStatus::Paid, false),
         order(-1, 5, OrderStatus::Refunding, false),
         order(0, 0, OrderStatus::Canceled, false),

@@ -174,15 +174,17 @@ async fn a_connection_that_the_server_ended_is_made_anew_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_server_that_became_a_copy_refuses_until_it_is_not() {
-    let server = RedisServer::start();
-    let store = server.store();
+async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let line = Line::to(first.port).await;
+    let url = format!("redis://127.0.0.1:{}", line.port);
+    let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
     assert_eq!(store.take(&call("1", "minute", 9)).await, Ok(Take::Taken));
-    let () = server.say(&["REPLICAOF", "127.0.0.1", "1"]);
+    let () = first.say(&["REPLICAOF", "127.0.0.1", "1"]);
+    line.lead_to(second.port);
     let error = store.take(&call("2", "minute", 9)).await.unwrap_err();
     assert_unavailable(&error);
     assert_eq!(spent(&store, "minute"), 1, "refused is not sent");
-    let () = server.say(&["REPLICAOF", "NO", "ONE"]);
     until_it_works(&store).await;
     assert_eq!(store.take(&call("2", "minute", 9)).await, Ok(Take::Taken));
 }

@@ -16,5 +16,6 @@ mod sandbox;
 mod store_redis;
 mod store_redis_faults;
 mod store_redis_tls;
+mod store_redis_words;
 mod support;
 mod tokens;

@@ -3,9 +3,10 @@
 //! with it.
 //!
 //! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
-//! machine, `Redis` for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
+//! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
 mod memory;
+mod redis;
 mod slots;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use self::redis::Redis;
 pub use memory::Memory;
 
 use crate::clock::Clock;
@@ -113,7 +115,8 @@ pub enum Take {
 pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
     match store {
         config::Store::Memory => Ok(Arc::new(Memory::new(Arc::clone(clock)))),
-        config::Store::File(_) | config::Store::Redis(_) => Err("not yet".to_owned()),
+        config::Store::Redis(url) => Ok(Arc::new(Redis::open(url.expose(), Arc::clone(clock))?)),
+        config::Store::File(_) => Err("not yet".to_owned()),
     }
 }
 

@@ -1,0 +1,265 @@
+//! Remembers in a Redis or Valkey server (7 or later), for several replicas. `app` opens it for
+//! `redis://` and `rediss://`.
+//!
+//! Scripts decide in the server, each whole or not at all, by the server's own clock: a slot that
+//! one replica takes is taken for all. A call has an id and a lease an owner, so whatever runs
+//! twice, because an answer was lost on its way, is the same as once.
+//!
+//! What this replica itself has sent it also counts here, in this process, and that must fit too: a
+//! server that was emptied, or came back without its data, does not make it forget. Where it is
+//! not known whether the server has taken a slot, the slot counts as taken.
+//!
+//! While the server cannot be reached everything fails but [`Store::glance`]; it is tried again
+//! by itself. A cluster does not do: a call's windows live on one server.
+
+mod link;
+mod recent;
+mod scripts;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use prost::Message as _;
+
+use self::link::{Errand, Failure, Link};
+use self::recent::Recent;
+use self::scripts::{Input, Runner, millis};
+use super::{Call, Known, Memory, Store, Take};
+use crate::clock::Clock;
+use crate::config::Secret;
+use crate::error::Error;
+use crate::pb::Order;
+use crate::providers::{Token, TokenStore};
+
+/// How long an order is remembered that is not terminal.
+const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
+
+/// What the scripts say of a value that they were to read: there is none, or it is garbage.
+const NOTHING: u8 = 0;
+/// See [`NOTHING`].
+const GARBAGE: u8 = 2;
+
+/// A store in a Redis server.
+pub struct Redis {
+    clock: Arc<dyn Clock>,
+    server: Runner,
+    /// What this replica has sent, by its own clock.
+    own: Memory,
+    recent: Recent,
+    garbage_seen: AtomicBool,
+}
+
+impl Redis {
+    /// A store in the server of this URL. The server need not be there yet: it is connected to
+    /// when it first is.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, without the URL: it may hold a password.
+    pub fn open(url: &str, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let link = Arc::new(Link::new(url)?);
+        link.begin();
+        Ok(Self {
+            own: Memory::new(Arc::clone(&clock)),
+            clock,
+            server: Runner { link, time: None },
+            recent: Recent::new(),
+            garbage_seen: AtomicBool::new(false),
+        })
+    }
+
+    /// For tests, which move the time: this clock counts in place of the server's own. All stores
+    /// of one server must then have one.
+    #[must_use]
+    pub fn timed_by(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.server.time = Some(clock);
+        self
+    }
+
+    /// The bytes of a snapshot as the order they hold. Garbage is nothing that is known; the next
+    /// state takes its place.
+    fn read(&self, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
+        let state = bytes.and_then(|bytes| Order::decode(bytes).ok());
+        if found == GARBAGE || bytes.is_some() && state.is_none() {
+            self.note_garbage("order");
+        }
+        state
+    }
+
+    fn note_garbage(&self, what: &str) {
+        if !self.garbage_seen.swap(true, Ordering::Relaxed) {
+            tracing::warn!(what, "the shared store holds what we did not write; taken as nothing");
+        }
+    }
+
+    /// When it is so many milliseconds later, by our own clock.
+    fn later(&self, millis: u64) -> SystemTime {
+        self.clock.now() + Duration::from_millis(millis)
+    }
+
+    /// What this replica itself has sent.
+    fn own_spent(&self, window: Option<&str>) -> Vec<SystemTime> {
+        self.own.glance("", window).unwrap_or_default().spent
+    }
+
+    /// Takes the slots in the server; also whether they may be taken where that failed.
+    async fn take_there(&self, call: &Call) -> Result<Take, (Failure, bool)> {
+        let mut input = Input::default().key("closed", &call.account).argument(&call.id);
+        for window in &call.windows {
+            let life = millis(call.in_flight.saturating_add(window.period));
+            input = input.key("slots", &window.key).argument(window.limit).argument(life);
+        }
+        let mut errand = Errand::new();
+        let answer = self.server.run_noting(&scripts::TAKE, input, &mut errand).await;
+        let answer: Vec<u64> = answer.map_err(|failure| (failure, errand.in_doubt))?;
+        match answer[..] {
+            [0] => Ok(Take::Taken),
+            [1, index, wait] if index < call.windows.len() as u64 =>
+            {
+                #[allow(clippy::cast_possible_truncation, reason = "the index of a window")]
+                Ok(Take::Full(index as usize, Duration::from_millis(wait)))
+            }
+            [2, wait] => Ok(Take::Closed(Duration::from_millis(wait))),
+            _ => Err((Failure::Refused("the answer cannot be read".to_owned()), true)),
+        }
+    }
+
+    async fn delete_if(&self, kind: &str, name: &str, field: &str, is: &str) -> Result<(), Error> {
+        let input = Input::default().key(kind, name).argument(field).argument(is);
+        Ok(self.server.run(&scripts::DELETE_IF, input).await?)
+    }
+}
+
+#[async_trait]
+impl Store for Redis {
+    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
+        let known = Known { state: self.recent.get(order), spent: self.own_spent(window) };
+        Some(known).filter(|known| *known != Known::default())
+    }
+
+    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
+        let mut input = Input::default().key("order", order);
+        if let Some(window) = window {
+            input = input.key("slots", window);
+        }
+        let (found, bytes, spent): (u8, Option<Vec<u8>>, Vec<u64>) =
+            self.server.run(&scripts::RECALL, input).await?;
+        let there = self.read(found, bytes.as_deref());
+        // What the server has lost is still known here.
+        let state = match there {
+            Some(there) => Some(self.recent.learn(order, there)),
+            None => self.recent.get(order),
+        };
+        let spent: Vec<_> = spent.into_iter().map(|left| self.later(left)).collect();
+        let own = self.own_spent(window);
+        let spent = if own.len() > spent.len() { own } else { spent };
+        Ok(Some(Known { state, spent }).filter(|known| *known != Known::default()))
+    }
+
+    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
+        let input = Input::default()
+            .key("order", order)
+            .argument(sortable_observe_time(state))
+            .argument(u8::from(state.terminal))
+            .argument(state.encode_to_vec())
+            .argument(millis(OPEN_ORDER_LIFE));
+        // Before the server is asked: what a vendor said is known, wherever else it can be kept.
+        self.recent.keep(order, state.clone());
+        let (found, later): (u8, Option<Vec<u8>>) = self.server.run(&scripts::KEEP, input).await?;
+        if let Some(later) = self.read(found, later.as_deref()) {
+            self.recent.learn(order, later);
+        }
+        Ok(())
+    }
+
+    async fn take(&self, call: &Call) -> Result<Take, Error> {
+        let here = self.own.take(call).await?;
+        if here != Take::Taken {
+            return Ok(here);
+        }
+        let there = self.take_there(call).await;
+        if !matches!(there, Ok(Take::Taken) | Err((_, true))) {
+            self.own.give_back(call).await?;
+        }
+        there.map_err(|(failure, _)| failure.into())
+    }
+
+    async fn settle(&self, call: &Call) -> Result<(), Error> {
+        self.own.settle(call).await?;
+        let mut input = Input::default().argument(&call.id);
+        for window in &call.windows {
+            input = input.key("slots", &window.key).argument(millis(window.period));
+        }
+        Ok(self.server.run(&scripts::SETTLE, input).await?)
+    }
+
+    async fn give_back(&self, call: &Call) -> Result<(), Error> {
+        self.own.give_back(call).await?;
+        let mut input = Input::default().argument(&call.id);
+        for window in &call.windows {
+            input = input.key("slots", &window.key);
+        }
+        Ok(self.server.run(&scripts::GIVE_BACK, input).await?)
+    }
+
+    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
+        let every = if probe { wait } else { Duration::ZERO };
+        let input = Input::default().key("closed", account);
+        let input = input.argument(millis(wait)).argument(millis(every));
+        Ok(self.server.run(&scripts::CLOSE, input).await?)
+    }
+
+    async fn reopen(&self, account: &str) -> Result<(), Error> {
+        let input = Input::default().key("closed", account);
+        Ok(self.server.run(&scripts::REOPEN, input).await?)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl TokenStore for Redis {
+    async fn load(&self, identity: &str) -> Result<Option<Token>, Error> {
+        let input = Input::default().key("token", identity);
+        let (found, value, left): (u8, Option<Vec<u8>>, u64) =
+            self.server.run(&scripts::LOAD, input).await?;
+        let value = value.and_then(|value| String::from_utf8(value).ok());
+        if value.is_none() && found != NOTHING {
+            // Whoever asks gets another one, which takes its place.
+            self.note_garbage("token");
+        }
+        let renew_at = self.later(left);
+        Ok(value.map(|value| Token { value: Secret::from(&*value), renew_at }))
+    }
+
+    async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        let life = token.renew_at.duration_since(self.clock.now()).unwrap_or_default();
+        let input = Input::default().key("token", identity);
+        let input = input.argument(token.value.expose()).argument(millis(life));
+        Ok(self.server.run(&scripts::SAVE, input).await?)
+    }
+
+    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.delete_if("token", identity, "value", token.value.expose()).await
+    }
+
+    async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
+        let input = Input::default().key("lease", what).argument(owner).argument(millis(life));
+        Ok(self.server.run(&scripts::LEASE, input).await?)
+    }
+
+    async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
+        self.delete_if("lease", what, "owner", owner).await
+    }
+}
+
+/// When a state was observed, as digits that compare as the times do: a script's numbers could
+/// not hold it.
+fn sortable_observe_time(state: &Order) -> String {
+    let (seconds, nanos) =
+        state.observe_time.map_or((i64::MIN, i32::MIN), |time| (time.seconds, time.nanos));
+    format!("{:020}{:010}", seconds.abs_diff(i64::MIN), nanos.abs_diff(i32::MIN))
+}

@@ -1,0 +1,9 @@
+-- Deletes a token or a lease, but only if it is still the one that is meant.
+--
+-- KEYS: the token or the lease. ARGV: the time, the field that tells (`value` or `owner`), what it
+-- must be.
+
+if kind(KEYS[1]) == 'hash' and redis.call('HGET', KEYS[1], ARGV[2]) == ARGV[3] then
+  redis.call('DEL', KEYS[1])
+end
+return 0

@@ -1,0 +1,8 @@
+-- Gives a call's slots back: nothing was sent.
+--
+-- KEYS: the windows. ARGV: the time, the call's id.
+
+for i = 1, #KEYS do
+  redis.call('ZREM', KEYS[i], ARGV[2])
+end
+return 0

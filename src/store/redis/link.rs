@@ -1,0 +1,283 @@
+//! The connection to the server: made when it is first needed, made again when it is lost, and
+//! never waited for longer than an operation may take. The only user of the library's connection
+//! types; `scripts` sends through it.
+//!
+//! Whatever fails closes the door for a short while, so that callers fail at once instead of
+//! queueing before a server that does not answer; the first one after that tries again.
+#![allow(clippy::disallowed_types, reason = "the one room of the library's connections")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::Error;
+
+/// How long an operation may take in all.
+const OPERATION_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long a connection may take to be made; longer than what waits for it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long everything fails at once after a failure.
+const CLOSED_FOR: Duration = Duration::from_millis(500);
+
+/// How many requests may wait to be written. Each waits no longer than an operation may.
+const QUEUE: usize = 1024;
+
+/// The way to the server.
+pub(super) struct Link {
+    client: Client,
+    state: Mutex<State>,
+    /// Whether the server was looked at once: see [`look_at`].
+    looked_at: AtomicBool,
+    /// Whether the log holds already that the server is away.
+    reported: AtomicBool,
+}
+
+enum State {
+    /// Not connected, and not to be before that time.
+    Down { until: Instant, why: String },
+    /// Being connected: callers wait for it until that time, and then fail at once.
+    Connecting { done: watch::Receiver<()>, until: Instant },
+    /// Connected, for the so-manieth time.
+    Up { connection: MultiplexedConnection, number: u64 },
+}
+
+/// One operation: how long it has, and whether the server may have carried it out.
+pub(super) struct Errand {
+    deadline: Instant,
+    /// Something was sent that was not answered.
+    pub(super) in_doubt: bool,
+}
+
+/// Why an errand failed. Holds no address, no credentials and nothing that was sent.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server does not answer, or cannot be reached.
+    Gone(String),
+    /// The server does not know the script.
+    NoScript,
+    /// The server refuses.
+    Refused(String),
+}
+
+impl Errand {
+    pub(super) fn new() -> Self {
+        Self { deadline: Instant::now() + OPERATION_LIMIT, in_doubt: false }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::store_unavailable(match failure {
+            Failure::Gone(why) => format!("redis: {why}"),
+            Failure::NoScript => "redis: the script was not found".to_owned(),
+            Failure::Refused(why) => format!("redis refuses: {why}"),
+        })
+    }
+}
+
+impl Link {
+    /// A way to the server of this URL; nothing is sent yet.
+    pub(super) fn new(url: &str) -> Result<Self, String> {
+        // The library's own texts are not used: some hold parts of the URL.
+        let refused = "must be like redis://user:password@host:6379/0, or rediss:// for TLS; \
+                       special characters of a password are percent-encoded";
+        let parsed = ::redis::parse_redis_url(url).ok_or(refused)?;
+        if !matches!(parsed.scheme(), "redis" | "rediss")
+            || parsed.host_str().unwrap_or("").is_empty()
+        {
+            return Err(refused.to_owned());
+        }
+        if parsed.fragment().is_some() {
+            return Err("must have no #fragment: certificates are always checked".to_owned());
+        }
+        let client = Client::open(url).map_err(|_| refused.to_owned())?;
+        let state = State::Down { until: Instant::now(), why: String::new() };
+        Ok(Self {
+            client,
+            state: Mutex::new(state),
+            looked_at: AtomicBool::default(),
+            reported: AtomicBool::default(),
+        })
+    }
+
+    /// Sends a command and waits for its answer. A connection that turns out to be lost is made
+    /// anew, and the command sent once more: all that is sent may run twice.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        command: &Cmd,
+        errand: &mut Errand,
+    ) -> Result<Value, Failure> {
+        let mut tries_left = 2;
+        loop {
+            tries_left -= 1;
+            let (mut connection, number) = self.connection(errand.deadline).await?;
+            let sent = connection.send_packed_command(command);
+            let answer = timeout_at(errand.deadline, sent).await;
+            let error = match answer.map(|answer| answer.and_then(Value::extract_error)) {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) if is_answer(&error) => return Err(self.refusal(&error, number)),
+                Ok(Err(error)) => words(&error),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            errand.in_doubt = true;
+            let again = tries_left > 0 && Instant::now() < errand.deadline;
+            self.lost(number, &error, if again { Duration::ZERO } else { CLOSED_FOR });
+            if !again {
+                return Err(Failure::Gone(error));
+            }
+        }
+    }
+
+    /// What the server's own error means.
+    fn refusal(&self, error: &RedisError, number: u64) -> Failure {
+        let why = words(error);
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Failure::NoScript,
+            kind => {
+                // This server is no longer the one that is written to: its name may lead to
+                // another one by now.
+                if kind == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+                    self.lost(number, &why, CLOSED_FOR);
+                }
+                Failure::Refused(why)
+            }
+        }
+    }
+
+    /// Begins to connect, where that was not begun and there is a runtime to do it in.
+    pub(super) fn begin(self: &Arc<Self>) {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let link = Arc::clone(self);
+            tokio::spawn(async move { link.connection(Instant::now()).await.map(drop) });
+        }
+    }
+
+    /// The connection, as soon as there is one.
+    async fn connection(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<(MultiplexedConnection, u64), Failure> {
+        let (mut done, until) = match &mut *self.state() {
+            State::Up { connection, number } => return Ok((connection.clone(), *number)),
+            State::Down { until, why } if Instant::now() < *until => {
+                return Err(Failure::Gone(format!("not tried again yet: {why}")));
+            }
+            State::Connecting { done, until } if done.has_changed().is_ok() => {
+                (done.clone(), *until)
+            }
+            state => {
+                let (ended, done) = watch::channel(());
+                let until = Instant::now() + OPERATION_LIMIT;
+                *state = State::Connecting { done: done.clone(), until };
+                tokio::spawn(Arc::clone(self).connect(ended));
+                (done, until)
+            }
+        };
+        // An error here is the end of the attempt, or of the time: the state tells which.
+        let _ = timeout_at(deadline.min(until), done.changed()).await;
+        match &*self.state() {
+            State::Up { connection, number } => Ok((connection.clone(), *number)),
+            State::Down { why, .. } => Err(Failure::Gone(why.clone())),
+            State::Connecting { .. } => Err(Failure::Gone("cannot be reached in time".to_owned())),
+        }
+    }
+
+    /// Makes a connection. `ended` tells those who wait, by being dropped, whatever happens here.
+    async fn connect(self: Arc<Self>, ended: watch::Sender<()>) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_LIMIT))
+            // Bounded from outside, together with the wait for a connection.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        match made {
+            Ok(connection) => {
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+                *self.state() = State::Up { connection: connection.clone(), number };
+                drop(ended);
+                self.reported.store(false, Ordering::Relaxed);
+                tracing::info!("the shared store is connected");
+                if !self.looked_at.swap(true, Ordering::Relaxed) {
+                    self.look_at(connection).await;
+                }
+            }
+            Err(error) => {
+                let why = format!("cannot be reached: {}", words(&error));
+                self.report(&why);
+                *self.state() = State::Down { until: Instant::now() + CLOSED_FOR, why };
+            }
+        }
+    }
+
+    /// Says so loudly where the server may drop what must be kept.
+    async fn look_at(&self, mut connection: MultiplexedConnection) {
+        let mut command = ::redis::cmd("INFO");
+        let asked = connection.send_packed_command(command.arg("memory"));
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        let answer = timeout_at(deadline, asked).await.ok().and_then(Result::ok);
+        let info: Option<String> = answer.and_then(|info| ::redis::from_redis_value(info).ok());
+        let policy = info.as_deref().and_then(eviction_policy);
+        match policy {
+            Some("noeviction") => {
+                tracing::debug!("the shared store keeps everything, by its maxmemory-policy");
+            }
+            Some(policy) => tracing::warn!(
+                policy,
+                "the shared store may drop spent calls and final orders when its memory is full, \
+                 and the vendors' limits with them: set its maxmemory-policy to noeviction"
+            ),
+            None => tracing::info!(
+                "the shared store does not tell its maxmemory-policy; it must be noeviction"
+            ),
+        }
+    }
+
+    /// Gives a connection up, unless another one has taken its place.
+    fn lost(&self, lost: u64, why: &str, closed_for: Duration) {
+        let state = &mut *self.state();
+        if matches!(state, State::Up { number, .. } if *number == lost) {
+            self.report(why);
+            *state = State::Down { until: Instant::now() + closed_for, why: why.to_owned() };
+        }
+    }
+
+    /// Says once that the server is away, until it is back.
+    fn report(&self, why: &str) {
+        if !self.reported.swap(true, Ordering::Relaxed) {
+            tracing::warn!(why, "the shared store is not connected");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the server says it does when its memory is full.
+fn eviction_policy(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim)
+}
+
+/// Whether the server itself answered so, and so carried nothing out.
+fn is_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+/// The error in words that hold nothing of ours: its kind, and the server's code. The server's
+/// own text may quote what was sent.
+fn words(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => code.chars().filter(char::is_ascii_uppercase).collect(),
+        None if error.is_connection_refusal() => "connection refused".to_owned(),
+        None if error.is_timeout() => "no answer in time".to_owned(),
+        None => error.category().to_owned(),
+    }
+}

@@ -1,0 +1,11 @@
+-- Remembers a token in place of any other, until it should be renewed.
+--
+-- KEYS: the token. ARGV: the time, the token, for how long.
+
+local life = tonumber(ARGV[3])
+redis.call('DEL', KEYS[1])
+if life > 0 then
+  redis.call('HSET', KEYS[1], 'value', ARGV[2], 'until', now + life)
+  redis.call('PEXPIRE', KEYS[1], life + SLACK)
+end
+return 0

@@ -1,0 +1,30 @@
+-- How an order's state is read: `scripts.rs` puts this before `keep.lua` and `recall.lua`.
+--
+-- A hash: `state` as the caller's bytes; `observed`, digits of one length, so that texts compare
+-- as the times do, which Lua's numbers could not hold; `terminal`, 1 or 0; and `sum`, which tells
+-- what was written by `keep` from garbage.
+
+local function sum(observed, terminal, state)
+  return redis.sha1hex(observed .. ' ' .. terminal .. ' ' .. state)
+end
+
+-- What is kept: 0 where nothing is, 2 where it is garbage, else 1, its time, whether it is
+-- terminal, and its bytes.
+local function snapshot(key)
+  local holds = kind(key)
+  if holds == 'none' then
+    return 0
+  elseif holds ~= 'hash' then
+    return 2
+  end
+  local kept = redis.call('HMGET', key, 'observed', 'terminal', 'state', 'sum')
+  for i = 1, 4 do
+    if not kept[i] then
+      return 2
+    end
+  end
+  if sum(kept[1], kept[2], kept[3]) ~= kept[4] then
+    return 2
+  end
+  return 1, kept[1], kept[2] == '1', kept[3]
+end

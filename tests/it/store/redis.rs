@@ -1,0 +1,46 @@
+//! The shared store as the contract's checks want it: alone on a server, its time moved by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use order_query::clock::ManualClock;
+use order_query::store::{Redis, Store};
+
+use crate::redis_server::RedisServer;
+use super::Fixture;
+use crate::support::manual_clock;
+
+pub struct RedisStore {
+    clock: ManualClock,
+    server: RedisServer,
+    store: Arc<Redis>,
+}
+
+impl RedisStore {
+    fn open(server: RedisServer, clock: ManualClock) -> Self {
+        let time = || Arc::new(clock.clone());
+        let store = Arc::new(server.store_at(time()).timed_by(time()));
+        Self { clock, server, store }
+    }
+}
+
+impl Fixture for RedisStore {
+    const SLACK: Duration = Duration::ZERO;
+
+    async fn start() -> Self {
+        Self::open(RedisServer::start(), manual_clock())
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// Another replica takes its place.
+    async fn restart(self) -> Self {
+        Self::open(self.server, self.clock)
+    }
+}

@@ -1,0 +1,289 @@
+//! The shared store when its server is in trouble: emptied, gone, hung, back again, full of
+//! garbage, or unheard. What is at stake: no call too many, and no question that waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use order_query::clock::{Clock as _, SystemClock};
+use order_query::config::Secret;
+use order_query::error::Error;
+use order_query::pb::{ErrorReason, OrderStatus};
+use order_query::providers::{Token, TokenStore as _};
+use order_query::store::{Redis, Store as _, Take};
+
+use crate::redis_proxy::Line;
+use crate::redis_server::RedisServer;
+use crate::store_redis::{SECOND, call, order};
+
+/// Long past every bound: only a store that hangs takes so long.
+pub const NEVER: Duration = Duration::from_secs(20);
+
+/// What every operation comes to, by name. They work on the window, order and account `of`.
+async fn everything(store: &Redis, of: &str) -> Vec<(&'static str, Result<(), Error>)> {
+    let call = call(of, of, 9);
+    let token = Token { value: Secret::from("secret"), renew_at: SystemClock.now() + 60 * SECOND };
+    let state = order(1, 0, OrderStatus::Paid, false);
+    let all = async {
+        vec![
+            ("take", store.take(&call).await.map(drop)),
+            ("settle", store.settle(&call).await),
+            ("give_back", store.give_back(&call).await),
+            ("close", store.close(of, SECOND, true).await),
+            ("reopen", store.reopen(of).await),
+            ("keep", store.keep(of, &state).await),
+            ("recall", store.recall(of, Some(of)).await.map(drop)),
+            ("save", store.save(of, &token).await),
+            ("load", store.load(of).await.map(drop)),
+            ("drop_if", store.drop_if(of, &token).await),
+            ("lease", store.lease(of, "owner", SECOND).await.map(drop)),
+            ("release", store.release(of, "owner").await),
+        ]
+    };
+    tokio::time::timeout(NEVER, all).await.expect("every operation is bounded")
+}
+
+pub async fn assert_all_work(store: &Redis, of: &str) {
+    for (name, outcome) in everything(store, of).await {
+        assert_eq!(outcome, Ok(()), "{name}");
+    }
+}
+
+async fn assert_all_fail(store: &Redis, of: &str) {
+    for (name, outcome) in everything(store, of).await {
+        assert_unavailable(&outcome.expect_err(name));
+    }
+}
+
+pub fn assert_unavailable(error: &Error) {
+    assert_eq!(error.reason, ErrorReason::StoreUnavailable);
+    assert_eq!(error.retry_after, Some(SECOND));
+    assert!(error.detail.as_ref().is_some_and(|detail| detail.starts_with("redis")), "{error:?}");
+}
+
+/// Asks until the store works again, by itself.
+pub async fn until_it_works(store: &Redis) {
+    let works = async {
+        while store.recall("-", None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, works).await.expect("it works again");
+}
+
+fn spent(store: &Redis, window: &str) -> usize {
+    store.glance("", Some(window)).unwrap_or_default().spent.len()
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_the_scripts_is_sent_them_again() {
+    let server = RedisServer::start();
+    let store = server.store();
+    assert_all_work(&store, "1").await;
+    let () = server.say(&["SCRIPT", "FLUSH"]);
+    assert_eq!(store.take(&call("2", "minute", 1)).await, Ok(Take::Taken));
+    let () = server.say(&["SCRIPT", "FLUSH"]);
+    assert!(matches!(server.store().take(&call("3", "minute", 1)).await, Ok(Take::Full(0, _))));
+    let () = server.say(&["SCRIPT", "FLUSH"]);
+    assert_all_work(&store, "4").await;
+}
+
+#[tokio::test]
+async fn after_the_server_was_emptied_a_replica_still_counts_its_own_calls() {
+    let server = RedisServer::start();
+    let (a, b) = (server.store(), server.store());
+    let last = order(5, 0, OrderStatus::Refunded, true);
+    a.keep("1", &last).await.unwrap();
+    assert_eq!(a.take(&call("1", "minute", 2)).await, Ok(Take::Taken));
+    assert_eq!(a.take(&call("2", "minute", 2)).await, Ok(Take::Taken));
+    let () = server.say(&["FLUSHALL"]);
+    assert!(matches!(a.take(&call("3", "minute", 2)).await, Ok(Take::Full(0, _))));
+    let known = a.recall("1", Some("minute")).await.unwrap().unwrap();
+    assert_eq!((known.state, known.spent.len()), (Some(last), 2));
+    assert_eq!(b.take(&call("4", "minute", 2)).await, Ok(Take::Taken));
+    // What the server refuses does not count here.
+    assert_eq!(b.take(&call("5", "minute", 2)).await, Ok(Take::Taken));
+    let b = server.store();
+    assert!(matches!(b.take(&call("6", "minute", 2)).await, Ok(Take::Full(0, _))));
+    assert_eq!(spent(&b, "minute"), 0);
+}
+
+#[tokio::test]
+async fn without_a_server_everything_fails_but_a_glance_until_it_is_back() {
+    let mut server = RedisServer::start();
+    let store = server.store();
+    assert_all_work(&store, "1").await;
+    let last = order(5, 0, OrderStatus::Refunded, true);
+    store.keep("final", &last).await.unwrap();
+    store.take(&call("1", "minute", 1)).await.unwrap();
+
+    server.kill();
+    assert_all_fail(&store, "2").await;
+    assert_all_fail(&store, "2").await;
+    // Nobody can have counted it.
+    assert_eq!(spent(&store, "2"), 0);
+    assert_eq!(store.glance("final", None).unwrap().state, Some(last));
+    // What the vendor has said meanwhile is known here.
+    assert_eq!(store.glance("2", None).unwrap().state.unwrap().status(), OrderStatus::Paid);
+
+    server.restart();
+    until_it_works(&store).await;
+    assert_all_work(&store, "3").await;
+    let own = store.take(&call("2", "minute", 1)).await;
+    assert!(matches!(own, Ok(Take::Full(0, _))), "the server came back without its data");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_as_good_as_gone() {
+    let server = RedisServer::start();
+    let store = server.store();
+    assert_all_work(&store, "1").await;
+    server.stop();
+    assert_all_fail(&store, "2").await;
+    let crowd = (0..500).map(|_| everything(&store, "2"));
+    for outcomes in tokio::time::timeout(NEVER, join_all(crowd)).await.expect("nobody queues") {
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.is_err()));
+    }
+    server.go_on();
+    until_it_works(&store).await;
+    assert_all_work(&store, "3").await;
+}
+
+#[tokio::test]
+async fn a_store_opens_before_its_server_does() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let store = server.store();
+    assert_all_fail(&store, "1").await;
+    server.restart();
+    until_it_works(&store).await;
+    assert_all_work(&store, "1").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_ended_is_made_anew_without_a_word() {
+    let server = RedisServer::start();
+    let store = server.store();
+    for round in ["1", "2", "3"] {
+        assert_all_work(&store, round).await;
+        let ended: u32 = server.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert_eq!(ended, 1);
+    }
+    assert_all_work(&store, "4").await;
+}
+
+#[tokio::test]
+async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let line = Line::to(first.port).await;
+    let url = format!("redis://127.0.0.1:{}", line.port);
+    let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+    assert_eq!(store.take(&call("1", "minute", 9)).await, Ok(Take::Taken));
+    let () = first.say(&["REPLICAOF", "127.0.0.1", "1"]);
+    line.lead_to(second.port);
+    let error = store.take(&call("2", "minute", 9)).await.unwrap_err();
+    assert_unavailable(&error);
+    assert_eq!(spent(&store, "minute"), 1, "refused is not sent");
+    until_it_works(&store).await;
+    assert_eq!(store.take(&call("2", "minute", 9)).await, Ok(Take::Taken));
+}
+
+#[tokio::test]
+async fn a_slot_whose_answer_was_lost_counts_as_taken() {
+    let server = RedisServer::start();
+    let line = Line::to(server.port).await;
+    let url = format!("redis://127.0.0.1:{}", line.port);
+    let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+    // The server knows the scripts by now, so that what is sent once is what runs.
+    assert_all_work(&store, "another").await;
+    let (lost, next) = (call("1", "minute", 2), call("2", "minute", 1));
+    line.lose_answers(true);
+    assert_unavailable(&store.take(&lost).await.unwrap_err());
+    // It ran in the server.
+    let another = server.store();
+    assert_eq!(another.recall("-", Some("minute")).await.unwrap().unwrap().spent.len(), 1);
+    assert!(matches!(another.take(&next).await, Ok(Take::Full(0, _))));
+    // And it counts here, wherever else it may not.
+    assert_eq!(spent(&store, "minute"), 1);
+    let () = server.say(&["FLUSHALL"]);
+    assert!(matches!(store.take(&next).await, Ok(Take::Full(0, _))));
+
+    line.lose_answers(false);
+    until_it_works(&store).await;
+    assert_eq!(store.take(&lost).await, Ok(Take::Taken), "the same call again");
+    assert_eq!(another.recall("-", Some("minute")).await.unwrap().unwrap().spent.len(), 1);
+    assert_eq!(spent(&store, "minute"), 1);
+    store.give_back(&lost).await.unwrap();
+    assert_eq!(store.take(&next).await, Ok(Take::Taken), "nothing was sent");
+}
+
+#[tokio::test]
+async fn spent_calls_that_cannot_be_read_let_nothing_through() {
+    let server = RedisServer::start();
+    let store = server.store();
+    let garbage: [&[&str]; 7] = [
+        &["SET", "order-query:slots:w", "x"],
+        &["HSET", "order-query:slots:w", "x", "y"],
+        &["ZADD", "order-query:slots:w", "inf", "x"],
+        &["ZADD", "order-query:slots:w", "1e300", "x"],
+        &["SET", "order-query:closed:the-account", "x"],
+        &["HSET", "order-query:closed:the-account", "x", "y"],
+        &["HSET", "order-query:closed:the-account", "until", "soon", "every", "1"],
+    ];
+    for words in garbage {
+        let _: redis::Value = server.say(words);
+        let mut call = call("1", "first", 9);
+        call.windows.extend(self::call("1", "w", 9).windows);
+        let error = store.take(&call).await.expect_err(&words.join(" "));
+        assert_unavailable(&error);
+        assert_eq!(spent(&store, "first") + spent(&store, "w"), 0, "{words:?}");
+        let there = store.recall("-", Some("first")).await;
+        assert_eq!(there, Ok(None), "none of the call's windows is taken: {words:?}");
+        if words[1].contains("slots") {
+            assert_unavailable(&store.recall("-", Some("w")).await.unwrap_err());
+        }
+        let _: u8 = server.say(&["DEL", words[1]]);
+        assert_eq!(store.take(&call).await, Ok(Take::Taken), "{words:?}");
+        store.give_back(&call).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn other_garbage_is_nothing_and_is_written_over() {
+    let server = RedisServer::start();
+    for (key, garbage) in [
+        ("order", &["SET", "x"][..]),
+        ("order", &["RPUSH", "x"]),
+        ("order", &["HSET", "observed", "x", "terminal", "1", "state", "x", "sum", "x"]),
+        ("order", &["HSET", "state", "x"]),
+        ("token", &["SET", "x"]),
+        ("token", &["HSET", "value", "x"]),
+        ("token", &["HSET", "value", "x", "until", "soon"]),
+        ("token", &["HSET", "value", "\u{fffd}", "until", "-inf"]),
+        ("lease", &["SET", "x"]),
+        ("lease", &["HSET", "owner", "nobody", "until", "inf"]),
+    ] {
+        let full_key = format!("order-query:{key}:1");
+        let mut words = vec![garbage[0], &full_key];
+        words.extend(&garbage[1..]);
+        let _: redis::Value = server.say(&words);
+        let store = server.store();
+        assert_eq!(store.recall("1", None).await, Ok(None), "{words:?}");
+        assert_eq!(store.load("1").await, Ok(None), "{words:?}");
+        assert_all_work(&store, "1").await;
+        let _: redis::Value = server.say(&["FLUSHALL"]);
+    }
+}
+
+#[tokio::test]
+async fn garbage_that_looks_final_is_written_over_too() {
+    let server = RedisServer::start();
+    let state = order(7, 0, OrderStatus::Paid, true);
+    server.store().keep("1", &state).await.unwrap();
+    let _: u8 = server.say(&["HSET", "order-query:order:1", "state", "x"]);
+    let store = server.store();
+    assert_eq!(store.recall("1", None).await, Ok(None));
+    let earlier = order(6, 0, OrderStatus::Closed, false);
+    store.keep("1", &earlier).await.unwrap();
+    assert_eq!(server.store().recall("1", None).await.unwrap().unwrap().state, Some(earlier));
+}

@@ -1,0 +1,53 @@
+//! The shared store over TLS.
+
+use std::env;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use order_query::clock::SystemClock;
+use order_query::store::{Redis, Store as _};
+
+use crate::redis_server::RedisServer;
+
+/// Where this test finds the server when it runs a second time, in a process of its own.
+const SERVER: &str = "ORDER_QUERY_TEST_REDISS";
+
+/// Asks until it is told that, or works where nothing is to be told.
+async fn ask_until(url: &str, told: Option<&str>) {
+    let store = Redis::open(url, Arc::new(SystemClock)).unwrap();
+    let asks = async {
+        loop {
+            // On a busy machine a handshake takes longer than one question waits for it.
+            match (store.reopen("the-account").await, told) {
+                (Ok(()), None) => return,
+                (Err(error), Some(told)) if error.detail.as_deref() == Some(told) => return,
+                (Ok(()), Some(_)) => panic!("it works"),
+                (Err(_), _) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, asks).await.unwrap_or_else(|_| panic!("never {told:?}"));
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_of_one_whom_the_system_trusts() {
+    if let Ok(url) = env::var(SERVER) {
+        ask_until(&url, None).await;
+        return;
+    }
+    let (server, certificate) = RedisServer::start_tls();
+    let url = format!("rediss://localhost:{}/0", server.port);
+    let refused = "redis: not tried again yet: cannot be reached: I/O error";
+    ask_until(&url, Some(refused)).await;
+    // Whom the system trusts is read from the environment, which is one for all tests here.
+    let again = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "store_redis_tls::a_certificate_must_be_of_one_whom_the_system_trusts"])
+        .env("SSL_CERT_FILE", certificate)
+        .env(SERVER, url)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && said.contains("1 passed"), "{said}");
+}

@@ -1,0 +1,138 @@
+//! What the shared store says: of its address, to the operator's log, and nothing of its secrets.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use order_query::clock::SystemClock;
+use order_query::store::{Redis, Store as _};
+
+use crate::redis_server::RedisServer;
+use crate::store_redis_faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
+
+#[test]
+fn what_is_wrong_with_an_address_is_said_without_its_password() {
+    for url in [
+        "",
+        "redis://",
+        "redis:///0",
+        "redis://0.0.0.0:1/0",
+        "http://u:hunter2@host/",
+        "redis+unix:///run/hunter2",
+        "unix:/run/hunter2",
+        "redis://u:hunter2@host:port/0",
+        "redis://u:hun/ter2@host:6379/0",
+        "redis://u:hunter2@host/not-a-number",
+        "redis://u:hunter2@host/0?protocol=hunter2",
+        "rediss://u:hunter2@host/0#insecure",
+        "redis://u:%ff@host/0",
+    ] {
+        let refused = Redis::open(url, Arc::new(SystemClock)).err().expect(url);
+        assert!(refused.starts_with("must "), "{refused}");
+        assert!(!refused.contains("hunter2") && !refused.contains("ter2@"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets() {
+    let server = RedisServer::start();
+    let _: redis::Value = server.say(&["ACL", "SETUSER", "app", "on", ">right", "~*", "+@all"]);
+    for (scheme, password, expected) in [
+        ("redis", "hunter2", "cannot be reached: authentication failed"),
+        // The server waits for more, and so do we, for a while.
+        ("rediss", "right", "cannot be reached in time"),
+    ] {
+        let url = format!("{scheme}://app:{password}@127.0.0.1:{}/0", server.port);
+        let log = Log::start();
+        let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+        let told = async {
+            loop {
+                let error = store.reopen("x").await.unwrap_err();
+                assert_unavailable(&error);
+                if error.detail.unwrap().contains(expected) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(NEVER, told).await.expect(expected);
+        until(|| log.text().contains("WARN") && log.text().contains("not connected")).await;
+        assert!(!log.text().contains(password), "{}", log.text());
+    }
+    for protocol in ["", "?protocol=resp3"] {
+        let url = format!("redis://app:right@127.0.0.1:{}/0{protocol}", server.port);
+        assert_all_work(&Redis::open(&url, Arc::new(SystemClock)).unwrap(), "1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drops_what_must_be_kept_is_warned_of() {
+    let may_drop = "may drop spent calls";
+    for (words, level, part) in [
+        (&["CONFIG", "SET", "maxmemory-policy", "noeviction"][..], "DEBUG", "keeps"),
+        (&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"], "WARN", may_drop),
+        (&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"], "WARN", may_drop),
+        (&["ACL", "SETUSER", "default", "-info"], "INFO", "does not tell"),
+    ] {
+        let server = RedisServer::start();
+        let _: redis::Value = server.say(words);
+        let log = Log::start();
+        let store = server.store();
+        for _ in 0..3 {
+            until_it_works(&store).await;
+            until(|| log.text().contains("maxmemory-policy")).await;
+            let _: u32 = server.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        }
+        until_it_works(&store).await;
+        let text = log.text();
+        let said: Vec<_> = text.lines().filter(|line| line.contains("maxmemory")).collect();
+        assert_eq!(said.len(), 1, "once: {text}");
+        assert!(said[0].contains(level) && said[0].contains(part), "{text}");
+    }
+}
+
+/// Waits for something that happens by itself.
+async fn until(mut happened: impl FnMut() -> bool) {
+    let wait = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, wait).await.expect("it happens");
+}
+
+/// What this test's thread logs.
+struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn start() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&lines);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || Writer(Arc::clone(&writer)))
+            .finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

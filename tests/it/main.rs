@@ -19,6 +19,7 @@ mod mappings;
 mod played;
 mod redis_proxy;
 mod redis_server;
+mod replicas;
 mod restarts;
 mod rules;
 mod sandbox;

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_query::clock::ManualClock;
+use order_query::clock::{ManualClock, SystemClock};
+use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Provider, Source};
 use order_query::sandbox::Sandbox;
 use tempfile::TempDir;
 
-use crate::support::{Failed, Server, manual_clock, question, sandbox_at};
+use crate::child::Serving;
+use crate::support::{Failed, Server, connect, manual_clock, question, sandbox_at};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -118,4 +120,28 @@ async fn an_account_that_is_left_alone_is_so_after_a_restart() {
     field.clock.advance(Duration::from_secs(1));
     field.once("shipped", false).await.unwrap();
     assert_eq!(field.sandbox.arrivals().len(), 2);
+}
+
+/// The real binary, killed again and again with a call under way: no call is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_the_server_forgets_no_call() {
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.redb");
+    let config = format!("store.url = \"file:{}\"\n{}", path.display(), sandbox.accounts());
+    for round in 0_u64..20 {
+        let server = Serving::start(&config);
+        let mut client = OrderServiceClient::new(connect(server.address).await);
+        let max_age = Some(prost_types::Duration::default());
+        let request = GetOrderRequest { max_age, ..question(Provider::Haoka, "shipped") };
+        let call = tokio::spawn(async move { client.get_order(request).await });
+        // Another moment of the call in each round.
+        for _ in 0..round * 40 {
+            tokio::task::yield_now().await;
+        }
+        drop(server);
+        let _ = call.await;
+    }
+    let asked = sandbox.arrivals().len();
+    assert!((1..=10).contains(&asked), "{asked}");
 }

@@ -5,6 +5,8 @@
 //! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
 //! machine, `Redis` for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
+mod leases;
+mod ledger;
 mod memory;
 mod slots;
 

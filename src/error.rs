@@ -9,7 +9,7 @@ use crate::pb::{self, ErrorReason};
 /// What callers are shown of a vendor's own text, in characters.
 const PROVIDER_TEXT_LIMIT: usize = 256;
 
-/// How long to wait after a vendor failed to answer, where it does not say itself.
+/// How long to wait after a vendor failed to answer, where it does not say itself, or the store.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a question has no answer.
@@ -62,6 +62,16 @@ impl Error {
     /// The vendor did not answer, or said that it is busy.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::ProviderUnavailable, message).retry_after(UNAVAILABLE_RETRY)
+    }
+
+    /// What must be remembered of a call cannot be; `detail` goes to the log.
+    pub fn store_unavailable(detail: impl Into<String>) -> Self {
+        Self::new(
+            ErrorReason::StoreUnavailable,
+            "what must be remembered cannot be, so the vendor was not asked; ask again later",
+        )
+        .retry_after(UNAVAILABLE_RETRY)
+        .detail(detail)
     }
 
     /// The vendor's answer could not be read; `what` says why.

@@ -2,9 +2,10 @@
 //! that is configured and hands it to the parts that need it; `orders` keeps the vendors' rules
 //! with it.
 //!
-//! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
+//! There are three kinds behind one trait: [`Memory`] for the life of the process, [`File`] on one
 //! machine, `Redis` for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
+mod file;
 mod leases;
 mod ledger;
 mod memory;
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use file::File;
 pub use memory::Memory;
 
 use crate::error::Error;

@@ -11,5 +11,6 @@ mod faults;
 mod get_order;
 mod health;
 mod sandbox;
+mod store;
 mod support;
 mod tokens;

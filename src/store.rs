@@ -2,9 +2,12 @@
 //! that is configured and hands it to the parts that need it; `orders` keeps the vendors' rules
 //! with it.
 //!
-//! There are three kinds behind one trait: [`Memory`] for the life of the process, `File` on one
+//! There are three kinds behind one trait: [`Memory`] for the life of the process, [`File`] on one
 //! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
+mod file;
+mod leases;
+mod ledger;
 mod memory;
 mod redis;
 mod slots;
@@ -14,8 +17,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use self::file::File;
+pub use self::memory::Memory;
 pub use self::redis::Redis;
-pub use memory::Memory;
 
 use crate::clock::Clock;
 use crate::config;
@@ -116,7 +120,7 @@ pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Sto
     match store {
         config::Store::Memory => Ok(Arc::new(Memory::new(Arc::clone(clock)))),
         config::Store::Redis(url) => Ok(Arc::new(Redis::open(url.expose(), Arc::clone(clock))?)),
-        config::Store::File(_) => Err("not yet".to_owned()),
+        config::Store::File(path) => Ok(Arc::new(File::open(path, Arc::clone(clock))?)),
     }
 }
 

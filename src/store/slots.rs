@@ -1,5 +1,5 @@
-//! The arithmetic of limits: slots of a window, and an account that is closed. Used by the stores
-//! that hold them in this process.
+//! The arithmetic of limits: slots of a window, and an account that is closed. Used by the ledger
+//! of the stores that hold them in this process.
 //!
 //! Why no token bucket and no window on the sending side: a vendor counts arrivals. A call takes a
 //! slot before it is sent, free again a period after the *latest* time at which the vendor can
@@ -16,10 +16,16 @@ use super::{Call, Window};
 pub(super) struct Slots(BTreeMap<String, SystemTime>);
 
 impl Slots {
-    /// How long the window is full; `None` where there is room. Forgets what is free again.
-    pub(super) fn full_for(&mut self, window: &Window, now: SystemTime) -> Option<Duration> {
-        self.forget_free(now);
-        let taken = self.freed();
+    /// How long the window is full for a call; `None` where there is room. A slot that the call
+    /// holds itself does not stand in its way.
+    pub(super) fn full_for(
+        &self,
+        window: &Window,
+        call: &Call,
+        now: SystemTime,
+    ) -> Option<Duration> {
+        let others = self.0.iter().filter(|(id, _)| **id != call.id);
+        let taken = sorted(others.map(|(_, free_at)| *free_at), now);
         let limit = usize::try_from(window.limit).unwrap_or(usize::MAX);
         let first_to_wait_for = taken.len().checked_sub(limit)?;
         // A limit of 0 is never kept by waiting; the configuration refuses it.
@@ -27,39 +33,64 @@ impl Slots {
         Some(free_at.duration_since(now).unwrap_or_default())
     }
 
-    /// Forgets the slots that are free again.
-    pub(super) fn forget_free(&mut self, now: SystemTime) {
-        self.0.retain(|_, free_at| *free_at > now);
+    /// When the slot that a call takes now is free again. One that it holds already is never
+    /// free earlier than was said.
+    pub(super) fn taken_until(&self, window: &Window, call: &Call, now: SystemTime) -> SystemTime {
+        let free_at = now + call.in_flight + window.period;
+        self.0.get(&call.id).map_or(free_at, |held| free_at.max(*held))
     }
 
-    /// Takes a slot.
-    pub(super) fn take(&mut self, call: &Call, window: &Window, now: SystemTime) {
-        self.0.insert(call.id.clone(), now + call.in_flight + window.period);
+    /// When the call's slot is free again once its answer has come; `None` where that changes
+    /// nothing.
+    pub(super) fn settled(
+        &self,
+        window: &Window,
+        call: &Call,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        let free_at = now + window.period;
+        self.0.get(&call.id).is_some_and(|held| free_at < *held).then_some(free_at)
     }
 
-    /// Notes that the call's answer has come.
-    pub(super) fn settle(&mut self, call: &Call, window: &Window, now: SystemTime) {
-        if let Some(free_at) = self.0.get_mut(&call.id) {
-            *free_at = (*free_at).min(now + window.period);
+    /// Whether the call holds a slot.
+    pub(super) fn holds(&self, call: &Call, now: SystemTime) -> bool {
+        self.0.get(&call.id).is_some_and(|free_at| *free_at > now)
+    }
+
+    /// The calls whose slots are free again.
+    pub(super) fn over(&self, now: SystemTime) -> impl Iterator<Item = &String> {
+        self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(id, _)| id)
+    }
+
+    /// Whether every slot is free again.
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        self.0.values().all(|free_at| *free_at <= now)
+    }
+
+    /// When each taken slot is free again, earliest first.
+    pub(super) fn spent(&self, now: SystemTime) -> Vec<SystemTime> {
+        sorted(self.0.values().copied(), now)
+    }
+
+    /// Notes until when a call holds a slot, or that it holds none. What was noted before.
+    pub(super) fn set(&mut self, id: String, free_at: Option<SystemTime>) -> Option<SystemTime> {
+        match free_at {
+            Some(free_at) => self.0.insert(id, free_at),
+            None => self.0.remove(&id),
         }
     }
 
-    /// Gives a slot back.
-    pub(super) fn give_back(&mut self, call: &Call) {
-        self.0.remove(&call.id);
-    }
-
-    /// When each slot is free again, earliest first.
-    pub(super) fn freed(&self) -> Vec<SystemTime> {
-        let mut times: Vec<_> = self.0.values().copied().collect();
-        times.sort_unstable();
-        times
-    }
-
-    /// Whether nothing is taken.
+    /// Whether nothing is noted.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The times that are yet to come, earliest first.
+fn sorted(times: impl Iterator<Item = SystemTime>, now: SystemTime) -> Vec<SystemTime> {
+    let mut times: Vec<_> = times.filter(|time| *time > now).collect();
+    times.sort_unstable();
+    times
 }
 
 /// An account that its vendor closed.
@@ -80,15 +111,13 @@ impl Closure {
         Self { until: now + wait, probe_every, probing: false }
     }
 
-    /// How long it is closed; `None` for the call that may go through, which then is the probe.
-    pub(super) fn closed_for(&mut self, now: SystemTime) -> Option<Duration> {
+    /// What a call finds: how long the account is closed, or, where the call may go through, what
+    /// is left of the closure. The call is the probe then.
+    pub(super) fn knock(self, now: SystemTime) -> Result<Option<Self>, Duration> {
         match self.until.duration_since(now) {
-            Ok(left) if !left.is_zero() => Some(left),
-            _ => {
-                self.until = now + self.probe_every;
-                self.probing = !self.probe_every.is_zero();
-                None
-            }
+            Ok(left) if !left.is_zero() => Err(left),
+            _ if self.probe_every.is_zero() => Ok(None),
+            _ => Ok(Some(Self { until: now + self.probe_every, probing: true, ..self })),
         }
     }
 }

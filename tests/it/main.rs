@@ -24,6 +24,7 @@ mod restarts;
 mod rules;
 mod sandbox;
 mod secrets;
+mod store;
 mod store_redis;
 mod store_redis_faults;
 mod store_redis_tls;

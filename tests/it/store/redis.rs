@@ -6,8 +6,8 @@ use std::time::Duration;
 use order_query::clock::ManualClock;
 use order_query::store::{Redis, Store};
 
-use crate::redis_server::RedisServer;
 use super::Fixture;
+use crate::redis_server::RedisServer;
 use crate::support::manual_clock;
 
 pub struct RedisStore {

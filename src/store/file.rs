@@ -1,0 +1,270 @@
+//! Remembers in a file of this machine, for one process at a time: whatever a method has carried
+//! out is there again after a restart, a crash or `kill -9`. `app` opens it.
+//!
+//! Spent calls, closed accounts and tokens are held in memory too; orders, as far as they fit. So
+//! what changes nothing asks no disk: a full window, an account without limits. Leases are held in
+//! memory alone, because nobody else uses the file.
+
+mod disk;
+mod tables;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+
+use self::disk::{Draft, Locked};
+use self::tables::Keep;
+use self::writer::{Job, Report, Shared, Writer};
+use super::leases::Leases;
+use super::ledger::{Fact, Ledger};
+use super::{Call, Known, Store, Take};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::pb::Order;
+use crate::providers::{Token, TokenStore};
+
+/// How many bytes of orders are held in memory, about.
+const RECENT_BYTES: u64 = 64 << 20;
+
+/// What an order in memory takes besides its own bytes, about.
+const RECENT_OVERHEAD: usize = 256;
+
+/// How many changes wait for the thread that writes. Whoever has one more waits with it.
+const QUEUE: usize = 1024;
+
+/// A store in a file.
+pub struct File {
+    shared: Arc<Shared>,
+    leases: Mutex<Leases>,
+    /// `None` once the store is being dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl File {
+    /// Opens the file, or makes one where there is none, in a folder that exists. Only its owner
+    /// may read a new one: it holds access tokens and personal data.
+    ///
+    /// Reads the whole file: that takes as long as the disk needs for it, so call it where
+    /// blocking is fine. Orders that are not terminal and were last observed more than 30 days
+    /// ago are forgotten.
+    ///
+    /// # Errors
+    /// A text for the operator: the file is in use by another process, damaged or not one of
+    /// ours, its folder is missing, the disk is full. A file that is refused stays as it was.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        Self::open_or_create(path, clock)
+            .map_err(|problem| format!("the store file {} {problem}", path.display()))
+    }
+
+    fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        if let Some(file) = disk::open(path)? {
+            return Self::start(file, clock);
+        }
+        let draft = Draft::beside(path)?;
+        let (disk, database) = writer::open_database(&draft.file)?;
+        tables::guarded(|| tables::found(&database))?;
+        drop(database);
+        disk.go_live().map_err(|error| format!("cannot be written: {error}"))?;
+        let file = Arc::clone(&draft.file);
+        if draft.publish(path)? {
+            return Self::start(file, clock);
+        }
+        // Another process was faster.
+        let file = disk::open(path)?.ok_or("was removed while it was being made")?;
+        Self::start(file, clock)
+    }
+
+    fn start(file: Locked, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        const DAMAGED: &str = "It was left as it is: put it back from a backup, or move it away \
+             to begin anew (then spent calls are forgotten: ask no vendor with a daily limit for \
+             24 hours)";
+        let damaged = |problem: String| format!("is damaged: {problem}. {DAMAGED}");
+        if disk::is_empty(&file) {
+            return Err(damaged("it is empty".to_owned()));
+        }
+        let (disk, database) = writer::open_database(&file).map_err(damaged)?;
+        tables::check_format(&database)?;
+        let mut ledger = tables::load(&database).map_err(damaged)?;
+        let unwritten = |problem: String| {
+            format!("cannot be written: {problem}; make room or set the permissions right")
+        };
+        disk.go_live().map_err(|error| unwritten(error.to_string()))?;
+        let now = clock.now();
+        let free_again = ledger.over(now);
+        tables::prune(&database, &free_again, now).map_err(unwritten)?;
+        for fact in free_again {
+            ledger.set(fact);
+        }
+        let shared = Arc::new(Shared {
+            clock,
+            ledger: Mutex::new(ledger),
+            recent: recent_orders(),
+            database: RwLock::new(Arc::new(database)),
+        });
+        let (jobs, asked) = mpsc::channel(QUEUE);
+        let writer = Writer::new(Arc::clone(&shared), file, disk);
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(asked))
+            .map_err(|error| format!("has no thread to write it: {error}"))?;
+        Ok(Self { shared, leases: Mutex::default(), jobs: Some(jobs), writer: Some(writer) })
+    }
+
+    /// Decides, and notes in the file what that changes. Decides twice where it changes anything:
+    /// the second time is the one that counts, after all the changes before it.
+    async fn change<T: Send + 'static>(
+        &self,
+        decide: impl Fn(&Ledger, SystemTime) -> (T, Vec<Fact>) + Send + 'static,
+    ) -> Result<T, Error> {
+        let (outcome, facts) = decide(&self.shared.ledger(), self.shared.clock.now());
+        if facts.is_empty() {
+            return Ok(outcome);
+        }
+        let (done, written) = oneshot::channel();
+        let job = move |ledger: &Ledger, now| {
+            let (outcome, facts) = decide(ledger, now);
+            let report: Report = Box::new(move |written: Result<(), Error>| {
+                // Whoever asked may be gone: that changes nothing.
+                let _ = done.send(written.map(|()| outcome));
+            });
+            (facts, report)
+        };
+        self.ask(Job::Change(Box::new(job)), written).await
+    }
+
+    /// Notes in the file what happened.
+    async fn note(
+        &self,
+        happened: impl Fn(&Ledger, SystemTime) -> Vec<Fact> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.change(move |ledger, now| ((), happened(ledger, now))).await
+    }
+
+    /// Hands the thread a job, and waits for what becomes of it.
+    async fn ask<T>(
+        &self,
+        job: Job,
+        done: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let gone = || Error::store_unavailable("the thread that writes the store file has ended");
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.send(job).await.map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+
+    fn known(&self, state: Option<Order>, window: Option<&str>) -> Option<Known> {
+        self.shared.ledger().known(state, window, self.shared.clock.now())
+    }
+
+    fn leases<T>(&self, work: impl FnOnce(&mut Leases, SystemTime) -> T) -> T {
+        let now = self.shared.clock.now();
+        work(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+}
+
+impl Drop for File {
+    /// Waits for what is under way, so that the file can be opened again at once.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            // One that panicked has nothing left to write.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn recent_orders() -> Cache<String, Order> {
+    Cache::builder()
+        .max_capacity(RECENT_BYTES)
+        .weigher(|key: &String, order: &Order| {
+            u32::try_from(key.len() + order.encoded_len() + RECENT_OVERHEAD).unwrap_or(u32::MAX)
+        })
+        // The default policy may turn away what was just learned.
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
+}
+
+#[async_trait]
+impl Store for File {
+    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
+        self.known(self.shared.recent.get(order), window)
+    }
+
+    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
+        let mut state = self.shared.recent.get(order);
+        if state.is_none() {
+            state = self.shared.read(order.to_owned()).await?;
+        }
+        Ok(self.known(state, window))
+    }
+
+    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
+        let (done, kept) = oneshot::channel();
+        let keep = Keep { order: order.to_owned(), state: state.clone() };
+        self.ask(Job::Keep(Box::new(keep), done), kept).await
+    }
+
+    async fn take(&self, call: &Call) -> Result<Take, Error> {
+        let call = call.clone();
+        self.change(move |ledger, now| ledger.take(&call, now)).await
+    }
+
+    async fn settle(&self, call: &Call) -> Result<(), Error> {
+        let call = call.clone();
+        self.note(move |ledger, now| ledger.settle(&call, now)).await
+    }
+
+    async fn give_back(&self, call: &Call) -> Result<(), Error> {
+        let call = call.clone();
+        self.note(move |ledger, now| ledger.give_back(&call, now)).await
+    }
+
+    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
+        let account = account.to_owned();
+        self.note(move |_, now| Fact::closed(&account, wait, probe, now)).await
+    }
+
+    async fn reopen(&self, account: &str) -> Result<(), Error> {
+        let account = account.to_owned();
+        self.note(move |ledger, _| ledger.reopen(&account)).await
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl TokenStore for File {
+    async fn load(&self, identity: &str) -> Result<Option<Token>, Error> {
+        Ok(self.shared.ledger().token(identity).cloned())
+    }
+
+    async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        let (identity, token) = (identity.to_owned(), token.clone());
+        self.note(move |_, _| Fact::token(&identity, &token)).await
+    }
+
+    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        let (identity, token) = (identity.to_owned(), token.clone());
+        self.note(move |ledger, _| ledger.drop_token(&identity, &token)).await
+    }
+
+    async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
+        Ok(self.leases(|leases, now| leases.lease(what, owner, life, now)))
+    }
+
+    async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
+        self.leases(|leases, _| leases.release(what, owner));
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The file as redb reads and writes it: who may have it, how a new one comes to be, and how it is
+//! opened without touching it. Used by the file store alone.
+//!
+//! A [`Disk`] begins *staged*: what redb writes while it opens and repairs a database is held in
+//! memory. Only [`Disk::go_live`] carries it out, once everything in the file has been read and
+//! found good. So a damaged or foreign file stays as it was, and a file on a full disk can still
+//! be read.
+
+use std::collections::hash_map::RandomState;
+use std::fs::{self, OpenOptions, TryLockError};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::StorageBackend;
+
+/// A file of the store. The lock on it lasts until the last clone of the `Arc` is gone, whatever
+/// redb opens and closes in between: nobody else can slip in.
+pub(super) type Locked = Arc<Lock>;
+
+/// The lock on a file, and the file.
+#[derive(Debug)]
+pub(super) struct Lock(fs::File);
+
+impl Deref for Lock {
+    type Target = fs::File;
+
+    fn deref(&self) -> &fs::File {
+        &self.0
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started may have it too.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Opens and locks a file that exists; `None` where there is none.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => lock(file).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot be opened: {error}")),
+    }
+}
+
+/// Whether there is nothing in it.
+pub(super) fn is_empty(file: &Locked) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() == 0)
+}
+
+/// A file that is being made under another name, so that whatever stands under its own name is
+/// complete. Removed again where it does not get there.
+pub(super) struct Draft {
+    /// The file itself.
+    pub(super) file: Locked,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// An empty file beside the one that it is to become.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub(super) fn beside(path: &Path) -> Result<Self, String> {
+        // Two processes that start at one time each have their own.
+        let random = RandomState::new().build_hasher().finish();
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{random:016x}.new"));
+        let path = path.with_file_name(name);
+        // It will hold access tokens and personal data: for the owner only.
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => "is in a folder that does not exist; create it".to_owned(),
+            _ => format!("cannot be created: {error}"),
+        })?;
+        Ok(Self { file: lock(file)?, path })
+    }
+
+    /// Gives the finished file its name, for good. False where another file has it meanwhile.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn publish(self, path: &Path) -> Result<bool, String> {
+        let failed = |error: io::Error| format!("cannot be created: {error}");
+        match fs::hard_link(&self.path, path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = fs::File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+        folder.sync_all().map_err(failed)?;
+        Ok(true)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Of no use under this name, and in nobody's way if it stays.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn lock(file: fs::File) -> Result<Locked, String> {
+    match file.try_lock() {
+        Ok(()) => Ok(Arc::new(Lock(file))),
+        Err(TryLockError::WouldBlock) => Err("is in use by another process; stop that one, or \
+             give this one a file of its own (several servers share a redis:// store)"
+            .to_owned()),
+        Err(TryLockError::Error(error)) => Err(format!("cannot be locked: {error}")),
+    }
+}
+
+/// What redb reads and writes. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    file: Locked,
+    mode: Arc<RwLock<Mode>>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// Everything that changes is held here, in its order.
+    Staged(Vec<Step>),
+    Live,
+    /// Nothing is written any more, whatever a database that is being closed would like.
+    Retired,
+}
+
+#[derive(Debug)]
+enum Step {
+    Length(u64),
+    Write(u64, Vec<u8>),
+    Sync,
+}
+
+impl Disk {
+    /// The file, untouched until it goes live.
+    pub(super) fn staged(file: &Locked) -> Self {
+        Self { file: Arc::clone(file), mode: Arc::new(RwLock::new(Mode::Staged(Vec::new()))) }
+    }
+
+    /// Carries out what is staged; from here on every change reaches the file. A failure leaves it
+    /// staged, and going live can be tried again: a step may be carried out twice.
+    ///
+    /// # Errors
+    /// What a write failed with.
+    pub(super) fn go_live(&self) -> io::Result<()> {
+        let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
+        if let Mode::Staged(steps) = &*mode {
+            for step in steps {
+                match step {
+                    Step::Length(length) => self.file.set_len(*length)?,
+                    Step::Write(offset, data) => self.file.write_all_at(data, *offset)?,
+                    Step::Sync => self.file.sync_data()?,
+                }
+            }
+            self.file.sync_all()?;
+            *mode = Mode::Live;
+        }
+        Ok(())
+    }
+
+    /// Keeps the file as it is now.
+    pub(super) fn retire(&self) {
+        *self.mode.write().unwrap_or_else(PoisonError::into_inner) = Mode::Retired;
+    }
+
+    /// Carries out one change, or stages it.
+    fn change(
+        &self,
+        carry_out: impl FnOnce(&fs::File) -> io::Result<()>,
+        step: impl FnOnce() -> Step,
+    ) -> io::Result<()> {
+        let mode = self.mode.read().unwrap_or_else(PoisonError::into_inner);
+        match &*mode {
+            Mode::Live => return carry_out(&self.file),
+            Mode::Retired => return Err(retired()),
+            Mode::Staged(_) => drop(mode),
+        }
+        // Only the one thread that opens a database stages anything.
+        let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
+        if let Mode::Staged(steps) = &mut *mode {
+            steps.push(step());
+        }
+        Ok(())
+    }
+}
+
+fn retired() -> io::Error {
+    io::Error::other("the database was opened anew")
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        let length = self.file.metadata()?.len();
+        match &*self.mode.read().unwrap_or_else(PoisonError::into_inner) {
+            Mode::Staged(steps) => Ok(steps.iter().fold(length, |length, step| match step {
+                Step::Length(length) => *length,
+                Step::Write(offset, data) => length.max(offset + data.len() as u64),
+                Step::Sync => length,
+            })),
+            Mode::Live | Mode::Retired => Ok(length),
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &*self.mode.read().unwrap_or_else(PoisonError::into_inner) {
+            Mode::Live => return self.file.read_exact_at(out, offset),
+            Mode::Retired => return Err(retired()),
+            Mode::Staged(_) => {}
+        }
+        if offset + out.len() as u64 > self.len()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        read_up_to_the_end(&self.file, offset, out)?;
+        if let Mode::Staged(steps) = &*self.mode.read().unwrap_or_else(PoisonError::into_inner) {
+            for step in steps {
+                step.show(offset, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.change(|file| file.set_len(length), || Step::Length(length))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.change(fs::File::sync_data, || Step::Sync)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(|file| file.write_all_at(data, offset), || Step::Write(offset, data.to_vec()))
+    }
+}
+
+impl Step {
+    /// Changes what was read at `offset` as if this step had been carried out.
+    fn show(&self, offset: u64, out: &mut [u8]) {
+        let end = offset + out.len() as u64;
+        // Both lie within `out`, so they fit in memory.
+        let place = |at: u64| usize::try_from(at.clamp(offset, end) - offset).unwrap_or(out.len());
+        match self {
+            Self::Length(length) => {
+                let from = place(*length);
+                out[from..].fill(0);
+            }
+            Self::Write(start, data) => {
+                let (from, to) = (place(*start), place(start + data.len() as u64));
+                let skipped = usize::try_from(offset.saturating_sub(*start)).unwrap_or(data.len());
+                if from < to {
+                    out[from..to].copy_from_slice(&data[skipped..skipped + (to - from)]);
+                }
+            }
+            Self::Sync => {}
+        }
+    }
+}
+
+/// Reads what is there, and zeros beyond the end.
+fn read_up_to_the_end(file: &fs::File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < out.len() {
+        match file.read_at(&mut out[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    out[done..].fill(0);
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! What stands in the file, and how. Used by the file store alone.
+//!
+//! Times are milliseconds since 1970. A time until which something must not happen is rounded up,
+//! so that it never happens early.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::Message as _;
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition, WriteTransaction,
+};
+
+use super::super::ledger::{Fact, Ledger};
+use super::super::newer;
+use super::super::slots::Closure;
+use crate::pb::Order;
+use crate::providers::Token;
+
+/// What kind of file it is: the name of this program and the version of these tables.
+const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
+const FORMAT_NAME: &str = "order-query";
+const FORMAT_VERSION: u64 = 1;
+
+/// An order's last state, as the contract encodes it.
+const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
+/// When the slot of a call in a window is free again.
+const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
+/// Until when an account is closed, and how long after each probe again.
+const CLOSURES: TableDefinition<&str, (u64, u64, bool)> = TableDefinition::new("closures");
+/// An access token, and when to renew it.
+const TOKENS: TableDefinition<&str, (&str, u64)> = TableDefinition::new("tokens");
+
+/// For how long an order is remembered that is not terminal.
+const ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
+
+/// An order that is to be kept.
+#[derive(Debug, Clone)]
+pub(super) struct Keep {
+    pub(super) order: String,
+    pub(super) state: Order,
+}
+
+/// What became of an order that was to be kept.
+pub(super) enum Kept {
+    /// It took the place of what was known.
+    Written,
+    /// What is known is newer, or terminal.
+    Passed,
+    /// What is known cannot be read, and might be terminal: it stays.
+    Unreadable(String),
+}
+
+/// Begins a transaction that is on the disk once it is committed. In two phases, because else a
+/// page that is damaged after a crash would be taken for a commit that was not finished, and the
+/// one before it would silently take its place.
+fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut txn = db.begin_write()?;
+    txn.set_two_phase_commit(true);
+    Ok(txn)
+}
+
+/// Makes an empty database one of ours.
+pub(super) fn found(db: &Database) -> Result<(), redb::Error> {
+    let txn = begin(db)?;
+    txn.open_table(FORMAT)?.insert(FORMAT_NAME, FORMAT_VERSION)?;
+    txn.open_table(ORDERS)?;
+    txn.open_table(SLOTS)?;
+    txn.open_table(CLOSURES)?;
+    txn.open_table(TOKENS)?;
+    Ok(txn.commit()?)
+}
+
+/// Whether it is a database of ours.
+///
+/// # Errors
+/// That it is not.
+pub(super) fn check_format(db: &Database) -> Result<(), String> {
+    match format_version(db) {
+        Some(FORMAT_VERSION) => Ok(()),
+        Some(version) => Err(format!(
+            "is of version {version}, and this program knows version {FORMAT_VERSION}; run the \
+             program that wrote it, or name another file"
+        )),
+        None => Err("is a database of another program; name another file".to_owned()),
+    }
+}
+
+fn format_version(db: &Database) -> Option<u64> {
+    let txn = db.begin_read().ok()?;
+    let version = txn.open_table(FORMAT).ok()?.get(FORMAT_NAME).ok()??.value();
+    Some(version)
+}
+
+/// Reads everything but the orders.
+///
+/// # Errors
+/// What contradicts the format.
+pub(super) fn load(db: &Database) -> Result<Ledger, String> {
+    guarded(|| load_facts(db))
+}
+
+fn load_facts(db: &Database) -> Result<Ledger, redb::Error> {
+    let txn = db.begin_read()?;
+    let mut ledger = Ledger::default();
+    for row in txn.open_table(SLOTS)?.iter()? {
+        let (key, free_at) = row?;
+        let (window, call) = key.value();
+        ledger.set(Fact::Slot {
+            window: window.to_owned(),
+            call: call.to_owned(),
+            free_at: Some(time(free_at.value())),
+        });
+    }
+    for row in txn.open_table(CLOSURES)?.iter()? {
+        let (account, closure) = row?;
+        let (until, probe_every, probing) = closure.value();
+        let (until, probe_every) = (time(until), Duration::from_millis(probe_every));
+        let closure = Some(Closure { until, probe_every, probing });
+        ledger.set(Fact::Closure { account: account.value().to_owned(), closure });
+    }
+    for row in txn.open_table(TOKENS)?.iter()? {
+        let (identity, token) = row?;
+        let (value, renew_at) = token.value();
+        let token = Some(Token { value: value.into(), renew_at: time(renew_at) });
+        ledger.set(Fact::Token { identity: identity.value().to_owned(), token });
+    }
+    Ok(ledger)
+}
+
+/// Forgets orders that are not terminal and were last seen long ago, and notes these facts.
+pub(super) fn prune(db: &Database, facts: &[Fact], now: SystemTime) -> Result<(), String> {
+    let oldest = now.checked_sub(ORDER_LIFE).map_or(0, millis);
+    guarded(|| {
+        let txn = begin(db)?;
+        txn.open_table(ORDERS)?.retain(|_, bytes| {
+            // What cannot be decoded is not forgotten: it may be terminal.
+            !Order::decode(bytes).is_ok_and(|order| !order.terminal && observed(&order) < oldest)
+        })?;
+        note(&txn, facts)?;
+        Ok(txn.commit()?)
+    })
+}
+
+/// Reads an order.
+///
+/// # Errors
+/// That it cannot be read: it may be known or not.
+pub(super) fn read_order(db: &Database, order: &str) -> Result<Option<Order>, String> {
+    let bytes = guarded(|| {
+        let row = db.begin_read()?.open_table(ORDERS)?.get(order)?;
+        Ok(row.map(|bytes| bytes.value().to_vec()))
+    })?;
+    bytes.map(|bytes| decode(&bytes)).transpose()
+}
+
+/// Notes facts and keeps orders, all or nothing. What became of each order.
+///
+/// # Errors
+/// What failed. It may have been carried out all the same.
+pub(super) fn write(db: &Database, facts: &[Fact], keeps: &[Keep]) -> Result<Vec<Kept>, String> {
+    guarded(|| {
+        let txn = begin(db)?;
+        note(&txn, facts)?;
+        let kept = {
+            let mut orders = txn.open_table(ORDERS)?;
+            keeps.iter().map(|new| keep(&mut orders, new)).collect::<Result<Vec<_>, _>>()?
+        };
+        if facts.is_empty() && !kept.iter().any(|kept| matches!(kept, Kept::Written)) {
+            txn.abort()?;
+        } else {
+            txn.commit()?;
+        }
+        Ok(kept)
+    })
+}
+
+fn keep(orders: &mut Table<&str, &[u8]>, new: &Keep) -> Result<Kept, redb::Error> {
+    let known = orders.get(new.order.as_str())?.map(|bytes| decode(bytes.value()));
+    Ok(match known.transpose() {
+        Err(detail) => Kept::Unreadable(detail),
+        Ok(Some(known)) if !newer(&new.state, &known) => Kept::Passed,
+        Ok(_) => {
+            orders.insert(new.order.as_str(), new.state.encode_to_vec().as_slice())?;
+            Kept::Written
+        }
+    })
+}
+
+fn note(txn: &WriteTransaction, facts: &[Fact]) -> Result<(), redb::Error> {
+    let mut slots = txn.open_table(SLOTS)?;
+    let mut closures = txn.open_table(CLOSURES)?;
+    let mut tokens = txn.open_table(TOKENS)?;
+    for fact in facts {
+        match fact {
+            Fact::Slot { window, call, free_at: Some(free_at) } => {
+                slots.insert((window.as_str(), call.as_str()), millis_up(*free_at))?;
+            }
+            Fact::Slot { window, call, free_at: None } => {
+                slots.remove((window.as_str(), call.as_str()))?;
+            }
+            Fact::Closure { account, closure: Some(Closure { until, probe_every, probing }) } => {
+                let probe_every = whole(probe_every.as_nanos().div_ceil(NANOS_PER_MILLI));
+                closures.insert(account.as_str(), (millis_up(*until), probe_every, *probing))?;
+            }
+            Fact::Closure { account, closure: None } => {
+                closures.remove(account.as_str())?;
+            }
+            Fact::Token { identity, token: Some(token) } => {
+                // Rounded down: renewed early rather than used too long.
+                let row = (token.value.expose(), millis(token.renew_at));
+                tokens.insert(identity.as_str(), row)?;
+            }
+            Fact::Token { identity, token: None } => {
+                tokens.remove(identity.as_str())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<Order, String> {
+    Order::decode(bytes).map_err(|error| format!("an order in the store file: {error}"))
+}
+
+/// When an order was observed, in milliseconds.
+fn observed(order: &Order) -> u64 {
+    let seconds = order.observe_time.map_or(0, |time| time.seconds);
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+}
+
+const NANOS_PER_MILLI: u128 = 1_000_000;
+
+fn millis(time: SystemTime) -> u64 {
+    whole(since_1970(time).as_millis())
+}
+
+fn millis_up(time: SystemTime) -> u64 {
+    whole(since_1970(time).as_nanos().div_ceil(NANOS_PER_MILLI))
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn whole(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+/// Works with the database. redb promises no panic over a file that nobody else has changed; over
+/// one that somebody has, it is an error like the others here.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_panic) => Err("its pages contradict one another".to_owned()),
+    }
+}

@@ -1,0 +1,274 @@
+//! The one thread that writes the file: everything that is asked for while it writes goes into its
+//! next transaction. Used by the file store alone.
+//!
+//! A write that fails leaves memory as it was. redb refuses everything after a failed write, so
+//! the database is opened anew at once, for reading; it is written again once the disk takes what
+//! was left open, which is tried at most once a second, and less often while it does not.
+
+use std::iter;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use moka::sync::Cache;
+use redb::{Builder, Database};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use super::super::ledger::{Fact, Ledger};
+use super::disk::{Disk, Locked};
+use super::tables::{self, Keep, Kept};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::pb::Order;
+
+/// How many changes go into one transaction at most.
+const BATCH_LIMIT: usize = 1000;
+
+/// The pages of the file that redb holds in memory, in bytes.
+const PAGE_CACHE: usize = 32 << 20;
+
+/// How long a disk that does not take writes is left alone.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(16);
+
+/// What the store and its thread share.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    /// Ahead of the file while a transaction is under way, and never behind it.
+    pub(super) ledger: Mutex<Ledger>,
+    /// Orders as they are in the file.
+    pub(super) recent: Cache<String, Order>,
+    pub(super) database: RwLock<Arc<Database>>,
+}
+
+impl Shared {
+    /// The ledger, for a moment: nobody holds it while the disk is at work.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads an order from the file.
+    pub(super) async fn read(self: &Arc<Self>, order: String) -> Result<Option<Order>, Error> {
+        let shared = Arc::clone(self);
+        let read = spawn_blocking(move || {
+            let state = tables::read_order(&shared.database(), &order)?;
+            if let Some(state) = state.as_ref().filter(|state| state.terminal) {
+                // It cannot have changed meanwhile; any other order can.
+                shared.recent.insert(order, state.clone());
+            }
+            Ok(state)
+        });
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        read.map_err(Error::store_unavailable)
+    }
+
+    /// The database as it is now.
+    fn database(&self) -> Arc<Database> {
+        Arc::clone(&self.database.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Tells whoever asked for a change whether it is in the file.
+pub(super) type Report = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// Decides what is to be noted.
+pub(super) type Decide = Box<dyn FnOnce(&Ledger, SystemTime) -> (Vec<Fact>, Report) + Send>;
+
+/// What the thread is asked for.
+pub(super) enum Job {
+    /// A change of the ledger.
+    Change(Decide),
+    /// An order to be kept.
+    Keep(Box<Keep>, oneshot::Sender<Result<(), Error>>),
+}
+
+/// What goes into one transaction, and whom to tell.
+#[derive(Default)]
+struct Batch {
+    facts: Vec<Fact>,
+    /// What the facts took the place of in the ledger.
+    before: Vec<Fact>,
+    reports: Vec<Report>,
+    keeps: Vec<Keep>,
+    keepers: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Batch {
+    /// Decides on all of it; each decision sees those before it.
+    fn decided(jobs: Vec<Job>, ledger: &mut Ledger, now: SystemTime) -> Self {
+        let mut batch = Self::default();
+        for job in jobs {
+            match job {
+                Job::Change(decide) => {
+                    let (facts, report) = decide(ledger, now);
+                    batch.note(ledger, facts);
+                    batch.reports.push(report);
+                }
+                Job::Keep(keep, keeper) => {
+                    batch.keeps.push(*keep);
+                    batch.keepers.push(keeper);
+                }
+            }
+        }
+        let free_again = ledger.sweep(now);
+        batch.note(ledger, free_again);
+        batch
+    }
+
+    fn note(&mut self, ledger: &mut Ledger, facts: Vec<Fact>) {
+        self.before.extend(facts.iter().map(|fact| ledger.set(fact.clone())));
+        self.facts.extend(facts);
+    }
+
+    /// It is in the file.
+    fn succeeded(self, kept: Vec<Kept>, recent: &Cache<String, Order>) {
+        for report in self.reports {
+            report(Ok(()));
+        }
+        for ((Keep { order, state }, kept), keeper) in
+            self.keeps.into_iter().zip(kept).zip(self.keepers)
+        {
+            let outcome = match kept {
+                Kept::Written => {
+                    recent.insert(order, state);
+                    Ok(())
+                }
+                Kept::Passed => Ok(()),
+                Kept::Unreadable(detail) => Err(Error::store_unavailable(detail)),
+            };
+            // Whoever asked may be gone: that changes nothing.
+            let _ = keeper.send(outcome);
+        }
+    }
+
+    /// It is not in the file, as far as anyone can tell.
+    fn failed(self, detail: &str, ledger: &Mutex<Ledger>) {
+        {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            for fact in self.before.into_iter().rev() {
+                ledger.set(fact);
+            }
+        }
+        let error = Error::store_unavailable(detail);
+        for report in self.reports {
+            report(Err(error.clone()));
+        }
+        for keeper in self.keepers {
+            let _ = keeper.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Opens the database, without touching the file until the disk goes live.
+pub(super) fn open_database(file: &Locked) -> Result<(Disk, Database), String> {
+    let disk = Disk::staged(file);
+    let backend = disk.clone();
+    let database = tables::guarded(|| {
+        // Every page is checked: an unclean end calls for it anyway, and damage comes to light
+        // before anything depends on it.
+        let mut builder = Builder::new();
+        builder.set_cache_size(PAGE_CACHE).set_check_integrity_on_open(true);
+        Ok(builder.create_with_backend(backend)?)
+    })?;
+    Ok((disk, database))
+}
+
+/// The thread's own.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    file: Locked,
+    disk: Disk,
+    trouble: Option<Trouble>,
+}
+
+/// The disk does not take writes.
+struct Trouble {
+    detail: String,
+    /// Whether the database has been opened anew since.
+    reopened: bool,
+    tried_at: SystemTime,
+    pause: Duration,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, file: Locked, disk: Disk) -> Self {
+        Self { shared, file, disk, trouble: None }
+    }
+
+    /// Works until nobody can ask for anything any more.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = jobs.blocking_recv() {
+            let mut batch = vec![first];
+            batch.extend(iter::from_fn(|| jobs.try_recv().ok()).take(BATCH_LIMIT - 1));
+            self.carry_out(batch);
+        }
+    }
+
+    fn carry_out(&mut self, jobs: Vec<Job>) {
+        let now = self.shared.clock.now();
+        let batch = Batch::decided(jobs, &mut self.shared.ledger(), now);
+        match self.write(&batch.facts, &batch.keeps) {
+            Ok(kept) => batch.succeeded(kept, &self.shared.recent),
+            Err(detail) => batch.failed(&detail, &self.shared.ledger),
+        }
+    }
+
+    /// Writes, if the disk takes it.
+    fn write(&mut self, facts: &[Fact], keeps: &[Keep]) -> Result<Vec<Kept>, String> {
+        if facts.is_empty() && keeps.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.recover()?;
+        let written = tables::write(&self.shared.database(), facts, keeps);
+        match &written {
+            Ok(_) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("the store file takes writes again");
+                }
+            }
+            Err(detail) => self.in_trouble(detail.clone()),
+        }
+        written
+    }
+
+    /// Gets ready to write again after a failure.
+    fn recover(&mut self) -> Result<(), String> {
+        let now = self.shared.clock.now();
+        let Some(trouble) = &mut self.trouble else { return Ok(()) };
+        // A clock that was set back does not keep it waiting.
+        if now.duration_since(trouble.tried_at).is_ok_and(|since| since < trouble.pause) {
+            return Err(trouble.detail.clone());
+        }
+        trouble.tried_at = now;
+        trouble.pause = LAST_PAUSE.min(trouble.pause * 2);
+        if !trouble.reopened {
+            self.reopen()?;
+        }
+        self.disk.go_live().map_err(|error| error.to_string())
+    }
+
+    fn in_trouble(&mut self, detail: String) {
+        if self.trouble.is_none() {
+            tracing::error!(%detail, "the store file takes no writes");
+        }
+        let pause = self.trouble.as_ref().map_or(FIRST_PAUSE, |trouble| trouble.pause);
+        let tried_at = self.shared.clock.now();
+        self.trouble = Some(Trouble { detail, reopened: false, tried_at, pause });
+        // At once, so that what is in the file can still be read.
+        if let Err(detail) = self.reopen() {
+            tracing::error!(%detail, "the store file cannot be read");
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        self.disk.retire();
+        let (disk, new) = open_database(&self.file)?;
+        self.disk = disk;
+        *database = Arc::new(new);
+        if let Some(trouble) = &mut self.trouble {
+            trouble.reopened = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! What the vendors' rules need remembered besides orders: spent calls, closed accounts and
+//! tokens. Used by the stores that hold them in this process.
+//!
+//! A method decides and changes nothing: it returns the facts that are to be noted, and
+//! [`Ledger::set`] notes one. So a store can write facts to a disk before anyone acts on them, and
+//! take them back where that fails.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use super::slots::{Closure, Slots};
+use super::{Call, Known, Take};
+use crate::pb::Order;
+use crate::providers::Token;
+
+/// How many windows may be held before those without a slot are looked for and dropped.
+const SWEEP_AT: usize = 10_000;
+
+/// One thing that is remembered; `None` where it is not, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fact {
+    /// When a call's slot is free again.
+    Slot { window: String, call: String, free_at: Option<SystemTime> },
+    /// That an account is closed.
+    Closure { account: String, closure: Option<Closure> },
+    /// An identity's access token.
+    Token { identity: String, token: Option<Token> },
+}
+
+impl Fact {
+    /// That an account is closed from now on.
+    pub(super) fn closed(account: &str, wait: Duration, probe: bool, now: SystemTime) -> Vec<Self> {
+        let closure = Some(Closure::new(wait, probe, now));
+        vec![Self::Closure { account: account.to_owned(), closure }]
+    }
+
+    /// That this is the identity's token.
+    pub(super) fn token(identity: &str, token: &Token) -> Vec<Self> {
+        vec![Self::Token { identity: identity.to_owned(), token: Some(token.clone()) }]
+    }
+}
+
+/// Spent calls, closed accounts and tokens.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    windows: HashMap<String, Slots>,
+    closures: HashMap<String, Closure>,
+    tokens: HashMap<String, Token>,
+    sweep_at: usize,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            windows: HashMap::new(),
+            closures: HashMap::new(),
+            tokens: HashMap::new(),
+            sweep_at: SWEEP_AT,
+        }
+    }
+}
+
+impl Ledger {
+    /// What is known of an order, with what is spent of its window.
+    pub(super) fn known(
+        &self,
+        state: Option<Order>,
+        window: Option<&str>,
+        now: SystemTime,
+    ) -> Option<Known> {
+        let slots = window.and_then(|window| self.windows.get(window));
+        let known = Known { state, spent: slots.map(|s| s.spent(now)).unwrap_or_default() };
+        Some(known).filter(|known| *known != Known::default())
+    }
+
+    /// Whether a call may be made.
+    pub(super) fn take(&self, call: &Call, now: SystemTime) -> (Take, Vec<Fact>) {
+        let none = Slots::default();
+        let slots = |key: &String| self.windows.get(key).unwrap_or(&none);
+        for (index, window) in call.windows.iter().enumerate() {
+            if let Some(wait) = slots(&window.key).full_for(window, call, now) {
+                return (Take::Full(index, wait), Vec::new());
+            }
+        }
+        let mut facts = Vec::new();
+        // A call that holds its slots was let through before, and is no second probe.
+        let repeated = !call.windows.is_empty()
+            && call.windows.iter().all(|window| slots(&window.key).holds(call, now));
+        // After the windows, because it lets a probe through: that call must also be made.
+        if let Some(closure) = self.closures.get(&call.account).filter(|_| !repeated) {
+            match closure.knock(now) {
+                Err(wait) => return (Take::Closed(wait), Vec::new()),
+                Ok(left) => {
+                    facts.push(Fact::Closure { account: call.account.clone(), closure: left });
+                }
+            }
+        }
+        for window in &call.windows {
+            let slots = slots(&window.key);
+            facts.extend(slots.over(now).map(|id| slot(&window.key, id, None)));
+            let free_at = slots.taken_until(window, call, now);
+            facts.push(slot(&window.key, &call.id, Some(free_at)));
+        }
+        (Take::Taken, facts)
+    }
+
+    /// The call's answer has come.
+    pub(super) fn settle(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+        let settled = call.windows.iter().filter_map(|window| {
+            let free_at = self.windows.get(&window.key)?.settled(window, call, now)?;
+            Some(slot(&window.key, &call.id, Some(free_at)))
+        });
+        settled.collect()
+    }
+
+    /// The call was never sent.
+    pub(super) fn give_back(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+        let held = call.windows.iter().filter(|window| {
+            self.windows.get(&window.key).is_some_and(|slots| slots.holds(call, now))
+        });
+        held.map(|window| slot(&window.key, &call.id, None)).collect()
+    }
+
+    /// An account is open, if a probe was let through.
+    pub(super) fn reopen(&self, account: &str) -> Vec<Fact> {
+        let probing = self.closures.get(account).is_some_and(|closure| closure.probing);
+        let open = || Fact::Closure { account: account.to_owned(), closure: None };
+        probing.then(open).into_iter().collect()
+    }
+
+    /// The identity's token.
+    pub(super) fn token(&self, identity: &str) -> Option<&Token> {
+        self.tokens.get(identity)
+    }
+
+    /// A token is no longer good, if it is still this one.
+    pub(super) fn drop_token(&self, identity: &str, token: &Token) -> Vec<Fact> {
+        let held = self.tokens.get(identity).is_some_and(|held| held.value == token.value);
+        let gone = || Fact::Token { identity: identity.to_owned(), token: None };
+        held.then(gone).into_iter().collect()
+    }
+
+    /// The slots that are free again.
+    pub(super) fn over(&self, now: SystemTime) -> Vec<Fact> {
+        let over = self
+            .windows
+            .iter()
+            .flat_map(|(window, slots)| slots.over(now).map(move |call| slot(window, call, None)));
+        over.collect()
+    }
+
+    /// The slots that are free again, looked for once there are many windows: some belong to
+    /// orders that nobody asks for any more.
+    pub(super) fn sweep(&mut self, now: SystemTime) -> Vec<Fact> {
+        if self.windows.len() < self.sweep_at {
+            return Vec::new();
+        }
+        // Whatever stays is looked at again when there is twice as much.
+        let staying = self.windows.values().filter(|slots| !slots.is_over(now)).count();
+        self.sweep_at = SWEEP_AT.max(staying * 2);
+        self.over(now)
+    }
+
+    /// Notes a fact. What it takes the place of: noting that again undoes it.
+    pub(super) fn set(&mut self, fact: Fact) -> Fact {
+        match fact {
+            Fact::Slot { window, call, free_at } => {
+                let slots = self.windows.entry(window.clone()).or_default();
+                let before = slots.set(call.clone(), free_at);
+                if slots.is_empty() {
+                    self.windows.remove(&window);
+                }
+                Fact::Slot { window, call, free_at: before }
+            }
+            Fact::Closure { account, closure } => {
+                let before = put(&mut self.closures, &account, closure);
+                Fact::Closure { account, closure: before }
+            }
+            Fact::Token { identity, token } => {
+                let before = put(&mut self.tokens, &identity, token);
+                Fact::Token { identity, token: before }
+            }
+        }
+    }
+}
+
+fn slot(window: &str, call: &str, free_at: Option<SystemTime>) -> Fact {
+    Fact::Slot { window: window.to_owned(), call: call.to_owned(), free_at }
+}
+
+fn put<T>(map: &mut HashMap<String, T>, key: &str, value: Option<T>) -> Option<T> {
+    match value {
+        Some(value) => map.insert(key.to_owned(), value),
+        None => map.remove(key),
+    }
+}

@@ -1,0 +1,263 @@
+//! The contract that every store keeps: checks over a [`Fixture`], run for each kind. A new kind
+//! adds its fixture here. What is the file's alone is in `store/file.rs`.
+//!
+//! A store may have a clock of its own. So checks move time with [`Fixture::advance`], and read it
+//! from the waits that the store promises: those may be short by [`Fixture::SLACK`].
+#![allow(clippy::unchecked_time_subtraction, reason = "a test that reckons wrongly may fail")]
+
+mod accounts;
+mod calls;
+mod crash;
+mod file;
+mod kept;
+mod orders;
+mod redis;
+mod rules;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use order_query::clock::ManualClock;
+use order_query::pb::Order;
+use order_query::store::{Call, File, Memory, Store, Take, Window};
+use prost_types::Timestamp;
+use tempfile::TempDir;
+
+use self::redis::RedisStore;
+use crate::support::manual_clock;
+
+/// Makes a function of this module's files a test for each kind of store.
+macro_rules! contract {
+    ($fixture:ident: $($theme:ident { $($check:ident)+ })+) => {$($(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $check() {
+            crate::store::$theme::$check::<crate::store::$fixture>().await;
+        }
+    )+)+};
+}
+
+/// What every store does.
+macro_rules! every_store {
+    ($fixture:ident) => {
+        contract! { $fixture:
+            orders {
+                a_new_order_is_unknown
+                an_order_comes_back_as_it_was_kept
+                a_later_state_takes_the_place_of_an_earlier_one
+                an_earlier_state_changes_nothing
+                a_terminal_state_is_final
+                a_terminal_state_is_never_forgotten
+                of_many_states_at_one_time_the_latest_stays
+                of_many_states_at_one_time_a_terminal_one_stays
+            }
+            calls {
+                a_window_holds_its_limit_and_no_more
+                a_call_without_limits_is_always_free
+                one_full_window_keeps_the_call_out_of_all
+                an_unanswered_call_is_free_again_after_its_flight_and_the_period
+                an_answered_call_is_free_again_a_period_after_the_answer
+                an_answer_never_lengthens
+                slots_become_free_one_by_one
+                a_call_that_was_not_sent_gives_its_slots_back
+                calls_that_hold_nothing_change_nothing
+                a_repeated_take_takes_no_second_slot
+                a_lowered_limit_holds_at_once
+                what_is_spent_is_known_with_the_order
+                of_many_calls_at_one_time_the_limit_passes
+            }
+            accounts {
+                a_closed_account_opens_by_itself
+                a_closed_account_lets_one_probe_through_each_time
+                of_many_probes_at_one_time_one_passes
+                a_call_that_finds_no_room_is_no_probe
+                closing_again_counts_from_then
+                a_reopened_account_is_open
+                a_token_is_what_was_saved_last
+                a_token_is_dropped_only_if_it_is_still_that_one
+                a_lease_has_one_owner
+                a_lease_ends
+                a_lease_is_its_owners_to_release
+                of_many_owners_at_one_time_one_has_the_lease
+            }
+        }
+    };
+}
+
+/// What a store does whose memory outlives it.
+macro_rules! every_lasting_store {
+    ($fixture:ident) => {
+        contract! { $fixture:
+            kept {
+                orders_are_there_again
+                spent_calls_are_there_again
+                what_was_undone_stays_undone
+                closed_accounts_are_there_again
+                tokens_are_there_again
+            }
+        }
+    };
+}
+
+mod memory_store {
+    every_store!(MemoryStore);
+}
+
+mod file_store {
+    every_store!(FileStore);
+    every_lasting_store!(FileStore);
+}
+
+mod redis_store {
+    every_store!(RedisStore);
+    every_lasting_store!(RedisStore);
+}
+
+/// A store that is empty at first, and its time.
+pub trait Fixture: Send + Sync {
+    /// By how much a wait may be shorter than the sum of its parts: the time that passes meanwhile
+    /// for a store whose clock does not stand still.
+    const SLACK: Duration;
+
+    fn start() -> impl Future<Output = Self> + Send;
+
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// Moves the store's time forward.
+    fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
+
+    /// The same store, opened again. For stores whose memory outlives them.
+    fn restart(self) -> impl Future<Output = Self> + Send;
+
+    /// Moves to shortly before the end of a wait: to the last millisecond, where time stands still.
+    fn advance_almost(&self, wait: Duration) -> impl Future<Output = ()> + Send {
+        async move { self.advance(wait.saturating_sub(Self::rest())).await }
+    }
+
+    /// Moves from there to the end.
+    fn advance_the_rest(&self) -> impl Future<Output = ()> + Send {
+        async { self.advance(Self::rest()).await }
+    }
+
+    /// What [`advance_almost`](Self::advance_almost) leaves.
+    fn rest() -> Duration {
+        Self::SLACK.max(Duration::from_millis(1))
+    }
+}
+
+pub struct MemoryStore {
+    clock: ManualClock,
+    store: Arc<Memory>,
+}
+
+impl Fixture for MemoryStore {
+    const SLACK: Duration = Duration::ZERO;
+
+    async fn start() -> Self {
+        let clock = manual_clock();
+        Self { store: Arc::new(Memory::new(Arc::new(clock.clone()))), clock }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn restart(self) -> Self {
+        unreachable!("its memory ends with it")
+    }
+}
+
+pub struct FileStore {
+    clock: ManualClock,
+    folder: TempDir,
+    store: Arc<File>,
+}
+
+impl FileStore {
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("orders.redb")
+    }
+}
+
+impl Fixture for FileStore {
+    const SLACK: Duration = Duration::ZERO;
+
+    async fn start() -> Self {
+        let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
+        let store = File::open(&folder.path().join("orders.redb"), Arc::new(clock.clone()));
+        Self { store: Arc::new(store.unwrap()), clock, folder }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store) as Arc<dyn Store>
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn restart(self) -> Self {
+        let path = self.path();
+        let Self { clock, folder, store } = self;
+        drop(Arc::into_inner(store).expect("nobody else has the store"));
+        let store = File::open(&path, Arc::new(clock.clone())).unwrap();
+        Self { store: Arc::new(store), clock, folder }
+    }
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+const IN_FLIGHT: Duration = Duration::from_secs(5);
+
+/// At most `limit` calls a minute.
+fn minute(key: &str, limit: u32) -> Window {
+    Window { key: key.to_owned(), limit, period: MINUTE }
+}
+
+/// A call of the account "account", 5 s in flight at most.
+fn call(id: &str, windows: &[Window]) -> Call {
+    Call {
+        id: id.to_owned(),
+        account: "account".to_owned(),
+        windows: windows.to_vec(),
+        in_flight: IN_FLIGHT,
+    }
+}
+
+/// An order's state, as it was observed then.
+fn observed(seconds: i64, remark: &str) -> Order {
+    let observe_time = Some(Timestamp { seconds: 1_790_000_000 + seconds, nanos: 7 });
+    Order { id: "id".to_owned(), remark: remark.to_owned(), observe_time, ..Order::default() }
+}
+
+/// The same, terminal.
+fn ended(seconds: i64, remark: &str) -> Order {
+    Order { terminal: true, ..observed(seconds, remark) }
+}
+
+/// What is remembered of an order, or of the window alone.
+async fn recalled(store: &Arc<dyn Store>, order: &str) -> Option<Order> {
+    store.recall(order, None).await.unwrap().and_then(|known| known.state)
+}
+
+/// The window of that index is full for that long, less what the clock may have moved by itself.
+#[track_caller]
+fn assert_full<F: Fixture>(take: &Take, index: usize, wait: Duration) {
+    let Take::Full(full, left) = take else { panic!("{take:?}, not full") };
+    assert_eq!(*full, index);
+    assert_wait::<F>(*left, wait);
+}
+
+#[track_caller]
+fn assert_closed<F: Fixture>(take: &Take, wait: Duration) {
+    let Take::Closed(left) = take else { panic!("{take:?}, not closed") };
+    assert_wait::<F>(*left, wait);
+}
+
+#[track_caller]
+fn assert_wait<F: Fixture>(left: Duration, wait: Duration) {
+    assert!(left <= wait && left + F::SLACK >= wait, "{left:?}, not {wait:?}");
+}

@@ -1,0 +1,192 @@
+//! What every store does with closed accounts, tokens and leases.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use order_query::providers::Token;
+use order_query::store::{Call, Store, Take};
+
+use super::{Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, minute};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Whether a call without limits may be made now.
+async fn knock(store: &Arc<dyn Store>, id: &str) -> Take {
+    store.take(&call(id, &[])).await.unwrap()
+}
+
+pub async fn a_closed_account_opens_by_itself<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.close("account", WAIT, false).await.unwrap();
+    assert_closed::<F>(&knock(&store, "a").await, WAIT);
+    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
+    assert_eq!(store.take(&other).await.unwrap(), Take::Taken);
+    field.advance_almost(WAIT).await;
+    assert_closed::<F>(&knock(&store, "a").await, F::rest());
+    field.advance_the_rest().await;
+    for id in ["a", "b", "c"] {
+        assert_eq!(knock(&store, id).await, Take::Taken);
+    }
+}
+
+pub async fn a_closed_account_lets_one_probe_through_each_time<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let probe = |id: &str| call(id, &[minute("w", 10)]);
+    store.close("account", WAIT, true).await.unwrap();
+    for n in 0..3 {
+        field.advance_almost(WAIT).await;
+        assert_closed::<F>(&knock(&store, "early").await, F::rest());
+        field.advance_the_rest().await;
+        assert_eq!(store.take(&probe(&format!("probe {n}"))).await.unwrap(), Take::Taken);
+        assert_closed::<F>(&store.take(&probe("late")).await.unwrap(), WAIT);
+    }
+    // A call that is kept out takes no slot.
+    let spent = store.recall("", Some("w")).await.unwrap().unwrap().spent;
+    assert_eq!(spent.len(), usize::from(WAIT < IN_FLIGHT + MINUTE) * 3);
+    store.reopen("account").await.unwrap();
+    for id in ["a", "b"] {
+        assert_eq!(knock(&store, id).await, Take::Taken);
+    }
+}
+
+pub async fn of_many_probes_at_one_time_one_passes<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.close("account", WAIT, true).await.unwrap();
+    field.advance(WAIT).await;
+    let takes = (0..50).map(|n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { knock(&store, &format!("call {n}")).await })
+    });
+    let takes = join_all(takes).await;
+    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Taken))).count(), 1);
+    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Closed(_)))).count(), 49);
+}
+
+pub async fn a_call_that_finds_no_room_is_no_probe<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let window = [minute("w", 1)];
+    assert_eq!(store.take(&call("a", &window)).await.unwrap(), Take::Taken);
+    store.close("account", WAIT, true).await.unwrap();
+    field.advance(WAIT).await;
+    let refused = store.take(&call("b", &window)).await.unwrap();
+    assert_full::<F>(&refused, 0, IN_FLIGHT + MINUTE - WAIT);
+    assert_eq!(knock(&store, "c").await, Take::Taken);
+}
+
+pub async fn closing_again_counts_from_then<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.close("account", WAIT, true).await.unwrap();
+    field.advance(WAIT / 2).await;
+    store.close("account", WAIT, false).await.unwrap();
+    assert_closed::<F>(&knock(&store, "a").await, WAIT);
+    store.close("account", WAIT / 2, false).await.unwrap();
+    assert_closed::<F>(&knock(&store, "a").await, WAIT / 2);
+    field.advance(WAIT / 2).await;
+    for id in ["a", "b"] {
+        assert_eq!(knock(&store, id).await, Take::Taken);
+    }
+}
+
+pub async fn a_reopened_account_is_open<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.reopen("account").await.unwrap();
+    assert_eq!(knock(&store, "a").await, Take::Taken);
+    store.close("another", WAIT, true).await.unwrap();
+    for probe in [false, true] {
+        store.close("account", WAIT, probe).await.unwrap();
+        store.reopen("account").await.unwrap();
+        assert_eq!(knock(&store, "a").await, Take::Taken);
+        assert_eq!(knock(&store, "b").await, Take::Taken);
+    }
+    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
+    assert_closed::<F>(&store.take(&other).await.unwrap(), WAIT);
+}
+
+/// A token with that value.
+pub fn token(value: &str) -> Token {
+    let renew_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123);
+    Token { value: value.into(), renew_at }
+}
+
+pub async fn a_token_is_what_was_saved_last<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    assert_eq!(store.load("us").await.unwrap(), None);
+    for value in ["first", "second"] {
+        store.save("us", &token(value)).await.unwrap();
+        assert_eq!(store.load("us").await.unwrap(), Some(token(value)));
+    }
+    let later = Token { renew_at: token("").renew_at + MINUTE, ..token("second") };
+    store.save("us", &later).await.unwrap();
+    assert_eq!(store.load("us").await.unwrap(), Some(later));
+    assert_eq!(store.load("them").await.unwrap(), None);
+}
+
+pub async fn a_token_is_dropped_only_if_it_is_still_that_one<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.drop_if("us", &token("old")).await.unwrap();
+    store.save("us", &token("new")).await.unwrap();
+    store.save("them", &token("new")).await.unwrap();
+    store.drop_if("us", &token("old")).await.unwrap();
+    assert_eq!(store.load("us").await.unwrap(), Some(token("new")));
+    for _ in 0..2 {
+        store.drop_if("us", &token("new")).await.unwrap();
+        assert_eq!(store.load("us").await.unwrap(), None);
+    }
+    assert_eq!(store.load("them").await.unwrap(), Some(token("new")));
+}
+
+pub async fn a_lease_has_one_owner<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    for _ in 0..2 {
+        assert!(store.lease("work", "we", MINUTE).await.unwrap());
+        assert!(!store.lease("work", "they", MINUTE).await.unwrap());
+    }
+    assert!(store.lease("other work", "they", MINUTE).await.unwrap());
+}
+
+pub async fn a_lease_ends<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    assert!(store.lease("work", "we", WAIT).await.unwrap());
+    field.advance_almost(WAIT).await;
+    assert!(!store.lease("work", "they", WAIT).await.unwrap());
+    // Once more by the same owner: it begins anew.
+    assert!(store.lease("work", "we", WAIT).await.unwrap());
+    field.advance_almost(WAIT).await;
+    assert!(!store.lease("work", "they", WAIT).await.unwrap());
+    field.advance_the_rest().await;
+    assert!(store.lease("work", "they", WAIT).await.unwrap());
+    assert!(!store.lease("work", "we", WAIT).await.unwrap());
+}
+
+pub async fn a_lease_is_its_owners_to_release<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.release("work", "we").await.unwrap();
+    assert!(store.lease("work", "we", MINUTE).await.unwrap());
+    store.release("work", "they").await.unwrap();
+    assert!(!store.lease("work", "they", MINUTE).await.unwrap());
+    store.release("work", "we").await.unwrap();
+    assert!(store.lease("work", "they", MINUTE).await.unwrap());
+}
+
+pub async fn of_many_owners_at_one_time_one_has_the_lease<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let owners = (0..50).map(|n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.lease("work", &n.to_string(), MINUTE).await.unwrap() })
+    });
+    let owners = join_all(owners).await;
+    assert_eq!(owners.iter().filter(|owner| matches!(owner, Ok(true))).count(), 1);
+}

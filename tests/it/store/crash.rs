@@ -1,0 +1,210 @@
+//! That a store in a file survives what its process does not: these tests start this very binary
+//! again, as a process that they can kill, run out of space, and keep out.
+#![allow(clippy::print_stdout, reason = "how a process reports")]
+
+use std::env;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use order_query::clock::SystemClock;
+use order_query::error::Error;
+use order_query::pb::ErrorReason;
+use order_query::store::{Call, File, Store as _, Take, Window};
+
+use super::{call, ended, minute, observed, recalled};
+use crate::support::manual_clock;
+
+/// Tells a process that it is one of these, and which file to open.
+const PART: &str = "ORDER_QUERY_TEST_PART";
+const STORE_FILE: &str = "ORDER_QUERY_TEST_STORE";
+
+/// What stands before whatever a process reports.
+const MARK: &str = "\u{1}";
+
+/// This binary once more, to run the one test that plays a part.
+fn process(part: &str, path: &Path) -> Command {
+    let mut command = Command::new("sh");
+    // A file that is too large is an error, and no end.
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(env::current_exe().unwrap());
+    command.args(["--exact", "store::crash::a_process_plays_its_part", "--nocapture"]);
+    command.env(PART, part).env(STORE_FILE, path).stdout(Stdio::piped());
+    command
+}
+
+/// What a process reports, until it ends.
+fn reports(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    lines.filter_map(|line| Some(line.split_once(MARK)?.1.to_owned()))
+}
+
+/// Not a test by itself: the process that the tests below start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_plays_its_part() {
+    let Ok(part) = env::var(PART) else { return };
+    let path = PathBuf::from(env::var_os(STORE_FILE).unwrap());
+    match part.as_str() {
+        "open" => {
+            let problem = File::open(&path, Arc::new(SystemClock)).err();
+            println!("{MARK}{}", problem.unwrap_or_default());
+        }
+        "take" => take_for_ever(&path).await,
+        "fill" => run_out_of_space(&path).await,
+        _ => panic!("{part}"),
+    }
+}
+
+/// For a day: no slot is free again while a test runs.
+fn day(key: &str) -> Window {
+    Window { period: Duration::from_hours(24), ..minute(key, 1) }
+}
+
+/// Takes slots, several calls at a time, and reports each call that has its own.
+async fn take_for_ever(path: &Path) {
+    let store = Arc::new(File::open(path, Arc::new(SystemClock)).unwrap());
+    let run = std::process::id();
+    let callers = (0..4).map(|caller| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for n in 0.. {
+                let id = format!("{run} {caller} {n}");
+                let call = call(&id, &[day(&id)]);
+                assert_eq!(store.take(&call).await.unwrap(), Take::Taken);
+                store.keep(&id, &ended(1, &id)).await.unwrap();
+                println!("{MARK}{id}");
+            }
+        })
+    });
+    join_all(callers).await;
+}
+
+#[tokio::test]
+async fn whatever_was_taken_is_taken_after_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.redb");
+    let mut taken = Vec::new();
+    for round in 0..20 {
+        let mut child = process("take", &path).spawn().unwrap();
+        let mut reported = reports(&mut child);
+        taken.extend(reported.by_ref().take(1 + round * 7 % 40));
+        child.kill().unwrap();
+        taken.extend(reported);
+        assert!(!child.wait().unwrap().success());
+
+        let store = File::open(&path, Arc::new(SystemClock)).unwrap();
+        for id in &taken {
+            let other = Call { windows: vec![day(id)], ..call("other", &[]) };
+            let take = store.take(&other).await.unwrap();
+            assert!(matches!(take, Take::Full(0, _)), "{id} in round {round}: {take:?}");
+            let state = store.recall(id, None).await.unwrap().unwrap().state;
+            assert_eq!(state, Some(ended(1, id)));
+        }
+    }
+    assert!(taken.len() > 200);
+}
+
+#[test]
+fn another_process_is_kept_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.redb");
+    let store = File::open(&path, Arc::new(SystemClock)).unwrap();
+    let report = || {
+        let mut child = process("open", &path).spawn().unwrap();
+        let reported: Vec<_> = reports(&mut child).collect();
+        assert!(child.wait().unwrap().success());
+        reported.concat()
+    };
+    assert!(report().contains("is in use by another process"));
+    drop(store);
+    assert_eq!(report(), "");
+}
+
+#[test]
+fn a_full_disk_stops_calls_with_limits_until_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.redb");
+    let child = process("fill", &path).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (told, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}\n{complained}");
+    assert!(told.contains(&format!("{MARK}done")), "{told}");
+}
+
+/// Bounds the size of the files that this process writes; `None` takes the bound away.
+fn bound_files(bytes: Option<u64>) {
+    let bound = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--pid={}", std::process::id())).arg(format!("--fsize={bound}:unlimited"));
+    assert!(command.status().unwrap().success());
+}
+
+fn assert_unavailable(error: &Error) {
+    assert_eq!(error.reason, ErrorReason::StoreUnavailable);
+    assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
+}
+
+async fn run_out_of_space(path: &Path) {
+    let clock = manual_clock();
+    let open = || Arc::new(File::open(path, Arc::new(clock.clone())).unwrap());
+    let store = open();
+    let full = [minute("full", 1)];
+    store.keep("known", &ended(1, "known")).await.unwrap();
+    store.take(&call("a", &full)).await.unwrap();
+    drop(store);
+    // Opened anew: nothing but the file knows the order.
+    let store = open();
+    let dynamic = Arc::clone(&store) as Arc<dyn order_query::store::Store>;
+    store.keep("kept", &observed(1, "kept")).await.unwrap();
+
+    bound_files(Some(std::fs::metadata(path).unwrap().len()));
+    // Each with what takes room: one of them finds none.
+    let mut taken = 0;
+    let refused = loop {
+        let window = minute(&format!("{taken} {}", "x".repeat(2000)), 1);
+        match store.take(&call("taken", &[window])).await {
+            Ok(take) => assert_eq!(take, Take::Taken),
+            Err(error) => break error,
+        }
+        taken += 1;
+    };
+    assert_unavailable(&refused);
+    let more = [minute(&format!("more {}", "x".repeat(100_000)), 1)];
+    for attempt in 0..30 {
+        // What needs no room goes on.
+        assert_eq!(store.glance("kept", None).unwrap().state, Some(observed(1, "kept")));
+        assert_eq!(recalled(&dynamic, "kept").await, Some(observed(1, "kept")));
+        assert_eq!(recalled(&dynamic, "unknown").await, None);
+        assert_eq!(store.take(&call("b", &[])).await.unwrap(), Take::Taken);
+        assert!(matches!(store.take(&call("c", &full)).await.unwrap(), Take::Full(0, _)));
+        // What does is refused, whether the disk is tried again or not.
+        let refused = store.take(&call(&format!("refused {attempt}"), &more)).await;
+        assert_unavailable(&refused.unwrap_err());
+        assert_unavailable(
+            &store.keep("big", &observed(1, &"x".repeat(9_000_000))).await.unwrap_err(),
+        );
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(recalled(&dynamic, "known").await, Some(ended(1, "known")));
+
+    bound_files(None);
+    clock.advance(Duration::from_secs(16));
+    let window = [minute(&format!("{taken} {}", "x".repeat(2000)), 1)];
+    assert_eq!(store.take(&call("later", &window)).await.unwrap(), Take::Taken);
+    // What was refused has taken nothing.
+    assert_eq!(store.take(&call("later", &more)).await.unwrap(), Take::Taken);
+    store.keep("kept", &observed(2, "later")).await.unwrap();
+    drop(dynamic);
+    drop(Arc::into_inner(store).unwrap());
+
+    let store = open();
+    assert!(matches!(store.take(&call("e", &window)).await.unwrap(), Take::Full(0, _)));
+    assert_eq!(
+        store.recall("kept", None).await.unwrap().unwrap().state,
+        Some(observed(2, "later"))
+    );
+    println!("{MARK}done");
+}

@@ -1,0 +1,107 @@
+//! What every store does with orders.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use order_query::pb::{Money, Order, OrderStatus, Provider, Recipient};
+use order_query::store::Store;
+
+use super::{Fixture, ended, observed, recalled};
+
+pub async fn a_new_order_is_unknown<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    assert_eq!(store.glance("a", None), None);
+    assert_eq!(store.glance("a", Some("w")), None);
+    assert_eq!(store.recall("a", None).await.unwrap(), None);
+    assert_eq!(store.recall("a", Some("w")).await.unwrap(), None);
+}
+
+pub async fn an_order_comes_back_as_it_was_kept<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let state = Order {
+        provider: Provider::Haoka.into(),
+        status: OrderStatus::Paid.into(),
+        total: Some(Money { currency_code: "CNY".to_owned(), minor_units: -300 }),
+        recipient: Some(Recipient { name: "田".to_owned(), phone: "130".to_owned() }),
+        ..observed(0, "\u{0}\u{10ffff}")
+    };
+    store.keep("a", &state).await.unwrap();
+    store.keep("b", &observed(1, "of b")).await.unwrap();
+    let known = store.recall("a", None).await.unwrap().unwrap();
+    assert_eq!((known.state, known.spent), (Some(state.clone()), vec![]));
+    // A glance may know nothing, but nothing else either.
+    assert!(store.glance("a", None).is_none_or(|known| known.state == Some(state)));
+    assert_eq!(recalled(&store, "b").await, Some(observed(1, "of b")));
+    assert_eq!(recalled(&store, "A").await, None);
+}
+
+pub async fn a_later_state_takes_the_place_of_an_earlier_one<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    for state in [observed(0, "first"), observed(1, "later"), observed(1, "again"), ended(1, "end")]
+    {
+        store.keep("a", &state).await.unwrap();
+        assert_eq!(recalled(&store, "a").await, Some(state));
+    }
+}
+
+pub async fn an_earlier_state_changes_nothing<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let state = observed(9, "known");
+    store.keep("a", &state).await.unwrap();
+    let mut a_little_earlier = observed(9, "nanoseconds");
+    a_little_earlier.observe_time.as_mut().unwrap().nanos -= 1;
+    let never = Order { observe_time: None, ..observed(0, "no time") };
+    for earlier in [observed(8, "earlier"), ended(8, "end"), a_little_earlier, never] {
+        store.keep("a", &earlier).await.unwrap();
+        assert_eq!(recalled(&store, "a").await.as_ref(), Some(&state));
+    }
+}
+
+pub async fn a_terminal_state_is_final<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let end = ended(0, "end");
+    store.keep("a", &end).await.unwrap();
+    for later in [observed(1, "later"), ended(1, "another end"), ended(0, "at the same time")] {
+        store.keep("a", &later).await.unwrap();
+        assert_eq!(recalled(&store, "a").await.as_ref(), Some(&end));
+    }
+}
+
+pub async fn a_terminal_state_is_never_forgotten<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    store.keep("a", &ended(0, "end")).await.unwrap();
+    field.advance(Duration::from_hours(3 * 365 * 24)).await;
+    store.keep("b", &observed(0, "something else")).await.unwrap();
+    assert_eq!(recalled(&store, "a").await, Some(ended(0, "end")));
+}
+
+/// Keeps all the states at one time, in an order of nobody's choice.
+async fn keep_at_once(store: &Arc<dyn Store>, states: Vec<Order>) {
+    let tasks = states.into_iter().map(|state| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move { store.keep("a", &state).await.unwrap() })
+    });
+    assert!(join_all(tasks).await.iter().all(Result::is_ok));
+}
+
+pub async fn of_many_states_at_one_time_the_latest_stays<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    keep_at_once(&store, (0..100).map(|n| observed(n * 37 % 101, "")).collect()).await;
+    assert_eq!(recalled(&store, "a").await, Some(observed(100, "")));
+}
+
+pub async fn of_many_states_at_one_time_a_terminal_one_stays<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let states = (0..100).map(|n| if n == 50 { ended(1000, "end") } else { observed(n, "") });
+    keep_at_once(&store, states.collect()).await;
+    assert_eq!(recalled(&store, "a").await, Some(ended(1000, "end")));
+}

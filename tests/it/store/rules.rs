@@ -1,0 +1,215 @@
+//! That a vendor never sees more calls than its limit, whatever happens: properties of the store
+//! in memory, whose rules the others share or repeat.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt as _;
+use order_query::clock::{Clock as _, ManualClock};
+use order_query::store::{Call, Memory, Store as _, Take, Window};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::support::manual_clock;
+
+const PERIOD: Duration = Duration::from_mins(1);
+const LONG_PERIOD: Duration = Duration::from_secs(200);
+const IN_FLIGHT: Duration = Duration::from_secs(10);
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Event {
+    /// Time passes.
+    Wait(Duration),
+    /// A call is made. The vendor counts it that part of a thousand into its flight.
+    Call(u32),
+    /// An answer comes for the oldest call under way, and is noted.
+    Answer,
+    /// An answer comes for the newest one.
+    LateAnswer,
+    /// The oldest call under way is forgotten: a crash, a lost write.
+    Lose,
+    /// A slot is taken, and given back: nothing was sent.
+    Change,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..15_000u64).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
+        1 => Just(Event::Wait(IN_FLIGHT)),
+        1 => Just(Event::Wait(PERIOD)),
+        8 => (0..=1000u32).prop_map(Event::Call),
+        3 => Just(Event::Answer),
+        2 => Just(Event::LateAnswer),
+        1 => Just(Event::Lose),
+        1 => Just(Event::Change),
+    ]
+}
+
+/// A call on its way.
+struct Flight {
+    call: Call,
+    sent: SystemTime,
+    part: u32,
+}
+
+/// One account, its store and its vendor.
+struct Scene {
+    clock: ManualClock,
+    store: Memory,
+    windows: Vec<Window>,
+    calls: usize,
+    under_way: VecDeque<Flight>,
+    /// When the vendor counted each call.
+    counted: Vec<SystemTime>,
+}
+
+impl Scene {
+    fn new(limits: &[(u32, Duration)]) -> Self {
+        let clock = manual_clock();
+        let windows = limits.iter().enumerate();
+        let windows = windows
+            .map(|(n, (limit, period))| Window {
+                key: n.to_string(),
+                limit: *limit,
+                period: *period,
+            })
+            .collect();
+        Self {
+            store: Memory::new(std::sync::Arc::new(clock.clone())),
+            clock,
+            windows,
+            calls: 0,
+            under_way: VecDeque::new(),
+            counted: Vec::new(),
+        }
+    }
+
+    fn next_call(&mut self) -> Call {
+        self.calls += 1;
+        Call {
+            id: self.calls.to_string(),
+            account: "a".to_owned(),
+            windows: self.windows.clone(),
+            in_flight: IN_FLIGHT,
+        }
+    }
+
+    fn take(&self, call: &Call) -> Take {
+        self.store.take(call).now_or_never().expect("memory does not wait").unwrap()
+    }
+
+    /// The vendor counts a call somewhere between its start and `end`.
+    fn count(&mut self, flight: &Flight, end: SystemTime) {
+        let end = end.min(flight.sent + IN_FLIGHT);
+        let flown = end.duration_since(flight.sent).unwrap();
+        self.counted.push(flight.sent + flown * flight.part / 1000);
+    }
+
+    fn answer(&mut self, flight: Option<Flight>) {
+        if let Some(flight) = flight {
+            self.count(&flight, self.clock.now());
+            self.store.settle(&flight.call).now_or_never().unwrap().unwrap();
+        }
+    }
+
+    fn lose(&mut self, flight: Option<Flight>) {
+        if let Some(flight) = flight {
+            self.count(&flight, flight.sent + IN_FLIGHT);
+        }
+    }
+
+    /// A call that is out of time cannot be answered any more.
+    fn give_up(&mut self) {
+        let now = self.clock.now();
+        while self.under_way.front().is_some_and(|flight| flight.sent + IN_FLIGHT < now) {
+            let flight = self.under_way.pop_front();
+            self.lose(flight);
+        }
+    }
+
+    fn play(&mut self, event: &Event) {
+        match *event {
+            Event::Wait(time) => {
+                self.clock.advance(time);
+                self.give_up();
+            }
+            Event::Call(part) => {
+                let call = self.next_call();
+                if self.take(&call) == Take::Taken {
+                    let sent = self.clock.now();
+                    self.under_way.push_back(Flight { call, sent, part });
+                }
+            }
+            Event::Answer => {
+                let flight = self.under_way.pop_front();
+                self.answer(flight);
+            }
+            Event::LateAnswer => {
+                let flight = self.under_way.pop_back();
+                self.answer(flight);
+            }
+            Event::Lose => {
+                let flight = self.under_way.pop_front();
+                self.lose(flight);
+            }
+            Event::Change => {
+                let call = self.next_call();
+                self.take(&call);
+                self.store.give_back(&call).now_or_never().unwrap().unwrap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_vendor_never_counts_more_than_its_limits(
+        (limit, long_limit) in (1..6u32, 1..12u32),
+        events in vec(event(), 0..200),
+    ) {
+        let mut scene = Scene::new(&[(limit, PERIOD), (long_limit, LONG_PERIOD)]);
+        for event in &events {
+            scene.play(event);
+        }
+        while let Some(flight) = scene.under_way.pop_front() {
+            scene.lose(Some(flight));
+        }
+        scene.counted.sort_unstable();
+        for window in &scene.windows {
+            let limit = window.limit as usize;
+            for (first, one_too_many) in scene.counted.iter().zip(scene.counted.iter().skip(limit)) {
+                let between = one_too_many.duration_since(*first).unwrap();
+                prop_assert!(between >= window.period, "{limit} + 1 calls within {between:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_call_passes_when_it_was_told(
+        limit in 1..6u32,
+        events in vec(event(), 0..100),
+    ) {
+        let mut scene = Scene::new(&[(limit, PERIOD)]);
+        for event in &events {
+            scene.play(event);
+            let call = scene.next_call();
+            let take = scene.take(&call);
+            let Take::Full(0, wait) = take else {
+                prop_assert_eq!(take, Take::Taken);
+                scene.store.give_back(&call).now_or_never().unwrap().unwrap();
+                continue;
+            };
+            prop_assert!(wait > Duration::ZERO && wait <= IN_FLIGHT + PERIOD, "{wait:?}");
+        }
+        let call = scene.next_call();
+        if let Take::Full(_, wait) = scene.take(&call) {
+            scene.clock.advance(wait - Duration::from_nanos(1));
+            prop_assert_eq!(scene.take(&call), Take::Full(0, Duration::from_nanos(1)));
+            scene.clock.advance(Duration::from_nanos(1));
+            prop_assert_eq!(scene.take(&call), Take::Taken);
+        }
+    }
+}

@@ -46,6 +46,7 @@ pub trait Store: TokenStore {
     async fn keep(&self, order: &str, state: &Order) -> Result<(), Error>;
 
     /// Takes a slot in each window of the call, or in none. Slots are written before this returns.
+    /// A call that is taken again takes no second slot.
     async fn take(&self, call: &Call) -> Result<Take, Error>;
 
     /// Notes that the call's answer has come: its slots are free a period from now, if not before.

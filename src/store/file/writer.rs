@@ -226,7 +226,13 @@ impl Writer {
                     tracing::info!("the store file takes writes again");
                 }
             }
-            Err(detail) => self.in_trouble(detail.clone()),
+            Err(detail) => {
+                self.in_trouble(detail.clone());
+                // These may be in the file all the same: only the file can tell.
+                for keep in keeps {
+                    self.shared.recent.invalidate(&keep.order);
+                }
+            }
         }
         written
     }

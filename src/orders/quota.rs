@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::accounts::Account;
 use super::freshness;
@@ -93,7 +94,13 @@ impl Quota {
 impl Gate for Quota {
     async fn enter(&self) -> Result<Pass, Error> {
         let call = self.call(new_id());
+        let begin = Instant::now();
         match self.store.take(&call).await {
+            // The slot counts from when the store decided: what is sent much later would outlive it.
+            Ok(Take::Taken) if begin.elapsed() > STRAGGLING / 2 => {
+                self.leave(Pass(call.id), Left::Unsent).await;
+                Err(Error::store_unavailable("a slot was written too late to be used"))
+            }
             Ok(Take::Taken) => Ok(Pass(call.id)),
             Ok(Take::Full(window, wait)) => Err(self.full(window, wait)),
             Ok(Take::Closed(wait)) => Err(Error::new(

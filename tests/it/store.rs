@@ -72,7 +72,7 @@ macro_rules! every_store {
                 of_many_probes_at_one_time_one_passes
                 a_call_that_finds_no_room_is_no_probe
                 closing_again_counts_from_then
-                a_reopened_account_is_open
+                only_a_probe_reopens_an_account
                 a_token_is_what_was_saved_last
                 a_token_is_dropped_only_if_it_is_still_that_one
                 a_lease_has_one_owner

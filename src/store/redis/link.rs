@@ -33,7 +33,7 @@ const QUEUE: usize = 1024;
 pub(super) struct Link {
     client: Client,
     state: Mutex<State>,
-    /// Whether the server was looked at once: see [`look_at`].
+    /// Whether the server was looked at: that happens once.
     looked_at: AtomicBool,
     /// Whether the log holds already that the server is away.
     reported: AtomicBool,

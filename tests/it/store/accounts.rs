@@ -93,14 +93,19 @@ pub async fn closing_again_counts_from_then<F: Fixture>() {
     }
 }
 
-pub async fn a_reopened_account_is_open<F: Fixture>() {
+pub async fn only_a_probe_reopens_an_account<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.reopen("account").await.unwrap();
     assert_eq!(knock(&store, "a").await, Take::Taken);
-    store.close("another", WAIT, true).await.unwrap();
+    store.close("another", WAIT * 3, true).await.unwrap();
     for probe in [false, true] {
         store.close("account", WAIT, probe).await.unwrap();
+        // The answer to a call of before.
+        store.reopen("account").await.unwrap();
+        assert_closed::<F>(&knock(&store, "a").await, WAIT);
+        field.advance(WAIT).await;
+        assert_eq!(knock(&store, "probe").await, Take::Taken);
         store.reopen("account").await.unwrap();
         assert_eq!(knock(&store, "a").await, Take::Taken);
         assert_eq!(knock(&store, "b").await, Take::Taken);

@@ -54,6 +54,8 @@ pub async fn what_was_undone_stays_undone<F: Fixture>() {
     field.store().take(&call("a", &windows)).await.unwrap();
     field.store().give_back(&call("a", &windows)).await.unwrap();
     field.store().close("account", MINUTE, true).await.unwrap();
+    field.advance(MINUTE).await;
+    field.store().take(&call("probe", &[])).await.unwrap();
     field.store().reopen("account").await.unwrap();
     field.store().save("us", &token("value")).await.unwrap();
     field.store().drop_if("us", &token("value")).await.unwrap();

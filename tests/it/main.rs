@@ -15,6 +15,7 @@ mod faults;
 mod get_order;
 mod health;
 mod house;
+mod joining;
 mod mappings;
 mod played;
 mod redis_proxy;

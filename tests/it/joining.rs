@@ -1,0 +1,239 @@
+//! Questions for one order at one time, with a store and a vendor that wait until the test lets
+//! them go on: who joins whose call, and who is content with what it brings.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::poll;
+use order_query::clock::{Clock, ManualClock};
+use order_query::config::Secret;
+use order_query::error::Error;
+use order_query::orders::{Account, Accounts, Orders};
+use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
+use order_query::providers::{self, Left, Means, Query, Rules, Token, TokenStore};
+use order_query::store::{Call, Known, Memory, Store, Take};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::support::manual_clock;
+
+/// A store in memory that is read only when it may be.
+struct Slow {
+    memory: Memory,
+    reads: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Store for Slow {
+    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
+        self.memory.glance(order, window)
+    }
+    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
+        let _may_read = self.reads.acquire().await;
+        self.memory.recall(order, window).await
+    }
+    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
+        self.memory.keep(order, state).await
+    }
+    async fn take(&self, call: &Call) -> Result<Take, Error> {
+        self.memory.take(call).await
+    }
+    async fn settle(&self, call: &Call) -> Result<(), Error> {
+        self.memory.settle(call).await
+    }
+    async fn give_back(&self, call: &Call) -> Result<(), Error> {
+        self.memory.give_back(call).await
+    }
+    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
+        self.memory.close(account, wait, probe).await
+    }
+    async fn reopen(&self, account: &str) -> Result<(), Error> {
+        self.memory.reopen(account).await
+    }
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl TokenStore for Slow {
+    async fn load(&self, identity: &str) -> Result<Option<Token>, Error> {
+        self.memory.load(identity).await
+    }
+    async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.memory.save(identity, token).await
+    }
+    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.memory.drop_if(identity, token).await
+    }
+    async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
+        self.memory.lease(what, owner, life).await
+    }
+    async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
+        self.memory.release(what, owner).await
+    }
+}
+
+/// A vendor with a daily limit that answers only when it may, and counts.
+struct Vendor {
+    clock: ManualClock,
+    answers: Arc<Semaphore>,
+    asked: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl providers::Provider for Vendor {
+    fn identity(&self) -> String {
+        "vendor".to_owned()
+    }
+    fn secrets(&self) -> Vec<&Secret> {
+        Vec::new()
+    }
+    fn check_id(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+    fn rules(&self) -> Rules {
+        Rules {
+            freshness: Duration::from_mins(15),
+            calls_per_minute: None,
+            calls_per_order_per_day: Some(10),
+            timeout: Duration::from_secs(10),
+        }
+    }
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        let pass = means.gate.enter().await?;
+        let observe_time = Some(self.clock.now().into());
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let _may_answer = self.answers.acquire().await;
+        means.gate.leave(pass, Left::Answered).await;
+        Ok(Order { id: query.id.clone(), observe_time, ..Order::default() })
+    }
+}
+
+struct Field {
+    clock: ManualClock,
+    orders: Orders,
+    reads: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+    asked: Arc<AtomicUsize>,
+    order: OrderRef,
+}
+
+/// More permits than any test needs.
+const MANY: usize = 1000;
+/// What a caller insists on who wants to know it now.
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+impl Field {
+    fn new() -> Self {
+        let clock = manual_clock();
+        let [reads, answers] = [MANY, MANY].map(|permits| Arc::new(Semaphore::new(permits)));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let vendor = Vendor {
+            clock: clock.clone(),
+            answers: Arc::clone(&answers),
+            asked: Arc::clone(&asked),
+        };
+        let account = Account::new("a", Provider::Haoka, true, Box::new(vendor));
+        let time: Arc<dyn Clock> = Arc::new(clock.clone());
+        let memory = Memory::new(Arc::clone(&time));
+        let store = Arc::new(Slow { memory, reads: Arc::clone(&reads) });
+        let orders = Orders::new(Accounts::new(vec![account]), store, time);
+        let provider = Provider::Haoka.into();
+        let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
+        Self { clock, orders, reads, answers, asked, order }
+    }
+
+    async fn get(&self, max_age: Option<Duration>) -> Result<Source, ErrorReason> {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let answer = self.orders.get(&self.order, max_age, deadline).await;
+        answer.map(|answer| answer.source()).map_err(|error| error.reason)
+    }
+
+    /// Lets nobody through until [`open`].
+    async fn close(semaphore: &Semaphore) {
+        semaphore.acquire_many(u32::try_from(MANY).unwrap()).await.unwrap().forget();
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the vendor has been asked so often.
+    async fn until_asked(&self, times: usize) {
+        while self.asked() < times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_under_way_at_the_arrival_is_young_enough_for_anyone() {
+    let field = Field::new();
+    Field::close(&field.answers).await;
+    let mut first = pin!(field.get(None));
+    assert!(poll!(&mut first).is_pending());
+    field.until_asked(1).await;
+    field.clock.advance(Duration::from_secs(5));
+    let mut second = pin!(field.get(NOW));
+    assert!(poll!(&mut second).is_pending());
+    field.answers.add_permits(MANY);
+    assert_eq!((first.await, second.await), (Ok(Source::Live), Ok(Source::Live)));
+    assert_eq!(field.asked(), 1);
+    // It was observed before this one came.
+    assert_eq!(field.get(NOW).await, Ok(Source::Live));
+    assert_eq!(field.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_call_goes_on_when_its_callers_have_left() {
+    let field = Field::new();
+    Field::close(&field.answers).await;
+    {
+        let mut gone = pin!(field.get(None));
+        assert!(poll!(&mut gone).is_pending());
+        field.until_asked(1).await;
+    }
+    let mut joined = pin!(field.get(None));
+    assert!(poll!(&mut joined).is_pending());
+    field.answers.add_permits(MANY);
+    assert_eq!(joined.await, Ok(Source::Live));
+    assert_eq!(field.get(None).await, Ok(Source::Cache));
+    assert_eq!(field.asked(), 1);
+}
+
+#[tokio::test]
+async fn who_insists_is_not_refused_with_who_does_not() {
+    let field = Field::new();
+    for _ in 0..8 {
+        field.get(NOW).await.unwrap();
+        field.clock.advance(Duration::from_mins(1));
+    }
+    field.clock.advance(Duration::from_hours(7));
+    Field::close(&field.reads).await;
+    let mut content = pin!(field.get(None));
+    assert!(poll!(&mut content).is_pending());
+    let mut insists = pin!(field.get(NOW));
+    assert!(poll!(&mut insists).is_pending());
+    field.reads.add_permits(MANY);
+    assert_eq!((content.await, insists.await), (Ok(Source::Stale), Ok(Source::Live)));
+    assert_eq!(field.asked(), 9);
+}
+
+#[tokio::test]
+async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer() {
+    let field = Field::new();
+    field.get(None).await.unwrap();
+    field.clock.advance(Duration::from_hours(1));
+    Field::close(&field.answers).await;
+    let deadline = || Instant::now() + Duration::from_millis(50);
+    let failed = field.orders.get(&field.order, NOW, deadline()).await.unwrap_err();
+    assert_eq!(failed.reason, ErrorReason::DeadlineExceeded);
+    assert_eq!(failed.account.as_deref(), Some("a"));
+    let stale = field.orders.get(&field.order, None, deadline()).await.unwrap();
+    assert_eq!(stale.source(), Source::Stale);
+    assert_eq!(field.asked(), 2, "the second joined the first one's call");
+}

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -45,6 +47,9 @@ impl Setup {
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
+        if let Err(text) = store::check(&config.store) {
+            problems.push(Problem { path: "store.url".to_owned(), text });
+        }
         if problems.is_empty() && accounts.is_empty() {
             let text = "none is configured, so nothing could be asked".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
@@ -84,7 +89,7 @@ impl App {
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
-        let orders = Orders::new(accounts, store, clock);
+        let orders = Orders::new(accounts, Arc::clone(&store), clock);
         let (ready, is_ready) = watch::channel(false);
         let stopping = CancellationToken::new();
         let health = Health::new(&orders, &is_ready, stopping.clone());
@@ -101,7 +106,17 @@ impl App {
             tokio::spawn(server::serve(admin_listener, admin_routes, stopping.clone())),
             tokio::spawn(server::serve(listener, routes, stopping.clone())),
         ];
-        ready.send_replace(true);
+        if store.opened().now_or_never().is_none() {
+            tracing::warn!("not ready before the store can be reached");
+            let (ready, stopping) = (ready.clone(), stopping.clone());
+            tokio::spawn(async move {
+                if stopping.run_until_cancelled(store.opened()).await.is_some() {
+                    ready.send_replace(!stopping.is_cancelled());
+                }
+            });
+        } else {
+            ready.send_replace(true);
+        }
         tracing::info!(%address, %admin_address, "listening");
         Ok(Self { address, admin_address, ready, stopping, servers })
     }

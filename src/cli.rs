@@ -110,6 +110,14 @@ pub async fn run() -> ExitCode {
     }
 }
 
+/// Tells why nothing can be run at all.
+#[must_use]
+pub fn no_runtime(error: &io::Error) -> ExitCode {
+    // Whoever does not read it has the exit code.
+    let _ = writeln!(io::stderr(), "error: no threads can be started: {error}");
+    ExitCode::FAILURE
+}
+
 /// Writes a line to standard output. `println!` would panic where the reader has left.
 fn print(line: impl fmt::Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}")

@@ -90,9 +90,10 @@ impl Config {
     /// Reads all but the accounts, which are the vendors' to read.
     pub fn read(root: &mut Section) -> Self {
         let log_level = root.environment(LOG_VARIABLE);
+        let server = Server::read(root.section("server"));
         Self {
-            server: Server::read(root.section("server")),
-            admin: Admin::read(root.section("admin")),
+            admin: Admin::read(root.section("admin"), server.listen),
+            server,
             store: Store::read(root.section("store")),
             telemetry: Telemetry::read(root.section("telemetry"), log_level),
         }
@@ -123,8 +124,11 @@ impl Server {
 }
 
 impl Admin {
-    fn read(mut section: Section) -> Self {
+    fn read(mut section: Section, server_listen: SocketAddr) -> Self {
         let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
+        if listen == server_listen && listen.port() != 0 {
+            section.problem("listen", "is the same address as server.listen");
+        }
         section.finish();
         Self { listen }
     }

@@ -131,6 +131,15 @@ impl Error {
         self
     }
 
+    /// Without a secret that only the vendor's module knows, should the vendor have repeated it.
+    #[must_use]
+    pub fn without(mut self, secret: &Secret) -> Self {
+        for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
+            *said = said.take().map(|text| concealed(text, &[secret]));
+        }
+        self
+    }
+
     /// With the vendor's own code and text made fit to be shown: without the account's secrets,
     /// should the vendor have repeated them, without control characters, and cut.
     #[must_use]
@@ -156,10 +165,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-fn presentable(mut text: String, secrets: &[&Secret]) -> String {
+/// The text without the secrets, as they are and as they are in a URL.
+fn concealed(mut text: String, secrets: &[&Secret]) -> String {
     for secret in secrets {
-        text = text.replace(secret.expose(), "[secret]");
+        let plain = secret.expose();
+        let escaped: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
+        text = text.replace(plain, "[secret]").replace(&escaped, "[secret]");
     }
+    text
+}
+
+fn presentable(text: String, secrets: &[&Secret]) -> String {
+    let text = concealed(text, secrets);
     text.chars().filter(|c| !c.is_control()).take(PROVIDER_TEXT_LIMIT).collect()
 }
 

@@ -128,7 +128,7 @@ impl Orders {
             match landed.as_ref() {
                 Landed::Live(known) => return Ok(question.found(known, Source::Live)),
                 // Who began was content with less, so this question asks for itself.
-                Landed::Kept(known) if !question.is_content(known) => {}
+                Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
                 Landed::Kept(known) => return Ok(question.found(known, Source::Cache)),
                 Landed::Failed(error, asker)
                     if error.reason == ErrorReason::ProviderQuotaExhausted
@@ -150,7 +150,9 @@ impl Orders {
             }
         }
         let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
-        question.is_content(&known).then(|| Ok(question.found(&known, Source::Cache)))
+        question
+            .is_content(&known, self.0.clock.now())
+            .then(|| Ok(question.found(&known, Source::Cache)))
     }
 
     /// The last state that is known, where it may take the place of `error` or of a wait.
@@ -203,7 +205,7 @@ impl Orders {
     /// Finds the order: in the store, with another process that is asking for it, or at the vendor.
     async fn find(&self, question: &Question) -> Result<Landed, Error> {
         let Some(known) = self.recall(question).await? else { return self.ask(question).await };
-        if question.is_content(&known) {
+        if question.is_content(&known, self.0.clock.now()) {
             return Ok(Landed::Kept(known));
         }
         if !self.0.store.is_shared() {
@@ -261,35 +263,53 @@ impl Orders {
     async fn ask(&self, question: &Question) -> Result<Landed, Error> {
         let gate = question.gate(Arc::clone(&self.0.store));
         let means = Means { gate: &gate, tokens: self.0.store.as_ref() };
+        let asked = self.0.clock.now();
         let outcome = question.account.ask(&question.query, means).await;
-        self.note(question, outcome.as_ref()).await;
+        self.note(question, outcome.as_ref(), asked).await;
         let state = outcome?;
         if let Err(error) = self.0.store.keep(&question.key, &state).await {
             let detail = error.detail;
-            tracing::warn!(detail, "an answer could not be remembered");
+            tracing::debug!(detail, "an answer could not be remembered");
         }
         let spent = self.recall(question).await.ok().flatten().unwrap_or_default().spent;
         Ok(Landed::Live(Known { state: Some(state), spent }))
     }
 
     /// Remembers what an outcome says of the account and the order.
-    async fn note(&self, question: &Question, outcome: Result<&Order, &Error>) {
+    async fn note(&self, question: &Question, outcome: Result<&Order, &Error>, asked: SystemTime) {
         let account = &question.account;
         let noted = match outcome {
             Err(Error { closes: Some(closing), retry_after: Some(wait), .. }) => {
                 let probe = *closing == crate::error::Closing::UntilProbed;
+                let seconds = wait.as_secs();
+                tracing::warn!(
+                    account = account.name,
+                    seconds,
+                    "the vendor is left alone for a while"
+                );
                 self.0.store.close(&account.key, *wait, probe).await
             }
             Ok(_) => self.0.store.reopen(&account.key).await,
+            // Answers as well.
+            Err(error)
+                if matches!(
+                    error.reason,
+                    ErrorReason::OrderNotFound
+                        | ErrorReason::OrderExpired
+                        | ErrorReason::InvalidRequest
+                ) =>
+            {
+                self.0.store.reopen(&account.key).await
+            }
             Err(_) => Ok(()),
         };
         if let Err(error) = noted {
-            tracing::warn!(detail = error.detail, "an account's state could not be remembered");
+            tracing::debug!(detail = error.detail, "an account's state could not be remembered");
         }
         match outcome {
             Ok(_) => self.0.not_found.invalidate(&question.key),
             Err(error) if error.reason == ErrorReason::OrderNotFound => {
-                let answer = (error.clone(), self.0.clock.now());
+                let answer = (error.clone(), asked);
                 self.0.not_found.insert(question.key.clone(), answer);
             }
             Err(_) => {}

@@ -124,10 +124,10 @@ impl Client {
         self.timeout
     }
 
-    /// The Unix time in seconds by our clock, for a request that is about to be sent.
+    /// The Unix time in seconds by the machine's clock, for a request that is about to be sent.
     #[must_use]
     pub fn unix_time(&self) -> u64 {
-        let since_1970 = self.clock.now().duration_since(SystemTime::UNIX_EPOCH);
+        let since_1970 = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
         since_1970.unwrap_or_default().as_secs()
     }
 

@@ -70,8 +70,8 @@ pub struct Rules {
     pub calls_per_minute: Option<u32>,
     /// How many calls the vendor allows for one order in any 24 hours.
     pub calls_per_order_per_day: Option<u32>,
-    /// How long one attempt may take.
-    pub timeout: Duration,
+    /// How long a call may take from the gate to its answer, all that it waits for included.
+    pub longest_call: Duration,
 }
 
 /// Lets calls for orders through to a vendor, and counts them.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -29,6 +29,15 @@ const HEADER_LIMIT: u32 = 64 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a new connection may take to begin to speak HTTP/2.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many bytes every HTTP/2 connection begins with.
+const PREFACE_LENGTH: usize = 24;
+
+/// How often a connection that has begun its preface is looked at for the rest.
+const PREFACE_POLL: Duration = Duration::from_millis(10);
+
 /// How long to wait when a connection cannot be accepted, such as for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -44,7 +53,8 @@ pub async fn serve(listener: TcpListener, routes: Routes, stopping: Cancellation
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, routes.clone(), &graceful));
+                    let (routes, stopping) = (routes.clone(), stopping.clone());
+                    connections.spawn(connection(stream, routes, graceful.watcher(), stopping));
                 }
                 Err(error) => refused(&error).await,
             },
@@ -59,11 +69,18 @@ pub async fn serve(listener: TcpListener, routes: Routes, stopping: Cancellation
     connections.shutdown().await;
 }
 
-fn connection(
+/// Serves one connection, once it has begun to speak HTTP/2. One that has not has no calls under way
+/// and is not waited for.
+async fn connection(
     stream: TcpStream,
     routes: Routes,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
+    graceful: Watcher,
+    stopping: CancellationToken,
+) {
+    let begins = tokio::time::timeout(PREFACE_TIMEOUT, begins(&stream));
+    if !matches!(stopping.run_until_cancelled(begins).await, Some(Ok(true))) {
+        return;
+    }
     // Answers are small and whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -74,10 +91,21 @@ fn connection(
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    let connection = graceful.watch(connection);
-    async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection broke");
+    if let Err(error) = graceful.watch(connection).await {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Whether the first bytes come that every HTTP/2 connection begins with. hyper checks them, and
+/// would wait for them without end.
+async fn begins(stream: &TcpStream) -> bool {
+    let mut first = [0; PREFACE_LENGTH];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(0) | Err(_) => return false,
+            Ok(PREFACE_LENGTH) => return true,
+            // No signal comes for further bytes while the first ones are unread.
+            Ok(_) => tokio::time::sleep(PREFACE_POLL).await,
         }
     }
 }
@@ -85,4 +113,34 @@ fn connection(
 async fn refused(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
     tokio::time::sleep(ACCEPT_RETRY).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_is_not_waited_for() {
+        for said in ["", "PRI * HTTP/2.0"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            silent.write_all(said.as_bytes()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let stopping = CancellationToken::new();
+            let graceful = GracefulShutdown::new();
+            let serving = tokio::spawn(connection(
+                stream,
+                Routes::default(),
+                graceful.watcher(),
+                stopping.clone(),
+            ));
+            tokio::task::yield_now().await;
+            assert!(!serving.is_finished());
+            stopping.cancel();
+            // Without end, if its preface were waited for.
+            serving.await.unwrap();
+        }
+    }
 }

@@ -64,6 +64,9 @@ pub trait Store: TokenStore {
     /// open an account that is closed without `probe`.
     async fn reopen(&self, account: &str) -> Result<(), Error>;
 
+    /// Resolves once the store can be used: a server may not be there yet.
+    async fn opened(&self);
+
     /// Whether other processes use the same store, so that a lease joins their calls with ours.
     fn is_shared(&self) -> bool;
 }
@@ -122,6 +125,17 @@ pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Sto
         config::Store::Memory => Ok(Arc::new(Memory::new(Arc::clone(clock)))),
         config::Store::Redis(url) => Ok(Arc::new(Redis::open(url.expose(), Arc::clone(clock))?)),
         config::Store::File(path) => Ok(Arc::new(File::open(path, Arc::clone(clock))?)),
+    }
+}
+
+/// Whether the store can be meant, without opening it.
+///
+/// # Errors
+/// What is wrong with its URL, without the URL.
+pub fn check(store: &config::Store) -> Result<(), String> {
+    match store {
+        config::Store::Memory | config::Store::File(_) => Ok(()),
+        config::Store::Redis(url) => Redis::check(url.expose()),
     }
 }
 

@@ -19,6 +19,9 @@ use super::status;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 
+/// What may be told in the log of a call's path, which its caller writes.
+const METHODS: [&str; 3] = ["/GetOrder", "/BatchGetOrders", "/WatchOrder"];
+
 /// How much longer than its deadline a call is waited for: handlers know more of what they were
 /// doing, and answer for themselves.
 const GRACE: Duration = Duration::from_millis(50);
@@ -67,18 +70,19 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let time = grpc_timeout(request.headers()).map_or(self.limit, |time| time.min(self.limit));
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let path = request.uri().path();
+        let method = METHODS.iter().find(|method| path.ends_with(**method)).unwrap_or(&"");
         let deadline = Instant::now() + time;
         request.extensions_mut().insert(Deadline(deadline));
         if time.is_zero() {
-            return Box::pin(async move { Ok(refuse(&method, &out_of_time())) });
+            return Box::pin(async move { Ok(refuse(method, &out_of_time())) });
         }
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             match timeout_at(deadline + GRACE, call).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_panic)) => Ok(refuse(&method, &Error::internal("the handler panicked"))),
-                Err(_elapsed) => Ok(refuse(&method, &out_of_time())),
+                Ok(Err(_panic)) => Ok(refuse(method, &Error::internal("the handler panicked"))),
+                Err(_elapsed) => Ok(refuse(method, &out_of_time())),
             }
         })
     }
@@ -90,7 +94,7 @@ fn out_of_time() -> Error {
 }
 
 fn refuse(method: &str, error: &Error) -> Response<Body> {
-    status::fail(method, "", error).into_http()
+    status::fail(method.trim_start_matches('/'), "", error).into_http()
 }
 
 /// The caller's `grpc-timeout`: one to eight digits and a unit. A malformed one counts as none.

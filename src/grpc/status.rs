@@ -50,9 +50,8 @@ pub(super) fn fail(method: &str, id: &str, error: &Error) -> Status {
     status(error)
 }
 
-/// Logs the failure of one order of a batch, and puts it into the batch's words.
-pub(super) fn fail_in_batch(method: &str, id: &str, error: &Error) -> OrderError {
-    log(method, id, error);
+/// The failure of one order of a batch, in the batch's words.
+pub(super) fn in_batch(error: &Error) -> OrderError {
     OrderError {
         code: code(error.reason).into(),
         message: error.message.clone(),
@@ -95,7 +94,8 @@ fn status(error: &Error) -> Status {
     Status::with_error_details_and_metadata(code, error.message.as_str(), details, pushback)
 }
 
-fn log(method: &str, id: &str, error: &Error) {
+/// Logs the failure of a call, or of one order of it.
+pub(super) fn log(method: &str, id: &str, error: &Error) {
     /// An event's level is part of its type, so each level needs a line of its own.
     macro_rules! event {
         ($level:ident) => {

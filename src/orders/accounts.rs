@@ -114,7 +114,21 @@ impl Account {
             ) => true,
             Some(_) => return,
         };
-        self.askable.send_if_modified(|was| std::mem::replace(was, askable) != askable);
+        let changed =
+            self.askable.send_if_modified(|was| std::mem::replace(was, askable) != askable);
+        // Perhaps no caller has waited for this answer, so nobody else may tell of it.
+        match (changed, error) {
+            (true, Some(error)) if !askable => tracing::warn!(
+                account = self.name,
+                provider_code = error.provider_code,
+                detail = error.detail,
+                "the vendor refuses the account's credentials"
+            ),
+            (true, _) => {
+                tracing::info!(account = self.name, "the vendor takes the account's credentials");
+            }
+            (false, _) => {}
+        }
     }
 
     /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.

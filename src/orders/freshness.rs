@@ -29,9 +29,16 @@ pub(super) fn default_max_age(rules: &Rules, spent: usize) -> Duration {
     rules.freshness.saturating_mul(factor).min(LONGEST.max(rules.freshness))
 }
 
-/// Whether the state is young enough for a question of that time.
-pub(super) fn is_young(state: &Order, max_age: Duration, arrival: SystemTime) -> bool {
-    state.terminal || observed(state).is_some_and(|observed| observed + max_age >= arrival)
+/// Whether the state is young enough for a question of that time. One of the future is of another
+/// machine whose clock is ahead: nobody knows how old it is.
+pub(super) fn is_young(
+    state: &Order,
+    max_age: Duration,
+    arrival: SystemTime,
+    now: SystemTime,
+) -> bool {
+    let fits = |observed| observed <= now && observed + max_age >= arrival;
+    state.terminal || observed(state).is_some_and(fits)
 }
 
 /// When the state was observed.
@@ -42,13 +49,17 @@ pub(super) fn observed(state: &Order) -> Option<SystemTime> {
 /// From when on asking again, without `max_age`, can bring news; `None` for a terminal order.
 pub(super) fn refresh_time(rules: &Rules, known: &Known) -> Option<SystemTime> {
     let state = known.state.as_ref().filter(|state| !state.terminal)?;
-    let old = observed(state)? + default_max_age(rules, known.spent.len());
-    // With the day's calls spent, one of them has to be free again, too.
-    let slot = calls_per_day(rules, false).and_then(|limit| {
-        let limit = usize::try_from(limit).ok()?;
-        known.spent.get(known.spent.len().checked_sub(limit)?)
-    });
-    Some(slot.map_or(old, |free_at| old.max(*free_at)))
+    let observed = observed(state)?;
+    let limit = calls_per_day(rules, false).and_then(|limit| usize::try_from(limit).ok());
+    let taken = known.spent.len();
+    // With each slot that is free again the freshness is shorter, and a call may be had.
+    let times =
+        (0..=taken).filter(|freed| limit.is_none_or(|limit| taken - freed < limit)).map(|freed| {
+            let old = observed + default_max_age(rules, taken - freed);
+            let slot = freed.checked_sub(1).and_then(|last| known.spent.get(last));
+            slot.map_or(old, |free_at| old.max(*free_at))
+        });
+    times.min()
 }
 
 #[cfg(test)]
@@ -59,7 +70,7 @@ mod tests {
         freshness: Duration::from_mins(15),
         calls_per_minute: Some(200),
         calls_per_order_per_day: Some(10),
-        timeout: Duration::from_secs(10),
+        longest_call: Duration::from_secs(10),
     };
 
     #[test]
@@ -91,6 +102,9 @@ mod tests {
         assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_mins(30)));
         known.spent = (1..=9).map(|slot| day(slot * 2)).collect();
         assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_hours(6)));
+        // Six calls of the day before free the freshness as they leave the day.
+        known.spent = (0..6).map(|slot| start + Duration::from_mins(5 + slot)).collect();
+        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_mins(15)));
         known.spent = (11..=19).map(day).collect();
         assert_eq!(refresh_time(&RULES, &known), Some(day(12)), "two of nine must be free");
         known.state.as_mut().unwrap().terminal = true;

@@ -60,10 +60,10 @@ impl Question {
     }
 
     /// Whether what is known is young enough.
-    pub(super) fn is_content(&self, known: &Known) -> bool {
+    pub(super) fn is_content(&self, known: &Known, now: SystemTime) -> bool {
         let max_age =
             self.max_age.unwrap_or_else(|| default_max_age(&self.account.rules, known.spent.len()));
-        known.state.as_ref().is_some_and(|state| is_young(state, max_age, self.arrival))
+        known.state.as_ref().is_some_and(|state| is_young(state, max_age, self.arrival, now))
     }
 
     /// Whether the limits leave this question calls that they do not leave `asker`.
@@ -76,7 +76,7 @@ impl Question {
         Lease {
             what: format!("{} lease", self.key),
             owner: new_id(),
-            life: self.account.rules.timeout + Duration::from_secs(1),
+            life: self.account.rules.longest_call + Duration::from_secs(1),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::store::{Call, Store, Take, Window};
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// How long after the account's timeout a request may still reach the vendor and be counted.
+/// How long after the longest call a request may still reach the vendor and be counted.
 const STRAGGLING: Duration = Duration::from_secs(20);
 
 /// Who asks, as far as the limits differ.
@@ -72,7 +72,7 @@ impl Quota {
             id,
             account: self.account.key.clone(),
             windows: self.windows().into_iter().map(|(_, window)| window).collect(),
-            in_flight: self.account.rules.timeout + STRAGGLING,
+            in_flight: self.account.rules.longest_call + STRAGGLING,
         }
     }
 
@@ -83,7 +83,7 @@ impl Quota {
             quota: Some(format!("account/{account} {name}")),
             ..Error::new(
                 ErrorReason::ProviderQuotaExhausted,
-                format!("the limit {name} is spent; the next call is free in {wait:?}"),
+                format!("the limit {name} is spent; wait before asking again"),
             )
             .retry_after(wait)
         }

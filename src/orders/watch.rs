@@ -14,7 +14,7 @@ use super::question::Question;
 use super::quota::Asker;
 use super::{Inner, Orders};
 use crate::error::Error;
-use crate::pb::{ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
+use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
 
 /// How often a shared store is looked at for what other processes have learned.
 const REREAD: Duration = Duration::from_secs(5);
@@ -144,16 +144,20 @@ impl Orders {
         let mut question = self.question(order, None)?;
         question.asker = Asker::Poller;
         let mut pollers = self.0.watching.lock();
+        let mut begun = None;
         let (told, joined) = if let Some(poller) = pollers.get(&question.key) {
             (poller.subscribe(), poller.borrow().latest.is_some())
         } else {
             let (tell, told) = watch::channel(Told::default());
             pollers.insert(question.key.clone(), tell.clone());
-            let poller = Poller { orders: self.clone(), question: question.clone(), tell };
-            tokio::spawn(poller.run());
+            begun = Some(Poller { orders: self.clone(), question: question.clone(), tell });
             (told, false)
         };
         drop(pollers);
+        // A poller that cannot be spawned is dropped at once, and wants the lock then.
+        if let Some(poller) = begun {
+            tokio::spawn(poller.run());
+        }
         Ok(Watching { question, order: order.clone(), told, sent: None, joined })
     }
 }
@@ -177,12 +181,15 @@ impl Drop for Poller {
 
 impl Poller {
     async fn run(mut self) {
+        // Logged once for as long as it lasts: nobody is told of it.
+        let mut failing = None;
         loop {
             self.question.arrival = self.orders.0.clock.now();
             let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
             let now = self.orders.0.clock.now();
             let next = match answer {
                 Ok(answer) => {
+                    failing = None;
                     let source = answer.source();
                     let next = answer.refresh_time.and_then(|time| time.try_into().ok());
                     // Each watcher is told its own name for the account.
@@ -198,6 +205,17 @@ impl Poller {
                     return;
                 }
                 Err(error) => {
+                    if failing.replace(error.reason) != Some(error.reason) {
+                        let Error { reason, detail, .. } = &error;
+                        let (account, reason) =
+                            (&self.question.account.name, pb::short_name(*reason));
+                        tracing::warn!(
+                            account,
+                            reason,
+                            detail,
+                            "a watched order cannot be read now"
+                        );
+                    }
                     now + error.retry_after.unwrap_or(self.question.account.rules.freshness)
                 }
             };

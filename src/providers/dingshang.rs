@@ -26,7 +26,7 @@ const RULES: Rules = Rules {
     freshness: Duration::from_secs(5),
     calls_per_minute: None,
     calls_per_order_per_day: None,
-    timeout: Duration::from_secs(3),
+    longest_call: Duration::from_secs(3),
 };
 
 /// An id of 0 is protobuf's word for none (*assumed*, as is that an absent amount is not 0: it
@@ -113,7 +113,7 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, None, RULES.timeout, clock);
+    let client = Client::configure(section, None, RULES.longest_call, clock);
     let app_id: Option<String> = section.require("app_id");
     let app_secret: Option<Secret> = section.require("app_secret");
     let app_key: Option<Secret> = section.take("app_key");
@@ -202,7 +202,7 @@ impl Provider for Dingshang {
     }
 
     fn rules(&self) -> Rules {
-        Rules { timeout: self.client.timeout(), ..RULES }
+        Rules { longest_call: self.client.timeout(), ..RULES }
     }
 
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {

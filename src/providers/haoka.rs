@@ -22,13 +22,13 @@ use crate::pb::{
 
 const BASE_URL: &str = "https://haokaopenapi.lot-ml.com";
 
-/// The documented limits, and how we ask within them. The timeout is longer than the other
+/// The documented limits, and how we ask within them. The time is longer than the other
 /// vendors': a call that is given up still counts.
 const RULES: Rules = Rules {
     freshness: Duration::from_mins(15),
     calls_per_minute: Some(200),
     calls_per_order_per_day: Some(10),
-    timeout: Duration::from_secs(10),
+    longest_call: Duration::from_secs(10),
 };
 
 /// The vendor's times are of Asia/Shanghai (*assumed*), which is always UTC+8.
@@ -87,7 +87,7 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, Some(BASE_URL), RULES.timeout, clock);
+    let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
     let user_id: Option<String> = section.require("user_id");
     let secret: Option<Secret> = section.require("secret");
     let encodings = [("multipart", Encoding::Multipart), ("urlencoded", Encoding::UrlEncoded)];
@@ -127,7 +127,7 @@ impl Provider for Haoka {
     }
 
     fn rules(&self) -> Rules {
-        Rules { timeout: self.client.timeout(), ..RULES }
+        Rules { longest_call: self.client.timeout(), ..RULES }
     }
 
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
@@ -185,10 +185,12 @@ impl Haoka {
     /// Warns when the vendor's clock and ours begin to differ.
     fn compare_clocks(&self, answer: &Answer) {
         let Some(date) = answer.date else { return };
-        let differ =
-            date + CLOCK_TOLERANCE <= answer.sent || date >= self.clock.now() + CLOCK_TOLERANCE;
+        let now = self.clock.wall();
+        // Between its sending and now the vendor has stamped the answer.
+        let sent = now - self.clock.now().duration_since(answer.sent).unwrap_or_default();
+        let differ = date + CLOCK_TOLERANCE <= sent || date >= now + CLOCK_TOLERANCE;
         if differ && !self.clocks_differ.swap(differ, Ordering::Relaxed) {
-            let seconds = difference(date, answer.sent).as_secs();
+            let seconds = difference(date, sent).as_secs();
             tracing::warn!(
                 seconds,
                 "haoka's clock and ours differ; at 300 s the vendor turns every call down"

@@ -25,13 +25,19 @@ use crate::pb::{
 
 const BASE_URL: &str = "https://api.weixin.qq.com";
 
+const TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The vendor names no limits that are the same for all; it answers 45009 and 45011.
 const RULES: Rules = Rules {
     freshness: Duration::from_secs(10),
     calls_per_minute: None,
     calls_per_order_per_day: None,
-    timeout: Duration::from_secs(3),
+    longest_call: TIMEOUT,
 };
+
+/// How many timeouts a call may take from its gate on: up to three to wait for another process that
+/// renews the token, one to renew it, and one for the order.
+const REQUESTS: u32 = 5;
 
 /// `orderPrice` is documented to be in cents; of which currency is *assumed*.
 const CURRENCY: &str = "CNY";
@@ -98,7 +104,7 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
-    let client = Client::configure(section, Some(BASE_URL), RULES.timeout, clock);
+    let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
     let identity = format!("{} {}", client.base_url(), settings.app_id);
@@ -137,7 +143,7 @@ impl Provider for Wechat {
     }
 
     fn rules(&self) -> Rules {
-        Rules { timeout: self.client.timeout(), ..RULES }
+        Rules { longest_call: self.client.timeout() * REQUESTS, ..RULES }
     }
 
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
@@ -147,7 +153,7 @@ impl Provider for Wechat {
             Ok((token.clone(), self.send(query, &token).await?))
         })
         .await?;
-        let refusal = match Self::read(query, &answer)? {
+        let refusal = match read(query, &answer, &token)? {
             Asked::Order(order) => return Ok(*order),
             Asked::TokenRefused(error) => error,
         };
@@ -160,7 +166,7 @@ impl Provider for Wechat {
             Ok((token.clone(), self.send(query, &token).await?))
         })
         .await?;
-        match Self::read(query, &answer)? {
+        match read(query, &answer, &token)? {
             Asked::Order(order) => Ok(*order),
             Asked::TokenRefused(error) => {
                 Err(self.tokens.give_up(means.tokens, &token, error).await)
@@ -197,6 +203,14 @@ impl Wechat {
         }
         let order = order.translate(query, answer.sent.into())?;
         Ok(Asked::Order(Box::new(order)))
+    }
+}
+
+/// Reads an answer to a call with that token, which no text of the vendor's may give away.
+fn read(query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
+    match Wechat::read(query, answer) {
+        Ok(Asked::TokenRefused(error)) => Ok(Asked::TokenRefused(error.without(&token.value))),
+        outcome => outcome.map_err(|error| error.without(&token.value)),
     }
 }
 

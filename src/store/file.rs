@@ -238,6 +238,8 @@ impl Store for File {
         self.note(move |ledger, _| ledger.reopen(&account)).await
     }
 
+    async fn opened(&self) {}
+
     fn is_shared(&self) -> bool {
         false
     }

@@ -77,10 +77,12 @@ impl Ledger {
     pub(super) fn take(&self, call: &Call, now: SystemTime) -> (Take, Vec<Fact>) {
         let none = Slots::default();
         let slots = |key: &String| self.windows.get(key).unwrap_or(&none);
-        for (index, window) in call.windows.iter().enumerate() {
-            if let Some(wait) = slots(&window.key).full_for(window, call, now) {
-                return (Take::Full(index, wait), Vec::new());
-            }
+        let full = call.windows.iter().enumerate().filter_map(|(index, window)| {
+            Some((slots(&window.key).full_for(window, call, now)?, index))
+        });
+        // Of several full windows the one that is full for longest: before, no call can be made.
+        if let Some((wait, index)) = full.max() {
+            return (Take::Full(index, wait), Vec::new());
         }
         let mut facts = Vec::new();
         // A call that holds its slots was let through before, and is no second probe.

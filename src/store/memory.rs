@@ -115,6 +115,8 @@ impl Store for Memory {
         Ok(())
     }
 
+    async fn opened(&self) {}
+
     fn is_shared(&self) -> bool {
         false
     }

@@ -36,6 +36,9 @@ use crate::providers::{Token, TokenStore};
 /// How long an order is remembered that is not terminal.
 const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
+/// How often a server that is not there yet is looked for.
+const OPENING_POLL: Duration = Duration::from_millis(100);
+
 /// What the scripts say of a value that they were to read: there is none, or it is garbage.
 const NOTHING: u8 = 0;
 /// See [`NOTHING`].
@@ -67,6 +70,14 @@ impl Redis {
             recent: Recent::new(),
             garbage_seen: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the URL can be that of a server.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the URL.
+    pub fn check(url: &str) -> Result<(), String> {
+        Link::new(url).map(drop)
     }
 
     /// For tests, which move the time: this clock counts in place of the server's own. All stores
@@ -213,6 +224,12 @@ impl Store for Redis {
     async fn reopen(&self, account: &str) -> Result<(), Error> {
         let input = Input::default().key("closed", account);
         Ok(self.server.run(&scripts::REOPEN, input).await?)
+    }
+
+    async fn opened(&self) {
+        while self.recall("", None).await.is_err() {
+            tokio::time::sleep(OPENING_POLL).await;
+        }
     }
 
     fn is_shared(&self) -> bool {

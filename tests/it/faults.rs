@@ -185,7 +185,7 @@ impl providers::Provider for Panics {
             freshness: Duration::ZERO,
             calls_per_minute: None,
             calls_per_order_per_day: None,
-            timeout: Duration::from_secs(1),
+            longest_call: Duration::from_secs(1),
         }
     }
 

@@ -53,6 +53,7 @@ impl Store for Slow {
     async fn reopen(&self, account: &str) -> Result<(), Error> {
         self.memory.reopen(account).await
     }
+    async fn opened(&self) {}
     fn is_shared(&self) -> bool {
         false
     }
@@ -100,7 +101,7 @@ impl providers::Provider for Vendor {
             freshness: Duration::from_mins(15),
             calls_per_minute: None,
             calls_per_order_per_day: Some(10),
-            timeout: Duration::from_secs(10),
+            longest_call: Duration::from_secs(10),
         }
     }
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {

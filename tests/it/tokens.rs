@@ -9,7 +9,7 @@ use order_query::pb::Provider;
 use order_query::sandbox::{Kind, Sandbox};
 use tonic::Code;
 
-use crate::support::{Server, manual_clock, sandbox_at};
+use crate::support::{Scripted, Server, manual_clock, sandbox_at};
 
 const ORDER: &str = "DD2981741311549200000";
 const APP_ID: &str = "wxfeed5a0db0c00001";
@@ -146,5 +146,29 @@ async fn refused_credentials_and_spent_quotas_of_the_token_call_wait_as_long_as_
         field.pass(1);
         assert_eq!(field.ask(ORDER).await, Err(reason.to_owned()));
         assert_eq!(field.counts(), (2, 0), "{app_id}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_vendor_repeats_is_not_passed_on() {
+    let vendor = Scripted::start().await;
+    let token = "to/ken".repeat(90);
+    vendor.answers_at(
+        "/cgi-bin/",
+        200,
+        format!("{{\"access_token\":\"{token}\",\"expires_in\":7200}}"),
+    );
+    let server = Server::start(&format!(
+        "[accounts.w]\nprovider = \"wechat\"\napp_id = \"a\"\napp_secret = \"app-secret\"\n\
+         base_url = \"http://{}\"\n",
+        vendor.address
+    ))
+    .await;
+    for repeated in [token.clone(), token.replace('/', "%2F")] {
+        let body =
+            format!("{{\"errcode\":7,\"errmsg\":\"bad request ?access_token={repeated}&x=1\"}}");
+        vendor.answers_at("/wxa/", 200, body);
+        let failed = server.order(Provider::Wechat, ORDER).await.unwrap_err();
+        assert_eq!(failed.metadata["provider_message"], "bad request ?access_token=[secret]&x=1");
     }
 }

@@ -37,7 +37,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// How long a renewal keeps other processes from renewing, in timeouts of the account: well above
 /// what one call can take.
-const LEASE_TIMEOUTS: u32 = 4;
+const LEASE_TIMEOUTS: u32 = 2;
 
 /// How often a process that waits for another one's renewal looks for the token.
 const LEASE_POLL: Duration = Duration::from_millis(50);
@@ -224,7 +224,7 @@ impl Tokens {
         life: Duration,
         refused: Option<&Token>,
     ) -> Result<Option<Token>, Error> {
-        let give_up = Instant::now() + life * 2;
+        let give_up = Instant::now() + life + life / LEASE_TIMEOUTS;
         loop {
             // Without a store there is nobody to share the token with.
             let ours = noted(store.lease(lease, owner, life).await).unwrap_or(true);

@@ -28,6 +28,7 @@ local function full_for(key, limit, others)
 end
 
 local last = {}
+local full = nil
 local repeated = #KEYS > 1
 for i = 2, #KEYS do
   local key, limit = KEYS[i], tonumber(ARGV[2 * i - 1])
@@ -44,8 +45,15 @@ for i = 2, #KEYS do
     repeated = false
   end
   if others > 0 and others >= limit then
-    return {1, i - 2, full_for(key, limit, others)}
+    local wait = full_for(key, limit, others)
+    -- Of several full windows the one that is full for longest: before, no call can be made.
+    if not full or wait >= full[3] then
+      full = {1, i - 2, wait}
+    end
   end
+end
+if full then
+  return full
 end
 
 -- Last, because it lets a probe through: whoever is let through must also call.

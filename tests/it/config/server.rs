@@ -105,6 +105,8 @@ fn what_is_wrong_is_told_at_its_path() {
         ("store.url = \"file:\"", "store.url", "must be \"memory:\""),
         ("store.url = \"http://redis\"", "store.url", "must be \"memory:\""),
         ("store.url = 5", "store.url", "must be a secret"),
+        ("store.url = \"redis://h/db\"", "store.url", "must be like"),
+        ("admin.listen = \"127.0.0.1:50051\"", "admin.listen", "the same address"),
         ("store.path = \"x\"", "store.path", "is not a setting"),
         ("telemetry.colors = true", "telemetry.colors", "is not a setting"),
         ("\"odd key\" = 1", "\"odd key\"", "is not a setting"),

@@ -18,6 +18,7 @@ mod house;
 mod joining;
 mod mappings;
 mod played;
+mod pressure;
 mod redis_proxy;
 mod redis_server;
 mod replicas;

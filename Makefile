@@ -5,7 +5,7 @@ lint_bin := target/venv/lint/bin
 python_sources := clients/python scripts
 shell_sources := .ci/run scripts/install scripts/test
 
-.PHONY: run test lint fmt image
+.PHONY: run test lint bench fmt image
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -29,6 +29,10 @@ lint:
 	$(lint_bin)/shellcheck $(shell_sources)
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".
 	$(lint_bin)/ruff check --no-cache --line-length 100 --config 'src = []' $(python_sources)
+
+# How many answers a second, from memory and from a vendor.
+bench:
+	cargo bench --locked --bench answers
 
 fmt:
 	scripts/install lint

@@ -5,9 +5,11 @@
 //! other part, and each part reads its own settings with it. A test keeps it so
 //! (`tests/it/house.rs`).
 //!
-//! A question's way: `grpc` takes it off the wire and bounds its time, `orders` chooses the account
-//! and asks the vendor's module in `providers` in a task of its own, the module speaks to the vendor
-//! through `outbound` and puts the answer into the contract's words (`pb`).
+//! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
+//! and answers from the `store` what is young enough; else it joins the call that is under way for
+//! the order, or begins one in a task of its own, if the vendor's limits leave a call. The vendor's
+//! module in `providers` speaks to the vendor through `outbound` and puts the answer into the
+//! contract's words (`pb`); the `store` remembers it.
 
 pub mod app;
 pub mod cli;

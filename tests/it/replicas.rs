@@ -7,12 +7,14 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use order_query::clock::SystemClock;
 use order_query::pb::order_service_client::OrderServiceClient;
-use order_query::pb::{GetOrderRequest, GetOrderResponse, Provider, Source};
+use order_query::pb::{
+    GetOrderRequest, GetOrderResponse, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest,
+};
 use order_query::sandbox::{Kind, Sandbox};
 
 use crate::child::Serving;
 use crate::redis_server::RedisServer;
-use crate::support::{Failed, connect, question, sandbox_at};
+use crate::support::{Failed, Scripted, connect, question, sandbox_at};
 
 /// The vendors, Redis, and the replicas.
 struct Field {
@@ -134,4 +136,35 @@ async fn without_redis_what_is_known_goes_on_and_nothing_uncounted_is_sent() {
             Err(failed) => assert_eq!(failed.reason, "STORE_UNAVAILABLE"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_hears_what_another_replica_learns_without_another_call() {
+    let vendor = Scripted::start().await;
+    let answer = |status| format!("{{\"code\":0,\"data\":{{\"orderStatus\":\"{status}\"}}}}");
+    let redis = RedisServer::start();
+    let config = format!(
+        "store.url = \"redis://127.0.0.1:{}/0\"\n[accounts.h]\nprovider = \"haoka\"\n\
+         user_id = \"agent\"\nsecret = \"agent-secret\"\nbase_url = \"http://{}\"\n",
+        redis.port, vendor.address
+    );
+    let replicas = [Serving::start(&config), Serving::start(&config)];
+    let [mut here, mut there] = [
+        OrderServiceClient::new(connect(replicas[0].address).await),
+        OrderServiceClient::new(connect(replicas[1].address).await),
+    ];
+    let provider = Provider::Haoka.into();
+    let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
+
+    vendor.answers(200, answer("待处理"));
+    let request = WatchOrderRequest { order: Some(order) };
+    let mut watch = here.watch_order(request).await.unwrap().into_inner();
+    let mut told = async || watch.message().await.unwrap().unwrap().order.unwrap().status();
+    assert_eq!(told().await, OrderStatus::Accepted);
+
+    vendor.answers(200, answer("已发货"));
+    let max_age = Some(prost_types::Duration::default());
+    there.get_order(GetOrderRequest { max_age, ..question(Provider::Haoka, "A1") }).await.unwrap();
+    assert_eq!(told().await, OrderStatus::Shipped);
+    assert_eq!(vendor.arrived().len(), 2);
 }

@@ -146,7 +146,7 @@ pub(super) fn configure(
         app_key,
         machine_no,
         currency: currency.code(),
-        // Currencies without a smaller unit (XXX, gold) have no exponent.
+        // Currencies without a smaller unit (gold, say) have no exponent.
         digits: currency.exponent().unwrap_or(0).into(),
     }))
 }
@@ -228,7 +228,7 @@ impl Dingshang {
         let envelope: Envelope<'_> = wire::envelope(answer)?;
         // Zero fields are left out, the code among them.
         if let Some(code) = envelope.code.some().filter(|code| *code != "0") {
-            let row = ERRORS.iter().find(|(known, _)| *known == code).map(|(_, row)| *row);
+            let row = wire::row(&[ERRORS], code);
             return Err(wire::refused(row, answer, code, envelope.message.text()));
         }
         answer.check_status()?;

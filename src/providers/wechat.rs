@@ -221,7 +221,7 @@ fn failure(errcode: &Scalar) -> Option<&str> {
 
 /// The row of a code in the table of its call, or in the one of every call.
 fn row(of_call: &[(&str, Refusal)], code: &str) -> Option<Refusal> {
-    of_call.iter().chain(ERRORS).find(|(known, _)| *known == code).map(|(_, row)| *row)
+    wire::row(&[of_call, ERRORS], code)
 }
 
 #[derive(Deserialize)]

@@ -310,6 +310,11 @@ impl Refusal {
     }
 }
 
+/// The row of a code, in the first of the tables that has one.
+pub(super) fn row(tables: &[&[(&str, Refusal)]], code: &str) -> Option<Refusal> {
+    tables.iter().copied().flatten().find(|(known, _)| *known == code).map(|(_, row)| *row)
+}
+
 /// The error for an answer that says it is one. What the vendor's table says of its code goes
 /// first, then what the HTTP status says; else it has no name here.
 pub(super) fn refused(row: Option<Refusal>, answer: &Answer, code: &str, text: &str) -> Error {

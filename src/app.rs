@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
@@ -13,11 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::clock::Clock;
-use crate::config::{Config, Problem, Problems, Section};
+use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
 use crate::health::Health;
 use crate::orders::{Accounts, Orders};
 use crate::store;
 use crate::{grpc, pb, server};
+
+/// How often files that may change are read.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A configuration that was found to be in order, with its accounts ready to be asked.
 pub struct Setup {
@@ -27,6 +31,7 @@ pub struct Setup {
     pub accounts: Accounts,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
+    reloads: Vec<Reload>,
     clock: Arc<dyn Clock>,
 }
 
@@ -56,7 +61,8 @@ impl Setup {
         }
         if problems.is_empty() {
             let warnings = places.iter().flat_map(Section::warnings).collect();
-            Ok(Self { config, accounts, warnings, clock })
+            let reloads = places.iter().flat_map(Section::reloads).collect();
+            Ok(Self { config, accounts, warnings, reloads, clock })
         } else {
             Err(Problems(problems))
         }
@@ -80,7 +86,7 @@ impl App {
     /// # Errors
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, warnings, clock } = setup;
+        let Setup { config, accounts, warnings, reloads, clock } = setup;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
@@ -89,16 +95,14 @@ impl App {
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
-        let orders = Orders::new(accounts, Arc::clone(&store), clock);
+        let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let (ready, is_ready) = watch::channel(false);
         let stopping = CancellationToken::new();
-        let health = Health::new(&orders, &is_ready, stopping.clone());
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
+        let health = Health::new(&orders, &is_ready);
         let admin_routes = Routes::new(health.service());
-        let mut routes = Routes::new(health.service()).add_service(grpc::service(
-            orders,
-            config.server.request_timeout,
-            stopping.clone(),
-        ));
+        let mut routes = Routes::new(health.service())
+            .add_service(grpc::service(orders, config.server.request_timeout));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }
@@ -131,6 +135,34 @@ impl App {
             let _ = server.await;
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Looks again and again for files that changed.
+async fn reload(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
+    loop {
+        clock.sleep_until(clock.now() + RELOAD_INTERVAL).await;
+        let check = move || {
+            let news: Vec<_> = reloads.iter_mut().filter_map(Reload::check).collect();
+            (reloads, news)
+        };
+        let Ok((checked, news)) = tokio::task::spawn_blocking(check).await else {
+            tracing::error!("files that change are not read again: looking for changes panicked");
+            return;
+        };
+        reloads = checked;
+        for Reloaded { path, outcome } in news {
+            match outcome {
+                Ok(()) => tracing::info!(path, "files have changed and are in use"),
+                Err(problem) => {
+                    tracing::warn!(
+                        path,
+                        problem,
+                        "files have changed and are unfit; the old ones stay in use"
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! at once, each with its path. A leaf: it knows no other part, and every part may use it to
 //! read its own settings (see [`Section`]).
 
+mod reload;
 mod secret;
 mod section;
 
@@ -11,11 +12,15 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+pub use reload::{Reload, Reloaded, Take};
 pub use secret::Secret;
 pub use section::{Problem, Problems, Section, Value, read_file};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
+
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// What is set outside the accounts.
 #[derive(Debug, Clone)]
@@ -48,6 +53,18 @@ pub struct Server {
     pub listen: SocketAddr,
     /// How long a call may take where its caller sets no deadline, and at most.
     pub request_timeout: Duration,
+    /// How many calls may be under way, watches not among them.
+    pub max_in_flight: u32,
+    /// How many watches may be open.
+    pub max_watches: u32,
+    /// How many connections may be open.
+    pub max_connections: u32,
+    /// How old a connection may get before its peer is asked to make another one.
+    pub max_connection_age: Duration,
+    /// How long the server still answers after it was told to stop.
+    pub drain_delay: Duration,
+    /// How long stopping may take, the delay included.
+    pub drain_timeout: Duration,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
 }
@@ -111,11 +128,27 @@ impl Server {
                  or set server.insecure = true where the network is trusted",
             );
         }
+        let ms = Duration::from_millis;
+        let mut duration =
+            |key, least, most, default| section.duration(key, least..=most).unwrap_or(default);
+        let request_timeout = duration("request_timeout", ms(1), HOUR, Duration::from_secs(15));
+        let max_connection_age =
+            duration("max_connection_age", ms(100), DAY, Duration::from_mins(10));
+        let drain_delay = duration("drain_delay", Duration::ZERO, HOUR, Duration::from_secs(5));
+        let drain_timeout = duration("drain_timeout", ms(1), HOUR, Duration::from_secs(20));
+        if drain_delay >= drain_timeout {
+            let text = "must be longer than server.drain_delay, which is a part of it";
+            section.problem("drain_timeout", text);
+        }
         let server = Self {
             listen,
-            request_timeout: section
-                .duration("request_timeout", Duration::from_millis(1)..=Duration::from_hours(1))
-                .unwrap_or(Duration::from_secs(15)),
+            request_timeout,
+            max_in_flight: section.count("max_in_flight", 1..=100_000).unwrap_or(512),
+            max_watches: section.count("max_watches", 1..=100_000).unwrap_or(1024),
+            max_connections: section.count("max_connections", 1..=100_000).unwrap_or(1024),
+            max_connection_age,
+            drain_delay,
+            drain_timeout,
             reflection: section.take("reflection").unwrap_or(false),
         };
         section.finish();

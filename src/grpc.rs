@@ -25,6 +25,7 @@ use crate::pb::{
     BatchGetOrdersRequest, BatchGetOrdersResponse, ErrorReason, GetOrderRequest, GetOrderResponse,
     OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
 };
+use crate::peer::Peer;
 
 /// The largest request that is read, in bytes.
 const REQUEST_LIMIT: usize = 64 * 1024;
@@ -33,20 +34,18 @@ const REQUEST_LIMIT: usize = 64 * 1024;
 const BATCH_LIMIT: usize = 100;
 
 /// The service, ready for a listener. No call but a watch takes longer than `request_timeout`;
-/// once `stopping` is canceled, watches end.
+/// a watch ends with its connection.
 #[must_use]
 pub fn service(
     orders: Orders,
     request_timeout: Duration,
-    stopping: CancellationToken,
 ) -> Bounded<OrderServiceServer<impl OrderService>> {
-    let service = OrderServiceServer::new(Service { orders, stopping });
+    let service = OrderServiceServer::new(Service { orders });
     Bounded::new(service.max_decoding_message_size(REQUEST_LIMIT), request_timeout)
 }
 
 struct Service {
     orders: Orders,
-    stopping: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -83,13 +82,13 @@ impl OrderService for Service {
         &self,
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
+        let Peer { leaving, .. } = Peer::of(request.extensions());
         let order = request.into_inner().order.unwrap_or_default();
         let watching = self
             .orders
             .watch(&order)
             .map_err(|error| status::fail("WatchOrder", &order.id, &error))?;
-        let watch =
-            Watch { watching: Some(watching), id: order.id, stopping: self.stopping.clone() };
+        let watch = Watch { watching: Some(watching), id: order.id, leaving };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
@@ -152,7 +151,7 @@ struct Watch {
     /// `None` once an error has been sent.
     watching: Option<Watching>,
     id: String,
-    stopping: CancellationToken,
+    leaving: CancellationToken,
 }
 
 impl Watch {
@@ -161,9 +160,9 @@ impl Watch {
             // What is there to tell is told before the end.
             biased;
             news = self.watching.as_mut()?.next() => news?,
-            () = self.stopping.cancelled() => Err(Error::new(
+            () = self.leaving.cancelled() => Err(Error::new(
                 ErrorReason::ServerDraining,
-                "this server is going away; another one will answer",
+                "this connection is about to end; watch again, and another one will answer",
             )
             .retry_after(Duration::ZERO)),
         };

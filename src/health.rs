@@ -21,23 +21,16 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::orders::Orders;
 use crate::pb::order_service_server::OrderServiceServer;
+use crate::peer::Peer;
 
 /// The gRPC health service over everything that has a health.
 #[derive(Clone)]
-pub struct Health {
-    services: Arc<HashMap<String, watch::Receiver<bool>>>,
-    stopping: CancellationToken,
-}
+pub struct Health(Arc<HashMap<String, watch::Receiver<bool>>>);
 
 impl Health {
-    /// `ready` moves the server's own names; each account has its own. Once `stopping` is
-    /// canceled, open Watch streams end.
+    /// `ready` moves the server's own names; each account has its own.
     #[must_use]
-    pub fn new(
-        orders: &Orders,
-        ready: &watch::Receiver<bool>,
-        stopping: CancellationToken,
-    ) -> Self {
+    pub fn new(orders: &Orders, ready: &watch::Receiver<bool>) -> Self {
         // Whoever is answered at all is answered by a process that makes progress.
         let (_, alive) = watch::channel(true);
         let order_service = <OrderServiceServer<()> as NamedService>::NAME;
@@ -47,7 +40,7 @@ impl Health {
             .chain([("liveness".to_owned(), alive)])
             .chain(orders.askable().map(|(name, askable)| (format!("account/{name}"), askable)))
             .collect();
-        Self { services: Arc::new(services), stopping }
+        Self(Arc::new(services))
     }
 
     /// The service, ready for a listener.
@@ -68,7 +61,7 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        match self.services.get(&request.get_ref().service) {
+        match self.0.get(&request.get_ref().service) {
             Some(serving) => Ok(Response::new(response(*serving.borrow()))),
             None => Err(Status::not_found("this server has no service of that name")),
         }
@@ -81,17 +74,18 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let serving = self.services.get(&request.get_ref().service).cloned();
-        let watch = Watch { serving, stopping: self.stopping.clone(), next: Next::First };
+        let serving = self.0.get(&request.get_ref().service).cloned();
+        let Peer { leaving, .. } = Peer::of(request.extensions());
+        let watch = Watch { serving, leaving, next: Next::First };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
 
-/// One Watch stream: what is so now, every change, and UNAVAILABLE when the server goes away.
+/// One Watch stream: what is so now, every change, and UNAVAILABLE when the connection is about to end.
 struct Watch {
     /// `None` for an unknown name.
     serving: Option<watch::Receiver<bool>>,
-    stopping: CancellationToken,
+    leaving: CancellationToken,
     next: Next,
 }
 
@@ -110,9 +104,9 @@ impl Watch {
                     // A last change is told before the end.
                     biased;
                     Some(()) = changed(self.serving.as_mut()) => {}
-                    () = self.stopping.cancelled() => {
+                    () = self.leaving.cancelled() => {
                         self.next = Next::End;
-                        let gone = "this server is going away; another one will answer";
+                        let gone = "this connection is about to end; another one will answer";
                         return Some((Err(Status::unavailable(gone)), self));
                     }
                 }

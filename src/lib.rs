@@ -21,6 +21,7 @@ pub mod health;
 pub mod orders;
 pub mod outbound;
 pub mod pb;
+pub mod peer;
 pub mod providers;
 pub mod sandbox;
 pub mod server;

@@ -4,8 +4,11 @@
 //! CANCELLED, takes hyper's limits off, and waits for ever for its last connection.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -14,6 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tower::ServiceExt as _;
+
+use crate::peer::Peer;
 
 /// How many calls one connection may have under way.
 const STREAMS: u32 = 256;
@@ -83,6 +89,11 @@ async fn connection(
     }
     // Answers are small and whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
+    let peer = Peer { names: Arc::default(), leaving: stopping.clone() };
+    let routes = routes.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::reload::{Reload, Take};
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -42,11 +44,11 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// What all sections of a file share.
-#[derive(Debug)]
 pub struct Context {
     directory: PathBuf,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    reloads: RefCell<Vec<Reload>>,
 }
 
 impl Context {
@@ -58,7 +60,6 @@ impl Context {
 
 /// A table of the file. Every key is taken once; what is left at [`finish`](Self::finish) is
 /// unknown.
-#[derive(Debug)]
 pub struct Section {
     path: String,
     table: toml::Table,
@@ -94,6 +95,7 @@ impl Section {
             directory: directory.to_owned(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
+            reloads: RefCell::default(),
         };
         Ok(Self { path: String::new(), table, context: Rc::new(context) })
     }
@@ -197,10 +199,40 @@ impl Section {
         Some(given)
     }
 
+    /// A number within the range.
+    pub fn count(&mut self, key: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        let given: u32 = self.take(key)?;
+        if !range.contains(&given) {
+            let (least, most) = (range.start(), range.end());
+            self.problem(key, format!("must be between {least} and {most}"));
+        }
+        Some(given)
+    }
+
     /// The text of the file that the key names.
     pub fn file(&mut self, key: &str, limit: u64) -> Option<String> {
         let path: String = self.take(key)?;
         read_file(&self.context.path(&path), limit).map_err(|text| self.problem(key, text)).ok()
+    }
+
+    /// Has files that are in use read again when they change: `contents` is what they hold now,
+    /// `limit` the bytes that one may have, and `take` takes over what they will hold.
+    pub fn watch(
+        &self,
+        key: &str,
+        files: Vec<PathBuf>,
+        limit: u64,
+        contents: Vec<String>,
+        take: Take,
+    ) {
+        let reload = Reload::new(self.path_of(key), files, limit, contents, take);
+        self.context.reloads.borrow_mut().push(reload);
+    }
+
+    /// Hands out what is to be read again of the whole file, once.
+    #[must_use]
+    pub fn reloads(&self) -> Vec<Reload> {
+        self.context.reloads.take()
     }
 
     /// The path as the file means it: relative ones count from the file's own folder.

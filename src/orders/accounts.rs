@@ -250,11 +250,7 @@ fn key(parts: &[&str]) -> String {
 /// A limit of calls, which may be lower than the vendor's but not higher.
 fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
     let most = vendors.unwrap_or(LIMIT_CEILING);
-    let given: Option<u32> = section.take(key);
-    if given.is_some_and(|given| !(1..=most).contains(&given)) {
-        section.problem(key, format!("must be between 1 and {most}"));
-    }
-    given.or(vendors)
+    section.count(key, 1..=most).or(vendors)
 }
 
 fn is_name(text: &str) -> bool {

@@ -201,8 +201,7 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
-    let stopping = CancellationToken::new();
-    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15), stopping));
+    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, routes, CancellationToken::new()));

@@ -39,7 +39,7 @@ async fn nothing_but_liveness_serves_before_the_server_is_ready() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(Vec::new()), store, clock);
-    let health = Health::new(&orders, &is_ready, stopping.clone());
+    let health = Health::new(&orders, &is_ready);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, Routes::new(health.service()), stopping));

@@ -29,9 +29,9 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["error", "clock", "pb", "config"]),
-    ("grpc", &["orders", "error", "clock", "pb", "config"]),
-    ("health", &["orders", "error", "clock", "pb", "config"]),
+    ("server", &["peer", "clock", "config"]),
+    ("grpc", &["orders", "peer", "error", "clock", "pb", "config"]),
+    ("health", &["orders", "peer", "error", "clock", "pb", "config"]),
     ("telemetry", &["config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("error", &["pb", "config"]),
     ("clock", &[]),
     ("pb", &[]),
+    ("peer", &[]),
     ("config", &[]),
 ];
 

@@ -12,6 +12,12 @@ fn without_any_line_the_documented_defaults_are_set() {
     let config = settings("");
     assert_eq!(config.server.listen, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.server.request_timeout, Duration::from_secs(15));
+    assert_eq!(config.server.max_in_flight, 512);
+    assert_eq!(config.server.max_watches, 1024);
+    assert_eq!(config.server.max_connections, 1024);
+    assert_eq!(config.server.max_connection_age, Duration::from_mins(10));
+    assert_eq!(config.server.drain_delay, Duration::from_secs(5));
+    assert_eq!(config.server.drain_timeout, Duration::from_secs(20));
     assert!(!config.server.reflection);
     assert_eq!(config.admin.listen, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(config.telemetry.log_format, LogFormat::Json);
@@ -24,12 +30,20 @@ fn every_setting_takes_what_it_is_for() {
     let config = settings(
         "server.listen = \"0.0.0.0:8443\"\nserver.insecure = true\n\
          server.request_timeout = \"1500ms\"\nserver.reflection = true\n\
+         server.max_in_flight = 1\nserver.max_watches = 2\nserver.max_connections = 3\n\
+         server.max_connection_age = \"2s\"\nserver.drain_delay = \"0s\"\n\
+         server.drain_timeout = \"4s\"\n\
          admin.listen = \"[::1]:0\"\n\
          telemetry.log_format = \"text\"\ntelemetry.log_level = \"warn, order_query=trace\"\n",
     );
     assert_eq!(config.server.listen, "0.0.0.0:8443".parse().unwrap());
     assert_eq!(config.server.request_timeout, Duration::from_millis(1500));
     assert!(config.server.reflection);
+    let server = &config.server;
+    assert_eq!((server.max_in_flight, server.max_watches, server.max_connections), (1, 2, 3));
+    assert_eq!(server.max_connection_age, Duration::from_secs(2));
+    assert_eq!(server.drain_delay, Duration::ZERO);
+    assert_eq!(server.drain_timeout, Duration::from_secs(4));
     assert_eq!(config.admin.listen, "[::1]:0".parse().unwrap());
     assert_eq!(config.telemetry.log_format, LogFormat::Text);
     let level = config.telemetry.log_level;
@@ -86,6 +100,14 @@ fn what_is_wrong_is_told_at_its_path() {
         ("server.request_timeout = \"\"", "server.request_timeout", duration),
         ("server.request_timeout = \"0s\"", "server.request_timeout", "between 1ms and 3600s"),
         ("server.request_timeout = \"61m\"", "server.request_timeout", "between 1ms and 3600s"),
+        ("server.max_in_flight = 0", "server.max_in_flight", "between 1 and 100000"),
+        ("server.max_in_flight = \"5\"", "server.max_in_flight", "must be a whole number"),
+        ("server.max_watches = 0", "server.max_watches", "between 1 and 100000"),
+        ("server.max_connections = 100001", "server.max_connections", "between 1 and 100000"),
+        ("server.max_connection_age = \"1ms\"", "server.max_connection_age", "between 100ms and"),
+        ("server.drain_delay = 5", "server.drain_delay", duration),
+        ("server.drain_timeout = \"2h\"", "server.drain_timeout", "between 1ms and 3600s"),
+        ("server.drain_delay = \"20s\"", "server.drain_timeout", "longer than server.drain_delay"),
         ("server.listen_on = \"x\"", "server.listen_on", "is not a setting of this version"),
         ("server = 5", "server", "must be a table"),
         ("admin.listen = \"nowhere\"", "admin.listen", address),
@@ -121,12 +143,6 @@ fn what_later_versions_will_have_is_refused_and_not_ignored() {
     for (line, path) in [
         ("clients.billing.token = \"t\"", "clients"),
         ("server.tls.cert_file = \"tls.crt\"", "server.tls"),
-        ("server.max_in_flight = 512", "server.max_in_flight"),
-        ("server.max_watches = 1024", "server.max_watches"),
-        ("server.max_connections = 1024", "server.max_connections"),
-        ("server.max_connection_age = \"10m\"", "server.max_connection_age"),
-        ("server.drain_delay = \"5s\"", "server.drain_delay"),
-        ("server.drain_timeout = \"20s\"", "server.drain_timeout"),
         ("telemetry.otlp_endpoint = \"http://127.0.0.1:4317\"", "telemetry.otlp_endpoint"),
     ] {
         wrong(&format!("{line}\n{HAOKA}"), path, "is not a setting of this version");

@@ -1,0 +1,59 @@
+//! Files that are read again when they change, such as secrets and certificates that are rotated
+//! while the server runs. `app` looks for changes; whoever reads a file with
+//! [`Section::watch`](super::Section::watch) says what becomes of the new contents.
+
+use std::path::PathBuf;
+
+use super::section::read_file;
+
+/// What takes over the new contents of files, or says what is wrong with them.
+pub type Take = Box<dyn FnMut(&[String]) -> Result<(), String> + Send>;
+
+/// A set of files that belong together, such as a certificate and its key.
+pub struct Reload {
+    /// The setting's place: `server.tls`.
+    path: String,
+    files: Vec<PathBuf>,
+    limit: u64,
+    /// What was read last, whether it was fit or not.
+    last: Result<Vec<String>, String>,
+    take: Take,
+}
+
+/// What became of files that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The setting's place: `server.tls`.
+    pub path: String,
+    /// What is wrong with the new contents; the old ones are used on.
+    pub outcome: Result<(), String>,
+}
+
+impl Reload {
+    /// Files of at most `limit` bytes each, whose contents are in use.
+    pub(super) fn new(
+        path: String,
+        files: Vec<PathBuf>,
+        limit: u64,
+        contents: Vec<String>,
+        take: Take,
+    ) -> Self {
+        Self { path, files, limit, last: Ok(contents), take }
+    }
+
+    /// Reads the files, and hands them over where they differ from what was read last. Contents
+    /// are compared, not times: Kubernetes swaps a link to a folder.
+    pub fn check(&mut self) -> Option<Reloaded> {
+        let now: Result<Vec<String>, String> =
+            self.files.iter().map(|file| read_file(file, self.limit)).collect();
+        if now == self.last {
+            return None;
+        }
+        let outcome = match &now {
+            Ok(texts) => (self.take)(texts),
+            Err(text) => Err(text.clone()),
+        };
+        self.last = now;
+        Some(Reloaded { path: self.path.clone(), outcome })
+    }
+}

@@ -24,7 +24,7 @@ use order_query::sandbox::Sandbox;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-const CONFIG: &str = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
+const CONFIG: &str = "server.drain_delay = \"0s\"\nserver.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
 
 /// How many calls are under way at one time.
 const CONCURRENCY: usize = 64;

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -17,8 +18,12 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
 use crate::health::Health;
 use crate::orders::{Accounts, Orders};
-use crate::store;
-use crate::{grpc, pb, server};
+use crate::server::{Limits, Terms, Tls};
+use crate::store::Store;
+use crate::{config, grpc, pb, server, store};
+
+/// How many connections the listener for probes may have: a few for each that probes or scrapes.
+const ADMIN_CONNECTIONS: usize = 100;
 
 /// How often files that may change are read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -31,6 +36,7 @@ pub struct Setup {
     pub accounts: Accounts,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
+    tls: Option<Tls>,
     reloads: Vec<Reload>,
     clock: Arc<dyn Clock>,
 }
@@ -45,7 +51,10 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
-        let config = Config::read(&mut root);
+        let mut server = root.section("server");
+        let tls = server.has("tls").then(|| server.section("tls"));
+        let config = Config::read(&mut root, server, tls.is_some());
+        let tls = tls.and_then(Tls::read);
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let accounts = Accounts::read(tables.collect(), &clock);
@@ -62,7 +71,7 @@ impl Setup {
         if problems.is_empty() {
             let warnings = places.iter().flat_map(Section::warnings).collect();
             let reloads = places.iter().flat_map(Section::reloads).collect();
-            Ok(Self { config, accounts, warnings, reloads, clock })
+            Ok(Self { config, accounts, warnings, tls, reloads, clock })
         } else {
             Err(Problems(problems))
         }
@@ -75,9 +84,13 @@ pub struct App {
     pub address: SocketAddr,
     /// Where probes connect.
     pub admin_address: SocketAddr,
+    orders: Orders,
     ready: watch::Sender<bool>,
+    draining: CancellationToken,
     stopping: CancellationToken,
     servers: [JoinHandle<()>; 2],
+    drain_delay: Duration,
+    drain_timeout: Duration,
 }
 
 impl App {
@@ -86,7 +99,8 @@ impl App {
     /// # Errors
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, warnings, reloads, clock } = setup;
+        let Setup { config, accounts, warnings, tls, reloads, clock } = setup;
+        let config::Server { request_timeout, drain_delay, drain_timeout, .. } = config.server;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
@@ -96,46 +110,86 @@ impl App {
 
         let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
+        let limits = Limits {
+            max_connections: config.server.max_connections as usize,
+            max_connection_age: config.server.max_connection_age,
+            longest_call: request_timeout,
+        };
         let (ready, is_ready) = watch::channel(false);
-        let stopping = CancellationToken::new();
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
-        let admin_routes = Routes::new(health.service());
+        let admin = Terms {
+            routes: Routes::new(health.service()),
+            tls: None,
+            limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
+            stopping: stopping.clone(),
+        };
         let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders, config.server.request_timeout));
+            .add_service(grpc::service(orders.clone(), request_timeout));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }
+        let public = Terms { routes, tls, limits, stopping: stopping.clone() };
         let servers = [
-            tokio::spawn(server::serve(admin_listener, admin_routes, stopping.clone())),
-            tokio::spawn(server::serve(listener, routes, stopping.clone())),
+            tokio::spawn(server::serve(admin_listener, admin)),
+            tokio::spawn(server::serve(listener, public)),
         ];
-        if store.opened().now_or_never().is_none() {
-            tracing::warn!("not ready before the store can be reached");
-            let (ready, stopping) = (ready.clone(), stopping.clone());
-            tokio::spawn(async move {
-                if stopping.run_until_cancelled(store.opened()).await.is_some() {
-                    ready.send_replace(!stopping.is_cancelled());
-                }
-            });
-        } else {
-            ready.send_replace(true);
-        }
+        await_store(store, ready.clone(), draining.clone());
         tracing::info!(%address, %admin_address, "listening");
-        Ok(Self { address, admin_address, ready, stopping, servers })
+        Ok(Self {
+            address,
+            admin_address,
+            orders,
+            ready,
+            draining,
+            stopping,
+            servers,
+            drain_delay,
+            drain_timeout,
+        })
     }
 
-    /// Stops to accept calls, answers those under way, and ends.
-    pub async fn stop(self) {
+    /// Stops: reports not ready and still answers for `drain_delay`, then answers what is under
+    /// way and stores what vendors answer. `drain_timeout` after its begin it is over, whatever
+    /// hangs.
+    pub async fn stop(mut self) {
+        let end = Instant::now() + self.drain_timeout;
         tracing::info!("stopping; calls under way are answered first");
+        self.draining.cancel();
         self.ready.send_replace(false);
+        tokio::time::sleep(self.drain_delay).await;
         self.stopping.cancel();
-        for server in self.servers {
-            // A server that panicked has ended as well.
-            let _ = server.await;
+        let idle = async {
+            for server in &mut self.servers {
+                // A server that panicked has ended as well.
+                let _ = server.await;
+            }
+            self.orders.idle().await;
+        };
+        if timeout_at(end, idle).await.is_err() {
+            tracing::warn!("what was still under way at the end of server.drain_timeout was cut");
+            self.servers.iter().for_each(JoinHandle::abort);
         }
         tracing::info!("stopped");
     }
+}
+
+/// Is ready as soon as the store has been reached, unless the server is being stopped by then.
+fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: CancellationToken) {
+    if store.opened().now_or_never().is_some() {
+        ready.send_replace(true);
+        return;
+    }
+    tracing::warn!("not ready before the store can be reached");
+    tokio::spawn(async move {
+        if draining.run_until_cancelled(store.opened()).await.is_some() {
+            ready.send_if_modified(|ready| {
+                *ready = !draining.is_cancelled();
+                *ready
+            });
+        }
+    });
 }
 
 /// Looks again and again for files that changed.

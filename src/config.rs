@@ -105,9 +105,11 @@ impl Default for Telemetry {
 
 impl Config {
     /// Reads all but the accounts, which are the vendors' to read.
-    pub fn read(root: &mut Section) -> Self {
+    /// `server` is taken from `root` and may lack what others have read of it; `encrypted` tells
+    /// whether TLS was among that.
+    pub fn read(root: &mut Section, server: Section, encrypted: bool) -> Self {
         let log_level = root.environment(LOG_VARIABLE);
-        let server = Server::read(root.section("server"));
+        let server = Server::read(server, encrypted);
         Self {
             admin: Admin::read(root.section("admin"), server.listen),
             server,
@@ -118,14 +120,14 @@ impl Config {
 }
 
 impl Server {
-    fn read(mut section: Section) -> Self {
+    fn read(mut section: Section, encrypted: bool) -> Self {
         let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051)));
         let insecure = section.take("insecure").unwrap_or(false);
-        if !listen.ip().is_loopback() && !insecure {
+        if !listen.ip().is_loopback() && !encrypted && !insecure {
             section.problem(
                 "listen",
                 "is not a loopback address, and the traffic is plaintext: listen on 127.0.0.1, \
-                 or set server.insecure = true where the network is trusted",
+                 set server.tls, or set server.insecure = true where the network is trusted",
             );
         }
         let ms = Duration::from_millis;

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
 
 pub use accounts::{Account, Accounts};
 pub use watch::Watching;
@@ -44,6 +45,7 @@ struct Inner {
     /// That a vendor does not know an order, and of when that is.
     not_found: Cache<String, (Error, SystemTime)>,
     watching: watch::Watchers,
+    tasks: TaskTracker,
 }
 
 impl Orders {
@@ -57,6 +59,7 @@ impl Orders {
             flights: Arc::default(),
             not_found: Cache::new(NOT_FOUND_LIMIT),
             watching: watch::Watchers::default(),
+            tasks: TaskTracker::new(),
         }))
     }
 
@@ -85,6 +88,13 @@ impl Orders {
         let question = self.question(order, max_age)?;
         let answer = self.answer(&question, deadline).await;
         answer.map_err(|error| question.failed(error, order))
+    }
+
+    /// Resolves once no call to a vendor is under way and every answer is stored. Whoever waits for
+    /// it lets nobody ask any more.
+    pub async fn idle(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
     fn question(&self, order: &OrderRef, max_age: Option<Duration>) -> Result<Question, Error> {
@@ -186,7 +196,7 @@ impl Orders {
             &question.key,
             || self.at_hand(question),
             |pilot| {
-                tokio::spawn(self.clone().fly(question.clone(), pilot));
+                self.0.tasks.spawn(self.clone().fly(question.clone(), pilot));
             },
         )
     }

@@ -4,6 +4,7 @@ reflection, with the libraries that a Python caller would use and nothing of our
 `make test` runs it. The ids are the sandbox's: docs/sandbox.md lists them.
 """
 
+import concurrent.futures
 import dataclasses
 import datetime
 import os
@@ -324,6 +325,24 @@ def test_the_servers_own_deadline(tmp_path):
 def test_the_callers_deadline(orders):
     request = pb.GetOrderRequest(provider=HAOKA, id=SLOW)
     assert failure(orders.GetOrder, request, timeout=0.5).code() == Code.DEADLINE_EXCEEDED
+
+
+def test_no_call_is_lost_when_connections_are_of_age(tmp_path):
+    asked = pb.GetOrderRequest(provider=HAOKA, id=HAOKA_SETTLED)
+
+    def caller(address):
+        # Else the channels of one process share a connection.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        end = time.monotonic() + 5
+        with grpc.insecure_channel(address, options=options) as channel:
+            stub = order_service_pb2_grpc.OrderServiceStub(channel)
+            while time.monotonic() < end:
+                stub.GetOrder(asked, timeout=20)
+
+    with running(tmp_path, 'max_connection_age = "2s"') as server, \
+            concurrent.futures.ThreadPoolExecutor() as pool:
+        for call in [pool.submit(caller, server.address) for _ in range(8)]:
+            call.result()
 
 
 def test_a_batch_has_a_result_for_each_order(orders):

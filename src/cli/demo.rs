@@ -18,6 +18,7 @@ const CONFIG: &str = r#"
 [server]
 listen = "127.0.0.1:0"
 reflection = true
+drain_delay = "0s"
 
 [admin]
 listen = "127.0.0.1:0"

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -35,6 +36,8 @@ impl Serve {
         if self.dev {
             allow_loopback_only(setup.config.server.listen)?;
             setup.config.server.reflection = true;
+            // Nobody has to hear of its end before it ends.
+            setup.config.server.drain_delay = Duration::ZERO;
         }
         telemetry::init(&setup.config.telemetry);
         let stop = told_to_stop()?;

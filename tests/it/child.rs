@@ -145,6 +145,9 @@ pub struct Serving {
 /// The listeners of a test: free ports.
 pub const LISTEN: &str = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
 
+/// For servers that nobody has to hear of before they end.
+const AT_ONCE: &str = "server.drain_delay = \"0s\"\n";
+
 impl Serving {
     /// Serves with these tables, beside the listeners.
     pub fn start(config: &str) -> Self {
@@ -154,7 +157,8 @@ impl Serving {
     /// The same, with more arguments or another environment.
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = write(&directory, &format!("{LISTEN}{config}"));
+        let drain = if config.contains("drain_delay") { "" } else { AT_ONCE };
+        let path = write(&directory, &format!("{LISTEN}{drain}{config}"));
         let mut command = command(["serve", "--config", &path]);
         change(&mut command);
         let mut child = Child::start(command);

@@ -16,14 +16,13 @@ use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, Provider};
 use order_query::providers::{self, Means, Query, Rules};
 use order_query::sandbox::Sandbox;
-use order_query::server;
 use order_query::store::Memory;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed};
+use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed, serve};
 
 /// The sandbox's accounts, with little patience.
 fn impatient(sandbox: &Sandbox) -> String {
@@ -202,9 +201,7 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
     let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(server::serve(listener, routes, CancellationToken::new()));
+    let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {
         let status = client.get_order(question(Provider::Haoka, id)).await.unwrap_err();

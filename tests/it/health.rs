@@ -7,7 +7,6 @@ use order_query::health::Health;
 use order_query::orders::{Accounts, Orders};
 use order_query::pb::Provider;
 use order_query::sandbox::Vendor;
-use order_query::server;
 use order_query::store::Memory;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -19,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Server, connect, sandboxed};
+use crate::support::{Server, connect, sandboxed, serve};
 
 const SERVER_NAMES: [&str; 3] = ["", "orderquery.v1.OrderService", "readiness"];
 
@@ -40,10 +39,7 @@ async fn nothing_but_liveness_serves_before_the_server_is_ready() {
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(Vec::new()), store, clock);
     let health = Health::new(&orders, &is_ready);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(server::serve(listener, Routes::new(health.service()), stopping));
-    let channel = connect(address).await;
+    let channel = connect(serve(Routes::new(health.service()), stopping).await).await;
     for (is_ready, expected) in [(false, ServingStatus::NotServing), (true, ServingStatus::Serving)]
     {
         ready.send_replace(is_ready);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
+mod authority;
 mod batch;
 mod binary;
 mod child;
@@ -26,6 +27,7 @@ mod restarts;
 mod rules;
 mod sandbox;
 mod secrets;
+mod server;
 mod store;
 mod store_redis;
 mod store_redis_faults;

@@ -19,13 +19,17 @@ use order_query::config::Section;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
+use order_query::server::{self, Limits, Terms};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-/// The listeners of a test: free ports.
-const LISTEN: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+/// The listeners of a test: free ports, and no delay at the end.
+const LISTEN: &str = "[server]\nlisten = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n\
+                      [admin]\nlisten = \"127.0.0.1:0\"\n";
 
 /// A running server and a client of it.
 pub struct Server {
@@ -84,6 +88,19 @@ pub fn question(provider: Provider, id: &str) -> GetOrderRequest {
 pub async fn connect(address: SocketAddr) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
+}
+
+/// Serves routes of a test's own on a free port, in plaintext, until `stopping` is canceled.
+pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits {
+        max_connections: 100,
+        max_connection_age: Duration::from_hours(1),
+        longest_call: Duration::from_mins(1),
+    };
+    tokio::spawn(server::serve(listener, Terms { routes, tls: None, limits, stopping }));
+    address
 }
 
 /// A client that leaves deadlines to the server: tonic's own channel reads `grpc-timeout` as well.

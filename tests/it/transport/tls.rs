@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use axum::http::header::LOCATION;
 use order_query::pb::{OrderStatus, Provider};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::{ANSWER, accounts};
+use crate::authority::Authority;
 use crate::played::{Played, answer};
 use crate::support::{Failed, Server};
 
@@ -24,25 +23,15 @@ pub struct Secured {
 
 impl Secured {
     pub async fn start(name: &str) -> Self {
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate().unwrap();
+        let authority = Authority::new();
         let directory = tempfile::tempdir().unwrap();
-        let pem = authority.self_signed(&authority_key).unwrap().pem();
-        std::fs::write(directory.path().join("ca.pem"), pem).unwrap();
-
-        let issuer = Issuer::new(authority, authority_key);
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &issuer).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
+        let (chain, key) = authority.issue(&[name]).der();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            )
+            .with_single_cert(chain, key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let vendor = Played::start_over(Some(acceptor), |_| async { answer(200, ANSWER) }).await;

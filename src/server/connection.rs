@@ -1,0 +1,126 @@
+//! One connection, from its handshake to its end: every wait in it has one. Used by `server` only.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tower::ServiceExt as _;
+
+use super::Terms;
+use super::io::Io;
+use crate::peer::Peer;
+
+/// How many calls one connection may have under way.
+const STREAMS: u32 = 256;
+
+/// How many streams a peer may make us reset before it is taken for an attacker.
+const LOCAL_RESETS: usize = 1024;
+
+/// The most that the headers of a request may take, in bytes.
+const HEADER_LIMIT: u32 = 64 * 1024;
+
+/// How long a connection may be silent before it is asked whether it lives, and how long it has
+/// to answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a new connection may take until it speaks HTTP/2, a TLS handshake included.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long watches go on once their connection is of age.
+const WATCH_GRACE: Duration = Duration::from_secs(30);
+
+/// How much longer than its call may take an answer may be on its way.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(stream: TcpStream, terms: Arc<Terms>) {
+    let deadline = Instant::now() + OPENING_TIMEOUT;
+    // Answers are small and whole: nothing is gained by waiting for more.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = &terms.tls else {
+        return speak(stream, Arc::default(), &terms, deadline).await;
+    };
+    let handshake = timeout_at(deadline, tls.accept(stream));
+    match terms.stopping.run_until_cancelled(handshake).await {
+        Some(Ok(Ok((stream, names)))) => speak(stream, names, &terms, deadline).await,
+        Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
+        Some(Err(_elapsed)) => tracing::debug!("a TLS handshake took too long"),
+        None => {}
+    }
+}
+
+/// Speaks HTTP/2 until the peer leaves, the connection is of age, or the server stops. In the two
+/// latter cases the calls under way are answered first.
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    names: Arc<[String]>,
+    terms: &Terms,
+    deadline: Instant,
+) {
+    let stopping = &terms.stopping;
+    let leaving = stopping.child_token();
+    // However this ends, nothing that serves the connection outlives it.
+    let _left = leaving.clone().drop_guard();
+    let peer = Peer { names, leaving: leaving.clone() };
+    let routes = terms.routes.clone().map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request
+    });
+    let stream = Io::new(stream, deadline);
+    let begun = stream.begun();
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_local_error_reset_streams(LOCAL_RESETS)
+            .max_header_list_size(HEADER_LIMIT)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+    );
+    tokio::select! {
+        ended = &mut connection => return note(ended),
+        () = sleep(jittered(terms.limits.max_connection_age)) => {}
+        () = stopping.cancelled() => {}
+    }
+    if !begun.load(Ordering::Relaxed) {
+        // It has no calls under way, and its preface would be waited for.
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = &mut connection => return note(ended),
+        () = sleep(WATCH_GRACE) => {}
+        () = stopping.cancelled() => {}
+    }
+    leaving.cancel();
+    // By then everything is answered; whoever does not read the answers is not waited for.
+    match timeout(terms.limits.longest_call + ANSWER_GRACE, connection).await {
+        Ok(ended) => note(ended),
+        Err(_elapsed) => tracing::debug!("a connection of age was cut: its peer does not read"),
+    }
+}
+
+fn note(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// The age, ±10 %: connections that began together do not end together.
+fn jittered(age: Duration) -> Duration {
+    // The standard library's random keys are others each time.
+    let thousandths = 900 + RandomState::new().hash_one(0_u8) % 201;
+    age.saturating_mul(u32::try_from(thousandths).unwrap_or(1000)) / 1000
+}

@@ -1,0 +1,113 @@
+//! The bytes of one connection: gathers what is written, and bounds how long the peer takes to begin. Used by
+//! `server` only.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What every HTTP/2 connection begins with, in bytes: the preface, and a SETTINGS frame, whose
+/// header begins with the length of its payload.
+const PREFACE: usize = 24;
+const FRAME_LENGTH: usize = 3;
+const FRAME_HEADER: usize = 9;
+
+/// A stream whose answers go out together, and whose peer must have begun by a deadline.
+pub(super) struct Io<S> {
+    stream: S,
+    opening: Option<Opening>,
+    begun: Arc<AtomicBool>,
+    /// Whether the handlers that were ready have had their turn before this write.
+    gathered: bool,
+}
+
+/// A connection whose peer has not sent all that HTTP/2 begins with. hyper checks what it says,
+/// and would wait for it without end.
+struct Opening {
+    head: [u8; PREFACE + FRAME_LENGTH],
+    seen: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Opening {
+    /// Takes the next bytes. True once the peer has begun.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let free = self.head.get_mut(self.seen..).unwrap_or_default();
+        free.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+        self.seen += bytes.len();
+        let [.., a, b, c] = self.head;
+        let payload = u32::from_be_bytes([0, a, b, c]) as usize;
+        self.seen >= PREFACE + FRAME_HEADER + payload
+    }
+}
+
+impl<S> Io<S> {
+    /// The stream of a peer that must have begun by `deadline`; else reading fails.
+    pub(super) fn new(stream: S, deadline: Instant) -> Self {
+        let opening = Opening {
+            head: [0; PREFACE + FRAME_LENGTH],
+            seen: 0,
+            deadline: Box::pin(sleep_until(deadline)),
+        };
+        Self { stream, opening: Some(opening), begun: Arc::default(), gathered: false }
+    }
+
+    /// Whether the peer has begun to speak HTTP/2.
+    pub(super) fn begun(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.begun)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let Some(opening) = &mut this.opening else { return read };
+        if read.is_pending() {
+            ready!(opening.deadline.as_mut().poll(context));
+            let text = "the peer did not begin to speak HTTP/2 in time";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
+        }
+        if opening.take(buffer.filled().get(before..).unwrap_or_default()) {
+            this.opening = None;
+            this.begun.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    /// Before the first write of a burst the handlers that are ready run once, so that one system
+    /// call sends the answers of all of them. For the same reason no vectored writes are offered:
+    /// h2 then puts small frames into one buffer.
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.gathered {
+            self.gathered = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.gathered = false;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,88 @@
+//! An authority of a test's own, and the certificates that it gives out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+/// An authority that no system knows.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    pub pem: String,
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Clone)]
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate with these names: addresses, DNS names and URIs.
+    pub fn issue(&self, names: &[&str]) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.iter().map(|name| name_of(name)).collect();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+}
+
+fn name_of(text: &str) -> SanType {
+    match text.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) if text.contains("://") => SanType::URI(text.try_into().unwrap()),
+        Err(_) => SanType::DnsName(text.try_into().unwrap()),
+    }
+}
+
+impl Pair {
+    /// For rustls.
+    pub fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        (chain.collect::<Result<_, _>>().unwrap(), key)
+    }
+
+    /// Writes both into a folder, as Kubernetes names them.
+    pub fn write(&self, folder: &Path) {
+        std::fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
+        std::fs::write(folder.join("tls.key"), &self.key).unwrap();
+    }
+}
+
+/// A client that trusts this authority, speaks these versions, and shows a certificate, if it has
+/// one.
+pub fn client(
+    authority: &str,
+    versions: &[&'static SupportedProtocolVersion],
+    shows: Option<&Pair>,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match shows.map(Pair::der) {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}

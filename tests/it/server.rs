@@ -1,0 +1,74 @@
+//! The listener from outside: what a connection may take, how it ends, and TLS.
+
+mod aging;
+mod drain;
+mod limits;
+mod tls;
+
+use std::error::Error as _;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use order_query::pb::Provider;
+use order_query::pb::order_service_client::OrderServiceClient;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::support::question;
+
+/// How long a test waits for a connection to be ended: less than until a keepalive would do it.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// A bare connection.
+fn knock(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).unwrap()
+}
+
+/// A bare connection that says something first.
+fn say(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = knock(address);
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+/// Waits until the server ends the connection, whatever it says before.
+fn closes(mut stream: TcpStream) {
+    let mut said = [0; 1024];
+    let end = Instant::now() + LONGEST;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).unwrap();
+        match stream.read(&mut said) {
+            Ok(0) => return,
+            Ok(_) => {}
+            // A reset is an end as well.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+            Err(error) => panic!("it is still open: {error}"),
+        }
+    }
+}
+
+/// Asks for an order as gRPC wants it from clients: a call that never left the client, because its
+/// connection ended just then, is made again over the next one. tonic's client leaves that to its
+/// user.
+async fn ask(client: &mut OrderServiceClient<Channel>) {
+    loop {
+        match client.get_order(question(Provider::Haoka, "settled")).await {
+            Ok(_) => return,
+            Err(status) => assert!(never_left(&status), "a call was lost: {status:?}"),
+        }
+    }
+}
+
+fn never_left(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

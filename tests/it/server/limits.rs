@@ -1,0 +1,148 @@
+//! What a connection may take: the time until it speaks, and how many there may be.
+
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::{closes, knock, say};
+use crate::authority::Authority;
+use crate::child::{self, Child, PATIENCE, Serving};
+use crate::support::connect;
+
+const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The first bytes of a TLS handshake.
+const HALF_HANDSHAKE: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01];
+
+#[test]
+fn who_does_not_begin_to_speak_is_left_in_time() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["localhost"]).write(directory.path());
+    let path = directory.path().display();
+    let tls = format!(
+        "[server.tls]\ncert_file = \"{path}/tls.crt\"\nkey_file = \"{path}/tls.key\"\n{HAOKA}"
+    );
+    let plain = Serving::start(HAOKA);
+    let encrypted = Serving::start(&tls);
+    let mut half_settings = PREFACE.to_vec();
+    // A SETTINGS frame that promises one setting, and stops before it.
+    half_settings.extend([0, 0, 6, 4, 0, 0, 0, 0, 0]);
+    let all: Vec<TcpStream> = [
+        (&plain, &b""[..]),
+        (&plain, &PREFACE[..12]),
+        (&plain, PREFACE),
+        (&plain, &half_settings),
+        (&plain, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (&encrypted, b""),
+        (&encrypted, HALF_HANDSHAKE),
+    ]
+    .into_iter()
+    .map(|(server, bytes)| say(server.address, bytes))
+    .chain([knock(plain.admin_address), say(encrypted.admin_address, PREFACE)])
+    .collect();
+    // One after the other: each has been waiting for as long as the first.
+    all.into_iter().for_each(closes);
+}
+
+/// Whether a new connection is let in and served.
+async fn serves(address: SocketAddr) -> bool {
+    let mut health = HealthClient::new(connect(address).await);
+    health.check(HealthCheckRequest::default()).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
+    let mut server = Serving::start(&format!("server.max_connections = 2\n{HAOKA}"));
+    let crowd = [say(server.address, PREFACE), say(server.address, PREFACE)];
+    for _ in 0..3 {
+        closes(knock(server.address));
+    }
+    let line = server.child.err.with("server.max_connections are open");
+    assert!(line.contains("\"open\":2"), "{line}");
+    assert!(serves(server.admin_address).await);
+    drop(crowd);
+    // The server hears a little later that they have left.
+    let let_in = async { while !serves(server.address).await {} };
+    tokio::time::timeout(PATIENCE, let_in).await.unwrap();
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let told = ended.err.matches("server.max_connections are open").count();
+    assert_eq!(told, 1, "once, and not again for each");
+}
+
+/// How much processor time a process has used, in ticks of 10 ms.
+fn processor_time(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn without_file_descriptors_the_server_waits_and_does_not_spin() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = child::write(&directory, &format!("{}{HAOKA}", child::LISTEN));
+    let binary = child::command(["serve", "--config", &path]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 40; exec \"$@\"", "sh"]);
+    limited.arg(binary.get_program()).args(binary.get_args());
+    let mut child = Child::start(limited);
+    let line: serde_json::Value = serde_json::from_str(&child.err.with("listening")).unwrap();
+    let address = line["address"].as_str().unwrap().parse().unwrap();
+    let crowd: Vec<TcpStream> = (0..60).map(|_| knock(address)).collect();
+    child.err.with("connections cannot be accepted");
+    let before = processor_time(child.id());
+    thread::sleep(Duration::from_secs(1));
+    let used = processor_time(child.id()) - before;
+    assert!(used < 20, "{used} of 100 ticks: it spins");
+    drop(crowd);
+    let command = child::command(["health", "--endpoint", &format!("http://{address}")]);
+    let answered = Child::start(command).end();
+    assert_eq!(answered.code, Some(0), "{answered:?}");
+    child.signal("INT");
+    child.signal("INT");
+    let ended = child.end();
+    assert_eq!(ended.err.matches("connections cannot be accepted").count(), 1, "{}", ended.err);
+}
+
+/// A connection may have so many calls under way, and no more.
+#[tokio::test]
+async fn streams_and_headers_are_bounded() {
+    let server = Serving::start(HAOKA);
+    let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let (client, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let (tell, mut told) = mpsc::channel(1);
+    let driver = tokio::spawn(async move {
+        let settings = std::future::poll_fn(|context| {
+            let polled = connection.poll_unpin(context);
+            assert!(polled.is_pending(), "{polled:?}");
+            match connection.max_concurrent_send_streams() {
+                streams if streams < usize::MAX => std::task::Poll::Ready(streams),
+                _ => std::task::Poll::Pending,
+            }
+        });
+        tell.send(settings.await).await.unwrap();
+        connection.await
+    });
+    let streams = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+    assert_eq!(streams, Some(256));
+    let mut client = client.ready().await.unwrap();
+    let long = "x".repeat(20 * 1024);
+    let mut request = http::Request::post("http://localhost/orderquery.v1.OrderService/GetOrder");
+    for i in 0..4 {
+        request = request.header(format!("x-{i}"), &long);
+    }
+    let (answer, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+    let refused = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    assert_eq!(refused.unwrap().status(), 431);
+    driver.abort();
+}

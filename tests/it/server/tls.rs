@@ -1,0 +1,207 @@
+//! TLS on the callers' listener: who is let in, with what, and certificates that are swapped.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hyper_util::rt::TokioIo;
+use order_query::clock::SystemClock;
+use order_query::pb::order_service_client::OrderServiceClient;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::{ask, closes, say};
+use crate::authority::{Authority, Pair, client};
+use crate::child::{PATIENCE, Serving};
+use crate::support::sandbox_at;
+
+const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
+
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
+
+/// The server's settings for a folder with its certificate, and the authority of its callers'.
+fn settings(folder: &Path, callers: Option<&Authority>) -> String {
+    let shown = folder.display();
+    let ca = callers.map(|authority| {
+        fs::write(folder.join("ca.crt"), &authority.pem).unwrap();
+        format!("client_ca_file = \"{shown}/ca.crt\"\n")
+    });
+    let ca = ca.unwrap_or_default();
+    format!("[server.tls]\ncert_file = \"{shown}/tls.crt\"\nkey_file = \"{shown}/tls.key\"\n{ca}")
+}
+
+/// Shakes hands, and waits for the server's first bytes: with TLS 1.3 a client hears only then
+/// that its certificate was refused.
+async fn handshake(
+    server: &Serving,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
+    let first = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap();
+    first.map(|_| stream)
+}
+
+/// A channel over TLS.
+async fn channel(
+    server: &Serving,
+    config: ClientConfig,
+) -> Result<Channel, tonic::transport::Error> {
+    let (address, config) = (server.address, Arc::new(config));
+    let connector = service_fn(move |_: Uri| {
+        let connector = TlsConnector::from(Arc::clone(&config));
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").unwrap();
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+struct Secured {
+    server: Serving,
+    authority: Authority,
+    _folder: TempDir,
+}
+
+fn secured(callers: Option<&Authority>) -> Secured {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    authority.issue(&["localhost"]).write(folder.path());
+    let server = Serving::start(&format!("{}{HAOKA}", settings(folder.path(), callers)));
+    Secured { server, authority, _folder: folder }
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_speak_http_2() {
+    let secured = secured(None);
+    for version in BOTH {
+        let config = Arc::new(client(&secured.authority.pem, &[version], None));
+        let stream = handshake(&secured.server, &config).await.unwrap();
+        let (_, session) = stream.get_ref();
+        assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+        assert_eq!(session.protocol_version(), Some(version.version));
+    }
+    let mut old = client(&secured.authority.pem, BOTH, None);
+    old.alpn_protocols = vec![b"http/1.1".to_vec()];
+    assert!(handshake(&secured.server, &Arc::new(old)).await.is_err(), "HTTP/1.1 is not spoken");
+    let plaintext = say(secured.server.address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    tokio::task::spawn_blocking(|| closes(plaintext)).await.unwrap();
+}
+
+#[tokio::test]
+async fn callers_must_show_a_certificate_where_their_authority_is_set() {
+    let (callers, strangers) = (Authority::new(), Authority::new());
+    let secured = secured(Some(&callers));
+    for version in BOTH {
+        for (shows, let_in) in [
+            (None, false),
+            (Some(strangers.issue(&["billing.example"])), false),
+            (Some(callers.issue(&["billing.example"])), true),
+        ] {
+            let config = Arc::new(client(&secured.authority.pem, &[version], shows.as_ref()));
+            let shaken = handshake(&secured.server, &config).await;
+            assert_eq!(shaken.is_ok(), let_in, "{version:?}: {:?}", shaken.err());
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_only_without_certificates_of_callers() {
+    let callers = Authority::new();
+    let shows = callers.issue(&["billing.example"]);
+    for (demanded, expected) in [(false, HandshakeKind::Resumed), (true, HandshakeKind::Full)] {
+        let secured = secured(demanded.then_some(&callers));
+        for version in BOTH {
+            let shows = demanded.then_some(&shows);
+            let config = Arc::new(client(&secured.authority.pem, &[version], shows));
+            let mut kind = None;
+            for _ in 0..2 {
+                let stream = handshake(&secured.server, &config).await.unwrap();
+                kind = stream.get_ref().1.handshake_kind();
+            }
+            assert_eq!(kind, Some(expected), "{version:?}, demanded: {demanded}");
+        }
+    }
+}
+
+/// Swaps the files of a folder as Kubernetes does: a link to another folder takes the place of the
+/// one before.
+fn swap(folder: &Path, generation: u32, certificate: &str, key: &str) {
+    let data = folder.join(format!("..{generation}"));
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("tls.crt"), certificate).unwrap();
+    fs::write(data.join("tls.key"), key).unwrap();
+    symlink(&data, folder.join("..new")).unwrap();
+    fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
+}
+
+/// Which certificate a new handshake is shown.
+async fn shown(server: &Serving, authority: &Authority) -> Vec<u8> {
+    let config = Arc::new(client(&authority.pem, BOTH, None));
+    let stream = handshake(server, &config).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn der(pair: &Pair) -> Vec<u8> {
+    pair.der().0[0].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let pairs: Vec<Pair> = (0..3).map(|_| authority.issue(&["localhost"])).collect();
+    swap(folder.path(), 0, &pairs[0].certificate, &pairs[0].key);
+    for file in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(file), folder.path().join(file)).unwrap();
+    }
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
+    let config = format!("{}{}", settings(folder.path(), None), sandbox.accounts());
+    let config = format!("server.max_connection_age = \"1s\"\n{config}");
+    let mut server = Serving::start(&config);
+    let done = Arc::new(AtomicBool::new(false));
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let channel = channel(&server, client(&authority.pem, BOTH, None)).await.unwrap();
+        let done = Arc::clone(&done);
+        callers.push(tokio::spawn(async move {
+            let mut client = OrderServiceClient::new(channel);
+            while !done.load(Ordering::Relaxed) {
+                ask(&mut client).await;
+            }
+        }));
+    }
+    assert_eq!(shown(&server, &authority).await, der(&pairs[0]));
+
+    swap(folder.path(), 1, &pairs[1].certificate, &pairs[1].key);
+    server.child.err.with("files have changed and are in use");
+    assert_eq!(shown(&server, &authority).await, der(&pairs[1]));
+
+    // A key of another certificate.
+    swap(folder.path(), 2, &pairs[2].certificate, &pairs[1].key);
+    let line = server.child.err.with("files have changed and are unfit");
+    assert!(line.contains("key_file: is not the key of cert_file"), "{line}");
+    assert_eq!(shown(&server, &authority).await, der(&pairs[1]), "the old pair is used on");
+
+    swap(folder.path(), 3, &pairs[2].certificate, &pairs[2].key);
+    server.child.err.with("files have changed and are in use");
+    assert_eq!(shown(&server, &authority).await, der(&pairs[2]));
+
+    done.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+}

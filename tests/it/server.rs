@@ -50,22 +50,27 @@ fn closes(mut stream: TcpStream) {
     }
 }
 
-/// Asks for an order as gRPC wants it from clients: a call that never left the client, because its
-/// connection ended just then, is made again over the next one. tonic's client leaves that to its
-/// user.
+/// Asks for an order as gRPC wants it from clients: a call that the server has not seen, because
+/// its connection was ended just then, is made again over the next one. tonic's client leaves that
+/// to its user.
 async fn ask(client: &mut OrderServiceClient<Channel>) {
     loop {
         match client.get_order(question(Provider::Haoka, "settled")).await {
             Ok(_) => return,
-            Err(status) => assert!(never_left(&status), "a call was lost: {status:?}"),
+            Err(status) => assert!(unseen(&status), "a call was lost: {status:?}"),
         }
     }
 }
 
-fn never_left(status: &Status) -> bool {
+/// Whether the call was never sent, or was refused by the GOAWAY that ends a connection.
+fn unseen(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
+        let unsent = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
+        let refused = error.downcast_ref().is_some_and(|error: &h2::Error| {
+            error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)
+        });
+        if unsent || refused {
             return true;
         }
         cause = error.source();

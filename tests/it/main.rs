@@ -8,6 +8,7 @@
 
 mod batch;
 mod binary;
+mod breaker;
 mod child;
 mod config;
 mod deadlines;
@@ -23,6 +24,7 @@ mod redis_proxy;
 mod redis_server;
 mod replicas;
 mod restarts;
+mod retries;
 mod rules;
 mod sandbox;
 mod secrets;
@@ -34,4 +36,5 @@ mod store_redis_words;
 mod support;
 mod tokens;
 mod transport;
+mod turns;
 mod watch;

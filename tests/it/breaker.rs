@@ -169,6 +169,20 @@ async fn a_probe_is_alone_until_it_is_answered() {
 }
 
 #[tokio::test]
+async fn half_of_the_calls_is_enough_without_any_in_a_row() {
+    let field = Field::new().await;
+    let [fine, failing] = [Reply::new(200, HAOKA_ORDER), Reply::new(503, "")];
+    field.vendor.replies_at("", (0..100).flat_map(|_| [fine.clone(), failing.clone()]));
+    for call in 1..=20 {
+        assert_eq!(field.health().await, SERVING, "before call {call}");
+        assert_eq!(field.ask().await.is_ok(), call % 2 == 1);
+    }
+    assert_eq!(field.health().await, NOT_SERVING);
+    field.refused().await;
+    assert_eq!(field.vendor.arrived().len(), 20);
+}
+
+#[tokio::test]
 async fn the_vendors_own_time_is_waited_for() {
     let field = Field::new().await;
     let headers = vec![("retry-after", "300".to_owned())];

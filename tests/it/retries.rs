@@ -111,6 +111,15 @@ async fn calls_pay_for_a_retry_before_it_is_made_and_for_one_each() {
     }
 }
 
+#[tokio::test]
+async fn a_vendor_is_asked_twice_and_not_more_often_whatever_is_saved_up() {
+    let (vendor, server) = after(4 * PAID, Provider::Dingshang, "").await;
+    let before = vendor.arrived().len();
+    vendor.answers(503, "");
+    ask(&server, Provider::Dingshang).await.unwrap_err();
+    assert_eq!(vendor.arrived().len() - before, 2);
+}
+
 /// A way to a vendor that closes its `nth` connection before a word is said.
 async fn broken_once(vendor: &Secured, nth: usize) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

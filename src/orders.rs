@@ -287,6 +287,8 @@ impl Orders {
                 let _ = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
             }
         };
+        // Nothing is under way any more, however long the store takes.
+        drop(turn);
         self.note(question, outcome.as_ref(), asked).await;
         let state = outcome?;
         if let Err(error) = self.0.store.keep(&question.key, &state).await {

@@ -106,6 +106,12 @@ impl Account {
         let leave = self.calls.history().breaker.admit(clock.now()).map_err(left_alone)?;
         Ok(Admitted { account: self, leave })
     }
+
+    /// Whether a failed call may be made once more. One that the vendor may have counted may not
+    /// where calls are counted, nor any that the vendor wants to come later.
+    fn may_repeat(&self, error: &Error) -> bool {
+        error.trouble == Some(Trouble::Passing) && (error.unsent || !self.is_limited())
+    }
 }
 
 impl Turn<'_> {
@@ -172,14 +178,6 @@ impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         // Does nothing where the call was settled.
         self.account.calls.history().breaker.abandon(self.leave);
-    }
-}
-
-impl Account {
-    /// Whether a failed call may be made once more. One that the vendor may have counted may not
-    /// where calls are counted, nor any that the vendor wants to come later.
-    fn may_repeat(&self, error: &Error) -> bool {
-        error.trouble == Some(Trouble::Passing) && (error.unsent || !self.is_limited())
     }
 }
 

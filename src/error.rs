@@ -41,6 +41,8 @@ pub struct Error {
     pub closes: Option<Closing>,
     /// Nothing has reached the vendor, so it cannot have counted the call.
     pub unsent: bool,
+    /// The vendor failed, or the way to it, in a call that was made for this.
+    pub trouble: Option<Trouble>,
     /// What helps the operator and must not leave the server: for the log only.
     pub detail: Option<String>,
 }
@@ -52,6 +54,15 @@ pub enum Closing {
     ForTheTime,
     /// Once the time is over, by one call; by the others once that one is answered.
     UntilProbed,
+}
+
+/// A vendor's own trouble, or that of the way to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The vendor may be asked again at once.
+    Passing,
+    /// Asking again is of no use before `retry_after`.
+    Lasting,
 }
 
 impl Error {
@@ -69,6 +80,7 @@ impl Error {
             quota: None,
             closes: None,
             unsent: false,
+            trouble: None,
             detail: None,
         }
     }
@@ -78,7 +90,7 @@ impl Error {
         Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest, message) }
     }
 
-    /// The vendor did not answer, or said that it is busy.
+    /// The vendor cannot be asked now, or did not answer.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::ProviderUnavailable, message).retry_after(UNAVAILABLE_RETRY)
     }

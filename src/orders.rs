@@ -2,10 +2,14 @@
 //! asks, and by `app`, which hands it the accounts and the store.
 
 mod accounts;
+mod breaker;
+mod calls;
 mod flights;
 mod freshness;
 mod question;
 mod quota;
+mod retry;
+mod standing;
 mod watch;
 
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use tokio_util::task::TaskTracker;
 pub use accounts::{Account, Accounts};
 pub use watch::Watching;
 
+use self::calls::Turn;
 use self::flights::{Flights, Landed, Pilot};
 use self::freshness::observed;
 use self::question::Question;
@@ -64,9 +69,9 @@ impl Orders {
     }
 
     /// For each account, whether its vendor can be asked now as far as is known: not while it
-    /// turns the account's credentials down.
+    /// turns the account's credentials down, nor while it fails and its breaker is open.
     pub fn askable(&self) -> impl Iterator<Item = (&str, tokio::sync::watch::Receiver<bool>)> {
-        self.0.accounts.iter().map(|account| (account.name.as_str(), account.askable.subscribe()))
+        self.0.accounts.iter().map(|account| (account.name.as_str(), account.standing.askable()))
     }
 
     /// The order, at most `max_age` old; without one, as fresh as the account is configured for,
@@ -214,18 +219,21 @@ impl Orders {
 
     /// Finds the order: in the store, with another process that is asking for it, or at the vendor.
     async fn find(&self, question: &Question) -> Result<Landed, Error> {
-        let Some(known) = self.recall(question).await? else { return self.ask(question).await };
-        if question.is_content(&known, self.0.clock.now()) {
-            return Ok(Landed::Kept(known));
-        }
-        if !self.0.store.is_shared() {
-            return self.ask(question).await;
-        }
+        let recalled = self.recall(question).await?;
+        let known = match recalled {
+            Some(known) if question.is_content(&known, self.0.clock.now()) => {
+                return Ok(Landed::Kept(known));
+            }
+            recalled => recalled.filter(|_| self.0.store.is_shared()),
+        };
+        // Before the lease, which must not end while the turn is waited for.
+        let turn = question.account.turn(self.0.clock.as_ref()).await?;
+        let Some(known) = known else { return self.ask(question, turn, None).await };
         let lease = question.lease();
         if let Some(known) = self.await_lease(question, &lease, &known).await? {
             return Ok(Landed::Live(known));
         }
-        let landed = self.ask(question).await;
+        let landed = self.ask(question, turn, Some(&lease)).await;
         // Where this fails the lease ends by itself.
         let _ = self.0.store.release(&lease.what, &lease.owner).await;
         landed
@@ -270,11 +278,27 @@ impl Orders {
     }
 
     /// Asks the vendor, and remembers the answer.
-    async fn ask(&self, question: &Question) -> Result<Landed, Error> {
+    async fn ask(
+        &self,
+        question: &Question,
+        mut turn: Turn<'_>,
+        lease: Option<&question::Lease>,
+    ) -> Result<Landed, Error> {
         let gate = question.gate(Arc::clone(&self.0.store));
         let means = Means { gate: &gate, tokens: self.0.store.as_ref() };
         let asked = self.0.clock.now();
-        let outcome = question.account.ask(&question.query, means).await;
+        let outcome = loop {
+            let outcome = turn.attempt(&question.query, means, self.0.clock.as_ref()).await;
+            if !turn.comes_again().await {
+                break outcome;
+            }
+            // It lasts for one attempt. Where it cannot be had again, the worst is that two ask.
+            if let Some(lease) = lease {
+                let _ = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
+            }
+        };
+        // Nothing is under way any more, however long the store takes.
+        drop(turn);
         self.note(question, outcome.as_ref(), asked).await;
         let state = outcome?;
         if let Err(error) = self.0.store.keep(&question.key, &state).await {

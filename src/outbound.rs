@@ -16,7 +16,7 @@ use reqwest::{Certificate, Method, Proxy, Url};
 
 use crate::clock::Clock;
 use crate::config::Section;
-use crate::error::{Closing, Error};
+use crate::error::{Closing, Error, Trouble};
 use crate::pb::ErrorReason;
 
 /// The most of an answer that is read, in bytes.
@@ -196,7 +196,8 @@ impl Client {
         };
         // A connection that was never made carried nothing.
         let unsent = error.is_connect();
-        Error { unsent, ..Error::unavailable(message).detail(causes(error)) }
+        let trouble = Some(Trouble::Passing);
+        Error { unsent, trouble, ..Error::unavailable(message).detail(causes(error)) }
     }
 }
 
@@ -222,7 +223,10 @@ impl Answer {
                 let error = Error::unavailable(format!(
                     "the vendor answered that it cannot serve now (HTTP {status}); ask again later"
                 ));
-                Error { retry_after: self.retry_after.or(error.retry_after), ..error }
+                // What says when to come back says as well not to come before.
+                let trouble = self.retry_after.map_or(Trouble::Passing, |_| Trouble::Lasting);
+                let retry_after = self.retry_after.or(error.retry_after);
+                Error { retry_after, trouble: Some(trouble), ..error }
             }
             status => Error::new(
                 ErrorReason::ProviderError,

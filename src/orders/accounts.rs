@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
+use super::calls::Calls;
+use super::standing::{Hindrance, Standing};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
@@ -19,6 +19,10 @@ const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =
 /// The most that an account may set as a limit where its vendor has none.
 const LIMIT_CEILING: u32 = 10_000;
 
+/// How many calls an account may have under way at one time, and at most.
+const MAX_CONCURRENCY: usize = 64;
+const CONCURRENCY_CEILING: usize = 1000;
+
 /// The longest name of an account, in bytes.
 const NAME_LIMIT: usize = 64;
 
@@ -29,7 +33,9 @@ pub struct Account {
     /// The vendor that it is an account of.
     pub provider: pb::Provider,
     /// Whether the vendor can be asked now, as far as is known.
-    pub(super) askable: watch::Sender<bool>,
+    pub(super) standing: Standing,
+    /// What its calls share.
+    pub(super) calls: Calls,
     /// The vendor's rules, as this account keeps them.
     pub(super) rules: Rules,
     /// What the stores know the account by: the vendor's own identity, not the name.
@@ -47,10 +53,16 @@ impl Account {
         is_default: bool,
         vendor: Box<dyn Provider>,
     ) -> Self {
-        let askable = watch::Sender::new(true);
-        let rules = vendor.rules();
-        let key = key(&[&provider.word(), &vendor.identity()]);
-        Self { name: name.to_owned(), provider, askable, rules, key, is_default, vendor }
+        Self {
+            name: name.to_owned(),
+            provider,
+            standing: Standing::default(),
+            calls: Calls::new(MAX_CONCURRENCY),
+            rules: vendor.rules(),
+            key: key(&[&provider.word(), &vendor.identity()]),
+            is_default,
+            vendor,
+        }
     }
 
     /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
@@ -74,8 +86,10 @@ impl Account {
         let per_minute = limit(&mut section, "calls_per_minute", per_minute);
         let per_day = rules.and_then(|rules| rules.calls_per_order_per_day);
         let per_day = limit(&mut section, "calls_per_order_per_day", per_day);
+        let concurrency = concurrency(&mut section);
         section.finish();
         let mut account = Self::new(name, provider, is_default, vendor?);
+        account.calls = Calls::new(concurrency);
         account.rules.freshness = freshness.unwrap_or(account.rules.freshness);
         account.rules.calls_per_minute = per_minute;
         account.rules.calls_per_order_per_day = per_day;
@@ -103,7 +117,7 @@ impl Account {
     /// Notes what a call's outcome says of the account: an answer of any kind but one tells that
     /// the credentials are good; trouble on the way tells nothing.
     pub(super) fn note(&self, error: Option<&Error>) {
-        let askable = match error.map(|error| error.reason) {
+        let taken = match error.map(|error| error.reason) {
             Some(ErrorReason::ProviderCredentialsRejected) => false,
             None
             | Some(
@@ -114,11 +128,10 @@ impl Account {
             ) => true,
             Some(_) => return,
         };
-        let changed =
-            self.askable.send_if_modified(|was| std::mem::replace(was, askable) != askable);
+        let changed = self.standing.note(Hindrance::Refused, !taken);
         // Perhaps no caller has waited for this answer, so nobody else may tell of it.
         match (changed, error) {
-            (true, Some(error)) if !askable => tracing::warn!(
+            (true, Some(error)) if !taken => tracing::warn!(
                 account = self.name,
                 provider_code = error.provider_code,
                 detail = error.detail,
@@ -251,6 +264,16 @@ fn key(parts: &[&str]) -> String {
 fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
     let most = vendors.unwrap_or(LIMIT_CEILING);
     section.count(key, 1..=most).or(vendors)
+}
+
+/// How many calls may be under way at one time.
+fn concurrency(section: &mut Section) -> usize {
+    const KEY: &str = "max_concurrency";
+    let given = section.take::<u32>(KEY).map(|given| usize::try_from(given).unwrap_or(usize::MAX));
+    if given.is_some_and(|given| !(1..=CONCURRENCY_CEILING).contains(&given)) {
+        section.problem(KEY, format!("must be between 1 and {CONCURRENCY_CEILING}"));
+    }
+    given.unwrap_or(MAX_CONCURRENCY)
 }
 
 fn is_name(text: &str) -> bool {

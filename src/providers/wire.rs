@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::error::{Closing, Error};
+use crate::error::{Closing, Error, Trouble};
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 
@@ -300,7 +300,7 @@ impl Refusal {
             _ => "the vendor answered with an error that has no name here: see its code and text",
         };
         let error = if self.reason == ErrorReason::ProviderUnavailable {
-            Error::unavailable(message)
+            Error { trouble: Some(Trouble::Passing), ..Error::unavailable(message) }
         } else {
             Error::new(self.reason, message)
         };

@@ -26,7 +26,8 @@ fn request(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
 }
 
-async fn check(channel: &Channel, service: &str) -> Result<ServingStatus, Code> {
+/// What the health service says of that name.
+pub async fn check(channel: &Channel, service: &str) -> Result<ServingStatus, Code> {
     let answer = HealthClient::new(channel.clone()).check(request(service)).await;
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::poll;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Secret;
-use order_query::error::Error;
+use order_query::error::{Error, Trouble};
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::{self, Left, Means, Query, Rules, Token, TokenStore};
@@ -24,6 +24,10 @@ use crate::support::manual_clock;
 struct Slow {
     memory: Memory,
     reads: Arc<Semaphore>,
+    /// Whether it says that others have it as well.
+    is_shared: bool,
+    /// How often a lease was refused.
+    refused: Arc<AtomicUsize>,
 }
 
 #[async_trait]
@@ -55,7 +59,7 @@ impl Store for Slow {
     }
     async fn opened(&self) {}
     fn is_shared(&self) -> bool {
-        false
+        self.is_shared
     }
 }
 
@@ -71,7 +75,9 @@ impl TokenStore for Slow {
         self.memory.drop_if(identity, token).await
     }
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
-        self.memory.lease(what, owner, life).await
+        let leased = self.memory.lease(what, owner, life).await?;
+        self.refused.fetch_add(usize::from(!leased), Ordering::SeqCst);
+        Ok(leased)
     }
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.memory.release(what, owner).await
@@ -83,6 +89,8 @@ struct Vendor {
     clock: ManualClock,
     answers: Arc<Semaphore>,
     asked: Arc<AtomicUsize>,
+    /// Which call is given up at the end of its time, without being sent.
+    unsent: usize,
 }
 
 #[async_trait]
@@ -107,7 +115,12 @@ impl providers::Provider for Vendor {
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
         let pass = means.gate.enter().await?;
         let observe_time = Some(self.clock.now().into());
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.unsent {
+            self.clock.advance(self.rules().longest_call);
+            means.gate.leave(pass, Left::Unsent).await;
+            let trouble = Some(Trouble::Passing);
+            return Err(Error { unsent: true, trouble, ..Error::unavailable("refused") });
+        }
         let _may_answer = self.answers.acquire().await;
         means.gate.leave(pass, Left::Answered).await;
         Ok(Order { id: query.id.clone(), observe_time, ..Order::default() })
@@ -117,9 +130,12 @@ impl providers::Provider for Vendor {
 struct Field {
     clock: ManualClock,
     orders: Orders,
+    /// Another process with the same store and vendor.
+    other: Orders,
     reads: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     asked: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
     order: OrderRef,
 }
 
@@ -130,22 +146,36 @@ const NOW: Option<Duration> = Some(Duration::ZERO);
 
 impl Field {
     fn new() -> Self {
+        Self::with(false, 0)
+    }
+
+    fn with(is_shared: bool, unsent: usize) -> Self {
         let clock = manual_clock();
         let [reads, answers] = [MANY, MANY].map(|permits| Arc::new(Semaphore::new(permits)));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let vendor = Vendor {
-            clock: clock.clone(),
-            answers: Arc::clone(&answers),
-            asked: Arc::clone(&asked),
-        };
-        let account = Account::new("a", Provider::Haoka, true, Box::new(vendor));
+        let [asked, refused] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let time: Arc<dyn Clock> = Arc::new(clock.clone());
         let memory = Memory::new(Arc::clone(&time));
-        let store = Arc::new(Slow { memory, reads: Arc::clone(&reads) });
-        let orders = Orders::new(Accounts::new(vec![account]), store, time);
+        let store = Arc::new(Slow {
+            memory,
+            reads: Arc::clone(&reads),
+            is_shared,
+            refused: Arc::clone(&refused),
+        });
+        let replica = || {
+            let vendor = Vendor {
+                clock: clock.clone(),
+                answers: Arc::clone(&answers),
+                asked: Arc::clone(&asked),
+                unsent,
+            };
+            let account = Account::new("a", Provider::Haoka, true, Box::new(vendor));
+            let (store, time) = (Arc::clone(&store), Arc::clone(&time));
+            Orders::new(Accounts::new(vec![account]), store, time)
+        };
+        let (orders, other) = (replica(), replica());
         let provider = Provider::Haoka.into();
         let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
-        Self { clock, orders, reads, answers, asked, order }
+        Self { clock, orders, other, reads, answers, asked, refused, order }
     }
 
     async fn get(&self, max_age: Option<Duration>) -> Result<Source, ErrorReason> {
@@ -237,4 +267,31 @@ async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer(
     let stale = field.orders.get(&field.order, None, deadline()).await.unwrap();
     assert_eq!(stale.source(), Source::Stale);
     assert_eq!(field.asked(), 2, "the second joined the first one's call");
+}
+
+#[tokio::test]
+async fn a_second_attempt_keeps_the_order_leased() {
+    // Ten calls pay for a second attempt; the tenth fails, and takes its whole time.
+    let mut field = Field::with(true, 10);
+    for n in 1..10 {
+        field.order.id = format!("B{n}");
+        field.get(NOW).await.unwrap();
+    }
+    field.order.id = "A1".to_owned();
+    Field::close(&field.answers).await;
+    let mut first = pin!(field.get(NOW));
+    assert!(poll!(&mut first).is_pending());
+    field.until_asked(11).await;
+    // Longer than what is left of a lease that was not had again.
+    field.clock.advance(Duration::from_secs(5));
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut other = pin!(field.other.get(&field.order, NOW, deadline));
+    assert!(poll!(&mut other).is_pending());
+    while field.refused.load(Ordering::SeqCst) == 0 && field.asked() == 11 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    field.answers.add_permits(MANY);
+    assert_eq!(first.await, Ok(Source::Live));
+    assert_eq!(other.await.unwrap().source(), Source::Live);
+    assert_eq!(field.asked(), 11, "one call for both replicas");
 }

@@ -266,11 +266,14 @@ async fn a_call_that_was_never_sent_costs_nothing() {
     let Field { clock, sandbox, server } = Field::new().await;
     let config = sandbox.accounts();
     drop(sandbox);
-    let haoka = Server::start_at(&config, Arc::new(clock)).await;
+    let haoka = Server::start_at(&config, Arc::new(clock.clone())).await;
     drop(server);
     for _ in 0..15 {
         let failed = haoka.get(question(Provider::Haoka, "shipped")).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
+        assert_eq!(failed.message, "the vendor cannot be reached; ask again later");
+        // Each is tried: a vendor that fails is left alone for a while.
+        clock.advance(Duration::from_mins(1));
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod bodies;
 mod proxies;
-mod tls;
+pub mod tls;
 
 /// An account at each vendor, at one address. `more` is set for each of them.
 fn accounts(url: &str, more: &str) -> String {
@@ -18,7 +18,7 @@ fn accounts(url: &str, more: &str) -> String {
 }
 
 /// An answer that is a token and order 54 at each of the vendors.
-const ANSWER: &str = r#"{
+pub const ANSWER: &str = r#"{
     "access_token": "t", "expires_in": 7200, "order": {"orderId": "54", "status": 2},
     "code": 0, "data": {
         "order_id": 54, "status": "SUCCESS", "downOrderNo": "54", "orderStatus": "已发货"

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{failure, row};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
-use crate::error::Error;
+use crate::error::{Error, Trouble};
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
@@ -196,7 +196,8 @@ impl Tokens {
         {
             let error = failure.error.clone();
             let retry_after = error.retry_after.map(|_| left);
-            return Err(Error { retry_after, ..error });
+            // Nothing was asked, so nothing new is known of the vendor.
+            return Err(Error { retry_after, trouble: None, ..error });
         }
         let (lease, owner) = (format!("{} lease", self.key), new_id());
         let life = client.timeout() * LEASE_TIMEOUTS;
@@ -268,6 +269,9 @@ impl Tokens {
             (_, None) => FIRST_WAIT,
         };
         let until = self.clock.now() + wait.max(error.retry_after.unwrap_or_default());
+        // No token is asked for before that time, whoever asks.
+        let trouble = error.trouble.map(|_| Trouble::Lasting);
+        let error = Error { trouble, ..error };
         *last_failure = Some(Failure { error: error.clone(), until, wait });
         error
     }

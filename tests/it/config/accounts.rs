@@ -161,12 +161,22 @@ fn limits_may_be_lowered_and_not_raised() {
             "between 1 and 10",
         ),
         (wechat.0, wechat.1, "calls_per_minute = 10001", "calls_per_minute", "between 1 and 10000"),
+        (cards.0, cards.1, "max_concurrency = 0", "max_concurrency", "between 1 and 1000"),
+        (cards.0, cards.1, "max_concurrency = 1001", "max_concurrency", "between 1 and 1000"),
+        (cards.0, cards.1, "max_concurrency = -1", "max_concurrency", "a whole number"),
+        (cards.0, cards.1, "max_concurrency = \"64\"", "max_concurrency", "a whole number"),
         (wechat.0, wechat.1, "freshness = \"25h\"", "freshness", "between 0ns and 86400s"),
     ] {
         wrong(&with(account, line), &format!("{path}.{key}"), told);
     }
     for (_, account) in ACCOUNTS {
-        for line in ["calls_per_minute = 1", "calls_per_order_per_day = 10", "freshness = \"0s\""] {
+        for line in [
+            "calls_per_minute = 1",
+            "calls_per_order_per_day = 10",
+            "freshness = \"0s\"",
+            "max_concurrency = 1",
+            "max_concurrency = 1000",
+        ] {
             fine(&with(account, line));
         }
     }

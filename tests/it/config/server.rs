@@ -146,6 +146,4 @@ fn what_later_versions_will_have_is_refused_and_not_ignored() {
     ] {
         wrong(&format!("{line}\n{HAOKA}"), path, "is not a setting of this version");
     }
-    let line = "max_concurrency = 64\n";
-    wrong(&format!("{HAOKA}{line}"), "accounts.cards.max_concurrency", "is not a setting");
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::body::Body;
+use axum::http::Response;
 use axum::http::header::LOCATION;
 use order_query::pb::{OrderStatus, Provider};
 use tempfile::TempDir;
@@ -23,6 +25,13 @@ pub struct Secured {
 
 impl Secured {
     pub async fn start(name: &str) -> Self {
+        Self::answering(name, || answer(200, ANSWER)).await
+    }
+
+    pub async fn answering(
+        name: &str,
+        answer: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let authority = Authority::new();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
@@ -34,7 +43,11 @@ impl Secured {
             .with_single_cert(chain, key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let vendor = Played::start_over(Some(acceptor), |_| async { answer(200, ANSWER) }).await;
+        let vendor = Played::start_over(Some(acceptor), move |_| {
+            let answer = answer();
+            async move { answer }
+        })
+        .await;
         Self { vendor, directory }
     }
 

@@ -1,0 +1,104 @@
+//! A second attempt at a vendor: after what pause, and how many a vendor in trouble may see.
+//! Used by `calls`.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::time::Duration;
+
+/// How often a vendor is asked for one answer, at most.
+pub(super) const ATTEMPTS: u32 = 2;
+
+/// The longest pause before the second attempt; each further one would double it. Short, because a
+/// caller waits, and because what a longer one would mend is the breaker's business.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How many calls pay for one attempt more: a vendor in trouble sees a tenth more at most.
+const CALLS_PER_RETRY: u32 = 10;
+
+/// How many retries may be saved up, so that a quiet day does not pay for a storm.
+const SAVED_RETRIES: u32 = 10;
+
+/// What the calls of an account have paid for. It begins with nothing, so that a tenth is a tenth
+/// from the first call on.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    calls: u32,
+}
+
+impl Budget {
+    /// A call was made.
+    pub(super) fn earn(&mut self) {
+        self.calls = (self.calls + 1).min(SAVED_RETRIES * CALLS_PER_RETRY);
+    }
+
+    /// Takes a retry, if one is paid for.
+    pub(super) fn spend(&mut self) -> bool {
+        let left = self.calls.checked_sub(CALLS_PER_RETRY);
+        self.calls = left.unwrap_or(self.calls);
+        left.is_some()
+    }
+}
+
+/// The pause after so many attempts: any part of one that doubles each time, so that callers who
+/// failed together do not come back together.
+pub(super) fn pause(attempts: u32, chance: f64) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(u32::BITS - 1);
+    FIRST_PAUSE.saturating_mul(1 << doublings).mul_f64(chance.clamp(0.0, 1.0))
+}
+
+/// Any number from 0 to 1: random, by the standard library's own random keys.
+pub(super) fn chance() -> f64 {
+    let random = RandomState::new().build_hasher().finish() >> u32::BITS;
+    u32::try_from(random).map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_any_part_of_it() {
+        let millis = |attempts, chance| pause(attempts, chance).as_millis();
+        assert_eq!([1, 2, 3].map(|attempts| millis(attempts, 1.0)), [200, 400, 800]);
+        assert_eq!([0.0, 0.25, 0.5].map(|chance| millis(1, chance)), [0, 50, 100]);
+    }
+
+    #[test]
+    fn chances_are_spread() {
+        let chances: Vec<_> = (0..1000).map(|_| chance()).collect();
+        for tenth in 0..10 {
+            let [from, to] = [tenth, tenth + 1].map(|n| f64::from(n) / 10.0);
+            let count = chances.iter().filter(|chance| (from..to).contains(*chance)).count();
+            assert!((40..=200).contains(&count), "{count} of 1000 from {from} to {to}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn retries_are_a_tenth_of_the_calls_at_any_time(
+            are_calls in proptest::collection::vec(any::<bool>(), 0..1000),
+        ) {
+            let mut budget = Budget::default();
+            let [mut calls, mut retries] = [0, 0];
+            for is_call in are_calls {
+                if is_call {
+                    budget.earn();
+                    calls += 1;
+                } else {
+                    retries += u32::from(budget.spend());
+                }
+                prop_assert!(retries * 10 <= calls);
+            }
+        }
+    }
+
+    #[test]
+    fn few_retries_are_saved_up() {
+        let mut budget = Budget::default();
+        (0..10_000).for_each(|_| budget.earn());
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), 10);
+    }
+}

@@ -1,0 +1,230 @@
+//! A second attempt at a vendor: where it is made, where it must not be, and how many there are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use futures_util::future::join_all;
+use order_query::clock::{Clock, SystemClock};
+use order_query::config::Secret;
+use order_query::error::{Error, Trouble};
+use order_query::orders::{Account, Accounts, Orders};
+use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
+use order_query::providers::{self, Means, Query, Rules};
+use order_query::store::Memory;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use crate::played::answer;
+use crate::support::{Failed, Reply, Scripted, Server, question};
+use crate::transport::ANSWER;
+use crate::transport::tls::Secured;
+
+/// How many calls pay for one retry.
+const PAID: usize = 10;
+
+const TOKEN: &str = r#"{"access_token":"t","expires_in":7200}"#;
+
+/// A server with one account, whose vendor has answered so many calls.
+async fn after(calls: usize, provider: Provider, more: &str) -> (Scripted, Server) {
+    let vendor = Scripted::start().await;
+    vendor.answers(200, ANSWER);
+    vendor.answers_at("/cgi-bin/", 200, TOKEN);
+    let keys = match provider {
+        Provider::Haoka => "user_id = \"agent\"\nsecret = \"s\"",
+        _ => "app_id = \"ds\"\napp_secret = \"s\"",
+    };
+    let server = Server::start(&format!(
+        "[accounts.one]\nprovider = \"{}\"\nbase_url = \"http://{}\"\n{keys}\n{more}\n",
+        provider.word(),
+        vendor.address
+    ))
+    .await;
+    for _ in 0..calls {
+        ask(&server, provider).await.unwrap();
+    }
+    (vendor, server)
+}
+
+/// Asks for the order of the answer, anew.
+async fn ask(server: &Server, provider: Provider) -> Result<(), Failed> {
+    let mut question = question(provider, "54");
+    question.max_age = Some(prost_types::Duration::default());
+    if provider == Provider::Dingshang {
+        "16327129".clone_into(&mut question.machine_no);
+    }
+    server.get(question).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
+    let reply = Reply::new;
+    let later = || Reply { headers: vec![("retry-after", "1".to_owned())], ..reply(503, "") };
+    let busy = || reply(200, r#"{"errcode":-1,"errmsg":"system error"}"#);
+    let limited = "calls_per_minute = 1000";
+    let cases = [
+        (Provider::Wechat, "", busy(), true),
+        (Provider::Wechat, "", reply(500, ""), true),
+        (Provider::Wechat, limited, busy(), false),
+        (Provider::Dingshang, "", reply(503, ""), true),
+        (Provider::Dingshang, "", reply(408, ""), true),
+        // It says when to come back.
+        (Provider::Dingshang, "", later(), false),
+        // It may have been counted.
+        (Provider::Dingshang, limited, reply(503, ""), false),
+        (Provider::Haoka, "calls_per_order_per_day = 10", reply(503, ""), false),
+        // It is answered.
+        (Provider::Dingshang, "", reply(404, ""), false),
+        (Provider::Dingshang, "", reply(429, ""), false),
+        (Provider::Dingshang, "", reply(200, "<html>"), false),
+        (Provider::Dingshang, "", reply(200, r#"{"code":80002}"#), false),
+    ];
+    for (provider, more, failure, is_repeated) in cases {
+        let case = format!("{provider:?} {more} {failure:?}");
+        let calls = if provider == Provider::Haoka { PAID - 1 } else { PAID };
+        let (vendor, server) = after(calls, provider, more).await;
+        let before = vendor.arrived().len();
+        vendor.replies_at("", [failure, reply(200, ANSWER)]);
+        let outcome = ask(&server, provider).await;
+        assert_eq!(outcome.is_ok(), is_repeated, "{case}: {outcome:?}");
+        let arrived = vendor.arrived().len() - before;
+        assert_eq!(arrived, 1 + usize::from(is_repeated), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn calls_pay_for_a_retry_before_it_is_made_and_for_one_each() {
+    for calls in [0, PAID - 3, PAID - 2, PAID - 1] {
+        let (vendor, server) = after(calls, Provider::Dingshang, "").await;
+        vendor.answers(503, "");
+        // A call that fails pays as well.
+        for call in calls + 1..calls + 3 {
+            let before = vendor.arrived().len();
+            ask(&server, Provider::Dingshang).await.unwrap_err();
+            let retries = usize::from(call == PAID);
+            assert_eq!(vendor.arrived().len() - before, 1 + retries, "{calls} {call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_vendor_is_asked_twice_and_not_more_often_whatever_is_saved_up() {
+    let (vendor, server) = after(4 * PAID, Provider::Dingshang, "").await;
+    let before = vendor.arrived().len();
+    vendor.answers(503, "");
+    ask(&server, Provider::Dingshang).await.unwrap_err();
+    assert_eq!(vendor.arrived().len() - before, 2);
+}
+
+/// A way to a vendor that closes its `nth` connection before a word is said.
+async fn broken_once(vendor: &Secured, nth: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let (count, vendor) = (Arc::clone(&accepted), vendor.vendor.address);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            if count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(vendor).await.unwrap();
+                let _ = copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (url, accepted)
+}
+
+#[tokio::test]
+async fn a_limited_account_asks_again_where_no_connection_was_made_and_pays_once() {
+    // Each call has a connection of its own.
+    let vendor = Secured::answering("127.0.0.1", || {
+        let mut answer = answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
+    })
+    .await;
+    let (url, accepted) = broken_once(&vendor, PAID).await;
+    let server = Server::start(&format!(
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{url}\"\n{}\n\
+         calls_per_order_per_day = 1\nuser_id = \"agent\"\nsecret = \"s\"\n",
+        vendor.ca_file()
+    ))
+    .await;
+    for n in 1..=PAID {
+        let outcome = server.order(Provider::Haoka, &format!("order-{n}")).await;
+        assert!(outcome.is_ok(), "{n}: {outcome:?}");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), PAID + 1);
+    assert_eq!(vendor.vendor.asked().len(), PAID, "each order once");
+}
+
+/// A vendor that fails every third time.
+struct Shaky(Arc<AtomicUsize>);
+
+#[async_trait]
+impl providers::Provider for Shaky {
+    fn identity(&self) -> String {
+        "shaky".to_owned()
+    }
+    fn secrets(&self) -> Vec<&Secret> {
+        Vec::new()
+    }
+    fn check_id(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+    fn rules(&self) -> Rules {
+        Rules {
+            freshness: Duration::ZERO,
+            calls_per_minute: None,
+            calls_per_order_per_day: None,
+            longest_call: Duration::from_secs(10),
+        }
+    }
+    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
+        if self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
+            return Err(Error { trouble: Some(Trouble::Passing), ..Error::unavailable("busy") });
+        }
+        Ok(Order { id: query.id.clone(), ..Order::default() })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shaky_vendor_sees_a_tenth_more_and_not_a_third() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let vendor = Box::new(Shaky(Arc::clone(&attempts)));
+    let account = Account::new("shaky", Provider::Haoka, true, vendor);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+    let mut failed = 0;
+    for batch in 0..30 {
+        let calls = (0..10).map(|n| {
+            let order = OrderRef {
+                provider: Provider::Haoka.into(),
+                id: format!("{batch}-{n}"),
+                ..OrderRef::default()
+            };
+            let orders = orders.clone();
+            async move {
+                let deadline = Instant::now() + Duration::from_mins(1);
+                orders.get(&order, None, deadline).await
+            }
+        });
+        for outcome in join_all(calls).await {
+            if let Err(error) = outcome {
+                assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
+                failed += 1;
+            }
+        }
+    }
+    let attempts = attempts.load(Ordering::SeqCst);
+    // What calls of the last batch have paid for may be left.
+    assert!((328..=330).contains(&attempts), "{attempts} attempts for 300 calls");
+    assert!(failed < 110 - 20, "{failed} of 300 failed: retries help");
+}

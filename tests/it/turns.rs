@@ -1,0 +1,205 @@
+//! `max_concurrency`: how many calls a vendor sees at one time, and what becomes of the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use order_query::clock::{Clock, SystemClock};
+use order_query::config::Secret;
+use order_query::error::Error;
+use order_query::orders::{Account, Accounts, Orders};
+use order_query::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Provider};
+use order_query::providers::{self, Means, Query, Rules};
+use order_query::store::Memory;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::played::{Played, answer};
+use crate::support::{Server, question, sandbox_at};
+
+/// How many calls an account has under way at one time, where it does not say.
+const AT_ONE_TIME: usize = 64;
+/// How many more wait.
+const WAITING: usize = 1000;
+const LONGEST_CALL: Duration = Duration::from_secs(10);
+
+/// A vendor that lets calls end when the test says so.
+struct Held {
+    asked: Arc<AtomicUsize>,
+    may_end: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl providers::Provider for Held {
+    fn identity(&self) -> String {
+        "held".to_owned()
+    }
+    fn secrets(&self) -> Vec<&Secret> {
+        Vec::new()
+    }
+    fn check_id(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+    fn rules(&self) -> Rules {
+        Rules {
+            freshness: Duration::ZERO,
+            calls_per_minute: None,
+            calls_per_order_per_day: None,
+            longest_call: LONGEST_CALL,
+        }
+    }
+    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.may_end.acquire().await.unwrap().forget();
+        Ok(Order { id: query.id.clone(), ..Order::default() })
+    }
+}
+
+struct Field {
+    orders: Orders,
+    asked: Arc<AtomicUsize>,
+    may_end: Arc<Semaphore>,
+    calls: JoinSet<Result<GetOrderResponse, Error>>,
+}
+
+impl Field {
+    fn new() -> Self {
+        let (asked, may_end) = (Arc::default(), Arc::new(Semaphore::new(0)));
+        let vendor = Held { asked: Arc::clone(&asked), may_end: Arc::clone(&may_end) };
+        let account = Account::new("held", Provider::Haoka, true, Box::new(vendor));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = Arc::new(Memory::new(Arc::clone(&clock)));
+        let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+        Self { orders, asked, may_end, calls: JoinSet::new() }
+    }
+
+    /// Asks for so many orders, and lets everything go on that can.
+    async fn ask(&mut self, count: usize) {
+        for _ in 0..count {
+            let provider = Provider::Haoka.into();
+            let id = new_id();
+            let order = OrderRef { provider, id, ..OrderRef::default() };
+            let orders = self.orders.clone();
+            let deadline = Instant::now() + Duration::from_hours(1);
+            self.calls.spawn(async move { orders.get(&order, None, deadline).await });
+        }
+        // Time is paused: it passes once nothing else can.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn next(&mut self) -> Result<GetOrderResponse, Error> {
+        self.calls.join_next().await.unwrap().unwrap()
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn new_id() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("order-{}", COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded_and_so_is_the_wait() {
+    let mut field = Field::new();
+    let begin = Instant::now();
+    field.ask(AT_ONE_TIME + WAITING).await;
+    assert_eq!((field.asked(), field.calls.len()), (AT_ONE_TIME, AT_ONE_TIME + WAITING));
+    // One more is refused at once.
+    field.ask(1).await;
+    let error = field.next().await.unwrap_err();
+    assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
+    assert_eq!(
+        error.message,
+        "64 calls are under way at the vendor, and 1000 more wait for their turn; ask again later"
+    );
+    assert!(begin.elapsed() < LONGEST_CALL);
+    // A call that ends gives its turn to the one that has waited longest.
+    field.may_end.add_permits(1);
+    field.next().await.unwrap();
+    field.ask(1).await;
+    assert_eq!(field.asked(), AT_ONE_TIME + 1);
+    // Nobody waits for longer than the vendor's longest call.
+    for _ in 0..WAITING {
+        let error = field.next().await.unwrap_err();
+        assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
+        assert_eq!(
+            error.message,
+            "64 calls are under way at the vendor, and this one's turn did not come within 10s; \
+             ask again later"
+        );
+        assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
+    }
+    let waited = begin.elapsed();
+    assert!(waited >= LONGEST_CALL && waited < 2 * LONGEST_CALL, "{waited:?}");
+    assert_eq!(field.calls.len(), AT_ONE_TIME);
+    // To wait in vain says nothing of the vendor: it is asked on.
+    field.may_end.add_permits(AT_ONE_TIME + 10);
+    field.ask(10).await;
+    while let Some(outcome) = field.calls.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    assert_eq!(field.asked(), AT_ONE_TIME + 1 + 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_sees_no_more_calls_at_one_time_than_are_configured() {
+    let [now, peak] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let (at_vendor, most) = (Arc::clone(&now), Arc::clone(&peak));
+    let vendor = Played::start(move |_| {
+        let (now, peak) = (Arc::clone(&at_vendor), Arc::clone(&most));
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#)
+        }
+    })
+    .await;
+    let server = Server::start(&format!(
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\nmax_concurrency = 3\n\
+         user_id = \"agent\"\nsecret = \"s\"\n",
+        vendor.url()
+    ))
+    .await;
+    let ids: Vec<_> = (0..150).map(|_| new_id()).collect();
+    let answers = join_all(ids.iter().map(|id| server.order(Provider::Haoka, id))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!((vendor.asked().len(), peak.load(Ordering::SeqCst)), (150, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_hangs_takes_nothing_from_the_others() {
+    let hanging = Played::start(|_| std::future::pending()).await;
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
+    let config = format!(
+        "{}[accounts.hangs]\nprovider = \"haoka\"\nbase_url = \"{}\"\nmax_concurrency = 2\n\
+         default = true\ntimeout = \"1m\"\nuser_id = \"agent\"\nsecret = \"s\"\n",
+        sandbox.accounts(),
+        hanging.url()
+    );
+    let server = Arc::new(Server::start(&config).await);
+    let mut waiting = JoinSet::new();
+    for _ in 0..200 {
+        let server = Arc::clone(&server);
+        waiting.spawn(async move { server.order(Provider::Haoka, &new_id()).await });
+    }
+    hanging.was_asked(2).await;
+    // Far more than its 64 turns, were they shared.
+    for round in 0..100 {
+        let id = if round % 2 == 0 { "status-2" } else { "status-1" };
+        let mut fresh = question(Provider::Wechat, id);
+        fresh.max_age = Some(prost_types::Duration::default());
+        server.get(fresh).await.unwrap();
+        let mut fresh = question(Provider::Dingshang, "101");
+        fresh.max_age = Some(prost_types::Duration::default());
+        server.get(fresh).await.unwrap();
+    }
+    assert!(waiting.try_join_next().is_none(), "all of them wait still");
+    assert_eq!((hanging.asked().len(), hanging.connections()), (2, 2));
+}

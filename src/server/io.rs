@@ -111,3 +111,88 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use futures_util::future::join_all;
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http2;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tonic::body::Body;
+
+    use super::*;
+
+    /// Counts the writes of a stream.
+    struct Counted<S>(S, Arc<AtomicUsize>);
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    /// Asks so often at one time, over a stream that counts its writes.
+    async fn answer_all(calls: usize, writes: Arc<AtomicUsize>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let stream = Io::new(Counted(far, writes), Instant::now() + Duration::from_secs(10));
+        let service = service_fn(async |_: Request<Incoming>| {
+            Ok::<_, Infallible>(Response::new(Body::new("an answer".to_owned())))
+        });
+        let server = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(server);
+        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let answers: Vec<_> =
+            (0..calls).map(|_| client.send_request(Request::new(()), true).unwrap().0).collect();
+        for answer in join_all(answers).await {
+            let mut body = answer.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "an answer");
+        }
+    }
+
+    /// One worker thread: it runs the connection at once when a handler has an answer, before the
+    /// other handlers that are ready.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn answers_that_are_ready_together_go_out_together() {
+        const CALLS: usize = 50;
+        let writes = Arc::new(AtomicUsize::new(0));
+        // On the worker thread.
+        tokio::spawn(answer_all(CALLS, Arc::clone(&writes))).await.unwrap();
+        let writes = writes.load(Ordering::Relaxed);
+        assert!(writes < CALLS / 5, "{writes} writes for {CALLS} answers");
+    }
+}

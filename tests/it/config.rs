@@ -5,6 +5,7 @@ mod accounts;
 mod safety;
 mod secret;
 mod server;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -32,7 +32,7 @@ async fn held() -> (Played, Arc<Semaphore>, String) {
     .await;
     let account = format!(
         "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\ntimeout = \"5m\"\n\
-         user_id = \"agent\"\nsecret = \"s\"\n",
+         max_concurrency = 100\nuser_id = \"agent\"\nsecret = \"s\"\n",
         vendor.url()
     );
     (vendor, gate, account)

@@ -1,5 +1,6 @@
 //! What a connection may take: the time until it speaks, and how many there may be.
 
+use std::io::{BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
@@ -145,4 +146,45 @@ async fn streams_and_headers_are_bounded() {
     let refused = tokio::time::timeout(PATIENCE, answer).await.unwrap();
     assert_eq!(refused.unwrap().status(), 431);
     driver.abort();
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// What frames a server has sent, kinds and payloads, until it ends the connection.
+fn frames(stream: TcpStream) -> Vec<(u8, Vec<u8>)> {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut frames = Vec::new();
+    let mut header = [0; 9];
+    while stream.read_exact(&mut header).is_ok() {
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; length as usize];
+        if stream.read_exact(&mut payload).is_err() {
+            break;
+        }
+        frames.push((header[3], payload));
+    }
+    frames
+}
+
+#[test]
+fn who_makes_us_reset_streams_without_end_is_sent_away() {
+    const HEADERS: u8 = 1;
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    let server = Serving::start(HAOKA);
+    let mut bytes = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for call in 0..2000 {
+        let stream = call * 2 + 1;
+        // POST http /, and a header that HTTP/2 does not have, which is a stream's error.
+        bytes.extend(frame(HEADERS, 4, stream, b"\x83\x86\x84\x00\x0aconnection\x01x"));
+    }
+    let stream = say(server.address, &bytes);
+    let last = frames(stream).into_iter().rfind(|(kind, _)| *kind == GOAWAY);
+    let (_, payload) = last.expect("a GOAWAY");
+    assert_eq!(payload[4..8], ENHANCE_YOUR_CALM);
 }

@@ -36,7 +36,7 @@ impl Serve {
             allow_loopback_only(setup.config.server.listen)?;
             setup.config.server.reflection = true;
         }
-        telemetry::init(&setup.config.telemetry);
+        let _logs = telemetry::init(&setup.config.telemetry)?;
         let stop = told_to_stop()?;
         let app = App::start(setup).await?;
         stop.await;

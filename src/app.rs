@@ -101,8 +101,8 @@ impl App {
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
         let admin_routes = Routes::new(health.service());
-        let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders, config.server.request_timeout));
+        let mut routes =
+            Routes::new(health.service()).add_service(grpc::service(orders, &config.server));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }

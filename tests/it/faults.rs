@@ -2,13 +2,14 @@
 //! a clear error, and the next one is served.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_query::clock::{Clock, SystemClock};
-use order_query::config::Secret;
+use order_query::config::{Config, Secret, Section};
 use order_query::error::Error;
 use order_query::grpc;
 use order_query::orders::{Account, Accounts, Orders};
@@ -201,7 +202,8 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
-    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
+    let limits = Config::read(&mut Section::parse("", Path::new("")).unwrap()).server;
+    let routes = Routes::new(grpc::service(orders, &limits));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, routes, CancellationToken::new()));

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
+mod admission;
 mod batch;
 mod binary;
 mod child;
@@ -16,6 +17,7 @@ mod get_order;
 mod health;
 mod house;
 mod joining;
+mod logging;
 mod mappings;
 mod played;
 mod pressure;
@@ -34,4 +36,5 @@ mod store_redis_words;
 mod support;
 mod tokens;
 mod transport;
+mod unread;
 mod watch;

@@ -17,6 +17,8 @@ use crate::child::Serving;
 use crate::support::{bare_client, connect, question, raw};
 use crate::unread::framed;
 
+const DOCUMENTED: &str = include_str!("../../docs/logging.md");
+
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 
@@ -37,6 +39,9 @@ impl Logged {
         let fields = line.as_object_mut().unwrap();
         let time = fields.remove("timestamp").unwrap();
         assert!(time.as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{time}");
+        for name in fields.keys() {
+            assert!(DOCUMENTED.contains(&format!("`{name}`")), "{name} is in no document");
+        }
         for name in ["latency_ms", "vendor_latency_ms", "duration_ms"] {
             if let Some(time) = fields.get_mut(name) {
                 assert!(time.as_f64().unwrap() >= 0.0, "{time}");
@@ -141,8 +146,9 @@ async fn a_batch_counts_and_a_probe_is_no_news() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_is_one_line_at_its_end() {
     let mut log = Logged::start();
+    let address = log.0.address;
     let watch = |id: &str| {
-        let mut client = bare_client(log.0.address);
+        let mut client = bare_client(address);
         let request = WatchOrderRequest { order: Some(order(id)) };
         async move {
             let mut stream = client.watch_order(request).await?.into_inner();
@@ -150,45 +156,34 @@ async fn a_watch_is_one_line_at_its_end() {
             Ok::<_, tonic::Status>(())
         }
     };
-    watch("settled").await.unwrap();
-    watch("nobody").await.unwrap_err();
-    watch("a/b").await.unwrap_err();
-    let mut left = bare_client(log.0.address)
-        .watch_order(WatchOrderRequest { order: Some(order("shipped")) })
-        .await
-        .unwrap()
-        .into_inner();
-    left.message().await.unwrap().unwrap();
-    drop(left);
-    let watched = |id: &str, messages: u64, code: &str| {
-        json!({
+    let watched = |id: &str, messages: u64, code: &str, more: Value| {
+        let mut line = json!({
             "method": "WatchOrder", "provider": "haoka", "account": "haoka-sandbox", "order": id,
             "messages": messages, "duration_ms": "some", "code": code,
-        })
-    };
-    let with = |mut line: Value, more: Value| {
+        });
         line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         line
     };
-    log.tells(&with(watched("…tled", 1, "OK"), json!({ "message": "answered" })));
-    log.tells(&with(
-        watched("…body", 0, "NOT_FOUND"),
-        json!({
-            "message": "the vendor does not know the order; check the id and the account", "reason": "ORDER_NOT_FOUND",
-            "provider_code": "-1",
-        }),
-    ));
-    log.tells(&with(
-        watched("…a/b", 0, "INVALID_ARGUMENT"),
-        json!({
-            "message": "the id must be 1 to 64 letters, digits, \"_\" and \"-\"", "reason": "INVALID_REQUEST",
-            "field": "id",
-        }),
-    ));
-    log.tells(&with(
-        watched("…pped", 1, "CANCELLED"),
-        json!({ "message": "the caller left before the end" }),
-    ));
+    watch("settled").await.unwrap();
+    log.tells(&watched("…tled", 1, "OK", json!({ "message": "answered" })));
+    watch("nobody").await.unwrap_err();
+    let nobody = json!({
+        "message": "the vendor does not know the order; check the id and the account",
+        "reason": "ORDER_NOT_FOUND", "provider_code": "-1",
+    });
+    log.tells(&watched("…body", 0, "NOT_FOUND", nobody));
+    watch("a/b").await.unwrap_err();
+    let malformed = json!({
+        "message": "the id must be 1 to 64 letters, digits, \"_\" and \"-\"",
+        "reason": "INVALID_REQUEST", "field": "id",
+    });
+    log.tells(&watched("…a/b", 0, "INVALID_ARGUMENT", malformed));
+    let request = WatchOrderRequest { order: Some(order("shipped")) };
+    let mut left = bare_client(address).watch_order(request).await.unwrap().into_inner();
+    left.message().await.unwrap().unwrap();
+    drop(left);
+    let left = json!({ "message": "the caller left before the end" });
+    log.tells(&watched("…pped", 1, "CANCELLED", left));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! A log that nobody reads.
 
 use std::io::{BufRead as _, BufReader, PipeReader};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 
 use order_query::pb::order_service_client::OrderServiceClient;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::child::{Child, LISTEN, Lines, PATIENCE, command, write};
-use crate::support::{BareChannel, bare_client};
+use crate::support::{BareChannel, bare_client, question};
 
 /// How many lines a call is: one for each order of a batch, and its own.
 const LINES: usize = 101;
@@ -18,15 +19,22 @@ const LINES: usize = 101;
 struct Unread {
     child: Child,
     log: BufReader<PipeReader>,
+    address: SocketAddr,
     client: OrderServiceClient<BareChannel>,
+    vendor: TcpListener,
     _directory: tempfile::TempDir,
 }
 
 impl Unread {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let account = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"u\"\nsecret = \"s\"\n\
-                       base_url = \"http://127.0.0.1:1\"\n";
+        // It takes what is sent to it, and says nothing.
+        let vendor = TcpListener::bind("127.0.0.1:0").unwrap();
+        let account = format!(
+            "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"u\"\nsecret = \"s\"\n\
+             base_url = \"http://{}\"\n",
+            vendor.local_addr().unwrap()
+        );
         let level = "telemetry.log_level = \"trace\"\n";
         let path = write(&directory, &format!("{LISTEN}{level}{account}"));
         let (reader, writer) = std::io::pipe().unwrap();
@@ -39,8 +47,9 @@ impl Unread {
             assert!(log.read_line(&mut line).unwrap() > 0);
         }
         let line: Value = serde_json::from_str(&line).unwrap();
-        let client = bare_client(line["address"].as_str().unwrap().parse().unwrap());
-        Self { child, log, client, _directory: directory }
+        let address = line["address"].as_str().unwrap().parse().unwrap();
+        let client = bare_client(address);
+        Self { child, log, address, client, vendor, _directory: directory }
     }
 
     /// Makes so many calls, each of which is [`LINES`] lines. All are answered.
@@ -82,12 +91,28 @@ async fn a_log_that_nobody_reads_holds_nobody_up_and_tells_what_it_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_reads_does_not_keep_the_server_from_ending() {
-    let unread = Unread::start();
-    // More than the pipe holds.
-    unread.flood(5).await;
-    let Unread { child, log, .. } = unread;
-    child.signal("TERM");
-    let ended = tokio::task::spawn_blocking(move || child.end());
-    assert_eq!(timeout(PATIENCE, ended).await.unwrap().unwrap().code, Some(0));
-    drop(log);
+    for (signals, code) in [(1, 0), (2, 1)] {
+        let unread = Unread::start();
+        // More than the pipe holds.
+        unread.flood(5).await;
+        let mut client = unread.client.clone();
+        let asking = async move { client.get_order(question(Provider::Haoka, "hangs")).await };
+        let asking = (signals == 2).then(|| tokio::spawn(asking));
+        let Unread { child, log, vendor, address, .. } = unread;
+        let mut silent = None;
+        if asking.is_some() {
+            // With a call under way, only a second signal ends it now.
+            let asked = tokio::task::spawn_blocking(move || vendor.accept().unwrap());
+            silent = Some(timeout(PATIENCE, asked).await.unwrap().unwrap());
+        }
+        child.signal("TERM");
+        if asking.is_some() {
+            // Nobody can read that it has the first one; it stops to accept then.
+            while tokio::net::TcpStream::connect(address).await.is_ok() {}
+            child.signal("TERM");
+        }
+        let ended = tokio::task::spawn_blocking(move || child.end());
+        assert_eq!(timeout(PATIENCE, ended).await.unwrap().unwrap().code, Some(code));
+        drop((log, silent));
+    }
 }

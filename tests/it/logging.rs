@@ -225,12 +225,11 @@ async fn a_call_that_no_handler_sees_is_one_line_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_end_every_line_is_there() {
     let log = Logged::start();
-    let mut client = bare_client(log.0.address);
-    for _ in 0..300 {
-        client.get_order(question(Provider::Haoka, "a/b")).await.unwrap_err();
-    }
+    let orders = (0..100).map(|number| order(&format!("a/{number}"))).collect();
+    let request = BatchGetOrdersRequest { orders, max_age: None };
+    bare_client(log.0.address).batch_get_orders(request).await.unwrap();
     let ended = log.0.stop();
-    let lines = ended.err.lines().filter(|line| line.contains("GetOrder"));
-    assert_eq!(lines.count(), 300);
+    let lines = ended.err.lines().filter(|line| line.contains("BatchGetOrders"));
+    assert_eq!(lines.count(), 101);
     assert!(ended.err.ends_with("\"message\":\"stopped\",\"target\":\"order_query::app\"}\n"));
 }

@@ -126,7 +126,7 @@ impl App {
             stopping: stopping.clone(),
         };
         let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders.clone(), request_timeout));
+            .add_service(grpc::service(orders.clone(), &config.server));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }

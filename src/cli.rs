@@ -14,11 +14,17 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Problems;
+
+/// How long a failed command waits for its last words to be read.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where do orders stand? One gRPC contract over the orders of several vendors.
 #[derive(Parser)]
@@ -100,13 +106,26 @@ pub async fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Whoever does not read it has the exit code.
-            let _ = writeln!(io::stderr(), "{failure}");
-            ExitCode::from(match failure {
+            let code = match failure {
                 Failure::Failed(_) => 1,
                 Failure::Configuration(_) => 78,
-            })
+            };
+            complain(failure.to_string());
+            ExitCode::from(code)
         }
+    }
+}
+
+/// Tells why a command failed. Whoever does not read it has the exit code, and a standard error
+/// that is stuck does not keep the command from ending.
+fn complain(text: String) {
+    let (tell, told) = mpsc::channel();
+    let complains = thread::Builder::new().spawn(move || {
+        let _ = writeln!(io::stderr(), "{text}");
+        let _ = tell.send(());
+    });
+    if complains.is_ok() {
+        let _ = told.recv_timeout(COMPLAINT_TIMEOUT);
     }
 }
 

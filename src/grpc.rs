@@ -2,21 +2,29 @@
 //! the service on a listener.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
+mod admission;
+mod calls;
 mod deadline;
+mod record;
 mod status;
+mod trace;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use self::deadline::{Bounded, Deadline};
+use self::admission::Admission;
+use self::calls::Calls;
+use self::deadline::{Deadline, out_of_time};
+use self::record::{Counts, Record};
+use crate::config;
 use crate::error::Error;
 use crate::orders::{Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
@@ -33,19 +41,21 @@ const REQUEST_LIMIT: usize = 64 * 1024;
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;
 
-/// The service, ready for a listener. No call but a watch takes longer than `request_timeout`;
-/// a watch ends with its connection.
+/// The service, ready for a listener. No call but a watch takes longer than `request_timeout`; a
+/// watch ends with its connection. What is over `max_in_flight` and `max_watches` is turned away.
 #[must_use]
 pub fn service(
     orders: Orders,
-    request_timeout: Duration,
-) -> Bounded<OrderServiceServer<impl OrderService>> {
-    let service = OrderServiceServer::new(Service { orders });
-    Bounded::new(service.max_decoding_message_size(REQUEST_LIMIT), request_timeout)
+    limits: &config::Server,
+) -> Calls<OrderServiceServer<impl OrderService>> {
+    let admission = Admission::new(limits);
+    let service = OrderServiceServer::new(Service { orders, admission: admission.clone() });
+    Calls::new(service.max_decoding_message_size(REQUEST_LIMIT), admission, limits)
 }
 
 struct Service {
     orders: Orders,
+    admission: Admission,
 }
 
 #[tonic::async_trait]
@@ -54,14 +64,18 @@ impl OrderService for Service {
         &self,
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
-        let deadline = Deadline::of(&request);
+        let deadline = Deadline::of(request.extensions()).answer;
+        let record = Record::of(request.extensions());
         let GetOrderRequest { provider, id, account, machine_no, max_age } = request.into_inner();
         let order = OrderRef { provider, id, account, machine_no };
+        record.asks(&order);
         let answer = match max_age_of(max_age) {
             Ok(max_age) => self.orders.get(&order, max_age, deadline).await,
             Err(error) => Err(error),
         };
-        answer.map(Response::new).map_err(|error| status::fail("GetOrder", &order.id, &error))
+        let answer = answer.map_err(|error| record.fail(&error))?;
+        record.found(&answer);
+        Ok(Response::new(answer.response))
     }
 
     async fn batch_get_orders(
@@ -70,10 +84,11 @@ impl OrderService for Service {
     ) -> Result<Response<BatchGetOrdersResponse>, Status> {
         // The last tenth is for the answer: it must reach the caller before the deadline does.
         let now = Instant::now();
-        let time = Deadline::of(&request).saturating_duration_since(now);
+        let time = Deadline::of(request.extensions()).answer.saturating_duration_since(now);
         let deadline = now + time / 10 * 9;
-        let answer = self.batch(request.into_inner(), deadline).await;
-        answer.map(Response::new).map_err(|error| status::fail("BatchGetOrders", "", &error))
+        let record = Record::of(request.extensions());
+        let answer = self.batch(request.into_inner(), deadline, &record).await;
+        answer.map(Response::new).map_err(|error| record.fail(&error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -83,12 +98,12 @@ impl OrderService for Service {
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let Peer { leaving, .. } = Peer::of(request.extensions());
+        let deadline = Deadline::of(request.extensions()).stream;
+        let record = Record::of(request.extensions());
         let order = request.into_inner().order.unwrap_or_default();
-        let watching = self
-            .orders
-            .watch(&order)
-            .map_err(|error| status::fail("WatchOrder", &order.id, &error))?;
-        let watch = Watch { watching: Some(watching), id: order.id, leaving };
+        record.asks(&order);
+        let watching = self.orders.watch(&order).map_err(|error| record.fail(&error))?;
+        let watch = Watch { watching: Some(watching), leaving, deadline, record };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
@@ -99,6 +114,7 @@ impl Service {
         &self,
         request: BatchGetOrdersRequest,
         deadline: Instant,
+        record: &Record,
     ) -> Result<BatchGetOrdersResponse, Error> {
         let BatchGetOrdersRequest { orders, max_age } = request;
         if !(1..=BATCH_LIMIT).contains(&orders.len()) {
@@ -111,23 +127,27 @@ impl Service {
             .iter()
             .map(|order| {
                 *places.entry(order).or_insert_with(|| {
-                    distinct.push(self.orders.get(order, max_age, deadline));
+                    distinct.push((order, self.orders.get(order, max_age, deadline)));
                     distinct.len() - 1
                 })
             })
             .collect();
-        let outcomes = join_all(distinct).await;
-        let mut logged = HashSet::new();
-        let results = places.iter().zip(&orders).filter_map(|(place, order)| {
+        record.holds(self.admission.batch(distinct.len())?);
+        let (distinct, calls): (Vec<_>, Vec<_>) = distinct.into_iter().unzip();
+        let outcomes = join_all(calls).await;
+        let mut failed = 0;
+        for (order, outcome) in distinct.into_iter().zip(&outcomes) {
+            if let Err(error) = outcome {
+                record.order_failed(order, error);
+                failed += 1;
+            }
+        }
+        record.counts(Counts { orders: outcomes.len(), failed });
+        let results = places.iter().filter_map(|place| {
             // Every place is one of a distinct order.
             let result = match outcomes.get(*place)? {
-                Ok(answer) => OrderOutcome::Found(answer.clone()),
-                Err(error) => {
-                    if logged.insert(place) {
-                        status::log("BatchGetOrders", &order.id, error);
-                    }
-                    OrderOutcome::Error(status::in_batch(error))
-                }
+                Ok(answer) => OrderOutcome::Found(answer.response.clone()),
+                Err(error) => OrderOutcome::Error(status::in_batch(error)),
             };
             Some(OrderResult { result: Some(result) })
         });
@@ -150,26 +170,44 @@ fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>
 struct Watch {
     /// `None` once an error has been sent.
     watching: Option<Watching>,
-    id: String,
     leaving: CancellationToken,
+    /// The caller's own.
+    deadline: Option<Instant>,
+    record: Record,
 }
 
 impl Watch {
     async fn next(mut self) -> Option<(Result<WatchOrderResponse, Status>, Self)> {
+        let deadline = async {
+            match self.deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         let news = tokio::select! {
             // What is there to tell is told before the end.
             biased;
-            news = self.watching.as_mut()?.next() => news?,
-            () = self.leaving.cancelled() => Err(Error::new(
+            news = self.watching.as_mut()?.next() => news,
+            () = self.leaving.cancelled() => Some(Err(Error::new(
                 ErrorReason::ServerDraining,
                 "this connection is about to end; watch again, and another one will answer",
             )
-            .retry_after(Duration::ZERO)),
+            .retry_after(Duration::ZERO))),
+            () = deadline => Some(Err(out_of_time())),
         };
-        let news = news.map_err(|error| {
-            self.watching = None;
-            status::fail("WatchOrder", &self.id, &error)
-        });
-        Some((news, self))
+        match news {
+            None => {
+                self.record.succeed();
+                None
+            }
+            Some(Ok(message)) => {
+                self.record.sends(&message);
+                Some((Ok(message), self))
+            }
+            Some(Err(error)) => {
+                self.watching = None;
+                Some((Err(self.record.fail(&error)), self))
+            }
+        }
     }
 }

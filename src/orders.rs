@@ -42,6 +42,23 @@ const NOT_FOUND_LIMIT: u64 = 10_000;
 #[derive(Clone)]
 pub struct Orders(Arc<Inner>);
 
+/// What a question gets.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What the caller gets.
+    pub response: GetOrderResponse,
+    /// How long the vendor took, from when the request for the order was sent; only where this
+    /// process has asked it for this answer.
+    pub vendor_latency: Option<Duration>,
+}
+
+impl From<GetOrderResponse> for Answer {
+    /// An answer that no vendor was asked for.
+    fn from(response: GetOrderResponse) -> Self {
+        Self { response, vendor_latency: None }
+    }
+}
+
 struct Inner {
     accounts: Accounts,
     store: Arc<dyn Store>,
@@ -89,7 +106,7 @@ impl Orders {
         order: &OrderRef,
         max_age: Option<Duration>,
         deadline: Instant,
-    ) -> Result<GetOrderResponse, Error> {
+    ) -> Result<Answer, Error> {
         let question = self.question(order, max_age)?;
         let answer = self.answer(&question, deadline).await;
         answer.map_err(|error| question.failed(error, order))
@@ -108,11 +125,7 @@ impl Orders {
     }
 
     /// The answer to a question, by its deadline.
-    async fn answer(
-        &self,
-        question: &Question,
-        deadline: Instant,
-    ) -> Result<GetOrderResponse, Error> {
+    async fn answer(&self, question: &Question, deadline: Instant) -> Result<Answer, Error> {
         let now = Instant::now();
         // The last tenth is for an older answer, where one will do.
         let content_at = now + deadline.saturating_duration_since(now) / 10 * 9;
@@ -120,18 +133,18 @@ impl Orders {
         let mut under_way = self.0.flights.under_way(&question.key);
         loop {
             if let Some(answer) = self.at_hand(question) {
-                return answer;
+                return answer.map(Answer::from);
             }
             let mut flight = match under_way.take().map_or_else(|| self.join(question), Ok) {
                 Ok(flight) => flight,
-                Err(answer) => return answer,
+                Err(answer) => return answer.map(Answer::from),
             };
             let landed = tokio::select! {
                 biased;
                 landed = flight.landed() => landed,
                 () = sleep_until(content_at), if question.max_age.is_none() => {
                     if let Some(stale) = self.stale(question, None) {
-                        return Ok(stale);
+                        return Ok(stale.into());
                     }
                     match timeout_at(deadline, flight.landed()).await {
                         Ok(landed) => landed,
@@ -141,16 +154,19 @@ impl Orders {
                 () = sleep_until(deadline) => return Err(out_of_time()),
             };
             match landed.as_ref() {
-                Landed::Live(known) => return Ok(question.found(known, Source::Live)),
+                Landed::Live(known, vendor_latency) => {
+                    let response = question.found(known, Source::Live);
+                    return Ok(Answer { response, vendor_latency: *vendor_latency });
+                }
                 // Who began was content with less, so this question asks for itself.
                 Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
-                Landed::Kept(known) => return Ok(question.found(known, Source::Cache)),
+                Landed::Kept(known) => return Ok(question.found(known, Source::Cache).into()),
                 Landed::Failed(error, asker)
                     if error.reason == ErrorReason::ProviderQuotaExhausted
                         && question.may_have_more_than(*asker) => {}
                 Landed::Failed(error, _) => {
                     let stale = self.stale(question, Some(error));
-                    return stale.ok_or_else(|| error.clone());
+                    return stale.map(Answer::from).ok_or_else(|| error.clone());
                 }
             }
         }
@@ -211,7 +227,7 @@ impl Orders {
             Ok(landed) => landed,
             Err(error) => Landed::Failed(error, question.asker),
         };
-        if let Landed::Live(Known { state: Some(state), .. }) = &landed {
+        if let Landed::Live(Known { state: Some(state), .. }, _) = &landed {
             self.0.watching.learned(&question.key, state);
         }
         pilot.land(landed);
@@ -231,7 +247,7 @@ impl Orders {
         let Some(known) = known else { return self.ask(question, turn, None).await };
         let lease = question.lease();
         if let Some(known) = self.await_lease(question, &lease, &known).await? {
-            return Ok(Landed::Live(known));
+            return Ok(Landed::Live(known, None));
         }
         let landed = self.ask(question, turn, Some(&lease)).await;
         // Where this fails the lease ends by itself.
@@ -297,6 +313,7 @@ impl Orders {
                 let _ = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
             }
         };
+        let answered = self.0.clock.now();
         // Nothing is under way any more, however long the store takes.
         drop(turn);
         self.note(question, outcome.as_ref(), asked).await;
@@ -306,7 +323,8 @@ impl Orders {
             tracing::debug!(detail, "an answer could not be remembered");
         }
         let spent = self.recall(question).await.ok().flatten().unwrap_or_default().spent;
-        Ok(Landed::Live(Known { state: Some(state), spent }))
+        let vendor_latency = observed(&state).and_then(|sent| answered.duration_since(sent).ok());
+        Ok(Landed::Live(Known { state: Some(state), spent }, vendor_latency))
     }
 
     /// Remembers what an outcome says of the account and the order.

@@ -1,21 +1,66 @@
 //! Logs. Set up once by `cli`; everyone writes to them through `tracing`.
 
+mod queue;
+
 use std::io;
 use std::panic::PanicHookInfo;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-use tracing::{Level, Metadata};
+use tracing::{Dispatch, Level, Metadata};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{fmt, registry};
+use tracing_subscriber::{Registry, registry};
 
+use self::queue::Queue;
 use crate::config::{LogFormat, Telemetry};
 
-/// Sends the logs to standard error from here on. A second call changes nothing.
-pub fn init(telemetry: &Telemetry) {
+/// How long the end waits for lines that nobody reads.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The logs. Whoever drops it waits until every line is written, for a second at most.
+#[must_use]
+pub struct Logs(Arc<Queue>);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.0.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Sends the logs to standard error from here on, by a thread of their own: whoever writes a line
+/// never waits for whoever reads it. A second call changes nothing.
+///
+/// # Errors
+/// Where no thread can be started.
+pub fn init(telemetry: &Telemetry) -> io::Result<Logs> {
+    let queue = Arc::new(Queue::default());
+    let layer = layer(telemetry, Arc::clone(&queue));
+    if registry().with(layer).try_init().is_ok() {
+        std::panic::set_hook(Box::new(log_panic));
+        let direct = Dispatch::new(registry().with(self::layer(telemetry, io::stderr)));
+        let queue = Arc::clone(&queue);
+        thread::Builder::new().name("logs".to_owned()).spawn(move || {
+            // What this thread has to tell must not wait in the queue that it empties.
+            let _direct = tracing::dispatcher::set_default(&direct);
+            queue.write_to(io::stderr());
+        })?;
+    }
+    Ok(Logs(queue))
+}
+
+/// Writes what is to be logged, as it is to look.
+fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = telemetry.log_level.clone().and(filter_fn(shows_no_secrets));
-    let layer = fmt::layer().with_writer(io::stderr).with_ansi(false);
-    let layer = match telemetry.log_format {
+    // A line that cannot be written must not go to standard error another way.
+    let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
+    match telemetry.log_format {
         LogFormat::Json => layer
             .json()
             .flatten_event(true)
@@ -24,9 +69,6 @@ pub fn init(telemetry: &Telemetry) {
             .with_filter(filter)
             .boxed(),
         LogFormat::Text => layer.with_filter(filter).boxed(),
-    };
-    if registry().with(layer).try_init().is_ok() {
-        std::panic::set_hook(Box::new(log_panic));
     }
 }
 

@@ -1,100 +1,50 @@
-//! The time that a call has, and what becomes of one that uses it up or panics. Wrapped around
-//! the service by `grpc`: tonic's own timer answers CANCELLED, and none where the header is
-//! malformed.
+//! The time that a call has. tonic's own timer answers CANCELLED, and none where the header is
+//! malformed, so `grpc` reads the header itself.
 
-use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
-use tokio::time::{Instant, timeout_at};
-use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
+use http::{Extensions, HeaderMap};
+use tokio::time::Instant;
 
-use super::status;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 
-/// What may be told in the log of a call's path, which its caller writes.
-const METHODS: [&str; 3] = ["/GetOrder", "/BatchGetOrders", "/WatchOrder"];
-
-/// How much longer than its deadline a call is waited for: handlers know more of what they were
-/// doing, and answer for themselves.
-const GRACE: Duration = Duration::from_millis(50);
-
-/// When the answer must be on its way; put into every request by [`Bounded`].
+/// When a call must be answered; put into every request by [`Calls`](super::calls::Calls).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(Instant);
+pub(super) struct Deadline {
+    /// When the answer must be on its way, or the first of its messages may be.
+    pub(super) answer: Instant,
+    /// When a call that sends on and on must end; `None` where its caller does not say.
+    pub(super) stream: Option<Instant>,
+}
 
 impl Deadline {
-    pub(super) fn of<T>(request: &tonic::Request<T>) -> Instant {
-        // Without the layer nobody waits: that cannot be overlooked.
-        request.extensions().get().map_or_else(Instant::now, |Self(instant)| *instant)
-    }
-}
-
-/// A service whose calls end by their deadline, whatever they do.
-#[derive(Clone)]
-pub struct Bounded<S> {
-    inner: S,
-    limit: Duration,
-}
-
-impl<S> Bounded<S> {
-    /// Calls without a deadline have this long, and none has longer.
-    pub(super) fn new(inner: S, limit: Duration) -> Self {
-        Self { inner, limit }
-    }
-}
-
-impl<S: NamedService> NamedService for Bounded<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Bounded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let time = grpc_timeout(request.headers()).map_or(self.limit, |time| time.min(self.limit));
-        let path = request.uri().path();
-        let method = METHODS.iter().find(|method| path.ends_with(**method)).unwrap_or(&"");
-        let deadline = Instant::now() + time;
-        request.extensions_mut().insert(Deadline(deadline));
-        if time.is_zero() {
-            return Box::pin(async move { Ok(refuse(method, &out_of_time())) });
+    /// The deadline of a call that arrives now: its caller's, but the answer has `limit` at most.
+    pub(super) fn new(headers: &HeaderMap, limit: Duration) -> Self {
+        let time = grpc_timeout(headers);
+        let now = Instant::now();
+        Self {
+            answer: now + time.map_or(limit, |time| time.min(limit)),
+            // A time beyond what can be told is none.
+            stream: time.and_then(|time| now.checked_add(time)),
         }
-        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            match timeout_at(deadline + GRACE, call).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_panic)) => Ok(refuse(method, &Error::internal("the handler panicked"))),
-                Err(_elapsed) => Ok(refuse(method, &out_of_time())),
-            }
-        })
+    }
+
+    /// The deadline of the request with these extensions.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        // Without the layer nobody waits: that cannot be overlooked.
+        let none = || {
+            let now = Instant::now();
+            Self { answer: now, stream: Some(now) }
+        };
+        extensions.get().copied().unwrap_or_else(none)
     }
 }
 
-fn out_of_time() -> Error {
+/// What a call gets that has used up its time, where nobody knows more of it.
+pub(super) fn out_of_time() -> Error {
     let message = "the call's deadline passed before it was answered; ask again, with more time";
     Error::new(ErrorReason::DeadlineExceeded, message)
-}
-
-fn refuse(method: &str, error: &Error) -> Response<Body> {
-    status::fail(method.trim_start_matches('/'), "", error).into_http()
 }
 
 /// The caller's `grpc-timeout`: one to eight digits and a unit. A malformed one counts as none.

@@ -1,5 +1,6 @@
-//! The one way from our error to a gRPC status, with the details that the contract promises, and
-//! the one line that is logged for it. Used by `grpc` only.
+//! The one way from our error to a gRPC status, with the details that the contract promises.
+//! Used by `grpc` only.
+#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(1);
 
 /// Which code a reason goes with.
-fn code(reason: ErrorReason) -> Code {
+pub(super) fn code(reason: ErrorReason) -> Code {
     match reason {
         ErrorReason::InvalidRequest => Code::InvalidArgument,
         ErrorReason::CallerUnauthenticated => Code::Unauthenticated,
@@ -37,6 +38,7 @@ fn code(reason: ErrorReason) -> Code {
         | ErrorReason::StoreUnavailable
         | ErrorReason::ServerDraining => Code::Unavailable,
         ErrorReason::ProviderError => Code::Unknown,
+        ErrorReason::Unimplemented => Code::Unimplemented,
         ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorReason::ProviderResponseInvalid | ErrorReason::Internal | ErrorReason::Unspecified => {
             Code::Internal
@@ -44,10 +46,27 @@ fn code(reason: ErrorReason) -> Code {
     }
 }
 
-/// Logs the failure of a call, and makes its status.
-pub(super) fn fail(method: &str, id: &str, error: &Error) -> Status {
-    log(method, id, error);
-    status(error)
+/// The code's name, as gRPC writes it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// The failure of one order of a batch, in the batch's words.
@@ -63,7 +82,8 @@ pub(super) fn in_batch(error: &Error) -> OrderError {
     }
 }
 
-fn status(error: &Error) -> Status {
+/// What the caller of a failed call gets.
+pub(super) fn status(error: &Error) -> Status {
     let metadata = [
         ("provider", error.provider.map(pb::Provider::word)),
         ("account", error.account.clone()),
@@ -94,42 +114,6 @@ fn status(error: &Error) -> Status {
     Status::with_error_details_and_metadata(code, error.message.as_str(), details, pushback)
 }
 
-/// Logs the failure of a call, or of one order of it.
-pub(super) fn log(method: &str, id: &str, error: &Error) {
-    /// An event's level is part of its type, so each level needs a line of its own.
-    macro_rules! event {
-        ($level:ident) => {
-            tracing::$level!(
-                method,
-                provider = error.provider.map(pb::Provider::word),
-                account = error.account,
-                order = shortened(id),
-                reason = pb::short_name(error.reason),
-                field = error.field,
-                provider_code = error.provider_code,
-                detail = error.detail,
-                "{}",
-                error.message
-            )
-        };
-    }
-    match error.reason {
-        ErrorReason::Internal => event!(error),
-        ErrorReason::ProviderCredentialsRejected
-        | ErrorReason::ProviderResponseInvalid
-        | ErrorReason::ProviderError
-        | ErrorReason::ProviderUnavailable
-        | ErrorReason::StoreUnavailable => event!(warn),
-        _ => event!(info),
-    }
-}
-
-/// An order's id for the log: enough to find it by, with the caller's help.
-fn shortened(id: &str) -> Option<String> {
-    let start = id.char_indices().rev().nth(3).map_or(0, |(start, _)| start);
-    Some(format!("…{}", &id[start..])).filter(|_| !id.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,12 +128,5 @@ mod tests {
             assert_eq!(delay, Some(Duration::from_secs(wait)));
         }
         assert!(status(&Error::internal("x")).metadata().get(PUSHBACK).is_none());
-    }
-
-    #[test]
-    fn an_id_is_shortened_by_characters() {
-        assert_eq!(shortened("DD2981741311549200000").as_deref(), Some("…0000"));
-        assert_eq!(shortened("号号号号号").as_deref(), Some("…号号号号"));
-        assert_eq!(shortened("").as_deref(), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -12,8 +13,9 @@ use crate::store::Known;
 /// What became of a call.
 #[derive(Debug, Clone)]
 pub(super) enum Landed {
-    /// The vendor was asked: for this question, or by another process at the same time.
-    Live(Known),
+    /// The vendor was asked: for this question, or by another process at the same time. With how
+    /// long it took, where it was this process.
+    Live(Known, Option<Duration>),
     /// The vendor was not asked: what was kept was young enough for whoever began.
     Kept(Known),
     /// There is no answer, for one who asks like this.

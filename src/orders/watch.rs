@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::freshness::refresh_time;
 use super::question::Question;
 use super::quota::Asker;
-use super::{Inner, Orders};
+use super::{Answer, Inner, Orders};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
 
@@ -188,7 +188,7 @@ impl Poller {
             let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
             let now = self.orders.0.clock.now();
             let next = match answer {
-                Ok(answer) => {
+                Ok(Answer { response: answer, .. }) => {
                     failing = None;
                     let source = answer.source();
                     let next = answer.refresh_time.and_then(|time| time.try_into().ok());

@@ -1,17 +1,25 @@
 //! How long a call may take, and that a vendor's call is not the caller's to end. Asked with a
 //! client that leaves the deadline to the server: tonic's own would answer in its place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use order_query::pb::{GetOrderResponse, Provider};
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::pb::{
+    GetOrderResponse, OrderRef, Provider, Source, WatchOrderRequest, WatchOrderResponse,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::{Code, Request};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Request, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Failed, Server, bare_client, question};
+use crate::child::{PATIENCE, Serving};
+use crate::played::{Played, answer};
+use crate::support::{BareChannel, Failed, Server, bare_client, question, raw};
 
 /// A server with one Haoka account, and its vendor: a listener that nobody answers at.
 async fn server(timeout: &str, request_timeout: &str) -> (Server, TcpListener) {
@@ -105,18 +113,86 @@ async fn the_accounts_timeout_bounds_the_vendors_call() {
 #[tokio::test]
 async fn a_request_whose_body_never_comes_ends_at_its_deadline() {
     let (server, _vendor) = server("1m", "50ms").await;
-    let stream = TcpStream::connect(server.app.address).await.unwrap();
-    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    let request = http::Request::post(format!(
-        "http://{}/orderquery.v1.OrderService/GetOrder",
-        server.app.address
-    ))
-    .header("content-type", "application/grpc")
-    .header("te", "trailers")
-    .body(())
-    .unwrap();
-    let (answer, _body_that_stays_open) = client.send_request(request, false).unwrap();
-    let answer = answer.await.unwrap();
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    let path = "/orderquery.v1.OrderService/GetOrder";
+    let answer = raw(server.app.address, path, &headers, None).await;
     assert_eq!(answer.headers()["grpc-status"], "4");
+}
+
+/// The real binary, and a vendor that answers once it is let.
+async fn binary(settings: &str) -> (Serving, Played, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let vendor = Played::start(move |_| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            answer(200, r#"{"code":0,"data":{"orderNo":"1","orderStatus":"已发货"}}"#)
+        }
+    })
+    .await;
+    let config = format!(
+        "{settings}\n[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
+         timeout = \"1m\"\nbase_url = \"{}\"\n",
+        vendor.url()
+    );
+    (Serving::start(&config), vendor, gate)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_is_slower_than_its_caller_is_not_asked_twice() {
+    let (server, vendor, gate) = binary("").await;
+    let mut client = bare_client(server.address);
+    let mut request = Request::new(question(Provider::Haoka, "shipped"));
+    request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+    let answer = timeout(PATIENCE, client.get_order(request)).await.unwrap();
+    assert_out_of_time(&Failed::from(&answer.unwrap_err()));
+    vendor.was_asked(1).await;
+    gate.add_permits(1);
+    let kept = async {
+        loop {
+            let question = question(Provider::Haoka, "shipped");
+            let answer = client.get_order(question).await.unwrap().into_inner();
+            // Until the answer has come, this one joins the call that waits for it.
+            if answer.source() == Source::Cache {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, kept).await.unwrap();
+    assert_eq!(vendor.asked().len(), 1);
+}
+
+async fn watch(
+    client: &OrderServiceClient<BareChannel>,
+    grpc_timeout: Option<&str>,
+) -> Streaming<WatchOrderResponse> {
+    let id = "shipped".to_owned();
+    let order = OrderRef { provider: Provider::Haoka.into(), id, ..OrderRef::default() };
+    let mut request = Request::new(WatchOrderRequest { order: Some(order) });
+    if let Some(text) = grpc_timeout {
+        request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+    }
+    client.clone().watch_order(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_at_its_callers_deadline_and_at_no_other() {
+    let (server, _vendor, gate) = binary("server.request_timeout = \"50ms\"").await;
+    let client = bare_client(server.address);
+    let mut endless = [watch(&client, None).await, watch(&client, Some("5 apples")).await];
+    let begin = Instant::now();
+    let mut bounded = watch(&client, Some("400m")).await;
+    let end = timeout(PATIENCE, bounded.message()).await.unwrap().unwrap_err();
+    let failed = Failed::from(&end);
+    assert_eq!(failed.code, Code::DeadlineExceeded);
+    assert_eq!(
+        (failed.reason.as_str(), failed.domain.as_str()),
+        ("DEADLINE_EXCEEDED", "orderquery")
+    );
+    assert!(begin.elapsed() >= Duration::from_millis(400), "not at request_timeout");
+    gate.add_permits(1);
+    for watch in &mut endless {
+        timeout(PATIENCE, watch.message()).await.unwrap().unwrap().unwrap();
+    }
 }

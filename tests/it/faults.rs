@@ -2,13 +2,15 @@
 //! a clear error, and the next one is served.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use order_query::app::Setup;
 use order_query::clock::{Clock, SystemClock};
-use order_query::config::Secret;
+use order_query::config::{Secret, Section};
 use order_query::error::Error;
 use order_query::grpc;
 use order_query::orders::{Account, Accounts, Orders};
@@ -200,7 +202,10 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
-    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
+    let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
+    let root = Section::parse(root, Path::new("")).unwrap();
+    let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
+    let routes = Routes::new(grpc::service(orders, &config.server));
     let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {

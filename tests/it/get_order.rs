@@ -227,11 +227,3 @@ async fn an_answer_says_where_it_comes_from_and_of_when_it_is() {
     let kinds: Vec<_> = sandbox.arrivals().into_iter().map(|arrival| arrival.kind).collect();
     assert_eq!(kinds, [Kind::Order, Kind::Order]);
 }
-
-#[tokio::test]
-async fn a_request_over_64_kib_is_turned_down() {
-    let (sandbox, server) = sandboxed().await;
-    let question = question(Provider::Wechat, &"a".repeat(65 * 1024));
-    assert_eq!(server.get(question).await.unwrap_err().code, Code::OutOfRange);
-    assert_eq!(sandbox.arrivals(), []);
-}

@@ -181,7 +181,7 @@ impl Field {
     async fn get(&self, max_age: Option<Duration>) -> Result<Source, ErrorReason> {
         let deadline = Instant::now() + Duration::from_mins(1);
         let answer = self.orders.get(&self.order, max_age, deadline).await;
-        answer.map(|answer| answer.source()).map_err(|error| error.reason)
+        answer.map(|answer| answer.response.source()).map_err(|error| error.reason)
     }
 
     /// Lets nobody through until [`open`].
@@ -265,7 +265,7 @@ async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer(
     assert_eq!(failed.reason, ErrorReason::DeadlineExceeded);
     assert_eq!(failed.account.as_deref(), Some("a"));
     let stale = field.orders.get(&field.order, None, deadline()).await.unwrap();
-    assert_eq!(stale.source(), Source::Stale);
+    assert_eq!(stale.response.source(), Source::Stale);
     assert_eq!(field.asked(), 2, "the second joined the first one's call");
 }
 
@@ -292,6 +292,6 @@ async fn a_second_attempt_keeps_the_order_leased() {
     }
     field.answers.add_permits(MANY);
     assert_eq!(first.await, Ok(Source::Live));
-    assert_eq!(other.await.unwrap().source(), Source::Live);
+    assert_eq!(other.await.unwrap().response.source(), Source::Live);
     assert_eq!(field.asked(), 11, "one call for both replicas");
 }

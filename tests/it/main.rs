@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
+mod admission;
 mod authority;
 mod batch;
 mod binary;
@@ -18,6 +19,7 @@ mod get_order;
 mod health;
 mod house;
 mod joining;
+mod logging;
 mod mappings;
 mod played;
 mod pressure;
@@ -39,4 +41,5 @@ mod support;
 mod tokens;
 mod transport;
 mod turns;
+mod unread;
 mod watch;

@@ -109,6 +109,30 @@ pub fn bare_client(address: SocketAddr) -> OrderServiceClient<BareChannel> {
     OrderServiceClient::with_origin(http, format!("http://{address}").parse().unwrap())
 }
 
+/// A request that no client would make, and the answer to its headers. The body stays open where
+/// there is none.
+pub async fn raw(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<Vec<u8>>,
+) -> axum::http::Response<()> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = axum::http::Request::post(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        let value = axum::http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        request = request.header(*name, value);
+    }
+    let (answer, mut sending) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    if let Some(body) = body {
+        // Who is turned away at once may have closed the stream.
+        let _ = sending.send_data(body.into(), true);
+    }
+    answer.await.unwrap().map(drop)
+}
+
 /// What [`bare_client`] speaks through.
 pub type BareChannel = Client<HttpConnector, tonic::body::Body>;
 

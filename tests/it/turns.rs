@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Orders};
-use order_query::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Provider};
+use order_query::orders::{Account, Accounts, Answer, Orders};
+use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use order_query::providers::{self, Means, Query, Rules};
 use order_query::store::Memory;
 use tokio::sync::Semaphore;
@@ -62,7 +62,7 @@ struct Field {
     orders: Orders,
     asked: Arc<AtomicUsize>,
     may_end: Arc<Semaphore>,
-    calls: JoinSet<Result<GetOrderResponse, Error>>,
+    calls: JoinSet<Result<Answer, Error>>,
 }
 
 impl Field {
@@ -90,7 +90,7 @@ impl Field {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
-    async fn next(&mut self) -> Result<GetOrderResponse, Error> {
+    async fn next(&mut self) -> Result<Answer, Error> {
         self.calls.join_next().await.unwrap().unwrap()
     }
 

@@ -34,7 +34,7 @@ fn a_panic_is_logged_by_its_place() {
 }
 
 fn panic_over_canaries() {
-    telemetry::init(&Telemetry::default());
+    let _logs = telemetry::init(&Telemetry::default()).unwrap();
     let task = std::thread::spawn(|| panic!("{NAME} has {HAOKA_SECRET}"));
     assert!(task.join().is_err());
 }

@@ -1,0 +1,243 @@
+//! What surrounds every call of the service: its place among those under way, its end in time, a
+//! status with details whoever made it, and its line in the log. Used by `grpc` only.
+#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::admission::Admission;
+use super::deadline::{Deadline, out_of_time};
+use super::record::Record;
+use crate::config;
+use crate::error::Error;
+use crate::pb::ErrorReason;
+
+/// How much longer than its deadline a call is waited for: handlers know more of what they were
+/// doing, and answer for themselves.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How a method answers, and so what bounds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Once.
+    Answer,
+    /// Until its caller has enough.
+    Stream,
+    /// That there is no such method.
+    Unknown,
+}
+
+/// The methods. What is in none of the rows must not be in a log: its caller has written it.
+const METHODS: [(&str, Kind); 3] =
+    [("GetOrder", Kind::Answer), ("BatchGetOrders", Kind::Answer), ("WatchOrder", Kind::Stream)];
+
+/// A service whose calls are bounded in number and in time, whatever they do.
+#[derive(Clone)]
+pub struct Calls<S> {
+    inner: S,
+    admission: Admission,
+    limit: Duration,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn new(inner: S, admission: Admission, limits: &config::Server) -> Self {
+        Self { inner, admission, limit: limits.request_timeout }
+    }
+
+    /// Lets a call in, or says why not.
+    fn admit(&self, kind: Kind, record: &Record, deadline: Deadline) -> Result<(), Error> {
+        if deadline.answer <= Instant::now() {
+            return Err(out_of_time());
+        }
+        match kind {
+            Kind::Answer => record.holds(self.admission.call()?),
+            Kind::Stream => record.holds(self.admission.watch()?),
+            Kind::Unknown => {}
+        }
+        Ok(())
+    }
+}
+
+impl<S: NamedService> NamedService for Calls<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let (name, kind) = method(S::NAME, request.uri().path());
+        let record = Record::new(name, kind == Kind::Stream, request.headers());
+        if !speaks_grpc(request.headers()) {
+            return Box::pin(async move { Ok(unsupported(&record)) });
+        }
+        let deadline = Deadline::new(request.headers(), self.limit);
+        if let Err(error) = self.admit(kind, &record, deadline) {
+            return Box::pin(async move { Ok(record.fail(&error).into_http()) });
+        }
+        request.extensions_mut().insert(deadline);
+        request.extensions_mut().insert(record.clone());
+        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            let answer = match timeout_at(deadline.answer + GRACE, call).await {
+                Ok(Ok(Ok(answer))) => answer,
+                Ok(Err(_panic)) => {
+                    record.fail(&Error::internal("the handler panicked")).into_http()
+                }
+                Err(_elapsed) => record.fail(&out_of_time()).into_http(),
+            };
+            Ok(explained(answer, kind, &record))
+        })
+    }
+}
+
+/// The method that a path names, among those of the service.
+fn method(service: &str, path: &str) -> (&'static str, Kind) {
+    let name = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
+    let name = name.and_then(|name| name.strip_prefix('/'));
+    let known = METHODS.into_iter().find(|(known, _)| name == Some(*known));
+    known.unwrap_or(("", Kind::Unknown))
+}
+
+fn speaks_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Who does not speak gRPC is answered in HTTP, as gRPC's protocol says.
+fn unsupported(record: &Record) -> Response<Body> {
+    let message = "the content-type is not application/grpc";
+    let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
+/// The answer, with details where it is a failure without any: one that tonic answers for itself.
+/// Handlers' failures have theirs.
+fn explained(mut answer: Response<Body>, kind: Kind, record: &Record) -> Response<Body> {
+    let headers = answer.headers();
+    if headers.contains_key("grpc-status-details-bin") {
+        return answer;
+    }
+    match Status::from_header_map(headers).map(|status| status.code()) {
+        // What becomes of a stream is known at its end.
+        None if kind == Kind::Stream => {}
+        None | Some(Code::Ok) => record.succeed(),
+        // Nobody listens any more.
+        Some(Code::Cancelled) => {}
+        Some(code) => {
+            // Further headers stay: such as which compression can be read. Those that are added
+            // are plain ASCII, so nothing of this fails.
+            let _ = record.fail(&unread(code)).add_header(answer.headers_mut());
+        }
+    }
+    answer
+}
+
+/// Why a request could not be read, by the code that tonic has for it.
+fn unread(code: Code) -> Error {
+    let (reason, message) = match code {
+        Code::Unimplemented => (
+            ErrorReason::Unimplemented,
+            "this server has no such method, or cannot read the request's compression",
+        ),
+        Code::OutOfRange => (ErrorReason::InvalidRequest, "the request is larger than 64 KiB"),
+        _ => (ErrorReason::InvalidRequest, "the request is not a message of the contract"),
+    };
+    Error::new(reason, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use futures_util::future;
+
+    use super::*;
+    use crate::config::{Config, Section};
+
+    /// A service that panics, or never answers.
+    #[derive(Clone)]
+    struct Bad {
+        panics: bool,
+    }
+
+    impl NamedService for Bad {
+        const NAME: &'static str = "orderquery.v1.OrderService";
+    }
+
+    impl Service<Request<Body>> for Bad {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let panics = self.panics;
+            Box::pin(async move {
+                assert!(!panics, "a panic that is meant");
+                future::pending().await
+            })
+        }
+    }
+
+    /// What a call of that method gets, where one may be under way.
+    async fn call(calls: &mut Calls<Bad>, method: &str) -> String {
+        let path = format!("/orderquery.v1.OrderService/{method}");
+        let request = Request::post(path).header("content-type", "application/grpc");
+        let answer = calls.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        answer.headers()["grpc-status"].to_str().unwrap().to_owned()
+    }
+
+    fn calls(panics: bool) -> Calls<Bad> {
+        let text = "[server]\nmax_in_flight = 1\nmax_watches = 1\nrequest_timeout = \"1ms\"";
+        let mut root = Section::parse(text, Path::new("")).unwrap();
+        let server = root.section("server");
+        let limits = Config::read(&mut root, server, false).server;
+        Calls::new(Bad { panics }, Admission::new(&limits), &limits)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_or_hangs_gives_its_place_back() {
+        for (panics, status) in [(true, Code::Internal), (false, Code::DeadlineExceeded)] {
+            let mut calls = calls(panics);
+            for method in ["GetOrder", "BatchGetOrders", "WatchOrder"].repeat(2) {
+                let expected = (status as i32).to_string();
+                assert_eq!(call(&mut calls, method).await, expected, "{method}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_gives_its_place_back() {
+        let mut calls = calls(false);
+        for _ in 0..2 {
+            assert_eq!(call(&mut calls, "GetOrder").now_or_never(), None);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The one line that is logged for a call, filled in by those who take part in it, and what else
+//! lasts as long as the call: its places. Used by `grpc` only; docs/logging.md explains the fields.
+#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap};
+use tokio::time::Instant;
+use tonic::Status;
+use tracing::Level;
+
+use super::admission::Places;
+use super::status::{self, code_name};
+use super::trace;
+use crate::error::Error;
+use crate::orders::Answer;
+use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+
+/// The call's line. It is written, and the call's places are given back, when the last clone is
+/// dropped: however the call ends, that happens once.
+#[derive(Clone)]
+pub(super) struct Record(Arc<Mutex<Line>>);
+
+struct Line {
+    method: &'static str,
+    begin: Instant,
+    trace_id: Option<String>,
+    caller: Option<String>,
+    provider: Option<String>,
+    account: Option<String>,
+    order: Option<String>,
+    source: Option<Source>,
+    vendor_latency: Option<Duration>,
+    batch: Option<Counts>,
+    /// How many messages a stream has sent.
+    messages: Option<u64>,
+    /// `None` until it is known: a caller that leaves first never knows.
+    outcome: Option<Result<(), Box<Error>>>,
+    places: Vec<Places>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Counts {
+    /// How many different orders it asks for.
+    pub(super) orders: usize,
+    /// How many of them cannot be read.
+    pub(super) failed: usize,
+}
+
+/// Logs at a level that is known at run time: an event's level is part of its type.
+macro_rules! event {
+    ($level:expr, $($fields:tt)*) => {
+        match $level {
+            Level::ERROR => tracing::error!($($fields)*),
+            Level::WARN => tracing::warn!($($fields)*),
+            _ => tracing::info!($($fields)*),
+        }
+    };
+}
+
+impl Record {
+    /// The record of a call that begins now.
+    pub(super) fn new(method: &'static str, streams: bool, headers: &HeaderMap) -> Self {
+        Self(Arc::new(Mutex::new(Line {
+            method,
+            begin: Instant::now(),
+            trace_id: trace::id(headers),
+            caller: None,
+            provider: None,
+            account: None,
+            order: None,
+            source: None,
+            vendor_latency: None,
+            batch: None,
+            messages: streams.then_some(0),
+            outcome: None,
+            places: Vec::new(),
+        })))
+    }
+
+    /// The record of the request with these extensions.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        let without_layer = || Self::new("", false, &HeaderMap::new());
+        extensions.get().cloned().unwrap_or_else(without_layer)
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps places for as long as the call lasts.
+    pub(super) fn holds(&self, places: Places) {
+        self.line().places.push(places);
+    }
+
+    /// Who asks, by the name in the configuration.
+    #[expect(dead_code, reason = "callers are not identified yet")]
+    pub(super) fn caller(&self, name: &str) {
+        self.line().caller = Some(name.to_owned());
+    }
+
+    /// Which order is asked for. The account that it names is noted once it is known to be one.
+    pub(super) fn asks(&self, order: &OrderRef) {
+        let mut line = self.line();
+        line.provider = provider(order.provider);
+        line.order = shortened(&order.id);
+    }
+
+    /// What the order's question got.
+    pub(super) fn found(&self, answer: &Answer) {
+        let GetOrderResponse { order, source, .. } = &answer.response;
+        let mut line = self.line();
+        line.account = order.as_ref().map(|order| order.account.clone());
+        line.source = Source::try_from(*source).ok();
+        line.vendor_latency = answer.vendor_latency;
+    }
+
+    /// What a stream is about to send.
+    pub(super) fn sends(&self, message: &WatchOrderResponse) {
+        let mut line = self.line();
+        line.account = message.order.as_ref().map(|order| order.account.clone());
+        line.messages = line.messages.map(|count| count + 1);
+    }
+
+    /// What became of a batch.
+    pub(super) fn counts(&self, counts: Counts) {
+        self.line().batch = Some(counts);
+    }
+
+    /// One order of a batch cannot be read: a line of its own, beside the call's.
+    pub(super) fn order_failed(&self, order: &OrderRef, error: &Error) {
+        let line = self.line();
+        event!(
+            level(error.reason),
+            method = line.method,
+            caller = line.caller,
+            provider = provider(order.provider),
+            account = error.account,
+            order = shortened(&order.id),
+            reason = pb::short_name(error.reason),
+            code = code_name(status::code(error.reason)),
+            field = error.field,
+            provider_code = error.provider_code,
+            detail = error.detail,
+            trace_id = line.trace_id,
+            "an order of a batch: {}",
+            error.message
+        );
+    }
+
+    /// The call has its answer.
+    pub(super) fn succeed(&self) {
+        self.line().outcome = Some(Ok(()));
+    }
+
+    /// The call has failed. Gives back what its caller gets.
+    pub(super) fn fail(&self, error: &Error) -> Status {
+        self.line().outcome = Some(Err(Box::new(error.clone())));
+        status::status(error)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let failure = match &self.outcome {
+            Some(Err(error)) => Some(error.as_ref()),
+            _ => None,
+        };
+        let (level, code, message) = match &self.outcome {
+            Some(Ok(())) => (Level::INFO, tonic::Code::Ok, "answered"),
+            Some(Err(error)) => {
+                (level(error.reason), status::code(error.reason), error.message.as_str())
+            }
+            None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
+        };
+        let latency = milliseconds(self.begin.elapsed());
+        event!(
+            level,
+            method = self.method,
+            caller = self.caller,
+            provider = self.provider,
+            account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref())),
+            order = self.order,
+            orders = self.batch.map(|counts| counts.orders),
+            found = self.batch.map(|counts| counts.orders - counts.failed),
+            failed = self.batch.map(|counts| counts.failed),
+            messages = self.messages,
+            source = self.source.map(pb::short_name),
+            code = code_name(code),
+            reason = failure.map(|error| pb::short_name(error.reason)),
+            field = failure.and_then(|error| error.field),
+            provider_code = failure.and_then(|error| error.provider_code.as_ref()),
+            detail = failure.and_then(|error| error.detail.as_ref()),
+            vendor_latency_ms = self.vendor_latency.map(milliseconds),
+            latency_ms = Some(latency).filter(|_| self.messages.is_none()),
+            duration_ms = Some(latency).filter(|_| self.messages.is_some()),
+            trace_id = self.trace_id,
+            "{message}"
+        );
+    }
+}
+
+/// How loudly a failure is told: what the operator should look at is a warning.
+fn level(reason: ErrorReason) -> Level {
+    match reason {
+        ErrorReason::Internal => Level::ERROR,
+        ErrorReason::ProviderCredentialsRejected
+        | ErrorReason::ProviderResponseInvalid
+        | ErrorReason::ProviderError
+        | ErrorReason::ProviderUnavailable
+        | ErrorReason::StoreUnavailable => Level::WARN,
+        _ => Level::INFO,
+    }
+}
+
+fn provider(number: i32) -> Option<String> {
+    let provider = pb::Provider::try_from(number).ok();
+    provider.filter(|provider| *provider != pb::Provider::Unspecified).map(pb::Provider::word)
+}
+
+/// Milliseconds to the microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+/// An order's id for the log: enough to find it by, with the caller's help.
+fn shortened(id: &str) -> Option<String> {
+    let start = id.char_indices().rev().nth(3).map_or(0, |(start, _)| start);
+    Some(format!("…{}", &id[start..])).filter(|_| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_shortened_by_characters() {
+        assert_eq!(shortened("DD2981741311549200000").as_deref(), Some("…0000"));
+        assert_eq!(shortened("号号号号号").as_deref(), Some("…号号号号"));
+        assert_eq!(shortened("").as_deref(), None);
+    }
+
+    #[test]
+    fn times_are_told_to_the_microsecond() {
+        assert_eq!(milliseconds(Duration::from_nanos(1_234_567)).to_string(), "1.235");
+        assert_eq!(milliseconds(Duration::from_millis(200)).to_string(), "200");
+    }
+}

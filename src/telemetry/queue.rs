@@ -1,0 +1,187 @@
+//! Log lines on their way out. Used by `telemetry` only.
+//!
+//! Whoever reads the log may stop reading it. The lines then wait here, up to a bound; further
+//! ones are lost and counted, and nobody who writes one is held up.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The most that may wait, in bytes: some thousand lines.
+const LIMIT: usize = 1024 * 1024;
+
+/// The lines that wait.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// There is something to write.
+    filled: Condvar,
+    /// All of it has been written.
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// How many lines did not fit since this was last told.
+    lost: u64,
+    writing: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a line, whole or not at all.
+    fn put(&self, line: &[u8]) {
+        let line = harmless(&String::from_utf8_lossy(line));
+        let mut state = self.lock();
+        if state.waiting.len() + line.len() > LIMIT {
+            state.lost += 1;
+        } else {
+            state.waiting.extend_from_slice(line.as_bytes());
+        }
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Writes what comes, without end. A line that cannot be written, such as where the reader has
+    /// left, is no reason to end.
+    pub(super) fn write_to(&self, mut out: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let nothing = |state: &mut State| state.waiting.is_empty() && state.lost == 0;
+            let state = self.filled.wait_while(self.lock(), nothing);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            mem::swap(&mut batch, &mut state.waiting);
+            let lost = mem::take(&mut state.lost);
+            state.writing = true;
+            drop(state);
+            let _ = out.write_all(&batch);
+            batch.clear();
+            if lost > 0 {
+                tracing::warn!(lost, "log lines were lost, because nobody read them in time");
+            }
+            self.lock().writing = false;
+            self.emptied.notify_all();
+        }
+    }
+
+    /// Waits until all is written, or the time is over.
+    pub(super) fn flush(&self, time: Duration) {
+        let unwritten = |state: &mut State| state.writing || !state.waiting.is_empty();
+        drop(self.emptied.wait_timeout_while(self.lock(), time, unwritten));
+    }
+}
+
+impl Write for &Queue {
+    /// One call is one line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.put(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The line with nothing in it that a terminal obeys, and no end but its own. What is written
+/// instead is an escape in JSON as well, where such a character is always within a text.
+fn harmless(line: &str) -> String {
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    let mut clean = String::with_capacity(line.len() + 1);
+    for c in line.chars() {
+        if is_harmful(c) {
+            // Writing to a text cannot fail.
+            let _ = fmt::Write::write_fmt(&mut clean, format_args!("\\u{:04x}", u32::from(c)));
+        } else {
+            clean.push(c);
+        }
+    }
+    clean.push('\n');
+    clean
+}
+
+/// Control characters, what ends a line for some readers, and what turns the direction of text.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+
+    use super::*;
+
+    /// A reader that takes a batch each time that it is let.
+    struct Reader(Receiver<()>, Sender<String>);
+
+    impl Write for Reader {
+        fn write(&mut self, batch: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            self.1.send(String::from_utf8_lossy(batch).into_owned()).map_err(io::Error::other)?;
+            Ok(batch.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// How many bytes wait, and how many lines are lost.
+    fn count(queue: &Queue) -> (usize, u64) {
+        let state = queue.lock();
+        (state.waiting.len(), state.lost)
+    }
+
+    #[test]
+    fn what_nobody_reads_is_bounded_and_the_rest_comes_whole() {
+        let queue = Arc::new(Queue::default());
+        let (let_through, may_read) = channel();
+        let (read, was_read) = channel();
+        let writer = Arc::clone(&queue);
+        thread::spawn(move || writer.write_to(Reader(may_read, read)));
+        queue.put(b"first\n");
+        // The first batch is out of the queue, and its reader stuck.
+        while !queue.lock().writing {
+            thread::yield_now();
+        }
+        let line = format!("{}\n", "x".repeat(1023));
+        for _ in 0..1030 {
+            (&*queue).write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(count(&queue), (LIMIT, 6));
+        queue.flush(Duration::ZERO);
+        let_through.send(()).unwrap();
+        assert_eq!(was_read.recv().unwrap(), "first\n");
+        let_through.send(()).unwrap();
+        let rest = was_read.recv().unwrap();
+        assert!(rest.lines().all(|line| line.len() == 1023) && rest.len() == LIMIT);
+        queue.flush(Duration::from_mins(1));
+        assert_eq!(count(&queue), (0, 0));
+    }
+
+    #[test]
+    fn no_line_holds_what_a_terminal_obeys() {
+        for (line, clean) in [
+            ("plain\n", "plain\n"),
+            ("订单…0042\n", "订单…0042\n"),
+            ("no end", "no end\n"),
+            ("two\nlines\r\n", "two\\u000alines\\u000d\n"),
+            ("\u{1b}[31m\u{7}\u{7f}\u{0}\n", "\\u001b[31m\\u0007\\u007f\\u0000\n"),
+            ("\u{9b}31m\u{85}\u{90}\n", "\\u009b31m\\u0085\\u0090\n"),
+            ("\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}\n", "\\u2028\\u2029\\u202e\\u2066\\u061c\n"),
+        ] {
+            assert_eq!(harmless(line), clean, "{line:?}");
+        }
+    }
+}

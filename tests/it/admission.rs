@@ -1,0 +1,212 @@
+//! More calls than there are places, on the real binary: who is over is told so at once, and the
+//! others and the probes do not notice.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use order_query::pb::{
+    BatchGetOrdersRequest, GetOrderResponse, OrderRef, Provider, Source, WatchOrderRequest,
+    WatchOrderResponse,
+};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::{Code, Request, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::child::{PATIENCE, Serving};
+use crate::played::{Played, answer};
+use crate::support::{Failed, bare_client, connect, question};
+
+/// A vendor that answers once it is let, and a server that asks it.
+struct Held {
+    vendor: Played,
+    gate: Arc<Semaphore>,
+    server: Serving,
+}
+
+impl Held {
+    async fn start(limits: &str) -> Self {
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = Arc::clone(&gate);
+        let vendor = Played::start(move |_| {
+            let gate = Arc::clone(&opened);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                answer(200, r#"{"code":0,"data":{"orderNo":"1","orderStatus":"已发货"}}"#)
+            }
+        })
+        .await;
+        let config = format!(
+            "{limits}\n[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\n\
+             timeout = \"1m\"\nuser_id = \"agent\"\nsecret = \"s\"\n",
+            vendor.url()
+        );
+        Self { vendor, gate, server: Serving::start(&config) }
+    }
+
+    /// Begins to ask for an order.
+    fn ask(
+        &self,
+        id: &str,
+        grpc_timeout: Option<&str>,
+    ) -> impl Future<Output = Result<GetOrderResponse, Failed>> + Send + 'static {
+        let mut request = Request::new(question(Provider::Haoka, id));
+        if let Some(text) = grpc_timeout {
+            request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+        }
+        let mut client = bare_client(self.server.address);
+        async move {
+            let answer = timeout(PATIENCE, client.get_order(request)).await.unwrap();
+            answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
+        }
+    }
+
+    /// Waits until a call is let in again: one that is over at once.
+    async fn until_let_in(&self) {
+        let let_in =
+            async { while self.ask("a/b", None).await.unwrap_err().reason != "INVALID_REQUEST" {} };
+        timeout(PATIENCE, let_in).await.unwrap();
+    }
+
+    async fn watch(&self, id: &str) -> Result<Streaming<WatchOrderResponse>, Failed> {
+        let order = Some(order(id));
+        let answer =
+            bare_client(self.server.address).watch_order(WatchOrderRequest { order }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
+    }
+
+    async fn batch(&self, orders: Vec<OrderRef>) -> Result<usize, Failed> {
+        let request = BatchGetOrdersRequest { orders, max_age: None };
+        let answer = bare_client(self.server.address).batch_get_orders(request).await;
+        answer
+            .map(|answer| answer.into_inner().results.len())
+            .map_err(|status| Failed::from(&status))
+    }
+
+    /// Both listeners say that all is well.
+    async fn assert_serving(&self) {
+        for address in [self.server.address, self.server.admin_address] {
+            for service in ["", "readiness", "liveness", "account/cards"] {
+                let mut health = HealthClient::new(connect(address).await);
+                let request = HealthCheckRequest { service: service.to_owned() };
+                let told = timeout(PATIENCE, health.check(request)).await.unwrap().unwrap();
+                assert_eq!(told.into_inner().status(), ServingStatus::Serving, "{service}");
+            }
+        }
+    }
+}
+
+fn order(id: &str) -> OrderRef {
+    OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }
+}
+
+#[track_caller]
+fn assert_overloaded(failed: &Failed) {
+    assert_eq!(failed.code, Code::ResourceExhausted, "{failed:?}");
+    assert_eq!(failed.reason, "SERVER_OVERLOADED");
+    assert_eq!(failed.domain, "orderquery");
+    assert_eq!(failed.retry_delay, Some(std::time::Duration::from_secs(1)));
+    assert_eq!(failed.pushback.as_deref(), Some("1000"));
+    assert!(failed.metadata.is_empty(), "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_times_the_load_is_two_thirds_turned_away_and_nobody_else_notices() {
+    let held = Held::start("server.max_in_flight = 10").await;
+    let mut calls = JoinSet::new();
+    for call in 0..30 {
+        calls.spawn(held.ask(&format!("order-{call}"), None));
+    }
+    for _ in 0..20 {
+        assert_overloaded(&calls.join_next().await.unwrap().unwrap().unwrap_err());
+    }
+    held.vendor.was_asked(10).await;
+    held.assert_serving().await;
+    assert_overloaded(&held.ask("one-more", Some("1S")).await.unwrap_err());
+    held.gate.add_permits(10);
+    for answered in calls.join_all().await {
+        assert_eq!(answered.unwrap().source(), Source::Live);
+    }
+    assert_eq!(held.vendor.asked().len(), 10, "nothing was sent for the others");
+    held.gate.add_permits(1);
+    held.ask("one-more", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_gives_its_place_back_however_it_ends() {
+    let held = Held::start("server.max_in_flight = 1").await;
+    // At its deadline, while the vendor is still silent.
+    let failed = held.ask("late", Some("50m")).await.unwrap_err();
+    assert_eq!(failed.code, Code::DeadlineExceeded);
+    assert_eq!(held.ask("a/b", None).await.unwrap_err().reason, "INVALID_REQUEST");
+    // With a caller that leaves.
+    let gone = tokio::spawn(held.ask("gone", None));
+    held.vendor.was_asked(2).await;
+    assert_overloaded(&held.ask("a/b", None).await.unwrap_err());
+    gone.abort();
+    held.until_let_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_have_places_of_their_own() {
+    let held = Held::start("server.max_in_flight = 1\nserver.max_watches = 2").await;
+    held.gate.add_permits(100);
+    let mut watches = Vec::new();
+    for id in ["one", "two"] {
+        let mut watch = held.watch(id).await.unwrap();
+        assert!(next(&mut watch).await.is_ok());
+        watches.push(watch);
+    }
+    assert_overloaded(&held.watch("three").await.unwrap_err());
+    assert_eq!(held.vendor.asked().len(), 2);
+    // Neither bound is the other's, and health's watches are of neither.
+    held.ask("four", None).await.unwrap();
+    held.assert_serving().await;
+    // A watcher that leaves makes room, and so does a watch that ends.
+    drop(watches.pop());
+    let mut third = loop {
+        match held.watch("a/b").await.unwrap_err() {
+            failed if failed.reason == "INVALID_REQUEST" => break held.watch("three").await,
+            failed => assert_overloaded(&failed),
+        }
+    };
+    assert!(next(third.as_mut().unwrap()).await.is_ok());
+    assert_overloaded(&held.watch("four").await.unwrap_err());
+}
+
+async fn next(watch: &mut Streaming<WatchOrderResponse>) -> Result<WatchOrderResponse, Status> {
+    let told = timeout(PATIENCE, watch.message()).await.unwrap()?;
+    Ok(told.expect("the stream goes on"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_takes_a_place_for_each_of_its_different_orders() {
+    let held = Held::start("server.max_in_flight = 3").await;
+    let hanging = tokio::spawn(held.ask("hangs", None));
+    held.vendor.was_asked(1).await;
+    let orders = |ids: &[&str]| ids.iter().map(|id| order(id)).collect::<Vec<_>>();
+    assert_overloaded(&held.batch(orders(&["a/1", "a/2", "a/3"])).await.unwrap_err());
+    assert_eq!(held.batch(orders(&["a/1", "a/2", "a/1", "a/2"])).await, Ok(4));
+    assert_eq!(held.vendor.asked().len(), 1);
+    held.gate.add_permits(1);
+    hanging.await.unwrap().unwrap();
+    // One that asks for more than there are places has them all.
+    let many: Vec<_> = (0..100).map(|number| order(&format!("a/{number}"))).collect();
+    assert_eq!(held.batch(many).await, Ok(100));
+    let all = ["order-1", "order-2", "order-3", "order-4"];
+    let batch = held.batch(orders(&all));
+    let meanwhile = async {
+        held.vendor.was_asked(5).await;
+        assert_overloaded(&held.ask("a/b", None).await.unwrap_err());
+        held.gate.add_permits(4);
+    };
+    let (answered, ()) = tokio::join!(batch, meanwhile);
+    assert_eq!(answered, Ok(4));
+    let after = all.map(|id| held.ask(id, None));
+    for answer in join_all(after.into_iter().take(3)).await {
+        assert_eq!(answer.unwrap().source(), Source::Cache);
+    }
+}

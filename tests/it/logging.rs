@@ -1,0 +1,235 @@
+//! The log, as whoever reads it sees it: one line a call, nothing that forges or hides a line, and
+//! no reader, however slow, that holds the service up.
+
+mod hostile;
+mod stuck;
+
+use order_query::pb::{
+    BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider, WatchOrderRequest,
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+use tonic::Request;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::child::Serving;
+use crate::support::{bare_client, connect, question, raw};
+use crate::unread::framed;
+
+const DOCUMENTED: &str = include_str!("../../docs/logging.md");
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
+/// A server whose accounts are the sandbox's.
+struct Logged(Serving);
+
+impl Logged {
+    fn start() -> Self {
+        Self(Serving::start_with("", |command| {
+            command.arg("--dev");
+        }))
+    }
+
+    /// The next line, without its time; figures of time are only told to be there.
+    fn next(&mut self) -> Value {
+        let line = self.0.child.err.next().expect("one more line");
+        let mut line: Value = serde_json::from_str(&line).expect(&line);
+        let fields = line.as_object_mut().unwrap();
+        let time = fields.remove("timestamp").unwrap();
+        assert!(time.as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{time}");
+        for name in fields.keys() {
+            assert!(DOCUMENTED.contains(&format!("`{name}`")), "{name} is in no document");
+        }
+        for name in ["latency_ms", "vendor_latency_ms", "duration_ms"] {
+            if let Some(time) = fields.get_mut(name) {
+                assert!(time.as_f64().unwrap() >= 0.0, "{time}");
+                *time = json!("some");
+            }
+        }
+        line
+    }
+
+    /// The next line is this one, and no more.
+    #[track_caller]
+    fn tells(&mut self, expected: &Value) {
+        let mut whole = json!({ "level": "INFO", "target": "order_query::grpc::record" });
+        for (name, value) in expected.as_object().unwrap() {
+            whole[name] = value.clone();
+        }
+        assert_eq!(self.next(), whole);
+    }
+
+    async fn get(&self, question: GetOrderRequest, traceparent: Option<&str>) {
+        let mut request = Request::new(question);
+        if let Some(text) = traceparent {
+            request.metadata_mut().insert("traceparent", text.parse().unwrap());
+        }
+        let _ = bare_client(self.0.address).get_order(request).await;
+    }
+
+    async fn raw(&self, path: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) {
+        let path = format!("/orderquery.v1.OrderService/{path}");
+        raw(self.0.address, &path, headers, body).await;
+    }
+}
+
+fn order(id: &str) -> OrderRef {
+    OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_is_one_line_with_what_is_known_of_it() {
+    let mut log = Logged::start();
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    log.get(question(Provider::Haoka, "shipped"), Some(&traceparent)).await;
+    log.tells(&json!({
+        "message": "answered", "method": "GetOrder", "code": "OK", "provider": "haoka",
+        "account": "haoka-sandbox", "order": "…pped", "source": "LIVE",
+        "vendor_latency_ms": "some", "latency_ms": "some", "trace_id": TRACE,
+    }));
+    log.get(question(Provider::Haoka, "shipped"), Some("00-forged-x-01")).await;
+    log.tells(&json!({
+        "message": "answered", "method": "GetOrder", "code": "OK", "provider": "haoka",
+        "account": "haoka-sandbox", "order": "…pped", "source": "CACHE", "latency_ms": "some",
+    }));
+    let asked = GetOrderRequest {
+        machine_no: "16327129".to_owned(),
+        ..question(Provider::Dingshang, "40005")
+    };
+    log.get(asked, None).await;
+    log.tells(&json!({
+        "message": "the vendor answered that the order has expired, and tells no more of it", "method": "GetOrder",
+        "code": "FAILED_PRECONDITION", "reason": "ORDER_EXPIRED", "provider": "dingshang",
+        "account": "dingshang-sandbox", "order": "…0005", "provider_code": "40005",
+        "latency_ms": "some",
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_counts_and_a_probe_is_no_news() {
+    let mut log = Logged::start();
+    let orders = vec![order("shipped"), order("a/b"), order("shipped"), order("nobody")];
+    let request = BatchGetOrdersRequest { orders, max_age: None };
+    bare_client(log.0.address).batch_get_orders(request).await.unwrap();
+    log.tells(&json!({
+        "message": "an order of a batch: the id must be 1 to 64 letters, digits, \"_\" and \"-\"",
+        "method": "BatchGetOrders", "code": "INVALID_ARGUMENT", "reason": "INVALID_REQUEST",
+        "field": "id", "provider": "haoka", "account": "haoka-sandbox", "order": "…a/b",
+    }));
+    log.tells(&json!({
+        "message": "an order of a batch: the vendor does not know the order; check the id and the account",
+        "method": "BatchGetOrders", "code": "NOT_FOUND", "reason": "ORDER_NOT_FOUND",
+        "provider": "haoka", "account": "haoka-sandbox", "order": "…body", "provider_code": "-1",
+    }));
+    log.tells(&json!({
+        "message": "answered", "method": "BatchGetOrders", "code": "OK", "orders": 3, "found": 1,
+        "failed": 2, "latency_ms": "some",
+    }));
+
+    for service in ["", "liveness", "account/haoka-sandbox"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        for address in [log.0.address, log.0.admin_address] {
+            HealthClient::new(connect(address).await).check(request.clone()).await.unwrap();
+        }
+    }
+    // Nothing is told of probes: what is next is the next call's.
+    log.get(question(Provider::Haoka, "a/b"), None).await;
+    log.tells(&json!({
+        "message": "the id must be 1 to 64 letters, digits, \"_\" and \"-\"", "method": "GetOrder",
+        "code": "INVALID_ARGUMENT", "reason": "INVALID_REQUEST", "field": "id",
+        "provider": "haoka", "account": "haoka-sandbox", "order": "…a/b", "latency_ms": "some",
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_is_one_line_at_its_end() {
+    let mut log = Logged::start();
+    let address = log.0.address;
+    let watch = |id: &str| {
+        let mut client = bare_client(address);
+        let request = WatchOrderRequest { order: Some(order(id)) };
+        async move {
+            let mut stream = client.watch_order(request).await?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok::<_, tonic::Status>(())
+        }
+    };
+    let watched = |id: &str, messages: u64, code: &str, more: Value| {
+        let mut line = json!({
+            "method": "WatchOrder", "provider": "haoka", "account": "haoka-sandbox", "order": id,
+            "messages": messages, "duration_ms": "some", "code": code,
+        });
+        line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        line
+    };
+    watch("settled").await.unwrap();
+    log.tells(&watched("…tled", 1, "OK", json!({ "message": "answered" })));
+    watch("nobody").await.unwrap_err();
+    let nobody = json!({
+        "message": "the vendor does not know the order; check the id and the account",
+        "reason": "ORDER_NOT_FOUND", "provider_code": "-1",
+    });
+    log.tells(&watched("…body", 0, "NOT_FOUND", nobody));
+    watch("a/b").await.unwrap_err();
+    let malformed = json!({
+        "message": "the id must be 1 to 64 letters, digits, \"_\" and \"-\"",
+        "reason": "INVALID_REQUEST", "field": "id",
+    });
+    log.tells(&watched("…a/b", 0, "INVALID_ARGUMENT", malformed));
+    let request = WatchOrderRequest { order: Some(order("shipped")) };
+    let mut left = bare_client(address).watch_order(request).await.unwrap().into_inner();
+    left.message().await.unwrap().unwrap();
+    drop(left);
+    let left = json!({ "message": "the caller left before the end" });
+    log.tells(&watched("…pped", 1, "CANCELLED", left));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_no_handler_sees_is_one_line_as_well() {
+    let mut log = Logged::start();
+    let failed = |method: &str, code: &str, reason: &str, message: &str| {
+        let mut line = json!({
+            "code": code, "reason": reason, "message": message, "latency_ms": "some",
+        });
+        line["method"] = json!(method);
+        line
+    };
+    let invalid =
+        |message: &str| failed("GetOrder", "INVALID_ARGUMENT", "INVALID_REQUEST", message);
+    let fine = framed(0, &question(Provider::Haoka, "shipped").encode_to_vec());
+    log.raw("GetOrder", &[GRPC], Some(framed(0, b"\xff"))).await;
+    log.tells(&invalid("the request is not a message of the contract"));
+    log.raw("GetOrder", &[GRPC], Some(vec![0, 0, 2, 0, 0])).await;
+    log.tells(&invalid("the request is larger than 64 KiB"));
+    log.raw("GetOrder", &[("content-type", "text/html")], Some(fine.clone())).await;
+    log.tells(&invalid("the content-type is not application/grpc"));
+    let unimplemented = "this server has no such method, or cannot read the request's compression";
+    log.raw("Forged-level=ERROR", &[GRPC], Some(fine.clone())).await;
+    log.tells(&failed("", "UNIMPLEMENTED", "UNIMPLEMENTED", unimplemented));
+    log.raw("GetOrder", &[GRPC, ("grpc-encoding", "gzip")], Some(fine.clone())).await;
+    log.tells(&failed("GetOrder", "UNIMPLEMENTED", "UNIMPLEMENTED", unimplemented));
+    let late = "the call's deadline passed before it was answered; ask again, with more time";
+    for (time, body) in [("0m", Some(fine)), ("50m", None)] {
+        log.raw("GetOrder", &[GRPC, ("grpc-timeout", time)], body).await;
+        log.tells(&failed("GetOrder", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", late));
+    }
+    log.raw("WatchOrder", &[GRPC, ("grpc-timeout", "0m")], None).await;
+    let mut line = failed("WatchOrder", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", late);
+    line["messages"] = json!(0);
+    line["duration_ms"] = line.as_object_mut().unwrap().remove("latency_ms").unwrap();
+    log.tells(&line);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_end_every_line_is_there() {
+    let log = Logged::start();
+    let orders = (0..100).map(|number| order(&format!("a/{number}"))).collect();
+    let request = BatchGetOrdersRequest { orders, max_age: None };
+    bare_client(log.0.address).batch_get_orders(request).await.unwrap();
+    let ended = log.0.stop();
+    let lines = ended.err.lines().filter(|line| line.contains("BatchGetOrders"));
+    assert_eq!(lines.count(), 101);
+    assert!(ended.err.ends_with("\"message\":\"stopped\",\"target\":\"order_query::app\"}\n"));
+}

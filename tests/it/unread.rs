@@ -1,0 +1,70 @@
+//! Requests that never reach a handler: whatever tonic has for them, the caller gets the
+//! contract's reason.
+
+use axum::http::StatusCode;
+use order_query::pb::Provider;
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use crate::support::{Failed, question, raw, sandboxed};
+
+const GRPC: (&str, &str) = ("content-type", "application/grpc");
+const GET_ORDER: &str = "/orderquery.v1.OrderService/GetOrder";
+
+/// A message as gRPC frames it.
+pub fn framed(compressed: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[compressed][..], &length, message].concat()
+}
+
+#[tokio::test]
+async fn every_failure_has_the_contracts_details() {
+    const INVALID: (Code, &str) = (Code::InvalidArgument, "INVALID_REQUEST");
+    const UNIMPLEMENTED: (Code, &str) = (Code::Unimplemented, "UNIMPLEMENTED");
+    let (sandbox, server) = sandboxed().await;
+    let fine = question(Provider::Haoka, "shipped").encode_to_vec();
+    let large = question(Provider::Haoka, &"a".repeat(65 * 1024)).encode_to_vec();
+    let watch = "/orderquery.v1.OrderService/WatchOrder";
+    let gzip = ("grpc-encoding", "gzip");
+    let cases = [
+        ("no protobuf", GET_ORDER, vec![], framed(0, b"\xff\xff\xff"), INVALID),
+        ("no text", GET_ORDER, vec![], framed(0, b"\x12\x02\xff\xfe"), INVALID),
+        ("cut off", GET_ORDER, vec![], framed(0, &fine)[..8].to_vec(), INVALID),
+        ("nothing", GET_ORDER, vec![], Vec::new(), INVALID),
+        ("over 64 KiB", GET_ORDER, vec![], framed(0, &large), INVALID),
+        ("over 4 GiB", GET_ORDER, vec![], vec![0, 255, 255, 255, 255], INVALID),
+        ("an odd flag", GET_ORDER, vec![], framed(7, &fine), INVALID),
+        ("unnamed compression", GET_ORDER, vec![], framed(1, &fine), INVALID),
+        ("compression", GET_ORDER, vec![gzip], framed(1, &fine), UNIMPLEMENTED),
+        ("no method", "/orderquery.v1.OrderService/Get", vec![], framed(0, &fine), UNIMPLEMENTED),
+        ("a watch of no protobuf", watch, vec![], framed(0, b"\xff"), INVALID),
+    ];
+    for (name, path, more, body, expected) in cases {
+        let headers = [vec![GRPC, ("te", "trailers")], more].concat();
+        let answer = raw(server.app.address, path, &headers, Some(body)).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{name}");
+        let failed = Failed::from(&Status::from_header_map(answer.headers()).unwrap());
+        assert_eq!((failed.code, failed.reason.as_str()), expected, "{name}");
+        assert_eq!(failed.domain, "orderquery", "{name}");
+        assert!(!failed.message.is_empty(), "{name}");
+        assert_eq!((failed.retry_delay, failed.pushback), (None, None), "{name}");
+        // Which compressions there are is told beside it.
+        assert_eq!(answer.headers().contains_key("grpc-accept-encoding"), name == "compression");
+    }
+    assert_eq!(sandbox.arrivals(), [], "nothing was asked");
+}
+
+#[tokio::test]
+async fn who_does_not_speak_grpc_is_told_in_http() {
+    let (sandbox, server) = sandboxed().await;
+    let body = framed(0, &question(Provider::Haoka, "shipped").encode_to_vec());
+    for headers in [&[("content-type", "application/json")][..], &[]] {
+        let answer = raw(server.app.address, GET_ORDER, headers, Some(body.clone())).await;
+        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{headers:?}");
+    }
+    assert_eq!(sandbox.arrivals(), []);
+    for kind in ["application/grpc", "application/grpc+proto"] {
+        raw(server.app.address, GET_ORDER, &[("content-type", kind)], Some(body.clone())).await;
+    }
+    assert_eq!(sandbox.arrivals().len(), 1);
+}

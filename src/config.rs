@@ -13,7 +13,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use reload::{Reload, Reloaded, Take};
-pub use secret::Secret;
+pub use secret::{RotatingSecret, Secret};
 pub use section::{Problem, Problems, Section, Value, read_file};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.

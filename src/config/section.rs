@@ -160,10 +160,15 @@ impl Section {
 
     /// The key's value; where it is absent, that is noted as well.
     pub fn require<V: Value>(&mut self, key: &str) -> Option<V> {
+        self.expect::<V>(key);
+        self.take(key)
+    }
+
+    /// Notes where a key is absent that must be set.
+    pub(super) fn expect<V: Value>(&self, key: &str) {
         if !self.has(key) {
             self.problem(key, format!("is missing; it must be {}", V::EXPECTED));
         }
-        self.take(key)
     }
 
     /// The value of an environment variable; `None` where it is absent or empty, or wrong and

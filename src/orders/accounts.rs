@@ -133,8 +133,10 @@ impl Account {
 
     /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
     pub(super) async fn ask(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let secrets = self.vendor.secrets();
+        let mut secrets = self.vendor.secrets();
         let outcome = self.vendor.get_order(query, means).await;
+        // They may have changed meanwhile, and either may have been sent.
+        secrets.extend(self.vendor.secrets());
         outcome.map_err(|error| error.presentable(&secrets))
     }
 }

@@ -171,7 +171,7 @@ impl providers::Provider for Panics {
         "panics".to_owned()
     }
 
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
 

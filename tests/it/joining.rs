@@ -90,7 +90,7 @@ impl providers::Provider for Vendor {
     fn identity(&self) -> String {
         "vendor".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {

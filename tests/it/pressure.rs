@@ -44,7 +44,7 @@ impl providers::Provider for Late {
     fn identity(&self) -> String {
         "late".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use tonic::service::Routes;
 
 use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
+use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
 use crate::orders::{Accounts, Orders};
 use crate::store;
@@ -29,6 +30,8 @@ pub struct Setup {
     pub config: Config,
     /// The accounts.
     pub accounts: Accounts,
+    /// Who may ask.
+    pub callers: Callers,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
     reloads: Vec<Reload>,
@@ -45,10 +48,17 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        let tls = root.has_at(&["server"], "tls");
+        let certificates = root.has_at(&["server", "tls"], "client_ca_file");
+        let clients = root.has("clients").then(|| root.section("clients"));
         let config = Config::read(&mut root);
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
-        let accounts = Accounts::read(tables.collect(), &clock);
+        let tables: Vec<_> = tables.collect();
+        let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
+        let exposed = !tls && !config.server.listen.ip().is_loopback();
+        let callers = Callers::read(clients, &names, Transport { certificates, exposed }, &clock);
+        let accounts = Accounts::read(tables, &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
@@ -59,10 +69,14 @@ impl Setup {
             let text = "none is configured, so nothing could be asked".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
         }
+        if problems.is_empty() && callers.count() == Some(0) {
+            let text = "none is configured, so nobody could ask; without this table anyone can";
+            problems.push(Problem { path: "clients".to_owned(), text: text.to_owned() });
+        }
         if problems.is_empty() {
             let warnings = places.iter().flat_map(Section::warnings).collect();
             let reloads = places.iter().flat_map(Section::reloads).collect();
-            Ok(Self { config, accounts, warnings, reloads, clock })
+            Ok(Self { config, accounts, callers, warnings, reloads, clock })
         } else {
             Err(Problems(problems))
         }
@@ -86,7 +100,7 @@ impl App {
     /// # Errors
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, warnings, reloads, clock } = setup;
+        let Setup { config, accounts, callers, warnings, reloads, clock } = setup;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
@@ -101,8 +115,11 @@ impl App {
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
         let admin_routes = Routes::new(health.service());
-        let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders, config.server.request_timeout));
+        let mut routes = Routes::new(health.service()).add_service(grpc::service(
+            orders,
+            callers,
+            config.server.request_timeout,
+        ));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }

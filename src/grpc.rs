@@ -2,6 +2,7 @@
 //! the service on a listener.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
+pub mod callers;
 mod deadline;
 mod status;
 
@@ -16,9 +17,10 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use self::callers::{Callers, Identified, Identity};
 use self::deadline::{Bounded, Deadline};
 use crate::error::Error;
-use crate::orders::{Orders, Watching};
+use crate::orders::{Caller, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
@@ -33,15 +35,17 @@ const REQUEST_LIMIT: usize = 64 * 1024;
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;
 
-/// The service, ready for a listener. No call but a watch takes longer than `request_timeout`;
+/// The service, ready for a listener: it answers who may ask. No call but a watch takes longer than `request_timeout`;
 /// a watch ends with its connection.
 #[must_use]
 pub fn service(
     orders: Orders,
+    callers: Callers,
     request_timeout: Duration,
-) -> Bounded<OrderServiceServer<impl OrderService>> {
+) -> Bounded<Identified<OrderServiceServer<impl OrderService>>> {
     let service = OrderServiceServer::new(Service { orders });
-    Bounded::new(service.max_decoding_message_size(REQUEST_LIMIT), request_timeout)
+    let service = service.max_decoding_message_size(REQUEST_LIMIT);
+    Bounded::new(Identified::new(service, callers), request_timeout)
 }
 
 struct Service {
@@ -55,13 +59,14 @@ impl OrderService for Service {
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
         let deadline = Deadline::of(&request);
+        let identity = Identity::of(&request);
         let GetOrderRequest { provider, id, account, machine_no, max_age } = request.into_inner();
         let order = OrderRef { provider, id, account, machine_no };
-        let answer = match max_age_of(max_age) {
-            Ok(max_age) => self.orders.get(&order, max_age, deadline).await,
-            Err(error) => Err(error),
+        let answer = async {
+            let caller = identity?.caller;
+            self.orders.get(&caller, &order, max_age_of(max_age)?, deadline).await
         };
-        answer.map(Response::new).map_err(|error| status::fail("GetOrder", &order.id, &error))
+        answer.await.map(Response::new).map_err(|error| status::fail("GetOrder", &order.id, &error))
     }
 
     async fn batch_get_orders(
@@ -72,8 +77,9 @@ impl OrderService for Service {
         let now = Instant::now();
         let time = Deadline::of(&request).saturating_duration_since(now);
         let deadline = now + time / 10 * 9;
-        let answer = self.batch(request.into_inner(), deadline).await;
-        answer.map(Response::new).map_err(|error| status::fail("BatchGetOrders", "", &error))
+        let identity = Identity::of(&request);
+        let answer = async { self.batch(&identity?.caller, request.into_inner(), deadline).await };
+        answer.await.map(Response::new).map_err(|error| status::fail("BatchGetOrders", "", &error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -83,12 +89,13 @@ impl OrderService for Service {
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let Peer { leaving, .. } = Peer::of(request.extensions());
+        let identity = Identity::of(&request);
         let order = request.into_inner().order.unwrap_or_default();
-        let watching = self
-            .orders
-            .watch(&order)
-            .map_err(|error| status::fail("WatchOrder", &order.id, &error))?;
-        let watch = Watch { watching: Some(watching), id: order.id, leaving };
+        let begun = identity.and_then(|identity| {
+            let watching = self.orders.watch(&identity.caller, &order)?;
+            Ok(Watch { watching: Some(watching), id: order.id.clone(), identity, leaving })
+        });
+        let watch = begun.map_err(|error| status::fail("WatchOrder", &order.id, &error))?;
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
@@ -97,6 +104,7 @@ impl Service {
     /// The result of each order of a batch. Equal ones are asked for once.
     async fn batch(
         &self,
+        caller: &Caller,
         request: BatchGetOrdersRequest,
         deadline: Instant,
     ) -> Result<BatchGetOrdersResponse, Error> {
@@ -111,7 +119,7 @@ impl Service {
             .iter()
             .map(|order| {
                 *places.entry(order).or_insert_with(|| {
-                    distinct.push(self.orders.get(order, max_age, deadline));
+                    distinct.push(self.orders.get(caller, order, max_age, deadline));
                     distinct.len() - 1
                 })
             })
@@ -151,6 +159,7 @@ struct Watch {
     /// `None` once an error has been sent.
     watching: Option<Watching>,
     id: String,
+    identity: Identity,
     leaving: CancellationToken,
 }
 
@@ -166,6 +175,8 @@ impl Watch {
             )
             .retry_after(Duration::ZERO)),
         };
+        // Nothing more is told to someone whose token is no longer good.
+        let news = news.and_then(|news| self.identity.check().map(|()| news));
         let news = news.map_err(|error| {
             self.watching = None;
             status::fail("WatchOrder", &self.id, &error)

@@ -4,10 +4,11 @@
 
 use std::env;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::section::{Context, Section, Value, checked_text, read_file};
+use super::section::{Context, Section, read_file};
+use super::value::{Value, checked_text};
 
 /// The largest secret file that is read, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
@@ -27,6 +28,12 @@ impl Secret {
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 
@@ -157,6 +164,15 @@ impl Found {
             _ => Err(format!("must be {}", Self::EXPECTED)),
         }
     }
+}
+
+/// The secret in a file.
+///
+/// # Errors
+/// What is wrong with the file, and its path.
+pub fn read_secret(path: &Path) -> Result<Secret, String> {
+    let text = read_file(path, FILE_LIMIT)?;
+    of_file(&text).map_err(|text| format!("{} {text}", path.display()))
 }
 
 /// The secret in a file that holds this.

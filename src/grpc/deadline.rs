@@ -70,19 +70,18 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let time = grpc_timeout(request.headers()).map_or(self.limit, |time| time.min(self.limit));
-        let path = request.uri().path();
-        let method = METHODS.iter().find(|method| path.ends_with(**method)).unwrap_or(&"");
+        let path = request.uri().path().to_owned();
         let deadline = Instant::now() + time;
         request.extensions_mut().insert(Deadline(deadline));
         if time.is_zero() {
-            return Box::pin(async move { Ok(refuse(method, &out_of_time())) });
+            return Box::pin(async move { Ok(refuse(&path, &out_of_time())) });
         }
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             match timeout_at(deadline + GRACE, call).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_panic)) => Ok(refuse(method, &Error::internal("the handler panicked"))),
-                Err(_elapsed) => Ok(refuse(method, &out_of_time())),
+                Ok(Err(_panic)) => Ok(refuse(&path, &Error::internal("the handler panicked"))),
+                Err(_elapsed) => Ok(refuse(&path, &out_of_time())),
             }
         })
     }
@@ -93,7 +92,9 @@ fn out_of_time() -> Error {
     Error::new(ErrorReason::DeadlineExceeded, message)
 }
 
-fn refuse(method: &str, error: &Error) -> Response<Body> {
+/// Logs and answers that a call of this path does not come to its handler's answer.
+pub(super) fn refuse(path: &str, error: &Error) -> Response<Body> {
+    let method = METHODS.iter().find(|method| path.ends_with(**method)).unwrap_or(&"");
     status::fail(method.trim_start_matches('/'), "", error).into_http()
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::caller::Caller;
 use crate::clock::Clock;
-use crate::config::Section;
+use crate::config::{Section, is_name};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef};
 use crate::providers::{self, Means, Provider, Query, Rules};
@@ -18,9 +19,6 @@ const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =
 
 /// The most that an account may set as a limit where its vendor has none.
 const LIMIT_CEILING: u32 = 10_000;
-
-/// The longest name of an account, in bytes.
-const NAME_LIMIT: usize = 64;
 
 /// One configured account.
 pub struct Account {
@@ -55,10 +53,7 @@ impl Account {
 
     /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
     fn read(name: &str, mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
-        if !is_name(name) {
-            let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
-            section.problem("", text);
-        }
+        section.check_name(name);
         let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
         let words: Vec<_> = words.iter().map(|(word, known)| (word.as_str(), *known)).collect();
         if !section.has("provider") {
@@ -199,12 +194,13 @@ impl Accounts {
         self.0.iter().map(AsRef::as_ref)
     }
 
-    /// The account that the question is for.
+    /// The account that the caller's question is for.
     ///
     /// # Errors
     /// `INVALID_REQUEST` where the provider is none, or the account is malformed or needed and
-    /// missing; `PROVIDER_NOT_CONFIGURED` where there is no such account.
-    pub fn choose(&self, order: &OrderRef) -> Result<Arc<Account>, Error> {
+    /// missing; `CALLER_FORBIDDEN` where the caller may not use it, whether there is one or not;
+    /// `PROVIDER_NOT_CONFIGURED` where there is no such account.
+    pub fn choose(&self, caller: &Caller, order: &OrderRef) -> Result<Arc<Account>, Error> {
         let provider = pb::Provider::try_from(order.provider)
             .ok()
             .filter(|provider| *provider != pb::Provider::Unspecified)
@@ -219,23 +215,30 @@ impl Accounts {
             "" => account.is_default || candidates.len() == 1,
             name => account.name == name,
         });
-        match (fitting.next(), candidates.as_slice(), order.account.as_str()) {
+        let fitting = fitting.next();
+        let own = candidates.iter().map(|account| account.name.as_str());
+        let own: Vec<&str> = own.filter(|name| caller.may_use(name)).collect();
+        let name = fitting.map_or(order.account.as_str(), |account| account.name.as_str());
+        let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
+        if !may && caller.accounts.is_some() {
+            // The same whether there is such an account or not: nobody can find out by asking.
+            let text = "this caller may not use that account; name one that it may use, or have \
+                        the operator allow this one";
+            return Err(here(Error::new(ErrorReason::CallerForbidden, text)));
+        }
+        match (fitting, candidates.as_slice(), order.account.as_str()) {
             (Some(account), ..) => Ok(Arc::clone(account)),
             (None, [], _) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account at {}", provider.word()),
             ))),
-            (None, candidates, "") => {
-                let names: Vec<_> =
-                    candidates.iter().map(|account| account.name.as_str()).collect();
-                Err(here(Error::invalid(
-                    "account",
-                    format!(
-                        "several accounts fit and none is the default: name one of {}",
-                        names.join(", ")
-                    ),
-                )))
-            }
+            (None, _, "") => Err(here(Error::invalid(
+                "account",
+                format!(
+                    "several accounts fit and none is the default: name one of {}",
+                    own.join(", ")
+                ),
+            ))),
             (None, _, name) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account {name:?} at {}", provider.word()),
@@ -253,9 +256,4 @@ fn key(parts: &[&str]) -> String {
 fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
     let most = vendors.unwrap_or(LIMIT_CEILING);
     section.count(key, 1..=most).or(vendors)
-}
-
-fn is_name(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
 }

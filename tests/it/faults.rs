@@ -11,6 +11,7 @@ use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::grpc;
+use order_query::grpc::callers::Callers;
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, Provider};
@@ -201,7 +202,7 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let store = Arc::new(Memory::new(Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
-    let routes = Routes::new(grpc::service(orders, Duration::from_secs(15)));
+    let routes = Routes::new(grpc::service(orders, Callers::default(), Duration::from_secs(15)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(server::serve(listener, routes, CancellationToken::new()));

@@ -8,6 +8,7 @@
 
 mod batch;
 mod binary;
+mod callers;
 mod child;
 mod config;
 mod deadlines;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use order_query::clock::ManualClock;
 use order_query::pb::{GetOrderRequest, Provider};
 use tempfile::TempDir;
+use tonic::Request;
 
 use crate::child::PATIENCE;
 use crate::support::{Scripted, Server, question};
@@ -87,12 +88,26 @@ impl Witness {
 
     /// Lets time pass until the server has read the last swap.
     pub async fn has_read(&self, server: &Server, clock: &ManualClock, mounted: &Mounted) {
+        self.has_read_for("", server, clock, mounted).await;
+    }
+
+    /// The same at a server that knows callers by their token.
+    pub async fn has_read_for(
+        &self,
+        token: &str,
+        server: &Server,
+        clock: &ManualClock,
+        mounted: &Mounted,
+    ) {
         let last = (mounted.generation.get() - 1).to_string();
         until(clock, async || {
             let id = (self.0.arrived().len() + 1).to_string();
             let account = "zz-witness".to_owned();
             let order = GetOrderRequest { account, ..question(Provider::Dingshang, &id) };
-            server.get(order).await.unwrap_err();
+            let mut order = Request::new(order);
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            order.metadata_mut().insert("authorization", bearer);
+            server.ask(order).await.unwrap_err();
             self.0.arrived().last().unwrap().headers["appsecret"] == last
         })
         .await;

@@ -24,8 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-/// The listeners of a test: free ports.
-const LISTEN: &str = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+use crate::child::LISTEN;
 
 /// A running server and a client of it.
 pub struct Server {

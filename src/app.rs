@@ -16,6 +16,7 @@ use tonic::service::Routes;
 
 use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
+use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Terms, Tls};
@@ -34,6 +35,8 @@ pub struct Setup {
     pub config: Config,
     /// The accounts.
     pub accounts: Accounts,
+    /// Who may ask.
+    pub callers: Callers,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
     tls: Option<Tls>,
@@ -51,13 +54,21 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        let clients = root.has("clients").then(|| root.section("clients"));
         let mut server = root.section("server");
         let tls = server.has("tls").then(|| server.section("tls"));
         let config = Config::read(&mut root, server, tls.is_some());
+        let transport = Transport {
+            certificates: tls.as_ref().is_some_and(|tls| tls.has("client_ca_file")),
+            exposed: tls.is_none() && !config.server.listen.ip().is_loopback(),
+        };
         let tls = tls.and_then(Tls::read);
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
-        let accounts = Accounts::read(tables.collect(), &clock);
+        let tables: Vec<_> = tables.collect();
+        let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
+        let callers = Callers::read(clients, &names, transport, &clock);
+        let accounts = Accounts::read(tables, &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
@@ -68,10 +79,14 @@ impl Setup {
             let text = "none is configured, so nothing could be asked".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
         }
+        if problems.is_empty() && callers.count() == Some(0) {
+            let text = "none is configured, so nobody could ask; without this table anyone can";
+            problems.push(Problem { path: "clients".to_owned(), text: text.to_owned() });
+        }
         if problems.is_empty() {
             let warnings = places.iter().flat_map(Section::warnings).collect();
             let reloads = places.iter().flat_map(Section::reloads).collect();
-            Ok(Self { config, accounts, warnings, tls, reloads, clock })
+            Ok(Self { config, accounts, callers, warnings, tls, reloads, clock })
         } else {
             Err(Problems(problems))
         }
@@ -99,7 +114,7 @@ impl App {
     /// # Errors
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, warnings, tls, reloads, clock } = setup;
+        let Setup { config, accounts, callers, warnings, tls, reloads, clock } = setup;
         let config::Server { request_timeout, drain_delay, drain_timeout, .. } = config.server;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
@@ -125,8 +140,11 @@ impl App {
             limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
             stopping: stopping.clone(),
         };
-        let mut routes = Routes::new(health.service())
-            .add_service(grpc::service(orders.clone(), &config.server));
+        let mut routes = Routes::new(health.service()).add_service(grpc::service(
+            orders.clone(),
+            callers,
+            &config.server,
+        ));
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }

@@ -5,6 +5,7 @@
 mod reload;
 mod secret;
 mod section;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,8 +14,9 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use reload::{Reload, Reloaded, Take};
-pub use secret::Secret;
-pub use section::{Problem, Problems, Section, Value, read_file};
+pub use secret::{RotatingSecret, Secret, read_secret};
+pub use section::{Problem, Problems, Section, is_name, read_file};
+pub use value::Value;
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";

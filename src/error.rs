@@ -147,7 +147,7 @@ impl Error {
     #[must_use]
     pub fn without(mut self, secret: &Secret) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
-            *said = said.take().map(|text| concealed(text, &[secret]));
+            *said = said.take().map(|text| concealed(text, std::slice::from_ref(secret)));
         }
         self
     }
@@ -155,7 +155,7 @@ impl Error {
     /// With the vendor's own code and text made fit to be shown: without the account's secrets,
     /// should the vendor have repeated them, without control characters, and cut.
     #[must_use]
-    pub fn presentable(mut self, secrets: &[&Secret]) -> Self {
+    pub fn presentable(mut self, secrets: &[Secret]) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
             *said = said.take().map(|text| presentable(text, secrets)).filter(|t| !t.is_empty());
         }
@@ -178,7 +178,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// The text without the secrets, as they are and as they are in a URL.
-fn concealed(mut text: String, secrets: &[&Secret]) -> String {
+fn concealed(mut text: String, secrets: &[Secret]) -> String {
     for secret in secrets {
         let plain = secret.expose();
         let escaped: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
@@ -187,7 +187,7 @@ fn concealed(mut text: String, secrets: &[&Secret]) -> String {
     text
 }
 
-fn presentable(text: String, secrets: &[&Secret]) -> String {
+fn presentable(text: String, secrets: &[Secret]) -> String {
     let text = concealed(text, secrets);
     text.chars().filter(|c| !c.is_control()).take(PROVIDER_TEXT_LIMIT).collect()
 }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_a_vendor_repeats_of_our_secrets_is_taken_out() {
-        let secrets = [&Secret::from("s3cret"), &Secret::from("k3y")];
+        let secrets = [Secret::from("s3cret"), Secret::from("k3y")];
         let said = |reason| {
             Error::new(reason, "x")
                 .vendor_said(Some("k3y".into()), Some("bad sign of s3cret and k3y".into()))

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 mod admission;
+pub mod callers;
 mod calls;
 mod deadline;
 mod record;
@@ -21,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::admission::Admission;
+use self::callers::{Callers, Identified, Identity};
 use self::calls::Calls;
 use self::deadline::{Deadline, out_of_time};
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
-use crate::orders::{Orders, Watching};
+use crate::orders::{Caller, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
@@ -41,16 +43,19 @@ const REQUEST_LIMIT: usize = 64 * 1024;
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;
 
-/// The service, ready for a listener. No call but a watch takes longer than `request_timeout`; a
-/// watch ends with its connection. What is over `max_in_flight` and `max_watches` is turned away.
+/// The service, ready for a listener: it answers who may ask. No call but a watch takes longer than
+/// `request_timeout`; a watch ends with its connection. What is over `max_in_flight` and
+/// `max_watches` is turned away.
 #[must_use]
 pub fn service(
     orders: Orders,
+    callers: Callers,
     limits: &config::Server,
-) -> Calls<OrderServiceServer<impl OrderService>> {
+) -> Calls<Identified<OrderServiceServer<impl OrderService>>> {
     let admission = Admission::new(limits);
     let service = OrderServiceServer::new(Service { orders, admission: admission.clone() });
-    Calls::new(service.max_decoding_message_size(REQUEST_LIMIT), admission, limits)
+    let service = service.max_decoding_message_size(REQUEST_LIMIT);
+    Calls::new(Identified::new(service, callers), admission, limits)
 }
 
 struct Service {
@@ -66,14 +71,15 @@ impl OrderService for Service {
     ) -> Result<Response<GetOrderResponse>, Status> {
         let deadline = Deadline::of(request.extensions()).answer;
         let record = Record::of(request.extensions());
+        let identity = Identity::of(request.extensions());
         let GetOrderRequest { provider, id, account, machine_no, max_age } = request.into_inner();
         let order = OrderRef { provider, id, account, machine_no };
         record.asks(&order);
-        let answer = match max_age_of(max_age) {
-            Ok(max_age) => self.orders.get(&order, max_age, deadline).await,
-            Err(error) => Err(error),
+        let answer = async {
+            let caller = identity?.caller;
+            self.orders.get(&caller, &order, max_age_of(max_age)?, deadline).await
         };
-        let answer = answer.map_err(|error| record.fail(&error))?;
+        let answer = answer.await.map_err(|error| record.fail(&error))?;
         record.found(&answer);
         Ok(Response::new(answer.response))
     }
@@ -87,8 +93,10 @@ impl OrderService for Service {
         let time = Deadline::of(request.extensions()).answer.saturating_duration_since(now);
         let deadline = now + time / 10 * 9;
         let record = Record::of(request.extensions());
-        let answer = self.batch(request.into_inner(), deadline, &record).await;
-        answer.map(Response::new).map_err(|error| record.fail(&error))
+        let identity = Identity::of(request.extensions());
+        let answer =
+            async { self.batch(&identity?.caller, request.into_inner(), deadline, &record).await };
+        answer.await.map(Response::new).map_err(|error| record.fail(&error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -100,10 +108,15 @@ impl OrderService for Service {
         let Peer { leaving, .. } = Peer::of(request.extensions());
         let deadline = Deadline::of(request.extensions()).stream;
         let record = Record::of(request.extensions());
+        let identity = Identity::of(request.extensions());
         let order = request.into_inner().order.unwrap_or_default();
         record.asks(&order);
-        let watching = self.orders.watch(&order).map_err(|error| record.fail(&error))?;
-        let watch = Watch { watching: Some(watching), leaving, deadline, record };
+        let begun = identity.and_then(|identity| {
+            let watching = self.orders.watch(&identity.caller, &order)?;
+            Ok((identity, Some(watching)))
+        });
+        let (identity, watching) = begun.map_err(|error| record.fail(&error))?;
+        let watch = Watch { watching, identity, leaving, deadline, record };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
@@ -112,6 +125,7 @@ impl Service {
     /// The result of each order of a batch. Equal ones are asked for once.
     async fn batch(
         &self,
+        caller: &Caller,
         request: BatchGetOrdersRequest,
         deadline: Instant,
         record: &Record,
@@ -127,7 +141,7 @@ impl Service {
             .iter()
             .map(|order| {
                 *places.entry(order).or_insert_with(|| {
-                    distinct.push((order, self.orders.get(order, max_age, deadline)));
+                    distinct.push((order, self.orders.get(caller, order, max_age, deadline)));
                     distinct.len() - 1
                 })
             })
@@ -170,6 +184,7 @@ fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>
 struct Watch {
     /// `None` once an error has been sent.
     watching: Option<Watching>,
+    identity: Identity,
     leaving: CancellationToken,
     /// The caller's own.
     deadline: Option<Instant>,
@@ -195,6 +210,8 @@ impl Watch {
             .retry_after(Duration::ZERO))),
             () = deadline => Some(Err(out_of_time())),
         };
+        // Nothing more is told to someone whose token is no longer good.
+        let news = news.map(|news| self.identity.check().and(news));
         match news {
             None => {
                 self.record.succeed();

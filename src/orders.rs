@@ -3,6 +3,7 @@
 
 mod accounts;
 mod breaker;
+mod caller;
 mod calls;
 mod flights;
 mod freshness;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use accounts::{Account, Accounts};
+pub use caller::Caller;
 pub use watch::Watching;
 
 use self::calls::Turn;
@@ -98,16 +100,17 @@ impl Orders {
     /// and the call goes on to its end and is remembered.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` and `PROVIDER_NOT_CONFIGURED` before anything is sent,
+    /// `INVALID_REQUEST`, `PROVIDER_NOT_CONFIGURED` and `CALLER_FORBIDDEN` before anything is sent,
     /// `PROVIDER_QUOTA_EXHAUSTED` and `STORE_UNAVAILABLE` instead of a call that must not be
     /// made, `DEADLINE_EXCEEDED` at the deadline, and what the vendor's module fails with.
     pub async fn get(
         &self,
+        caller: &Caller,
         order: &OrderRef,
         max_age: Option<Duration>,
         deadline: Instant,
     ) -> Result<Answer, Error> {
-        let question = self.question(order, max_age)?;
+        let question = self.question(caller, order, max_age)?;
         let answer = self.answer(&question, deadline).await;
         answer.map_err(|error| question.failed(error, order))
     }
@@ -119,9 +122,14 @@ impl Orders {
         self.0.tasks.wait().await;
     }
 
-    fn question(&self, order: &OrderRef, max_age: Option<Duration>) -> Result<Question, Error> {
-        let account = self.0.accounts.choose(order)?;
-        Question::new(account, order, max_age, self.0.clock.now())
+    fn question(
+        &self,
+        caller: &Caller,
+        order: &OrderRef,
+        max_age: Option<Duration>,
+    ) -> Result<Question, Error> {
+        let account = self.0.accounts.choose(caller, order)?;
+        Question::new(account, caller, order, max_age, self.0.clock.now())
     }
 
     /// The answer to a question, by its deadline.
@@ -161,9 +169,8 @@ impl Orders {
                 // Who began was content with less, so this question asks for itself.
                 Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
                 Landed::Kept(known) => return Ok(question.found(known, Source::Cache).into()),
-                Landed::Failed(error, asker)
-                    if error.reason == ErrorReason::ProviderQuotaExhausted
-                        && question.may_have_more_than(*asker) => {}
+                // Its own limits are what stopped who began, and they are not this question's.
+                Landed::Failed(error, asker) if question.may_fare_better(error, asker) => {}
                 Landed::Failed(error, _) => {
                     let stale = self.stale(question, Some(error));
                     return stale.map(Answer::from).ok_or_else(|| error.clone());
@@ -225,7 +232,7 @@ impl Orders {
     async fn fly(self, question: Question, pilot: Pilot) {
         let landed = match self.find(&question).await {
             Ok(landed) => landed,
-            Err(error) => Landed::Failed(error, question.asker),
+            Err(error) => Landed::Failed(error, question.asker.clone()),
         };
         if let Landed::Live(Known { state: Some(state), .. }, _) = &landed {
             self.0.watching.learned(&question.key, state);

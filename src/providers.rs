@@ -26,8 +26,9 @@ pub trait Provider: Send + Sync {
     /// accounts with one identity share one set of limits, whatever their names are.
     fn identity(&self) -> String;
 
-    /// What is never to be repeated, should the vendor's own texts hold it.
-    fn secrets(&self) -> Vec<&Secret>;
+    /// What is never to be repeated, should the vendor's own texts hold it: the secrets that are in
+    /// use now.
+    fn secrets(&self) -> Vec<Secret>;
 
     /// Checks an id against the vendor's alphabet: nothing else may reach a URL, a form or a
     /// signature.

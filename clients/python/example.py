@@ -7,6 +7,7 @@
 """
 
 import argparse
+import pathlib
 import sys
 
 import grpc
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--account", default="")
     parser.add_argument("--machine-no", default="", help="Dingshang: the machine that sold it")
     parser.add_argument("--endpoint", default="127.0.0.1:50051")
+    parser.add_argument("--token-file", help="holds the token that the server knows us by")
     arguments = parser.parse_args()
 
     request = pb.GetOrderRequest(
@@ -47,11 +49,16 @@ def main() -> int:
         account=arguments.account,
         machine_no=arguments.machine_no,
     )
+    metadata = []
+    if arguments.token_file:
+        # Read anew for each call by a program that lives long: tokens are rotated.
+        token = pathlib.Path(arguments.token_file).read_text(encoding="utf-8").strip()
+        metadata.append(("authorization", f"Bearer {token}"))
     with grpc.insecure_channel(arguments.endpoint) as channel:
         try:
             # Always with a deadline: the server gives up when the caller does.
             response = order_service_pb2_grpc.OrderServiceStub(channel).GetOrder(
-                request, timeout=10
+                request, timeout=10, metadata=metadata
             )
         except grpc.RpcError as error:
             print(explain(error), file=sys.stderr)

@@ -429,3 +429,14 @@ def test_example_explains_an_error(server):
     assert shown.stderr.startswith("PROVIDER_QUOTA_EXHAUSTED ")
     assert "RESOURCE_EXHAUSTED: " in shown.stderr
     assert "retry in " in shown.stderr
+
+
+def test_example_shows_its_token(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("token-of-the-example\n")
+    settings = '[clients.example]\ntoken = "token-of-the-example"'
+    with running(tmp_path, settings) as server:
+        shown = example(server, "haoka", HAOKA_SHIPPED)
+        assert shown.stderr.startswith("CALLER_UNAUTHENTICATED "), shown.stderr
+        shown = example(server, "haoka", HAOKA_SHIPPED, "--token-file", str(token))
+        assert shown.returncode == 0, shown.stderr

@@ -23,6 +23,11 @@ impl Check {
         for Problem { path, text } in &setup.warnings {
             print(format_args!("warning: {path}: {text}"))?;
         }
-        print(format_args!("the configuration is fine; accounts: {}", setup.accounts.len()))
+        let clients = setup.callers.count().map(|count| format!(", clients: {count}"));
+        print(format_args!(
+            "the configuration is fine; accounts: {}{}",
+            setup.accounts.len(),
+            clients.unwrap_or_default()
+        ))
     }
 }

@@ -1,22 +1,32 @@
-//! What the commands that ask a running server share: which order, the connection, and what a
-//! failed call says.
+//! What the commands that ask a running server share: which order, the connection, who asks, and what
+//! a failed call says.
 #![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
 
+use std::env;
 use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::{Failure, sheet};
+use crate::config::{Secret, read_file, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Holds this caller's token, where no file does.
+const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
+
+/// The largest file of certificates or keys that is read, in bytes.
+const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// Which order, and of which server.
 #[derive(Args)]
@@ -34,7 +44,13 @@ pub(super) struct Which {
     machine_no: Option<String>,
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
-    pub(super) endpoint: Endpoint,
+    endpoint: Endpoint,
+    #[command(flatten)]
+    tls: Tls,
+    /// A file with the token that the server knows this caller by; the environment variable
+    /// `ORDER_QUERY_TOKEN` may hold the token itself
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Prints the answer as canonical protobuf JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -50,6 +66,73 @@ impl Which {
             machine_no: self.machine_no.clone().unwrap_or_default(),
         }
     }
+
+    /// A connection to the server.
+    pub(super) async fn connect(&self) -> Result<Channel, Failure> {
+        connect(&self.endpoint, &self.tls).await
+    }
+
+    /// The request, with the token of whoever asks.
+    pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
+        let mut request = Request::new(message);
+        let token = match &self.token_file {
+            Some(path) => {
+                let token = read_secret(path);
+                Some(token.map_err(|text| Failure::Failed(format!("--token-file: {text}")))?)
+            }
+            None => {
+                env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(Secret::from)
+            }
+        };
+        if let Some(token) = token {
+            let value = format!("Bearer {}", token.expose());
+            let mut value: MetadataValue<Ascii> = value.try_into().map_err(|_| {
+                Failure::Failed("the token must be ASCII, without control characters".to_owned())
+            })?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}
+
+/// Whom to trust, and what to show, where the endpoint begins with https://.
+#[derive(Args, Default)]
+pub(super) struct Tls {
+    /// The authority that vouches for the server, in PEM; the system's roots unless it is named
+    #[arg(long = "ca-file", value_name = "FILE")]
+    authority: Option<PathBuf>,
+    /// The certificate that this caller shows, in PEM
+    #[arg(long = "cert-file", value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(long = "key-file", value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl Tls {
+    fn config(&self) -> Result<ClientTlsConfig, Failure> {
+        let mut config = match &self.authority {
+            Some(path) => {
+                let authority = pem("--ca-file", path)?;
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))
+            }
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
+            let certificate = pem("--cert-file", certificate)?;
+            config = config.identity(Identity::from_pem(certificate, pem("--key-file", key)?));
+        }
+        Ok(config)
+    }
+
+    fn is_set(&self) -> bool {
+        self.authority.is_some() || self.certificate.is_some()
+    }
+}
+
+fn pem(argument: &str, path: &Path) -> Result<String, Failure> {
+    read_file(path, PEM_LIMIT).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
 }
 
 fn provider(word: &str) -> Result<Provider, String> {
@@ -60,12 +143,9 @@ fn provider(word: &str) -> Result<Provider, String> {
 }
 
 /// A connection to a server.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, Failure> {
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(Failure::Failed("--endpoint must begin with http://".to_owned()));
-    }
-    let channel = endpoint.clone().connect_timeout(CONNECT_TIMEOUT).connect().await;
-    channel.map_err(|error| {
+pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<Channel, Failure> {
+    let failed = |text: &str| Err(Failure::Failed(text.to_owned()));
+    let cannot = |error: tonic::transport::Error| {
         let mut text = format!("cannot connect to {}", endpoint.uri());
         let mut source = error.source();
         while let Some(cause) = source {
@@ -73,7 +153,17 @@ pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, Failure> {
             source = cause.source();
         }
         Failure::Failed(text)
-    })
+    };
+    let timed = endpoint.clone().connect_timeout(CONNECT_TIMEOUT);
+    let ready = match endpoint.uri().scheme_str() {
+        Some("https") => timed.tls_config(tls.config()?).map_err(cannot)?,
+        Some("http") if tls.is_set() => {
+            return failed("--ca-file and --cert-file need an --endpoint with https://");
+        }
+        Some("http") => timed,
+        _ => return failed("--endpoint must begin with http:// or https://"),
+    };
+    ready.connect().await.map_err(cannot)
 }
 
 /// What a failed call says, for people: the reason, what happened and what to do, and the

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use tonic::Request;
 use tonic::transport::Endpoint;
 
-use super::{Failure, client, get, print, serve, sheet, told_to_stop};
+use super::client::{self, Tls};
+use super::{Failure, get, print, serve, sheet, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -59,13 +61,13 @@ impl Demo {
         let url = format!("http://{}", app.address);
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let channel = client::connect(&endpoint).await?;
+        let channel = client::connect(&endpoint, &Tls::default()).await?;
         for provider in Provider::all() {
             let id = sample(provider).to_owned();
             print(format_args!("$ order-query get {} {id} --endpoint {url}", provider.word()))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
-            print(sheet::order(&get::ask(channel.clone(), request).await?))?;
+            print(sheet::order(&get::ask(channel.clone(), Request::new(request)).await?))?;
         }
         if !self.once {
             print(format_args!(

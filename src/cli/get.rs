@@ -6,7 +6,7 @@ use clap::Args;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use super::client::{Which, connect, json, told};
+use super::client::{Which, json, told};
 use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
@@ -35,7 +35,8 @@ impl Get {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let OrderRef { provider, id, account, machine_no } = self.which.order();
         let request = GetOrderRequest { provider, id, account, machine_no, max_age: self.max_age };
-        let answer = ask(connect(&self.which.endpoint).await?, request).await?;
+        let request = self.which.request(request)?;
+        let answer = ask(self.which.connect().await?, request).await?;
         if self.which.json {
             print(json("GetOrderResponse", &answer)?)?;
         } else {
@@ -48,9 +49,8 @@ impl Get {
 /// One call of `GetOrder`.
 pub(super) async fn ask(
     channel: Channel,
-    request: GetOrderRequest,
+    mut request: Request<GetOrderRequest>,
 ) -> Result<GetOrderResponse, Failure> {
-    let mut request = Request::new(request);
     request.set_timeout(ANSWER_TIMEOUT);
     match tokio::time::timeout(ANSWER_TIMEOUT, OrderServiceClient::new(channel).get_order(request))
         .await

@@ -10,7 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::connect;
+use super::client::{Tls, connect};
 use super::{Failure, print};
 
 /// Probes are asked every few seconds: an answer that takes longer is none.
@@ -26,11 +26,13 @@ pub(super) struct Health {
     /// The server; either listener answers
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     endpoint: Endpoint,
+    #[command(flatten)]
+    tls: Tls,
 }
 
 impl Health {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut client = HealthClient::new(connect(&self.endpoint).await?);
+        let mut client = HealthClient::new(connect(&self.endpoint, &self.tls).await?);
         let mut request = Request::new(HealthCheckRequest { service: self.service });
         request.set_timeout(TIMEOUT);
         let answer = tokio::time::timeout(TIMEOUT, client.check(request)).await;

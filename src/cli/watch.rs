@@ -1,9 +1,8 @@
 //! `order-query watch`
 
 use clap::Args;
-use tonic::Request;
 
-use super::client::{Which, connect, json, told};
+use super::client::{Which, json, told};
 use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
@@ -19,8 +18,9 @@ impl Watch {
     /// Bounded by the order's own life, and by Ctrl-C.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let failed = |status| Failure::Failed(told(&status));
-        let mut client = OrderServiceClient::new(connect(&self.which.endpoint).await?);
-        let request = Request::new(WatchOrderRequest { order: Some(self.which.order()) });
+        let mut client = OrderServiceClient::new(self.which.connect().await?);
+        let request = WatchOrderRequest { order: Some(self.which.order()) };
+        let request = self.which.request(request)?;
         let mut news = client.watch_order(request).await.map_err(failed)?.into_inner();
         while let Some(change) = news.message().await.map_err(failed)? {
             if self.which.json {

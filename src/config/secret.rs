@@ -1,10 +1,14 @@
 //! A secret of the configuration, and the three ways to give one. Whoever needs it exposes it at
-//! the place where it goes on the wire, and nowhere else.
+//! the place where it goes on the wire, and nowhere else. One in a file is read again when the
+//! file changes.
 
 use std::env;
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use super::section::{Context, Value, checked_text, read_file};
+use super::section::{Context, Section, read_file};
+use super::value::{Value, checked_text};
 
 /// The largest secret file that is read, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
@@ -27,10 +31,90 @@ impl From<&str> for Secret {
     }
 }
 
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
     }
+}
+
+/// A secret of an account: what is in use now, where its file may change. Clones change together.
+#[derive(Debug, Clone)]
+pub struct RotatingSecret(Arc<RwLock<Secret>>);
+
+impl RotatingSecret {
+    fn new(secret: Secret) -> Self {
+        Self(Arc::new(RwLock::new(secret)))
+    }
+
+    /// The secret as it is now. Whoever makes a call takes it once, so that the whole call is made
+    /// with one.
+    #[must_use]
+    pub fn current(&self) -> Secret {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, secret: Secret) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = secret;
+    }
+}
+
+impl Section {
+    /// Hands the key's secret to `take`, and each one that takes its place when it is in a file.
+    /// `take` says what is wrong with one, and is then left with the one before. `None` where the
+    /// key is absent, or the secret wrong, which is noted.
+    pub fn secret_into(
+        &mut self,
+        key: &str,
+        mut take: impl FnMut(Secret) -> Result<(), String> + Send + 'static,
+    ) -> Option<()> {
+        let Found { secret, file } = self.take(key)?;
+        take(secret).map_err(|text| self.problem(key, text)).ok()?;
+        if let Some((path, text)) = file {
+            let take =
+                move |texts: &[String]| texts.iter().try_for_each(|text| take(of_file(text)?));
+            self.watch(key, vec![path], FILE_LIMIT, vec![text], Box::new(take));
+        }
+        Some(())
+    }
+
+    /// The key's secret. `fits` says what is wrong with one, now and when its file changes.
+    pub fn secret(
+        &mut self,
+        key: &str,
+        fits: fn(&str) -> Result<(), String>,
+    ) -> Option<RotatingSecret> {
+        // Nobody sees the empty one: it gives way to the first that is read.
+        let slot = RotatingSecret::new(Secret(String::new()));
+        let taken = slot.clone();
+        self.secret_into(key, move |secret| {
+            fits(secret.expose())?;
+            taken.set(secret);
+            Ok(())
+        })?;
+        Some(slot)
+    }
+
+    /// The same; where the key is absent, that is noted as well.
+    pub fn require_secret(
+        &mut self,
+        key: &str,
+        fits: fn(&str) -> Result<(), String>,
+    ) -> Option<RotatingSecret> {
+        self.expect::<Secret>(key);
+        self.secret(key, fits)
+    }
+}
+
+/// A secret, and the file that it was in with what the file held.
+struct Found {
+    secret: Secret,
+    file: Option<(PathBuf, String)>,
 }
 
 impl Value for Secret {
@@ -38,41 +122,64 @@ impl Value for Secret {
         "a secret: { env = \"NAME\" }, { file = \"PATH\" } or a plain text";
 
     fn read(value: toml::Value, context: &Context) -> Result<Self, String> {
-        let text = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Table(table) => from_elsewhere(table, context)?,
-            _ => return Err(format!("must be {}", Self::EXPECTED)),
-        };
-        checked_text(text).map(Self)
+        Found::read(value, context).map(|found| found.secret)
     }
 }
 
-/// The text that `{ env = … }` or `{ file = … }` points to.
-fn from_elsewhere(table: toml::Table, context: &Context) -> Result<String, String> {
-    let mut entries = table.into_iter();
-    match (entries.next(), entries.next()) {
-        (Some((key, toml::Value::String(name))), None) if key == "env" => {
-            env::var(&name).map_err(|error| {
-                let what = match error {
-                    env::VarError::NotPresent => "is not set",
-                    // The error's own text would hold the value.
-                    env::VarError::NotUnicode(_) => "is not UTF-8",
-                };
-                format!("the environment variable {} {what}", shown(&name))
-            })
-        }
-        (Some((key, toml::Value::String(path))), None) if key == "file" => {
-            let mut text = read_file(&context.path(&path), FILE_LIMIT)?;
-            if text.ends_with('\n') {
-                text.pop();
-                if text.ends_with('\r') {
-                    text.pop();
-                }
+impl Value for Found {
+    const EXPECTED: &'static str = Secret::EXPECTED;
+
+    fn read(value: toml::Value, context: &Context) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => {
+                Ok(Self { secret: checked_text(text).map(Secret)?, file: None })
             }
-            Ok(text)
+            toml::Value::Table(table) => Self::elsewhere(table, context),
+            _ => Err(format!("must be {}", Self::EXPECTED)),
         }
-        _ => Err(format!("must be {}", Secret::EXPECTED)),
     }
+}
+
+impl Found {
+    /// What `{ env = … }` or `{ file = … }` points to.
+    fn elsewhere(table: toml::Table, context: &Context) -> Result<Self, String> {
+        let mut entries = table.into_iter();
+        match (entries.next(), entries.next()) {
+            (Some((key, toml::Value::String(name))), None) if key == "env" => {
+                let text = env::var(&name).map_err(|error| {
+                    let what = match error {
+                        env::VarError::NotPresent => "is not set",
+                        // The error's own text would hold the value.
+                        env::VarError::NotUnicode(_) => "is not UTF-8",
+                    };
+                    format!("the environment variable {} {what}", shown(&name))
+                })?;
+                Ok(Self { secret: checked_text(text).map(Secret)?, file: None })
+            }
+            (Some((key, toml::Value::String(path))), None) if key == "file" => {
+                let path = context.path(&path);
+                let text = read_file(&path, FILE_LIMIT)?;
+                Ok(Self { secret: of_file(&text)?, file: Some((path, text)) })
+            }
+            _ => Err(format!("must be {}", Self::EXPECTED)),
+        }
+    }
+}
+
+/// The secret in a file.
+///
+/// # Errors
+/// What is wrong with the file, and its path.
+pub fn read_secret(path: &Path) -> Result<Secret, String> {
+    let text = read_file(path, FILE_LIMIT)?;
+    of_file(&text).map_err(|text| format!("{} {text}", path.display()))
+}
+
+/// The secret in a file that holds this.
+fn of_file(content: &str) -> Result<Secret, String> {
+    let text =
+        content.strip_suffix('\n').map_or(content, |text| text.strip_suffix('\r').unwrap_or(text));
+    checked_text(text.to_owned()).map(Secret)
 }
 
 /// The name of a variable, unless it may be a secret that was put in its place.

@@ -6,15 +6,16 @@ use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tracing_subscriber::filter::{LevelFilter, Targets};
-
 use super::reload::{Reload, Take};
+use super::value::Value;
+
+/// The longest name of an account or a client, in bytes.
+const NAME_LIMIT: usize = 64;
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,18 +65,6 @@ pub struct Section {
     path: String,
     table: toml::Table,
     context: Rc<Context>,
-}
-
-/// What a key can be set to.
-pub trait Value: Sized {
-    /// What the value must be, to complete "must be …".
-    const EXPECTED: &'static str;
-
-    /// Reads it.
-    ///
-    /// # Errors
-    /// What is wrong with the value, without the value.
-    fn read(value: toml::Value, context: &Context) -> Result<Self, String>;
 }
 
 impl Section {
@@ -146,6 +135,21 @@ impl Section {
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
+    /// Notes where the name of this table, which callers or operators give, is none that fits.
+    pub fn check_name(&self, name: &str) {
+        if !is_name(name) {
+            let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
+            self.problem("", text);
+        }
+    }
+
+    /// Whether the key at the end of this way through tables is set and not yet taken.
+    #[must_use]
+    pub fn has_at(&self, way: &[&str], key: &str) -> bool {
+        let table = way.iter().try_fold(&self.table, |table, step| table.get(*step)?.as_table());
+        table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// Whether the key is set and not yet taken.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
@@ -160,10 +164,15 @@ impl Section {
 
     /// The key's value; where it is absent, that is noted as well.
     pub fn require<V: Value>(&mut self, key: &str) -> Option<V> {
+        self.expect::<V>(key);
+        self.take(key)
+    }
+
+    /// Notes where a key is absent that must be set.
+    pub(super) fn expect<V: Value>(&self, key: &str) {
         if !self.has(key) {
             self.problem(key, format!("is missing; it must be {}", V::EXPECTED));
         }
-        self.take(key)
     }
 
     /// The value of an environment variable; `None` where it is absent or empty, or wrong and
@@ -270,6 +279,13 @@ impl Section {
     }
 }
 
+/// Whether the text can be the name of an account or a client.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
+}
+
 /// The text of a file of at most `limit` bytes.
 ///
 /// # Errors
@@ -286,79 +302,4 @@ pub fn read_file(path: &Path, limit: u64) -> Result<String, String> {
         return Err(format!("{shown} is larger than {limit} bytes"));
     }
     Ok(text)
-}
-
-/// The text, if it is one: not empty, and without control characters.
-pub(super) fn checked_text(text: String) -> Result<String, String> {
-    if text.trim().is_empty() {
-        Err("is empty".to_owned())
-    } else if text.chars().any(char::is_control) {
-        Err("has a control character in it, such as a line break".to_owned())
-    } else {
-        Ok(text)
-    }
-}
-
-impl Value for String {
-    const EXPECTED: &'static str = "a text";
-
-    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
-        match value {
-            toml::Value::String(text) => checked_text(text),
-            _ => Err("must be a text".to_owned()),
-        }
-    }
-}
-
-impl Value for bool {
-    const EXPECTED: &'static str = "true or false";
-
-    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
-        value.as_bool().ok_or_else(|| "must be true or false".to_owned())
-    }
-}
-
-impl Value for u32 {
-    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
-
-    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
-        let number = value.as_integer().and_then(|number| number.try_into().ok());
-        number.ok_or_else(|| format!("must be {}", Self::EXPECTED))
-    }
-}
-
-/// A value that is written as a text.
-macro_rules! parsed_text {
-    ($type:ty, $expected:literal, $parse:expr) => {
-        impl Value for $type {
-            const EXPECTED: &'static str = $expected;
-
-            fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
-                let parsed = value.as_str().and_then($parse);
-                parsed.ok_or_else(|| concat!("must be ", $expected).to_owned())
-            }
-        }
-    };
-}
-
-parsed_text!(SocketAddr, "an address and port such as \"127.0.0.1:50051\"", |text: &str| {
-    text.parse().ok()
-});
-parsed_text!(Duration, "a duration such as \"250ms\", \"15s\" or \"10m\"", |text: &str| {
-    jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok()
-});
-parsed_text!(
-    Targets,
-    "a log level such as \"info\", or pairs such as \"order_query=debug\"",
-    parse_log_level
-);
-
-/// `Targets` itself takes a misspelled level for the name of a target, and then logs nothing else.
-fn parse_log_level(text: &str) -> Option<Targets> {
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let fits = |part: &str| match part.split_once('=') {
-        Some((target, level)) => !target.is_empty() && !level.is_empty(),
-        None => !part.is_empty() && part.parse::<LevelFilter>().is_ok(),
-    };
-    text.split(',').all(fits).then(|| text.parse().ok()).flatten()
 }

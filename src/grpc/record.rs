@@ -96,9 +96,8 @@ impl Record {
     }
 
     /// Who asks, by the name in the configuration.
-    #[expect(dead_code, reason = "callers are not identified yet")]
     pub(super) fn caller(&self, name: &str) {
-        self.line().caller = Some(name.to_owned());
+        self.line().caller = Some(name.to_owned()).filter(|name| !name.is_empty());
     }
 
     /// Which order is asked for. The account that it names is noted once it is known to be one.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caller::Caller;
 use super::calls::Calls;
 use super::standing::{Hindrance, Standing};
 use crate::clock::Clock;
-use crate::config::Section;
+use crate::config::{Section, is_name};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef};
 use crate::providers::{self, Means, Provider, Query, Rules};
@@ -22,9 +23,6 @@ const LIMIT_CEILING: u32 = 10_000;
 /// How many calls an account may have under way at one time, and at most.
 const MAX_CONCURRENCY: usize = 64;
 const CONCURRENCY_CEILING: usize = 1000;
-
-/// The longest name of an account, in bytes.
-const NAME_LIMIT: usize = 64;
 
 /// One configured account.
 pub struct Account {
@@ -67,10 +65,7 @@ impl Account {
 
     /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
     fn read(name: &str, mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
-        if !is_name(name) {
-            let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
-            section.problem("", text);
-        }
+        section.check_name(name);
         let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
         let words: Vec<_> = words.iter().map(|(word, known)| (word.as_str(), *known)).collect();
         if !section.has("provider") {
@@ -146,8 +141,10 @@ impl Account {
 
     /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
     pub(super) async fn ask(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let secrets = self.vendor.secrets();
+        let mut secrets = self.vendor.secrets();
         let outcome = self.vendor.get_order(query, means).await;
+        // They may have changed meanwhile, and either may have been sent.
+        secrets.extend(self.vendor.secrets());
         outcome.map_err(|error| error.presentable(&secrets))
     }
 }
@@ -210,12 +207,13 @@ impl Accounts {
         self.0.iter().map(AsRef::as_ref)
     }
 
-    /// The account that the question is for.
+    /// The account that the caller's question is for.
     ///
     /// # Errors
     /// `INVALID_REQUEST` where the provider is none, or the account is malformed or needed and
-    /// missing; `PROVIDER_NOT_CONFIGURED` where there is no such account.
-    pub fn choose(&self, order: &OrderRef) -> Result<Arc<Account>, Error> {
+    /// missing; `CALLER_FORBIDDEN` where the caller may not use it, whether there is one or not;
+    /// `PROVIDER_NOT_CONFIGURED` where there is no such account.
+    pub fn choose(&self, caller: &Caller, order: &OrderRef) -> Result<Arc<Account>, Error> {
         let provider = pb::Provider::try_from(order.provider)
             .ok()
             .filter(|provider| *provider != pb::Provider::Unspecified)
@@ -230,23 +228,30 @@ impl Accounts {
             "" => account.is_default || candidates.len() == 1,
             name => account.name == name,
         });
-        match (fitting.next(), candidates.as_slice(), order.account.as_str()) {
+        let fitting = fitting.next();
+        let own = candidates.iter().map(|account| account.name.as_str());
+        let own: Vec<&str> = own.filter(|name| caller.may_use(name)).collect();
+        let name = fitting.map_or(order.account.as_str(), |account| account.name.as_str());
+        let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
+        if !may && caller.accounts.is_some() {
+            // The same whether there is such an account or not: nobody can find out by asking.
+            let text = "this caller may not use that account; name one that it may use, or have \
+                        the operator allow this one";
+            return Err(here(Error::new(ErrorReason::CallerForbidden, text)));
+        }
+        match (fitting, candidates.as_slice(), order.account.as_str()) {
             (Some(account), ..) => Ok(Arc::clone(account)),
             (None, [], _) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account at {}", provider.word()),
             ))),
-            (None, candidates, "") => {
-                let names: Vec<_> =
-                    candidates.iter().map(|account| account.name.as_str()).collect();
-                Err(here(Error::invalid(
-                    "account",
-                    format!(
-                        "several accounts fit and none is the default: name one of {}",
-                        names.join(", ")
-                    ),
-                )))
-            }
+            (None, _, "") => Err(here(Error::invalid(
+                "account",
+                format!(
+                    "several accounts fit and none is the default: name one of {}",
+                    own.join(", ")
+                ),
+            ))),
             (None, _, name) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account {name:?} at {}", provider.word()),
@@ -274,9 +279,4 @@ fn concurrency(section: &mut Section) -> usize {
         section.problem(KEY, format!("must be between 1 and {CONCURRENCY_CEILING}"));
     }
     given.unwrap_or(MAX_CONCURRENCY)
-}
-
-fn is_name(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
 }

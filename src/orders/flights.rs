@@ -33,7 +33,7 @@ impl Flight {
         landed.unwrap_or_else(|| {
             // Its task has panicked.
             let error = Error::internal("a task that asks a vendor panicked");
-            Arc::new(Landed::Failed(error, Asker::Content))
+            Arc::new(Landed::Failed(error, Asker::default()))
         })
     }
 }

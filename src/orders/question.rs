@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::accounts::Account;
+use super::caller::Caller;
 use super::freshness::{default_max_age, is_young, refresh_time};
-use super::quota::{self, Asker, Quota};
+use super::quota::{self, Asker, Priority, Quota};
 use crate::error::Error;
 use crate::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Source};
 use crate::providers::{Query, new_id};
@@ -41,6 +42,7 @@ impl Question {
     /// Checks a request against its account's vendor.
     pub(super) fn new(
         account: Arc<Account>,
+        caller: &Caller,
         order: &OrderRef,
         max_age: Option<Duration>,
         arrival: SystemTime,
@@ -49,14 +51,15 @@ impl Question {
             account.query(order).map_err(|error| error.at(account.provider, &account.name))?;
         let key = account.order_key(&query);
         let day_window = quota::day_window(&account, &key);
-        let asker = if max_age.is_some() { Asker::Insistent } else { Asker::Content };
+        let priority = if max_age.is_some() { Priority::Insistent } else { Priority::Content };
+        let asker = Asker { priority, share: caller.share() };
         Ok(Self { account, query, key, day_window, max_age, arrival, asker })
     }
 
     /// The gate of this question's calls.
     pub(super) fn gate(&self, store: Arc<dyn Store>) -> Quota {
         let (account, order) = (Arc::clone(&self.account), self.key.clone());
-        Quota { account, store, order, asker: self.asker }
+        Quota { account, store, order, asker: self.asker.clone() }
     }
 
     /// Whether what is known is young enough.
@@ -66,9 +69,18 @@ impl Question {
         known.state.as_ref().is_some_and(|state| is_young(state, max_age, self.arrival, now))
     }
 
-    /// Whether the limits leave this question calls that they do not leave `asker`.
-    pub(super) fn may_have_more_than(&self, asker: Asker) -> bool {
-        self.asker != asker && (self.asker == Asker::Insistent || asker == Asker::Poller)
+    /// Whether this question may have an answer where `asker` failed with `error`, because other
+    /// limits hold for it.
+    pub(super) fn may_fare_better(&self, error: &Error, asker: &Asker) -> bool {
+        let other_share = asker.share.is_some() && asker.share != self.asker.share;
+        match error.reason {
+            ErrorReason::ProviderQuotaExhausted => {
+                other_share || self.asker.priority.has_more_than(asker.priority)
+            }
+            // Without a share there may have been nothing to count.
+            ErrorReason::StoreUnavailable => other_share && self.asker.share.is_none(),
+            _ => false,
+        }
     }
 
     /// The lease on asking for the order.

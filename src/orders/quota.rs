@@ -1,4 +1,4 @@
-//! An account's limits: which windows a call must fit in, and what a caller is told when it does
+//! An account's and a caller's limits: which windows a call must fit in, and what a caller is told when it does
 //! not. Used by `orders` for every call to a vendor.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::accounts::Account;
+use super::caller::Share;
 use super::freshness;
 use crate::error::Error;
 use crate::pb::ErrorReason;
@@ -21,14 +22,30 @@ const DAY: Duration = Duration::from_hours(24);
 const STRAGGLING: Duration = Duration::from_secs(20);
 
 /// Who asks, as far as the limits differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asker {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) priority: Priority,
+    /// What the caller's own limit leaves it, where it has one.
+    pub(super) share: Option<Share>,
+}
+
+/// How much of an account's limits a question may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Priority {
     /// A caller who sets `max_age`: may have all of the day's calls.
     Insistent,
     /// A caller who does not.
+    #[default]
     Content,
     /// A poller for watchers: besides, at most half of the minute's calls.
     Poller,
+}
+
+impl Priority {
+    /// Whether an account's limits leave it calls that they do not leave the other.
+    pub(super) fn has_more_than(self, other: Self) -> bool {
+        self != other && (self == Self::Insistent || other == Self::Poller)
+    }
 }
 
 /// The gate of one question's calls.
@@ -46,25 +63,34 @@ pub(super) fn day_window(account: &Account, order: &str) -> Option<String> {
 }
 
 /// What a full window is called in errors: the configuration's names.
-const NAMES: [&str; 3] =
-    ["calls_per_minute", "calls_per_minute of watchers", "calls_per_order_per_day"];
+const NAMES: [&str; 4] =
+    ["calls_per_minute", "calls_per_minute of watchers", "calls_per_order_per_day", SHARE];
+
+/// The one that is a caller's, and not the account's.
+const SHARE: &str = "vendor_calls_per_minute";
 
 impl Quota {
     /// The windows of a call, each with its name.
     fn windows(&self) -> Vec<(&'static str, Window)> {
         let Account { rules, key, .. } = self.account.as_ref();
-        let [minute_name, pollers_name, day_name] = NAMES;
+        let [minute_name, pollers_name, day_name, share_name] = NAMES;
         let minute = rules.calls_per_minute.map(|limit| {
             (minute_name, Window { key: format!("{key} minute"), limit, period: MINUTE })
         });
-        let pollers = rules.calls_per_minute.filter(|_| self.asker == Asker::Poller).map(|limit| {
+        let Asker { priority, share } = &self.asker;
+        let of_pollers = rules.calls_per_minute.filter(|_| *priority == Priority::Poller);
+        let pollers = of_pollers.map(|limit| {
             let limit = (limit / 2).max(1);
             (pollers_name, Window { key: format!("{key} pollers"), limit, period: MINUTE })
         });
-        let limit = freshness::calls_per_day(rules, self.asker == Asker::Insistent);
+        let share = share.as_ref().map(|Share { client, limit }| {
+            let key = format!("client {client} minute");
+            (share_name, Window { key, limit: *limit, period: MINUTE })
+        });
+        let limit = freshness::calls_per_day(rules, *priority == Priority::Insistent);
         let day = limit.zip(day_window(&self.account, &self.order));
         let day = day.map(|(limit, key)| (day_name, Window { key, limit, period: DAY }));
-        [minute, pollers, day].into_iter().flatten().collect()
+        [minute, pollers, day, share].into_iter().flatten().collect()
     }
 
     fn call(&self, id: String) -> Call {
@@ -78,9 +104,12 @@ impl Quota {
 
     fn full(&self, window: usize, wait: Duration) -> Error {
         let name = self.windows().get(window).map_or("", |(name, _)| *name);
-        let account = &self.account.name;
+        let owner = match &self.asker.share {
+            Some(share) if name == SHARE => format!("client/{}", share.client),
+            _ => format!("account/{}", self.account.name),
+        };
         Error {
-            quota: Some(format!("account/{account} {name}")),
+            quota: Some(format!("{owner} {name}")),
             ..Error::new(
                 ErrorReason::ProviderQuotaExhausted,
                 format!("the limit {name} is spent; wait before asking again"),
@@ -108,8 +137,8 @@ impl Gate for Quota {
                 "the vendor answered that it is asked too often, and is left alone for now",
             )
             .retry_after(wait)),
-            // Nothing limits this account, so there is nothing that must be remembered.
-            Err(_) if !self.account.is_limited() => Ok(Pass(call.id)),
+            // Nothing limits this call, so there is nothing that must be remembered.
+            Err(_) if call.windows.is_empty() => Ok(Pass(call.id)),
             Err(error) => {
                 // It may have been taken all the same, and nothing is sent.
                 let _ = self.store.give_back(&call).await;

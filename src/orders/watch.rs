@@ -1,5 +1,6 @@
-//! Watchers of orders: one poller for each order that anyone watches, however many do. Used by
-//! `orders`; `grpc` sends what it tells.
+//! Watchers of orders: one poller for each order that anyone watches, however many do. Callers with
+//! a share of their own have a poller of their own: nobody's watch spends another's share. What one
+//! poller learns, all hear. Used by `orders`; `grpc` sends what it tells.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -9,10 +10,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::caller::Share;
 use super::freshness::refresh_time;
 use super::question::Question;
-use super::quota::Asker;
-use super::{Answer, Inner, Orders};
+use super::quota::Priority;
+use super::{Answer, Caller, Inner, Orders};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
 
@@ -33,30 +35,42 @@ struct Told {
     end: Option<Error>,
 }
 
-/// The pollers at work, by order.
+/// The pollers at work: by order, and then by whose share they spend.
+type Pollers = HashMap<String, HashMap<Option<Share>, watch::Sender<Told>>>;
+
+/// All pollers at work.
 #[derive(Default)]
-pub(super) struct Watchers(Mutex<HashMap<String, watch::Sender<Told>>>);
+pub(super) struct Watchers(Mutex<Pollers>);
 
 impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Told>>> {
+    fn lock(&self) -> MutexGuard<'_, Pollers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells an order's watchers, if there are any, what someone has learned.
     pub(super) fn learned(&self, order: &str, state: &Order) {
-        if let Some(poller) = self.lock().get(order) {
+        for poller in self.lock().get(order).iter().flat_map(|pollers| pollers.values()) {
             poller.send_if_modified(|told| told.learn(state, Source::Live));
         }
     }
 
-    /// Ends a poller that nobody listens to. False where someone came meanwhile.
-    fn leave(&self, order: &str) -> bool {
+    /// Forgets the poller of a question, if it is so. True where there is none any more.
+    fn forget_if(
+        &self,
+        question: &Question,
+        so: impl FnOnce(&watch::Sender<Told>) -> bool,
+    ) -> bool {
         let mut pollers = self.lock();
-        let unheard = pollers.get(order).is_none_or(|poller| poller.receiver_count() == 0);
-        if unheard {
-            pollers.remove(order);
+        let Some(of_order) = pollers.get_mut(&question.key) else { return true };
+        let share = &question.asker.share;
+        let gone = of_order.get(share).is_none_or(so);
+        if gone {
+            of_order.remove(share);
         }
-        unheard
+        if of_order.is_empty() {
+            pollers.remove(&question.key);
+        }
+        gone
     }
 }
 
@@ -139,17 +153,18 @@ impl Orders {
     /// Watches an order: see [`Watching::next`].
     ///
     /// # Errors
-    /// `INVALID_REQUEST` and `PROVIDER_NOT_CONFIGURED`.
-    pub fn watch(&self, order: &OrderRef) -> Result<Watching, Error> {
-        let mut question = self.question(order, None)?;
-        question.asker = Asker::Poller;
+    /// `INVALID_REQUEST`, `PROVIDER_NOT_CONFIGURED` and `CALLER_FORBIDDEN`.
+    pub fn watch(&self, caller: &Caller, order: &OrderRef) -> Result<Watching, Error> {
+        let mut question = self.question(caller, order, None)?;
+        question.asker.priority = Priority::Poller;
         let mut pollers = self.0.watching.lock();
+        let of_order = pollers.entry(question.key.clone()).or_default();
         let mut begun = None;
-        let (told, joined) = if let Some(poller) = pollers.get(&question.key) {
+        let (told, joined) = if let Some(poller) = of_order.get(&question.asker.share) {
             (poller.subscribe(), poller.borrow().latest.is_some())
         } else {
             let (tell, told) = watch::channel(Told::default());
-            pollers.insert(question.key.clone(), tell.clone());
+            of_order.insert(question.asker.share.clone(), tell.clone());
             begun = Some(Poller { orders: self.clone(), question: question.clone(), tell });
             (told, false)
         };
@@ -172,10 +187,8 @@ struct Poller {
 impl Drop for Poller {
     /// However it ends, nobody may wait for it any more.
     fn drop(&mut self) {
-        let mut pollers = self.orders.0.watching.lock();
-        if pollers.get(&self.question.key).is_some_and(|poller| poller.same_channel(&self.tell)) {
-            pollers.remove(&self.question.key);
-        }
+        let watching = &self.orders.0.watching;
+        watching.forget_if(&self.question, |poller| poller.same_channel(&self.tell));
     }
 }
 
@@ -233,7 +246,8 @@ impl Poller {
             let until = if store.is_shared() { next.min(clock.now() + REREAD) } else { next };
             tokio::select! {
                 () = self.tell.closed() => {
-                    if watching.leave(&self.question.key) {
+                    // Somebody may have come meanwhile.
+                    if watching.forget_if(&self.question, |poller| poller.receiver_count() == 0) {
                         return ControlFlow::Break(());
                     }
                 }

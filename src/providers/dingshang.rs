@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::wire::{self, List, Refusal, Scalar, Words};
 use super::{Means, Provider, Query, Rules};
 use crate::clock::Clock;
-use crate::config::{Secret, Section};
+use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{self, ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
@@ -115,8 +115,8 @@ pub(super) fn configure(
 ) -> Option<Box<dyn Provider>> {
     let client = Client::configure(section, None, RULES.longest_call, clock);
     let app_id: Option<String> = section.require("app_id");
-    let app_secret: Option<Secret> = section.require("app_secret");
-    let app_key: Option<Secret> = section.take("app_key");
+    let app_secret = section.require_secret("app_secret", fits_a_header);
+    let app_key = section.secret("app_key", |_| Ok(()));
     let machine_no: Option<String> = section.take(MACHINE_NO);
     let currency = section.take::<String>("currency").map_or(Some(CURRENCY), |code| {
         let currency = Currency::from_code(&code);
@@ -125,12 +125,8 @@ pub(super) fn configure(
         }
         currency
     });
-    for (key, value) in
-        [("app_id", app_id.as_deref()), ("app_secret", app_secret.as_ref().map(Secret::expose))]
-    {
-        if value.is_some_and(|value| !value.is_ascii()) {
-            section.problem(key, "must be ASCII: it is sent in a header");
-        }
+    if let Some(Err(text)) = app_id.as_deref().map(fits_a_header) {
+        section.problem("app_id", text);
     }
     if machine_no.as_deref().is_some_and(|number| !is_machine_no(number)) {
         section.problem(MACHINE_NO, MACHINE_NO_FORM);
@@ -151,11 +147,15 @@ pub(super) fn configure(
     }))
 }
 
+fn fits_a_header(text: &str) -> Result<(), String> {
+    if text.is_ascii() { Ok(()) } else { Err("must be ASCII: it is sent in a header".to_owned()) }
+}
+
 struct Dingshang {
     client: Client,
     app_id: String,
-    app_secret: Secret,
-    app_key: Option<Secret>,
+    app_secret: RotatingSecret,
+    app_key: Option<RotatingSecret>,
     machine_no: Option<String>,
     currency: &'static str,
     /// How many decimal places the currency has.
@@ -175,8 +175,9 @@ impl Provider for Dingshang {
         format!("{} {}", self.client.base_url(), self.app_id)
     }
 
-    fn secrets(&self) -> Vec<&Secret> {
-        [Some(&self.app_secret), self.app_key.as_ref()].into_iter().flatten().collect()
+    fn secrets(&self) -> Vec<Secret> {
+        let secrets = [Some(&self.app_secret), self.app_key.as_ref()];
+        secrets.into_iter().flatten().map(RotatingSecret::current).collect()
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {
@@ -217,7 +218,10 @@ impl Dingshang {
         self.client
             .send(Request {
                 path: &["api", "openapi", "v1", "orders", &query.id],
-                headers: &[("Appid", &self.app_id), ("AppSecret", self.app_secret.expose())],
+                headers: &[
+                    ("Appid", &self.app_id),
+                    ("AppSecret", self.app_secret.current().expose()),
+                ],
                 body: Body::Json(format!("{{\"payload\":\"{payload}\"}}")),
                 ..Request::default()
             })
@@ -253,7 +257,7 @@ impl Dingshang {
         }
         let timestamp = timestamp.to_string();
         let signed = [(MACHINE_NO, machine_no), ("timestamp", &timestamp)];
-        let sign = self.app_key.as_ref().map(|key| sign(&signed, key));
+        let sign = self.app_key.as_ref().map(|key| sign(&signed, &key.current()));
         let payload = Payload { machine_no, sign, timestamp: &timestamp };
         let json = serde_json::to_string(&payload);
         json.map(|json| BASE64.encode(json)).map_err(|error| Error::internal(error.to_string()))

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
 use super::{Means, Provider, Query, Rules};
 use crate::clock::Clock;
-use crate::config::{Secret, Section};
+use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Closing, Error};
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{
@@ -89,7 +89,7 @@ pub(super) fn configure(
 ) -> Option<Box<dyn Provider>> {
     let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
     let user_id: Option<String> = section.require("user_id");
-    let secret: Option<Secret> = section.require("secret");
+    let secret = section.require_secret("secret", |_| Ok(()));
     let encodings = [("multipart", Encoding::Multipart), ("urlencoded", Encoding::UrlEncoded)];
     let encoding = section.choice("body", &encodings).unwrap_or(Encoding::Multipart);
     Some(Box::new(Haoka {
@@ -105,7 +105,7 @@ pub(super) fn configure(
 struct Haoka {
     client: Client,
     user_id: String,
-    secret: Secret,
+    secret: RotatingSecret,
     encoding: Encoding,
     clock: Arc<dyn Clock>,
     /// Whether the last answer's `Date` was far from our clock.
@@ -118,8 +118,8 @@ impl Provider for Haoka {
         format!("{} {}", self.client.base_url(), self.user_id)
     }
 
-    fn secrets(&self) -> Vec<&Secret> {
-        vec![&self.secret]
+    fn secrets(&self) -> Vec<Secret> {
+        vec![self.secret.current()]
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {
@@ -140,7 +140,7 @@ impl Provider for Haoka {
 impl Haoka {
     async fn send(&self, query: &Query) -> Result<Answer, Error> {
         let timestamp = self.client.unix_time().to_string();
-        let sign = sign(&query.id, &timestamp, &self.user_id, &self.secret);
+        let sign = sign(&query.id, &timestamp, &self.user_id, &self.secret.current());
         let fields = [
             ("user_id", self.user_id.as_str()),
             ("Timestamp", &timestamp),

@@ -134,7 +134,7 @@ impl Provider for Wechat {
         self.identity.clone()
     }
 
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         self.tokens.secrets()
     }
 

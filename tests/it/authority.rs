@@ -1,13 +1,23 @@
 //! An authority of a test's own, and the certificates that it gives out.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tonic::transport::{Channel, Endpoint, Error, Uri};
+use tower::service_fn;
+
+/// The versions of TLS that are spoken.
+pub const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
 /// An authority that no system knows.
 pub struct Authority {
@@ -85,4 +95,29 @@ pub fn client(
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
+}
+
+/// The server's settings for a folder with its certificate, and the authority of its callers'.
+pub fn settings(folder: &Path, callers: Option<&Authority>) -> String {
+    let shown = folder.display();
+    let ca = callers.map(|authority| {
+        std::fs::write(folder.join("ca.crt"), &authority.pem).unwrap();
+        format!("client_ca_file = \"{shown}/ca.crt\"\n")
+    });
+    let ca = ca.unwrap_or_default();
+    format!("[server.tls]\ncert_file = \"{shown}/tls.crt\"\nkey_file = \"{shown}/tls.key\"\n{ca}")
+}
+
+/// A channel over TLS.
+pub async fn channel(address: SocketAddr, config: ClientConfig) -> Result<Channel, Error> {
+    let config = Arc::new(config);
+    let connector = service_fn(move |_: Uri| {
+        let connector = TlsConnector::from(Arc::clone(&config));
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let name = ServerName::try_from("localhost").unwrap();
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }

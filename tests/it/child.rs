@@ -145,8 +145,11 @@ pub struct Serving {
 /// The listeners of a test: free ports.
 pub const LISTEN: &str = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
 
-/// For servers that nobody has to hear of before they end.
-const AT_ONCE: &str = "server.drain_delay = \"0s\"\n";
+/// These tables beside the listeners, for a server that ends without a delay unless they say so.
+pub fn with_listeners(config: &str) -> String {
+    let at_once = if config.contains("drain_delay") { "" } else { "server.drain_delay = \"0s\"\n" };
+    format!("{LISTEN}{at_once}{config}")
+}
 
 impl Serving {
     /// Serves with these tables, beside the listeners.
@@ -157,8 +160,7 @@ impl Serving {
     /// The same, with more arguments or another environment.
     pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let drain = if config.contains("drain_delay") { "" } else { AT_ONCE };
-        let path = write(&directory, &format!("{LISTEN}{drain}{config}"));
+        let path = write(&directory, &with_listeners(config));
         let mut command = command(["serve", "--config", &path]);
         change(&mut command);
         let mut child = Child::start(command);

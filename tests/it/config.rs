@@ -2,6 +2,7 @@
 //! the file in any of them.
 
 mod accounts;
+mod clients;
 mod safety;
 mod secret;
 mod server;

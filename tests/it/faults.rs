@@ -13,6 +13,7 @@ use order_query::clock::{Clock, SystemClock};
 use order_query::config::{Secret, Section};
 use order_query::error::Error;
 use order_query::grpc;
+use order_query::grpc::callers::Callers;
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, Provider};
@@ -172,7 +173,7 @@ impl providers::Provider for Panics {
         "panics".to_owned()
     }
 
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
 
@@ -205,7 +206,7 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let root = Section::parse(root, Path::new("")).unwrap();
     let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
-    let routes = Routes::new(grpc::service(orders, &config.server));
+    let routes = Routes::new(grpc::service(orders, Callers::default(), &config.server));
     let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {

@@ -68,6 +68,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic_health", &["health", "app", "cli"]),
     ("md5", &["providers", "sandbox"]),
     ("base64", &["providers", "sandbox"]),
+    ("ring", &["grpc"]),
+    ("subtle", &["grpc"]),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use futures_util::poll;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Secret;
 use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Orders};
+use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::{self, Left, Means, Query, Rules, Token, TokenStore};
 use order_query::store::{Call, Known, Memory, Store, Take};
@@ -28,6 +28,15 @@ struct Slow {
     is_shared: bool,
     /// How often a lease was refused.
     refused: Arc<AtomicUsize>,
+    /// Whether nothing can be remembered.
+    broken: Arc<AtomicBool>,
+}
+
+impl Slow {
+    fn works(&self) -> Result<(), Error> {
+        let broken = self.broken.load(Ordering::SeqCst);
+        if broken { Err(Error::store_unavailable("it is broken")) } else { Ok(()) }
+    }
 }
 
 #[async_trait]
@@ -37,12 +46,14 @@ impl Store for Slow {
     }
     async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
         let _may_read = self.reads.acquire().await;
+        self.works()?;
         self.memory.recall(order, window).await
     }
     async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
         self.memory.keep(order, state).await
     }
     async fn take(&self, call: &Call) -> Result<Take, Error> {
+        self.works()?;
         self.memory.take(call).await
     }
     async fn settle(&self, call: &Call) -> Result<(), Error> {
@@ -91,6 +102,7 @@ struct Vendor {
     asked: Arc<AtomicUsize>,
     /// Which call is given up at the end of its time, without being sent.
     unsent: usize,
+    calls_per_order_per_day: Option<u32>,
 }
 
 #[async_trait]
@@ -98,7 +110,7 @@ impl providers::Provider for Vendor {
     fn identity(&self) -> String {
         "vendor".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {
@@ -108,7 +120,7 @@ impl providers::Provider for Vendor {
         Rules {
             freshness: Duration::from_mins(15),
             calls_per_minute: None,
-            calls_per_order_per_day: Some(10),
+            calls_per_order_per_day: self.calls_per_order_per_day,
             longest_call: Duration::from_secs(10),
         }
     }
@@ -136,21 +148,26 @@ struct Field {
     answers: Arc<Semaphore>,
     asked: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
     order: OrderRef,
 }
 
 /// More permits than any test needs.
 const MANY: usize = 1000;
 /// What a caller insists on who wants to know it now.
+/// How often a vendor may be asked for one order in a day.
+const LIMIT: Option<u32> = Some(10);
+
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
 impl Field {
     fn new() -> Self {
-        Self::with(false, 0)
+        Self::with(false, 0, LIMIT)
     }
 
-    fn with(is_shared: bool, unsent: usize) -> Self {
+    fn with(is_shared: bool, unsent: usize, calls_per_order_per_day: Option<u32>) -> Self {
         let clock = manual_clock();
+        let broken = Arc::new(AtomicBool::new(false));
         let [reads, answers] = [MANY, MANY].map(|permits| Arc::new(Semaphore::new(permits)));
         let [asked, refused] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let time: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -160,6 +177,7 @@ impl Field {
             reads: Arc::clone(&reads),
             is_shared,
             refused: Arc::clone(&refused),
+            broken: Arc::clone(&broken),
         });
         let replica = || {
             let vendor = Vendor {
@@ -167,6 +185,7 @@ impl Field {
                 answers: Arc::clone(&answers),
                 asked: Arc::clone(&asked),
                 unsent,
+                calls_per_order_per_day,
             };
             let account = Account::new("a", Provider::Haoka, true, Box::new(vendor));
             let (store, time) = (Arc::clone(&store), Arc::clone(&time));
@@ -175,12 +194,20 @@ impl Field {
         let (orders, other) = (replica(), replica());
         let provider = Provider::Haoka.into();
         let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
-        Self { clock, orders, other, reads, answers, asked, refused, order }
+        Self { clock, orders, other, reads, answers, asked, refused, broken, order }
     }
 
     async fn get(&self, max_age: Option<Duration>) -> Result<Source, ErrorReason> {
+        self.get_as(&Caller::default(), max_age).await
+    }
+
+    async fn get_as(
+        &self,
+        caller: &Caller,
+        max_age: Option<Duration>,
+    ) -> Result<Source, ErrorReason> {
         let deadline = Instant::now() + Duration::from_mins(1);
-        let answer = self.orders.get(&self.order, max_age, deadline).await;
+        let answer = self.orders.get(caller, &self.order, max_age, deadline).await;
         answer.map(|answer| answer.response.source()).map_err(|error| error.reason)
     }
 
@@ -261,10 +288,11 @@ async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer(
     field.clock.advance(Duration::from_hours(1));
     Field::close(&field.answers).await;
     let deadline = || Instant::now() + Duration::from_millis(50);
-    let failed = field.orders.get(&field.order, NOW, deadline()).await.unwrap_err();
+    let failed =
+        field.orders.get(&Caller::default(), &field.order, NOW, deadline()).await.unwrap_err();
     assert_eq!(failed.reason, ErrorReason::DeadlineExceeded);
     assert_eq!(failed.account.as_deref(), Some("a"));
-    let stale = field.orders.get(&field.order, None, deadline()).await.unwrap();
+    let stale = field.orders.get(&Caller::default(), &field.order, None, deadline()).await.unwrap();
     assert_eq!(stale.response.source(), Source::Stale);
     assert_eq!(field.asked(), 2, "the second joined the first one's call");
 }
@@ -272,7 +300,7 @@ async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer(
 #[tokio::test]
 async fn a_second_attempt_keeps_the_order_leased() {
     // Ten calls pay for a second attempt; the tenth fails, and takes its whole time.
-    let mut field = Field::with(true, 10);
+    let mut field = Field::with(true, 10, LIMIT);
     for n in 1..10 {
         field.order.id = format!("B{n}");
         field.get(NOW).await.unwrap();
@@ -284,8 +312,8 @@ async fn a_second_attempt_keeps_the_order_leased() {
     field.until_asked(11).await;
     // Longer than what is left of a lease that was not had again.
     field.clock.advance(Duration::from_secs(5));
-    let deadline = Instant::now() + Duration::from_mins(1);
-    let mut other = pin!(field.other.get(&field.order, NOW, deadline));
+    let (anyone, deadline) = (Caller::default(), Instant::now() + Duration::from_mins(1));
+    let mut other = pin!(field.other.get(&anyone, &field.order, NOW, deadline));
     assert!(poll!(&mut other).is_pending());
     while field.refused.load(Ordering::SeqCst) == 0 && field.asked() == 11 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -294,4 +322,69 @@ async fn a_second_attempt_keeps_the_order_leased() {
     assert_eq!(first.await, Ok(Source::Live));
     assert_eq!(other.await.unwrap().response.source(), Source::Live);
     assert_eq!(field.asked(), 11, "one call for both replicas");
+}
+
+/// A caller with one call a minute.
+fn with_a_share(name: &str) -> Caller {
+    Caller { name: name.into(), accounts: None, vendor_calls_per_minute: Some(1) }
+}
+
+#[tokio::test]
+async fn who_joined_a_call_that_anothers_share_stopped_asks_for_itself() {
+    let (spent, fresh) = (with_a_share("spent"), with_a_share("fresh"));
+    for other in [Caller::default(), fresh.clone()] {
+        let field = Field::new();
+        field.get_as(&spent, NOW).await.unwrap();
+        field.clock.advance(Duration::from_secs(1));
+        Field::close(&field.reads).await;
+        let mut first = pin!(field.get_as(&spent, NOW));
+        assert!(poll!(&mut first).is_pending());
+        let mut joined = pin!(field.get_as(&other, NOW));
+        let mut twin = pin!(field.get_as(&spent, NOW));
+        assert!(poll!(&mut joined).is_pending() && poll!(&mut twin).is_pending());
+        field.reads.add_permits(MANY);
+        let refused = Err(ErrorReason::ProviderQuotaExhausted);
+        assert_eq!((first.await, joined.await), (refused, Ok(Source::Live)), "{other:?}");
+        assert_eq!(field.asked(), 2);
+        // Its own share, or none, is what counts; not that it joined.
+        field.clock.advance(Duration::from_secs(1));
+        let again = if other == fresh { refused } else { Ok(Source::Live) };
+        assert_eq!(field.get_as(&other, NOW).await, again);
+        twin.await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_joined_and_an_answer_that_is_known_spend_no_share() {
+    let field = Field::new();
+    let caller = with_a_share("caller");
+    Field::close(&field.answers).await;
+    let mut first = pin!(field.get(None));
+    assert!(poll!(&mut first).is_pending());
+    field.until_asked(1).await;
+    let mut joined = pin!(field.get_as(&caller, NOW));
+    assert!(poll!(&mut joined).is_pending());
+    field.answers.add_permits(MANY);
+    assert_eq!((first.await, joined.await), (Ok(Source::Live), Ok(Source::Live)));
+    assert_eq!(field.get_as(&caller, None).await, Ok(Source::Cache));
+    field.clock.advance(Duration::from_secs(1));
+    assert_eq!(field.get_as(&caller, NOW).await, Ok(Source::Live), "its one call is left");
+    field.clock.advance(Duration::from_secs(1));
+    assert_eq!(field.get_as(&caller, NOW).await, Err(ErrorReason::ProviderQuotaExhausted));
+}
+
+#[tokio::test]
+async fn a_share_that_cannot_be_counted_stops_its_own_caller_only() {
+    let field = Field::with(false, 0, None);
+    field.broken.store(true, Ordering::SeqCst);
+    Field::close(&field.reads).await;
+    let caller = with_a_share("caller");
+    let mut counted = pin!(field.get_as(&caller, NOW));
+    assert!(poll!(&mut counted).is_pending());
+    let mut joined = pin!(field.get(NOW));
+    assert!(poll!(&mut joined).is_pending());
+    field.reads.add_permits(MANY);
+    let failed = Err(ErrorReason::StoreUnavailable);
+    assert_eq!((counted.await, joined.await), (failed, Ok(Source::Live)));
+    assert_eq!(field.asked(), 1);
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Orders};
+use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use order_query::providers::{self, Left, Means, Query, Rules};
 use order_query::store::Memory;
@@ -44,7 +44,7 @@ impl providers::Provider for Late {
     fn identity(&self) -> String {
         "late".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {
@@ -88,7 +88,10 @@ async fn no_minute_sees_more_calls_than_the_limit() {
             let provider = Provider::Haoka.into();
             let order = OrderRef { provider, id: step.to_string(), ..OrderRef::default() };
             let deadline = Instant::now() + Duration::from_hours(1);
-            orders.get(&order, Some(Duration::ZERO), deadline).await.map_err(|error| error.reason)
+            orders
+                .get(&Caller::default(), &order, Some(Duration::ZERO), deadline)
+                .await
+                .map_err(|error| error.reason)
         });
         for _ in 0..4 {
             tokio::task::yield_now().await;

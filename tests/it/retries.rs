@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Orders};
+use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use order_query::providers::{self, Means, Query, Rules};
 use order_query::store::Memory;
@@ -172,7 +172,7 @@ impl providers::Provider for Shaky {
     fn identity(&self) -> String {
         "shaky".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {
@@ -213,7 +213,7 @@ async fn a_shaky_vendor_sees_a_tenth_more_and_not_a_third() {
             let orders = orders.clone();
             async move {
                 let deadline = Instant::now() + Duration::from_mins(1);
-                orders.get(&order, None, deadline).await
+                orders.get(&Caller::default(), &order, None, deadline).await
             }
         });
         for outcome in join_all(calls).await {

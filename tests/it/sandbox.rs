@@ -139,7 +139,7 @@ impl World {
     }
 }
 
-fn md5(text: &str) -> String {
+pub fn md5(text: &str) -> String {
     Md5::digest(text).iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").unwrap();
         hex

@@ -1,6 +1,7 @@
 //! Canaries: unique texts in the place of every secret and of everything personal. They go through
 //! the real binary while it logs all it can, and must come out nowhere but where they belong.
 
+mod callers;
 mod check;
 mod panics;
 mod serve;

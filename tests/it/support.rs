@@ -27,9 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-/// The listeners of a test: free ports, and no delay at the end.
-const LISTEN: &str = "[server]\nlisten = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n\
-                      [admin]\nlisten = \"127.0.0.1:0\"\n";
+use crate::child::with_listeners;
 
 /// A running server and a client of it.
 pub struct Server {
@@ -46,7 +44,7 @@ impl Server {
 
     /// A server with these tables. `config` may hold any table but `[server]` and `[admin]`.
     pub async fn start_at(config: &str, clock: Arc<dyn Clock>) -> Self {
-        Self::start_whole(&format!("{LISTEN}{config}"), clock).await
+        Self::start_whole(&with_listeners(config), clock).await
     }
 
     /// A server with exactly this configuration.

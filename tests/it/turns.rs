@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Answer, Orders};
+use order_query::orders::{Account, Accounts, Answer, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use order_query::providers::{self, Means, Query, Rules};
 use order_query::store::Memory;
@@ -37,7 +37,7 @@ impl providers::Provider for Held {
     fn identity(&self) -> String {
         "held".to_owned()
     }
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         Vec::new()
     }
     fn check_id(&self, _: &str) -> Result<(), Error> {
@@ -84,7 +84,8 @@ impl Field {
             let order = OrderRef { provider, id, ..OrderRef::default() };
             let orders = self.orders.clone();
             let deadline = Instant::now() + Duration::from_hours(1);
-            self.calls.spawn(async move { orders.get(&order, None, deadline).await });
+            self.calls
+                .spawn(async move { orders.get(&Caller::default(), &order, None, deadline).await });
         }
         // Time is paused: it passes once nothing else can.
         tokio::time::sleep(Duration::from_millis(1)).await;

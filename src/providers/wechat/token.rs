@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{failure, row};
 use crate::clock::Clock;
-use crate::config::{Secret, Section};
+use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Error, Trouble};
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::ErrorReason;
@@ -64,14 +64,14 @@ enum Way {
 /// What an account sets.
 pub(super) struct Settings {
     pub(super) app_id: String,
-    app_secret: Secret,
+    app_secret: RotatingSecret,
     way: Way,
 }
 
 impl Settings {
     pub(super) fn read(section: &mut Section) -> Option<Self> {
         let app_id = section.require("app_id");
-        let app_secret = section.require("app_secret");
+        let app_secret = section.require_secret("app_secret", |_| Ok(()));
         let way = section.choice("token", &[("stable", Way::Stable), ("classic", Way::Classic)]);
         Some(Self { app_id: app_id?, app_secret: app_secret?, way: way.unwrap_or(Way::Stable) })
     }
@@ -91,6 +91,8 @@ pub(super) struct Tokens {
 
 struct Failure {
     error: Error,
+    /// What the token was asked for with: with another one the vendor may answer otherwise.
+    app_secret: Secret,
     /// Until when no token is asked for.
     until: SystemTime,
     wait: Duration,
@@ -111,8 +113,8 @@ impl Tokens {
     }
 
     /// What is never to be repeated.
-    pub(super) fn secrets(&self) -> Vec<&Secret> {
-        vec![&self.settings.app_secret]
+    pub(super) fn secrets(&self) -> Vec<Secret> {
+        vec![self.settings.app_secret.current()]
     }
 
     /// The token to use now.
@@ -151,7 +153,7 @@ impl Tokens {
     ) -> Error {
         let mut last_failure = self.last_failure.lock().await;
         self.forget(store, used).await;
-        self.note(&mut last_failure, error)
+        self.note(&mut last_failure, self.settings.app_secret.current(), error)
     }
 
     /// A token that lives still, and is not the refused one: ours, or the store's.
@@ -190,7 +192,9 @@ impl Tokens {
         if let Some(token) = self.usable(store, used).await {
             return Ok(token);
         }
+        let app_secret = self.settings.app_secret.current();
         if let Some(failure) = last_failure.as_ref()
+            && failure.app_secret == app_secret
             && let Ok(left) = failure.until.duration_since(self.clock.now())
             && !left.is_zero()
         {
@@ -203,7 +207,7 @@ impl Tokens {
         let life = client.timeout() * LEASE_TIMEOUTS;
         let outcome = match self.await_lease(store, &lease, &owner, life, used).await {
             Ok(Some(token)) => Ok(token),
-            Ok(None) => self.ask_anew(client, store, refused).await,
+            Ok(None) => self.ask_anew(client, store, &app_secret, refused).await,
             Err(error) => Err(error),
         };
         noted(store.release(&lease, &owner).await);
@@ -212,7 +216,7 @@ impl Tokens {
                 *last_failure = None;
                 Ok(token)
             }
-            Err(error) => Err(self.note(last_failure, error)),
+            Err(error) => Err(self.note(last_failure, app_secret, error)),
         }
     }
 
@@ -247,9 +251,10 @@ impl Tokens {
         &self,
         client: &Client,
         store: &dyn TokenStore,
+        app_secret: &Secret,
         refused: Refused<'_>,
     ) -> Result<Token, Error> {
-        let token = self.ask(client).await?;
+        let token = self.ask(client, app_secret).await?;
         if let Some((used, refusal)) = refused
             && used.value == token.value
         {
@@ -262,7 +267,7 @@ impl Tokens {
         Ok(token)
     }
 
-    fn note(&self, last_failure: &mut Option<Failure>, error: Error) -> Error {
+    fn note(&self, last_failure: &mut Option<Failure>, app_secret: Secret, error: Error) -> Error {
         let wait = match (error.reason, last_failure.as_ref()) {
             (ErrorReason::ProviderCredentialsRejected, _) => LONGEST_WAIT,
             (_, Some(before)) => (before.wait * 2).min(LONGEST_WAIT),
@@ -272,13 +277,13 @@ impl Tokens {
         // No token is asked for before that time, whoever asks.
         let trouble = error.trouble.map(|_| Trouble::Lasting);
         let error = Error { trouble, ..error };
-        *last_failure = Some(Failure { error: error.clone(), until, wait });
+        *last_failure = Some(Failure { error: error.clone(), app_secret, until, wait });
         error
     }
 
     /// One token call.
-    async fn ask(&self, client: &Client) -> Result<Token, Error> {
-        let Settings { app_id, app_secret, way } = &self.settings;
+    async fn ask(&self, client: &Client, app_secret: &Secret) -> Result<Token, Error> {
+        let Settings { app_id, way, .. } = &self.settings;
         let answer = match way {
             Way::Stable => {
                 let body = serde_json::json!({

@@ -158,9 +158,9 @@ fn a_get_that_reaches_nobody_says_so() {
     assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""));
     assert!(failed.err.contains(&format!("cannot connect to {nobody}")), "{}", failed.err);
 
-    let failed = run(["get", "haoka", "shipped", "--endpoint", "https://127.0.0.1:1"]);
+    let failed = run(["get", "haoka", "shipped", "--endpoint", "ftp://127.0.0.1:1"]);
     assert_eq!(failed.code, Some(1));
-    assert!(failed.err.contains("must begin with http://"), "{}", failed.err);
+    assert!(failed.err.contains("must begin with http:// or https://"), "{}", failed.err);
 
     let failed = run(["health", "--endpoint", &nobody]);
     assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""));

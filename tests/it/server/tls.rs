@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hyper_util::rt::TokioIo;
 use order_query::clock::SystemClock;
 use order_query::pb::order_service_client::OrderServiceClient;
 use tempfile::TempDir;
@@ -15,30 +14,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
-use tonic::transport::{Channel, Endpoint, Uri};
-use tower::service_fn;
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use super::{ask, closes, say};
-use crate::authority::{Authority, Pair, client};
+use crate::authority::{Authority, BOTH, Pair, channel, client, settings};
 use crate::child::{PATIENCE, Serving};
 use crate::support::sandbox_at;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
-
-const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
-
-/// The server's settings for a folder with its certificate, and the authority of its callers'.
-fn settings(folder: &Path, callers: Option<&Authority>) -> String {
-    let shown = folder.display();
-    let ca = callers.map(|authority| {
-        fs::write(folder.join("ca.crt"), &authority.pem).unwrap();
-        format!("client_ca_file = \"{shown}/ca.crt\"\n")
-    });
-    let ca = ca.unwrap_or_default();
-    format!("[server.tls]\ncert_file = \"{shown}/tls.crt\"\nkey_file = \"{shown}/tls.key\"\n{ca}")
-}
 
 /// Shakes hands, and waits for the server's first bytes: with TLS 1.3 a client hears only then
 /// that its certificate was refused.
@@ -51,23 +34,6 @@ async fn handshake(
     let mut stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
     let first = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap();
     first.map(|_| stream)
-}
-
-/// A channel over TLS.
-async fn channel(
-    server: &Serving,
-    config: ClientConfig,
-) -> Result<Channel, tonic::transport::Error> {
-    let (address, config) = (server.address, Arc::new(config));
-    let connector = service_fn(move |_: Uri| {
-        let connector = TlsConnector::from(Arc::clone(&config));
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            let name = ServerName::try_from("localhost").unwrap();
-            connector.connect(name, stream).await.map(TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }
 
 struct Secured {
@@ -175,7 +141,7 @@ async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
     let done = Arc::new(AtomicBool::new(false));
     let mut callers = Vec::new();
     for _ in 0..4 {
-        let channel = channel(&server, client(&authority.pem, BOTH, None)).await.unwrap();
+        let channel = channel(server.address, client(&authority.pem, BOTH, None)).await.unwrap();
         let done = Arc::clone(&done);
         callers.push(tokio::spawn(async move {
             let mut client = OrderServiceClient::new(channel);

@@ -1,0 +1,111 @@
+//! What a key of the configuration can be set to. Used by `section`, which reads keys, and by whoever
+//! has a kind of value of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::section::Context;
+
+/// What a key can be set to.
+pub trait Value: Sized {
+    /// What the value must be, to complete "must be …".
+    const EXPECTED: &'static str;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with the value, without the value.
+    fn read(value: toml::Value, context: &Context) -> Result<Self, String>;
+}
+
+/// The text, if it is one: not empty, and without control characters.
+pub(super) fn checked_text(text: String) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("is empty".to_owned())
+    } else if text.chars().any(char::is_control) {
+        Err("has a control character in it, such as a line break".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+impl Value for String {
+    const EXPECTED: &'static str = "a text";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => checked_text(text),
+            _ => Err("must be a text".to_owned()),
+        }
+    }
+}
+
+impl Value for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts, one at least";
+
+    fn read(value: toml::Value, context: &Context) -> Result<Self, String> {
+        let texts = match value {
+            toml::Value::Array(values) => {
+                values.into_iter().map(|value| String::read(value, context).ok()).collect()
+            }
+            _ => None,
+        };
+        let texts: Option<Self> = texts.filter(|texts: &Self| !texts.is_empty());
+        texts.ok_or_else(|| format!("must be {}", Self::EXPECTED))
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+    }
+}
+
+impl Value for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        let number = value.as_integer().and_then(|number| number.try_into().ok());
+        number.ok_or_else(|| format!("must be {}", Self::EXPECTED))
+    }
+}
+
+/// A value that is written as a text.
+macro_rules! parsed_text {
+    ($type:ty, $expected:literal, $parse:expr) => {
+        impl Value for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+                let parsed = value.as_str().and_then($parse);
+                parsed.ok_or_else(|| concat!("must be ", $expected).to_owned())
+            }
+        }
+    };
+}
+
+parsed_text!(SocketAddr, "an address and port such as \"127.0.0.1:50051\"", |text: &str| {
+    text.parse().ok()
+});
+parsed_text!(Duration, "a duration such as \"250ms\", \"15s\" or \"10m\"", |text: &str| {
+    jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok()
+});
+parsed_text!(
+    Targets,
+    "a log level such as \"info\", or pairs such as \"order_query=debug\"",
+    parse_log_level
+);
+
+/// `Targets` itself takes a misspelled level for the name of a target, and then logs nothing else.
+fn parse_log_level(text: &str) -> Option<Targets> {
+    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let fits = |part: &str| match part.split_once('=') {
+        Some((target, level)) => !target.is_empty() && !level.is_empty(),
+        None => !part.is_empty() && part.parse::<LevelFilter>().is_ok(),
+    };
+    text.split(',').all(fits).then(|| text.parse().ok()).flatten()
+}

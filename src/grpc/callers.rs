@@ -1,0 +1,302 @@
+//! Who may ask: each caller is known by a bearer token, by a name of its certificate, or by both.
+//! Wrapped around the service by `grpc`; `app` has it read `[clients]`.
+
+mod tokens;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap, Request, Response};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use self::tokens::{Digest, Tokens};
+use super::record::Record;
+use crate::clock::Clock;
+use crate::config::Section;
+use crate::error::Error;
+pub use crate::orders::Caller;
+use crate::pb::ErrorReason;
+use crate::peer::Peer;
+
+/// How long a token may be, in characters: a shorter one can be guessed.
+const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
+
+/// What a client may set as `vendor_calls_per_minute`.
+const CALLS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+
+/// How callers connect, as far as it matters for what they show.
+#[derive(Debug, Clone, Copy)]
+pub struct Transport {
+    /// They are asked for a certificate.
+    pub certificates: bool,
+    /// What they send can be read on its way.
+    pub exposed: bool,
+}
+
+/// Who may ask: the clients of the configuration. The default is anyone.
+#[derive(Clone, Default)]
+pub struct Callers(Option<Arc<Known>>);
+
+struct Known {
+    clients: Vec<Client>,
+    tokens: Arc<Tokens>,
+}
+
+/// `[clients.NAME]`
+struct Client {
+    caller: Caller,
+    has_token: bool,
+    tls_name: Option<String>,
+}
+
+impl Callers {
+    /// Reads `[clients]`, where there is one. `accounts` are the names of all accounts. What is
+    /// wrong is noted.
+    #[must_use]
+    pub fn read(
+        section: Option<Section>,
+        accounts: &[String],
+        transport: Transport,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let Some(section) = section else { return Self(None) };
+        let tokens = Arc::new(Tokens::new(Arc::clone(clock)));
+        let mut clients: Vec<Client> = Vec::new();
+        for (name, table) in section.sections() {
+            let place = table.place();
+            let client = Client::read(&name, table, (&tokens, clients.len()), accounts, transport);
+            if let Some(other) = clients.iter().find(|other| client.is_like(other)) {
+                let other = &other.caller.name;
+                let text = format!(
+                    "is the tls_name of clients.{other} too, and neither has a token to tell \
+                     them apart"
+                );
+                place.problem("tls_name", text);
+            }
+            clients.push(client);
+        }
+        Self(Some(Arc::new(Known { clients, tokens })))
+    }
+
+    /// How many clients there are; `None` where anyone may ask.
+    #[must_use]
+    pub fn count(&self) -> Option<usize> {
+        self.0.as_ref().map(|known| known.clients.len())
+    }
+
+    /// Finds out whose request it is that has these headers.
+    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Error> {
+        let Some(known) = &self.0 else {
+            return Ok(Identity { caller: Caller::default(), proof: None });
+        };
+        let shown = bearer(headers)?.map(Digest::of);
+        let (index, client) = match &shown {
+            Some(shown) => known.with_token(shown)?,
+            None => known.without_token(peer)?,
+        };
+        if client.tls_name.as_ref().is_some_and(|name| !peer.names.contains(name)) {
+            return Err(unknown("the certificate does not go with the token"));
+        }
+        let proof = shown.map(|shown| Proof { known: Arc::clone(known), client: index, shown });
+        Ok(Identity { caller: client.caller.clone(), proof })
+    }
+}
+
+impl Client {
+    /// Reads `[clients.NAME]`. Its token goes to `tokens`, under the number beside.
+    fn read(
+        name: &str,
+        mut section: Section,
+        (tokens, number): (&Arc<Tokens>, usize),
+        accounts: &[String],
+        transport: Transport,
+    ) -> Self {
+        section.check_name(name);
+        let has_token = section.has("token");
+        if !has_token && !section.has("tls_name") {
+            section
+                .problem("", "needs a token or a tls_name: nobody could show that it is this one");
+        }
+        if has_token && transport.exposed {
+            section.warn("token", "is sent in plaintext, and whoever reads it can use it");
+        }
+        let tokens = Arc::clone(tokens);
+        section.secret_into("token", move |token| {
+            check_token(token.expose())?;
+            tokens.replace(number, token.expose())
+        });
+        let tls_name: Option<String> = section.take("tls_name");
+        if tls_name.is_some() && !transport.certificates {
+            let text = "needs server.tls.client_ca_file: without it nobody is asked for a \
+                        certificate";
+            section.problem("tls_name", text);
+        }
+        let own: Option<Vec<String>> = section.take("accounts");
+        if let Some(place) = own.iter().flatten().position(|name| !accounts.contains(name)) {
+            let text = format!(
+                "holds a name, at place {}, that no account has; accounts are {}",
+                place + 1,
+                accounts.join(", ")
+            );
+            section.problem("accounts", text);
+        }
+        let caller = Caller {
+            name: name.into(),
+            accounts: own.map(Into::into),
+            vendor_calls_per_minute: section.count("vendor_calls_per_minute", CALLS_RANGE),
+        };
+        section.finish();
+        Self { caller, has_token, tls_name }
+    }
+
+    /// Whether one certificate would be both of them.
+    fn is_like(&self, other: &Self) -> bool {
+        let alone = !self.has_token && !other.has_token;
+        alone && self.tls_name.is_some() && self.tls_name == other.tls_name
+    }
+}
+
+fn check_token(token: &str) -> Result<(), String> {
+    if TOKEN_LENGTH.contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let (least, most) = (TOKEN_LENGTH.start(), TOKEN_LENGTH.end());
+    Err(format!("must have {least} to {most} characters: ASCII, visible, and no space"))
+}
+
+impl Known {
+    fn with_token(&self, shown: &Digest) -> Result<(usize, &Client), Error> {
+        let owner = self.tokens.owner(shown);
+        let client = owner.and_then(|index| Some((index, self.clients.get(index)?)));
+        client.ok_or_else(|| unknown("no client has the token"))
+    }
+
+    /// The client that needs no token, and whose certificate this is.
+    fn without_token(&self, peer: &Peer) -> Result<(usize, &Client), Error> {
+        let mut certified = self.clients.iter().enumerate().filter(|(_, client)| {
+            let name = client.tls_name.as_ref();
+            !client.has_token && name.is_some_and(|name| peer.names.contains(name))
+        });
+        match (certified.next(), certified.next()) {
+            (Some(client), None) => Ok(client),
+            (Some(_), Some(_)) => Err(unknown("the certificate has the names of several clients")),
+            (None, _) => Err(unknown("there is no token, and no certificate that is enough")),
+        }
+    }
+}
+
+/// The token of the only `authorization` header; `None` where there is no such header.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(unknown("there are several authorization headers"));
+    }
+    let text = value.to_str().map_err(|_| unknown("the authorization header is not ASCII"))?;
+    let token = match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_matches(' '),
+        _ => "",
+    };
+    if token.is_empty() {
+        return Err(unknown("the authorization header holds no bearer token"));
+    }
+    Ok(Some(token))
+}
+
+/// Nobody that is known. What is wrong is for the log alone: it would help to try further.
+fn unknown(detail: &str) -> Error {
+    Error::new(
+        ErrorReason::CallerUnauthenticated,
+        "this server does not know the caller; send the token or show the certificate that the \
+         operator has set for it",
+    )
+    .detail(detail)
+}
+
+/// Who sent a request; put into it by [`Identified`].
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) caller: Caller,
+    /// The token that it was known by.
+    proof: Option<Proof>,
+}
+
+#[derive(Clone)]
+struct Proof {
+    known: Arc<Known>,
+    client: usize,
+    shown: Digest,
+}
+
+impl Identity {
+    /// Whose request it is.
+    ///
+    /// # Errors
+    /// `CALLER_UNAUTHENTICATED` without the layer: that cannot be overlooked.
+    pub(super) fn of(extensions: &Extensions) -> Result<Self, Error> {
+        let identity = extensions.get().cloned();
+        identity.ok_or_else(|| unknown("nobody has looked who it is"))
+    }
+
+    /// Whether it is still known by what it showed.
+    ///
+    /// # Errors
+    /// `CALLER_UNAUTHENTICATED` where its token was rotated away.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let Some(Proof { known, client, shown }) = &self.proof else { return Ok(()) };
+        if known.tokens.owner(shown) == Some(*client) {
+            Ok(())
+        } else {
+            Err(unknown("the token was rotated away"))
+        }
+    }
+}
+
+/// A service whose every call is of someone who may ask.
+#[derive(Clone)]
+pub struct Identified<S> {
+    inner: S,
+    callers: Callers,
+}
+
+impl<S> Identified<S> {
+    pub(super) fn new(inner: S, callers: Callers) -> Self {
+        Self { inner, callers }
+    }
+}
+
+impl<S: NamedService> NamedService for Identified<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Identified<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let peer = Peer::of(request.extensions());
+        let record = Record::of(request.extensions());
+        match self.callers.identify(request.headers(), &peer) {
+            Ok(identity) => {
+                record.caller(&identity.caller.name);
+                request.extensions_mut().insert(identity);
+                Box::pin(self.inner.call(request))
+            }
+            Err(error) => Box::pin(async move { Ok(record.fail(&error).into_http()) }),
+        }
+    }
+}

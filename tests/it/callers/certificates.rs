@@ -1,0 +1,107 @@
+//! Callers that are known by a name of their certificate, with and without a token, over TLS.
+
+use order_query::pb::Provider;
+use order_query::pb::order_service_client::OrderServiceClient;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{AUDIT, BILLING, with_headers};
+use crate::authority::{self, Authority, BOTH};
+use crate::child::Serving;
+use crate::support::{Scripted, question};
+
+const CLIENTS: &str = r#"
+[clients.api]
+tls_name = "spiffe://cluster.local/ns/billing/sa/api"
+[clients.jobs]
+tls_name = "jobs.example"
+[clients.billing]
+tls_name = "billing.example"
+token = "token-of-billing-0001"
+[clients.audit]
+token = "token-of-audit-000002"
+"#;
+
+/// The first one's name.
+const API: &str = "spiffe://cluster.local/ns/billing/sa/api";
+
+/// A server that asks for certificates, and a vendor behind it.
+struct Listener {
+    vendor: Scripted,
+    server: Serving,
+    servers: Authority,
+    callers: Authority,
+    _folder: TempDir,
+}
+
+impl Listener {
+    async fn start() -> Self {
+        let (vendor, folder) = (Scripted::start().await, tempfile::tempdir().unwrap());
+        vendor.answers(200, super::shipped());
+        let (servers, callers) = (Authority::new(), Authority::new());
+        servers.issue(&["localhost"]).write(folder.path());
+        let config = format!(
+            "{}{CLIENTS}[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"s\"\n\
+             base_url = \"http://{}\"\n",
+            authority::settings(folder.path(), Some(&callers)),
+            vendor.address
+        );
+        let server = Serving::start(&config);
+        Self { vendor, server, servers, callers, _folder: folder }
+    }
+
+    /// Who the caller is taken for that shows these names and these tokens, by the log.
+    async fn taken_for(&mut self, names: &[&str], tokens: &[&str]) -> Result<String, String> {
+        let shows = self.callers.issue(names);
+        let tls = authority::client(&self.servers.pem, BOTH, Some(&shows));
+        let channel = authority::channel(self.server.address, tls).await.unwrap();
+        let headers: Vec<_> = tokens.iter().map(|token| format!("Bearer {token}")).collect();
+        let headers: Vec<&[u8]> = headers.iter().map(String::as_bytes).collect();
+        // Another order each time, so that the vendor has to be asked.
+        let id = format!("A{}", self.vendor.arrived().len());
+        let request = with_headers(question(Provider::Haoka, &id), &headers);
+        let answer = OrderServiceClient::new(channel).get_order(request).await;
+        let line = self.server.child.err.with("\"method\":\"GetOrder\"");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let text = |name: &str| line[name].as_str().map(str::to_owned);
+        assert_eq!(answer.is_ok(), text("reason").is_none(), "{line}");
+        text("reason").map_or_else(|| Ok(text("caller").unwrap()), Err)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_is_known_by_all_that_is_set_for_it() {
+    let mut listener = Listener::start().await;
+    for (names, tokens, client) in [
+        (&[API][..], &[][..], Some("api")),
+        (&["x.example", API], &[], Some("api")),
+        (&["jobs.example"], &[], Some("jobs")),
+        (&["billing.example"], &[BILLING], Some("billing")),
+        (&["billing.example", API], &[BILLING], Some("billing")),
+        (&[], &[AUDIT], Some("audit")),
+        (&[API], &[AUDIT], Some("audit")),
+        // The certificate of one that needs a token, too; and the other way round.
+        (&["billing.example"], &[], None),
+        (&[], &[BILLING], None),
+        (&["jobs.example"], &[BILLING], None),
+        // A header counts, and it alone.
+        (&[API], &["token-of-nobody-0001"], None),
+        (&[API], &[""], None),
+        // Almost the name.
+        (&["Jobs.example"], &[], None),
+        (&["a.jobs.example"], &[], None),
+        (&["*.example"], &[], None),
+        (&["jobs.example."], &[], None),
+        (&["spiffe://cluster.local/ns/billing/sa/api/x"], &[], None),
+        (&[], &[], None),
+        // Either could be meant.
+        (&[API, "jobs.example"], &[], None),
+    ] {
+        let before = listener.vendor.arrived().len();
+        let taken = listener.taken_for(names, tokens).await;
+        let expected = client.map(str::to_owned).ok_or("CALLER_UNAUTHENTICATED".to_owned());
+        assert_eq!(taken, expected, "{names:?} {tokens:?}");
+        let sent = listener.vendor.arrived().len() - before;
+        assert_eq!(sent, usize::from(client.is_some()), "{names:?} {tokens:?}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Tokens in files that change: the new one is taken at once, the old one for an overlap, and then
+//! on no connection any more.
+
+use std::time::Duration;
+
+use order_query::clock::Clock as _;
+
+use super::{AUDIT, Field, haoka, order, shipped};
+use crate::mounted::{Mounted, Witness, until};
+use crate::support::Failed;
+
+const FIRST: &str = "the-first-token-00001";
+const SECOND: &str = "the-second-token-0002";
+const THIRD: &str = "the-third-token-00003";
+
+struct Rotating {
+    field: Field,
+    mounted: Mounted,
+    witness: Witness,
+}
+
+impl Rotating {
+    async fn new() -> Self {
+        let mounted = Mounted::new(&[("token", &format!("{FIRST}\n"))]);
+        let witness = Witness::start().await;
+        let field = Field::new(&format!(
+            "clients.billing = {{ token = {}, accounts = [\"h\"] }}\n\
+             clients.witness.token = \"{AUDIT}\"\n{}{}",
+            mounted.secret("token"),
+            haoka("h"),
+            witness.account(&mounted)
+        ))
+        .await;
+        Self { field, mounted, witness }
+    }
+
+    /// Puts this into the token's file, and waits until it is read.
+    async fn swap(&self, content: &str) {
+        self.mounted.swap(&[("token", content)]);
+        let Field { server, clock, .. } = &self.field;
+        self.witness.has_read_for(AUDIT, server, clock, &self.mounted).await;
+    }
+
+    async fn takes(&self, token: &str) -> bool {
+        match self.field.get(token, &order("A1")).await {
+            Ok(_) => true,
+            Err(failed) if failed.reason == "CALLER_UNAUTHENTICATED" => false,
+            Err(failed) => panic!("{failed:?}"),
+        }
+    }
+
+    /// Which of the three are taken.
+    async fn taken(&self) -> [bool; 3] {
+        [self.takes(FIRST).await, self.takes(SECOND).await, self.takes(THIRD).await]
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.field.clock.advance(Duration::from_secs(seconds));
+    }
+}
+
+#[tokio::test]
+async fn an_old_token_is_taken_for_one_overlap_and_then_on_no_connection() {
+    let rotating = Rotating::new().await;
+    assert_eq!(rotating.taken().await, [true, false, false]);
+    let start = rotating.field.clock.now();
+    rotating.swap(SECOND).await;
+    assert_eq!(rotating.taken().await, [true, true, false]);
+    // It was read some time between the start and now.
+    let read = rotating.field.clock.now().duration_since(start).unwrap();
+    assert!(read < Duration::from_mins(1), "{read:?}");
+    rotating.pass(299 - read.as_secs());
+    assert_eq!(rotating.taken().await, [true, true, false]);
+    rotating.pass(1 + read.as_secs());
+    assert_eq!(rotating.taken().await, [false, true, false]);
+}
+
+#[tokio::test]
+async fn the_token_before_the_old_one_is_gone_at_once() {
+    let rotating = Rotating::new().await;
+    rotating.swap(SECOND).await;
+    rotating.swap(THIRD).await;
+    assert_eq!(rotating.taken().await, [false, true, true]);
+    // Back again, as after a mistake.
+    rotating.swap(SECOND).await;
+    assert_eq!(rotating.taken().await, [false, true, true]);
+    rotating.pass(300);
+    assert_eq!(rotating.taken().await, [false, true, false]);
+}
+
+#[tokio::test]
+async fn the_same_token_written_anew_ends_nothing() {
+    let rotating = Rotating::new().await;
+    rotating.swap(SECOND).await;
+    rotating.swap(&format!("{SECOND}\n")).await;
+    assert_eq!(rotating.taken().await, [true, true, false]);
+}
+
+#[tokio::test]
+async fn unfit_content_leaves_the_token_in_use() {
+    let rotating = Rotating::new().await;
+    for unfit in ["", "\n", "too-short", "with a space in it", AUDIT] {
+        rotating.swap(unfit).await;
+        rotating.pass(300);
+        assert_eq!(rotating.taken().await, [true, false, false], "{unfit:?}");
+    }
+    assert!(!rotating.takes("too-short").await && !rotating.takes("with a space in it").await);
+    rotating.swap(SECOND).await;
+    rotating.pass(300);
+    assert_eq!(rotating.taken().await, [false, true, false]);
+}
+
+#[tokio::test]
+async fn an_open_watch_ends_with_its_token_before_it_tells_more() {
+    let rotating = Rotating::new().await;
+    let Field { vendor, clock, .. } = &rotating.field;
+    vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"待处理\"}}");
+    let mut old = rotating.field.watch(FIRST, &order("W1")).await.unwrap();
+    old.message().await.unwrap().unwrap();
+    rotating.swap(SECOND).await;
+    let mut new = rotating.field.watch(SECOND, &order("W1")).await.unwrap();
+    new.message().await.unwrap().unwrap();
+    // Within the overlap it goes on.
+    vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已提运营商\"}}");
+    let asked = vendor.arrived().len();
+    rotating.field.get_now(SECOND, &order("W1")).await.unwrap();
+    assert_eq!(vendor.arrived().len(), asked + 1);
+    old.message().await.unwrap().unwrap();
+    new.message().await.unwrap().unwrap();
+    rotating.pass(300);
+    vendor.answers(200, shipped());
+    until(clock, async || rotating.field.get_now(SECOND, &order("W1")).await.is_ok()).await;
+    let failed = Failed::from(&old.message().await.unwrap_err());
+    assert_eq!(failed.reason, "CALLER_UNAUTHENTICATED");
+    new.message().await.unwrap().unwrap();
+}

@@ -1,0 +1,113 @@
+//! Every kind of wrong caller, and that none of them has anything asked or told.
+
+use order_query::pb::{BatchGetOrdersRequest, WatchOrderRequest};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::{AUDIT, BILLING, Field, haoka, order, two_clients, with_headers};
+use crate::support::{Failed, question};
+use order_query::pb::Provider;
+
+/// The same for every wrong caller: nobody learns what was wrong.
+fn assert_unknown(status: &Status, case: &str) {
+    let failed = Failed::from(status);
+    assert_eq!(
+        (failed.code, failed.reason.as_str()),
+        (Code::Unauthenticated, "CALLER_UNAUTHENTICATED"),
+        "{case}"
+    );
+    assert_eq!(
+        failed.message,
+        "this server does not know the caller; send the token or show the certificate that the \
+         operator has set for it",
+        "{case}"
+    );
+    assert!(failed.metadata.is_empty() && failed.field.is_none(), "{case}: {failed:?}");
+    assert_eq!(failed.retry_delay, None, "{case}");
+}
+
+/// Headers of wrong callers.
+fn wrong() -> Vec<Vec<Vec<u8>>> {
+    let one = |text: &str| vec![text.as_bytes().to_vec()];
+    let bearer = |token: &str| format!("Bearer {token}");
+    let digest = ring::digest::digest(&ring::digest::SHA256, BILLING.as_bytes());
+    let hex: String = digest.as_ref().iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}"));
+    vec![
+        vec![],
+        one(""),
+        one("Bearer"),
+        one("Bearer "),
+        one(BILLING),
+        one(&format!("Bearer{BILLING}")),
+        one(&format!("Basic {BILLING}")),
+        one(&format!("Token {BILLING}")),
+        one(&format!("Bearer\t{BILLING}")),
+        one(&bearer("token-of-nobody-0001")),
+        one(&bearer(&BILLING[..BILLING.len() - 1])),
+        one(&bearer(&format!("{BILLING}x"))),
+        one(&bearer(&BILLING.to_uppercase())),
+        one(&bearer(&format!("{BILLING} {BILLING}"))),
+        one(&bearer(&format!("{BILLING},"))),
+        one(&bearer(&format!("\"{BILLING}\""))),
+        one(&bearer(&hex)),
+        one(&format!("{}, {}", bearer(BILLING), bearer(AUDIT))),
+        vec![bearer(BILLING).into_bytes(), bearer(BILLING).into_bytes()],
+        vec![bearer(BILLING).into_bytes(), bearer(AUDIT).into_bytes()],
+        vec![b"Basic eDp5".to_vec(), bearer(BILLING).into_bytes()],
+        vec![[bearer(BILLING).as_bytes(), b"\xe5\xaf\x86"].concat()],
+        vec![b"Bearer \xff\xfe".to_vec()],
+    ]
+}
+
+#[tokio::test]
+async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
+    let field = Field::new(&format!("{}{}", two_clients(), haoka("h"))).await;
+    // Known, so that it could be told.
+    field.get(BILLING, &order("known")).await.unwrap();
+    let asked = field.vendor.arrived().len();
+    for headers in wrong() {
+        let case = format!(
+            "{:?}",
+            headers.iter().map(|v| v.escape_ascii().to_string()).collect::<Vec<_>>()
+        );
+        let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
+        for id in ["known", "new", "not/an/id"] {
+            let mut client = field.server.client.clone();
+            let request = with_headers(question(Provider::Haoka, id), &headers);
+            assert_unknown(&client.get_order(request).await.unwrap_err(), &case);
+            let batch = BatchGetOrdersRequest { orders: vec![order(id)], max_age: None };
+            let request = with_headers(batch, &headers);
+            assert_unknown(&client.batch_get_orders(request).await.unwrap_err(), &case);
+            let watch = WatchOrderRequest { order: Some(order(id)) };
+            let request = with_headers(watch, &headers);
+            assert_unknown(&client.watch_order(request).await.unwrap_err(), &case);
+        }
+    }
+    assert_eq!(field.vendor.arrived().len(), asked);
+    // Probes have no token.
+    let mut health = HealthClient::new(field.server.channel.clone());
+    health.check(HealthCheckRequest { service: "readiness".to_owned() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_known_caller_is_let_in_however_it_writes_the_scheme() {
+    let field = Field::new(&format!("{}{}", two_clients(), haoka("h"))).await;
+    for token in [BILLING, AUDIT] {
+        for header in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
+            let header = format!("{header}{token}");
+            let request = with_headers(question(Provider::Haoka, "A1"), &[header.as_bytes()]);
+            field.server.ask(request).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_clients_anyone_may_ask_whatever_it_shows() {
+    let field = Field::new(&haoka("h")).await;
+    for headers in wrong() {
+        let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
+        let request = with_headers(question(Provider::Haoka, "A1"), &headers);
+        field.server.ask(request).await.unwrap();
+    }
+}

@@ -1,0 +1,131 @@
+//! `[clients]`: who may ask, and what would let nobody tell who asks.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use order_query::clock::{Clock, SystemClock};
+use order_query::config::{Problem, Section};
+use order_query::grpc::callers::{Callers, Transport};
+
+use super::{HAOKA, WECHAT, fine, problems, problems_in, read_in, wrong};
+
+/// Long enough, and not the same.
+const A: &str = "token-of-billing-0001";
+const B: &str = "token-of-audit-000002";
+
+/// What is wrong with these clients where callers are asked for certificates, beside the accounts
+/// `cards` and `market`.
+fn certified(lines: &str) -> Vec<Problem> {
+    let mut root = Section::parse(lines, Path::new("")).unwrap();
+    let clients = root.section("clients");
+    let place = clients.place();
+    let transport = Transport { certificates: true, exposed: false };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let accounts = ["cards", "market"].map(str::to_owned);
+    let _ = Callers::read(Some(clients), &accounts, transport, &clock);
+    place.problems()
+}
+
+#[test]
+fn every_setting_takes_what_it_is_for() {
+    fine(&format!("clients.billing.token = \"{A}\"\n{HAOKA}"));
+    fine(&format!(
+        "[clients.billing]\ntoken = \"{A}\"\naccounts = [\"cards\", \"market\"]\n\
+         vendor_calls_per_minute = 1\n[clients.\"a.b_c-D1\"]\ntoken = \"{B}\"\n\
+         vendor_calls_per_minute = 10000\n{HAOKA}{WECHAT}"
+    ));
+    for lines in [
+        format!("clients.a.tls_name = \"a.example\"\nclients.b.token = \"{B}\""),
+        format!("clients.a = {{ tls_name = \"n\", token = \"{A}\" }}\nclients.b.tls_name = \"n\""),
+        format!(
+            "clients.a = {{ tls_name = \"n\", token = \"{A}\" }}\n\
+             clients.b = {{ tls_name = \"n\", token = \"{B}\" }}"
+        ),
+    ] {
+        assert_eq!(certified(&lines), [], "{lines}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_at_its_path() {
+    let token = "must have 16 to 4096 characters: ASCII, visible";
+    let long = "x".repeat(4097);
+    for (line, path, told) in [
+        ("token = \"fifteen-letters\"", "clients.c.token", token),
+        (&*format!("token = \"{long}\""), "clients.c.token", token),
+        ("token = \"sixteen letters!\"", "clients.c.token", token),
+        ("token = \"sixteen-lettérs!\"", "clients.c.token", token),
+        ("token = \"\"", "clients.c.token", "is empty"),
+        ("token = 5", "clients.c.token", "must be a secret"),
+        ("token = { file = \"no-such-file\" }", "clients.c.token", "cannot open"),
+        ("token = { env = \"ORDER_QUERY_NOT_SET\" }", "clients.c.token", "is not set"),
+        ("accounts = [\"cards\"]", "clients.c", "needs a token or a tls_name"),
+        ("tls_name = \"a\"", "clients.c.tls_name", "needs server.tls.client_ca_file"),
+        ("#accounts = []", "clients.c.accounts", "must be a list of texts, one at least"),
+        ("#accounts = \"cards\"", "clients.c.accounts", "must be a list of texts"),
+        ("#accounts = [1]", "clients.c.accounts", "must be a list of texts"),
+        ("#accounts = [\"cards\", \"other\"]", "clients.c.accounts", "at place 2, that no account"),
+        (
+            "#vendor_calls_per_minute = 0",
+            "clients.c.vendor_calls_per_minute",
+            "between 1 and 10000",
+        ),
+        ("#vendor_calls_per_minute = 10001", "clients.c.vendor_calls_per_minute", "1 and 10000"),
+        ("#vendor_calls_per_minute = \"9\"", "clients.c.vendor_calls_per_minute", "whole number"),
+        ("#tokens = \"x\"", "clients.c.tokens", "is not a setting of this version"),
+    ] {
+        // With "#" it is beside a token.
+        let lines = line.strip_prefix('#').map(|line| format!("token = \"{A}\"\n{line}"));
+        let lines = lines.unwrap_or_else(|| line.to_owned());
+        wrong(&format!("[clients.c]\n{lines}\n{HAOKA}"), path, told);
+    }
+    wrong(&format!("clients = 5\n{HAOKA}"), "clients", "must be a table");
+    let told = problems(&format!("clients.c = 5\n{HAOKA}"));
+    assert_eq!((&*told[0].path, &*told[0].text), ("clients.c", "must be a table"));
+    wrong(&format!("[clients]\n{HAOKA}"), "clients", "nobody could ask");
+    let name = format!("clients.\"a b\".token = \"{A}\"\n{HAOKA}");
+    wrong(&name, "clients.\"a b\"", "must have a name of 1 to 64");
+}
+
+#[test]
+fn two_clients_that_look_alike_are_told_and_no_token_is() {
+    let told = problems(&format!("clients.a.token = \"{A}\"\nclients.b.token = \"{A}\"\n{HAOKA}"));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].path, "clients.b.token");
+    assert_eq!(told[0].text, "is the token of another client, too; each needs its own");
+
+    let told = certified("clients.a.tls_name = \"n\"\nclients.b.tls_name = \"n\"");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].path, "clients.b.tls_name");
+    assert!(told[0].text.contains("the tls_name of clients.a too"), "{told:?}");
+}
+
+/// An account whose own settings are wrong is there all the same.
+#[test]
+fn a_wrong_account_is_no_unknown_one() {
+    let lines = format!("[clients.c]\ntoken = \"{A}\"\naccounts = [\"cards\"]\n{HAOKA}more = 1\n");
+    wrong(&lines, "accounts.cards.more", "is not a setting");
+}
+
+#[test]
+fn a_token_in_plaintext_is_warned_of() {
+    let warned = |lines: &str| {
+        let text = format!("{lines}\nclients.c.token = \"{A}\"\n{HAOKA}");
+        let setup = read_in(Path::new(""), &text).ok().unwrap();
+        setup.warnings.iter().map(|warning| warning.path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(""), [""; 0]);
+    let open = "server.listen = \"0.0.0.0:0\"\nserver.insecure = true";
+    assert_eq!(warned(open), ["clients.c.token"]);
+}
+
+#[test]
+fn a_tokens_file_loses_its_last_line_break() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("token"), format!("{A}\n")).unwrap();
+    let lines =
+        format!("clients.a.token = {{ file = \"token\" }}\nclients.b.token = \"{A}\"\n{HAOKA}");
+    let told = problems_in(directory.path(), &lines);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].path, "clients.b.token");
+}

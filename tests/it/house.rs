@@ -68,7 +68,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic_health", &["health", "app", "cli"]),
     ("md5", &["providers", "sandbox"]),
     ("base64", &["providers", "sandbox"]),
-    ("ring", &["grpc"]),
+    ("ring", &["grpc", "server"]),
     ("subtle", &["grpc"]),
 ];
 

@@ -5,6 +5,46 @@ use std::fs;
 use super::{HAOKA, problems_in};
 use crate::authority::Authority;
 
+const PEM: &str = "holds no certificate in PEM";
+
+/// The lines of `[server.tls]`, and the key that is wrong with what is told of it.
+const TABLE: &[(&str, Option<(&str, &str)>)] = &[
+    ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"", None),
+    ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"ca.crt\"", None),
+    ("cert_file = \"tls.crt\"", Some(("key_file", "is missing"))),
+    ("key_file = \"tls.key\"", Some(("cert_file", "is missing"))),
+    ("cert_file = 5\nkey_file = \"tls.key\"", Some(("cert_file", "must be a text"))),
+    ("cert_file = \"none\"\nkey_file = \"tls.key\"", Some(("cert_file", "cannot open"))),
+    ("cert_file = \"large\"\nkey_file = \"tls.key\"", Some(("cert_file", "is larger than"))),
+    ("cert_file = \"empty\"\nkey_file = \"tls.key\"", Some(("cert_file", PEM))),
+    ("cert_file = \"text\"\nkey_file = \"tls.key\"", Some(("cert_file", PEM))),
+    ("cert_file = \"broken.crt\"\nkey_file = \"tls.key\"", Some(("cert_file", "cannot be used"))),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"tls.crt\"",
+        Some(("key_file", "no unencrypted private key")),
+    ),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"text\"",
+        Some(("key_file", "no unencrypted private key")),
+    ),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"other.key\"",
+        Some(("key_file", "is not the key of cert_file")),
+    ),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"text\"",
+        Some(("client_ca_file", PEM)),
+    ),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"broken.crt\"",
+        Some(("client_ca_file", "cannot be used")),
+    ),
+    (
+        "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nca_file = \"ca.crt\"",
+        Some(("ca_file", "is not a setting")),
+    ),
+];
+
 #[test]
 fn each_file_must_be_what_it_is_for() {
     let directory = tempfile::tempdir().unwrap();
@@ -21,46 +61,7 @@ fn each_file_must_be_what_it_is_for() {
         fs::write(directory.path().join(name), text).unwrap();
     }
     fs::write(directory.path().join("large"), vec![b'x'; 1024 * 1024 + 1]).unwrap();
-    let pem = "holds no certificate in PEM";
-    for (tls, expected) in [
-        ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"", None),
-        ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"ca.crt\"", None),
-        ("cert_file = \"tls.crt\"", Some(("key_file", "is missing"))),
-        ("key_file = \"tls.key\"", Some(("cert_file", "is missing"))),
-        ("cert_file = 5\nkey_file = \"tls.key\"", Some(("cert_file", "must be a text"))),
-        ("cert_file = \"none\"\nkey_file = \"tls.key\"", Some(("cert_file", "cannot open"))),
-        ("cert_file = \"large\"\nkey_file = \"tls.key\"", Some(("cert_file", "is larger than"))),
-        ("cert_file = \"empty\"\nkey_file = \"tls.key\"", Some(("cert_file", pem))),
-        ("cert_file = \"text\"\nkey_file = \"tls.key\"", Some(("cert_file", pem))),
-        (
-            "cert_file = \"broken.crt\"\nkey_file = \"tls.key\"",
-            Some(("cert_file", "cannot be used")),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"tls.crt\"",
-            Some(("key_file", "no unencrypted private key")),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"text\"",
-            Some(("key_file", "no unencrypted private key")),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"other.key\"",
-            Some(("key_file", "is not the key of cert_file")),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"text\"",
-            Some(("client_ca_file", pem)),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"broken.crt\"",
-            Some(("client_ca_file", "cannot be used")),
-        ),
-        (
-            "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nca_file = \"ca.crt\"",
-            Some(("ca_file", "is not a setting")),
-        ),
-    ] {
+    for (tls, expected) in TABLE {
         // With TLS any address will do.
         let config = format!("[server]\nlisten = \"0.0.0.0:1\"\n[server.tls]\n{tls}\n{HAOKA}");
         let problems = problems_in(directory.path(), &config);

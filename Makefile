@@ -3,9 +3,14 @@
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python scripts
-shell_sources := .ci/run scripts/install scripts/test
+shell_sources := .ci/run scripts/fuzz scripts/install scripts/test
 
-.PHONY: run test lint bench fmt image
+# Cargo, for the fuzz targets as cargo-fuzz builds them, but without the fuzzer itself, a sanitizer or
+# a nightly compiler's features. A target that is named keeps the flags from what runs on this side.
+fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
+	--target $(shell rustc --print host-tuple) --locked
+
+.PHONY: run test lint fuzz bench fmt image
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -18,17 +23,28 @@ test:
 lint:
 	scripts/install lint
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- -D warnings
+	RUSTFLAGS="--cfg fuzzing -D warnings" cargo clippy $(fuzz_flags) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 	$(lint_bin)/buf lint
 	$(lint_bin)/buf format --diff --exit-code
 	# cargo-deny reads the licences in the crates' sources, and must not ask the network itself.
 	cargo fetch --locked
-	$(lint_bin)/cargo-deny --offline check --hide-inclusion-graph licenses bans sources
+	$(lint_bin)/cargo-deny --offline check --allow license-exception-not-encountered \
+		--hide-inclusion-graph licenses bans sources
+	cargo fetch --locked --manifest-path fuzz/Cargo.toml
+	$(lint_bin)/cargo-deny --offline --manifest-path fuzz/Cargo.toml --config deny.toml \
+		check --hide-inclusion-graph licenses bans sources
 	$(lint_bin)/hadolint Dockerfile
 	$(lint_bin)/shellcheck $(shell_sources)
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".
 	$(lint_bin)/ruff check --no-cache --line-length 100 --config 'src = []' $(python_sources)
+
+# A minute for each fuzz target, after a build of its own in target/fuzz/.
+fuzz:
+	scripts/install fuzz
+	scripts/fuzz
 
 # How many answers a second, from memory and from a vendor.
 bench:
@@ -37,6 +53,7 @@ bench:
 fmt:
 	scripts/install lint
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(lint_bin)/buf format --write
 
 # buildah knows health checks in Docker's own format only.

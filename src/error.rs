@@ -147,7 +147,7 @@ impl Error {
     #[must_use]
     pub fn without(mut self, secret: &Secret) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
-            *said = said.take().map(|text| concealed(text, std::slice::from_ref(secret)));
+            *said = said.take().map(|text| concealed(&text, std::slice::from_ref(secret)));
         }
         self
     }
@@ -157,7 +157,7 @@ impl Error {
     #[must_use]
     pub fn presentable(mut self, secrets: &[Secret]) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
-            *said = said.take().map(|text| presentable(text, secrets)).filter(|t| !t.is_empty());
+            *said = said.take().map(|text| presentable(&text, secrets)).filter(|t| !t.is_empty());
         }
         self
     }
@@ -177,8 +177,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The text without the secrets, as they are and as they are in a URL.
-fn concealed(mut text: String, secrets: &[Secret]) -> String {
+/// The text without control characters, and without the secrets, as they are and as they are in a
+/// URL. The characters go first: a secret that they break up would be whole again without them.
+fn concealed(text: &str, secrets: &[Secret]) -> String {
+    let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
     for secret in secrets {
         let plain = secret.expose();
         let escaped: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
@@ -187,9 +189,8 @@ fn concealed(mut text: String, secrets: &[Secret]) -> String {
     text
 }
 
-fn presentable(text: String, secrets: &[Secret]) -> String {
-    let text = concealed(text, secrets);
-    text.chars().filter(|c| !c.is_control()).take(PROVIDER_TEXT_LIMIT).collect()
+fn presentable(text: &str, secrets: &[Secret]) -> String {
+    concealed(text, secrets).chars().take(PROVIDER_TEXT_LIMIT).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +226,19 @@ mod tests {
             .vendor_said(None, Some(format!("{}s3cret", "x".repeat(253))))
             .presentable(&secrets);
         assert!(!long.provider_message.unwrap().contains("s3c"), "cut after it is taken out");
+    }
+
+    #[test]
+    fn a_secret_that_is_broken_up_does_not_come_together_again() {
+        let (ours, modules) = (Secret::from("s3cret"), Secret::from("t0ken"));
+        let text = "s\u{7f}3cret, t0\u{85}ken and s\u{0}3\u{0}cret";
+        let error = Error::new(ErrorReason::ProviderError, "x")
+            .vendor_said(Some("s3cre\u{1b}t".into()), Some(text.into()))
+            .without(&modules)
+            .presentable(&[ours]);
+        assert_eq!(error.provider_code.as_deref(), Some("[secret]"));
+        let shown = error.provider_message.as_deref();
+        assert_eq!(shown, Some("[secret], [secret] and [secret]"));
     }
 
     #[test]

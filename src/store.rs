@@ -20,6 +20,8 @@ use async_trait::async_trait;
 pub use self::file::File;
 pub use self::memory::Memory;
 pub use self::redis::Redis;
+#[cfg(fuzzing)]
+pub use self::redis::fuzzing;
 
 use crate::clock::Clock;
 use crate::config;

@@ -12,6 +12,8 @@
 //! While the server cannot be reached everything fails but [`Store::glance`]; it is tried again
 //! by itself. A cluster does not do: a call's windows live on one server.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod link;
 mod recent;
 mod scripts;
@@ -39,10 +41,11 @@ const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 /// How often a server that is not there yet is looked for.
 const OPENING_POLL: Duration = Duration::from_millis(100);
 
-/// What the scripts say of a value that they were to read: there is none, or it is garbage.
+/// What the scripts say of a value that they were to read: there is none, it is there, or it is
+/// garbage. Nothing else that stands in their answer is a value.
 const NOTHING: u8 = 0;
 /// See [`NOTHING`].
-const GARBAGE: u8 = 2;
+const FOUND: u8 = 1;
 
 /// A store in a Redis server.
 pub struct Redis {
@@ -91,8 +94,9 @@ impl Redis {
     /// The bytes of a snapshot as the order they hold. Garbage is nothing that is known; the next
     /// state takes its place.
     fn read(&self, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
-        let state = bytes.and_then(|bytes| Order::decode(bytes).ok());
-        if found == GARBAGE || bytes.is_some() && state.is_none() {
+        let there = bytes.filter(|_| found == FOUND);
+        let state = there.and_then(|bytes| Order::decode(bytes).ok());
+        if !matches!(found, NOTHING | FOUND) || there.is_some() && state.is_none() {
             self.note_garbage("order");
         }
         state
@@ -243,7 +247,7 @@ impl TokenStore for Redis {
         let input = Input::default().key("token", identity);
         let (found, value, left): (u8, Option<Vec<u8>>, u64) =
             self.server.run(&scripts::LOAD, input).await?;
-        let value = value.and_then(|value| String::from_utf8(value).ok());
+        let value = value.filter(|_| found == FOUND).and_then(|it| String::from_utf8(it).ok());
         if value.is_none() && found != NOTHING {
             // Whoever asks gets another one, which takes its place.
             self.note_garbage("token");
@@ -279,4 +283,21 @@ fn sortable_observe_time(state: &Order) -> String {
     let (seconds, nanos) =
         state.observe_time.map_or((i64::MIN, i32::MIN), |time| (time.seconds, time.nanos));
     format!("{:020}{:010}", seconds.abs_diff(i64::MIN), nanos.abs_diff(i32::MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn only_what_was_found_is_an_order() {
+        let store = Redis::open("redis://127.0.0.1", Arc::new(SystemClock)).unwrap();
+        let order = Order { terminal: true, ..Order::default() };
+        let bytes = order.encode_to_vec();
+        for (found, read) in [(0, None), (FOUND, Some(order)), (2, None), (255, None)] {
+            assert_eq!(store.read(found, Some(&bytes)), read, "{found}");
+            assert_eq!(store.read(found, None), None, "{found}");
+        }
+    }
 }

@@ -124,6 +124,19 @@ fn every_room_is_in_the_table_and_in_the_house() {
 }
 
 #[test]
+fn every_vendor_has_its_fuzz_target() {
+    let targets = sources("fuzz/fuzz_targets");
+    for vendor in VENDORS {
+        let target = targets.iter().find(|target| target.module == [*vendor]);
+        let target = target.unwrap_or_else(|| panic!("{vendor} has no fuzz target"));
+        let name = format!("Provider::{}{},", vendor[..1].to_uppercase(), &vendor[1..]);
+        assert!(target.text.contains(&name), "{} is about another vendor", target.name);
+        let manifest = include_str!("../../fuzz/Cargo.toml");
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{vendor}.rs\"")), "{vendor}");
+    }
+}
+
+#[test]
 fn libraries_stay_in_their_rooms() {
     let mut wrong = Vec::new();
     for file in sources("src") {
@@ -138,7 +151,8 @@ fn libraries_stay_in_their_rooms() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    let files: Vec<File> = ["src", "tests"].into_iter().flat_map(sources).collect();
+    let files: Vec<File> =
+        ["src", "tests", "fuzz/src", "fuzz/fuzz_targets"].into_iter().flat_map(sources).collect();
     assert!(files.len() > 40, "the files were not found");
     let silent = files.iter().filter(|file| !file.text.starts_with("//! ")).map(|file| &file.name);
     assert_eq!(silent.collect::<Vec<_>>(), Vec::<&String>::new());

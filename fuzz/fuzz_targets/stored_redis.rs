@@ -1,0 +1,97 @@
+//! Whatever a Redis server answers: in its protocol, and where the protocol is kept, in the values
+//! that others may have written.
+#![no_main]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use libfuzzer_sys::fuzz_target;
+use order_query::clock::ManualClock;
+use order_query::pb::Order;
+use order_query::providers::TokenStore as _;
+use order_query::store::{Call, Redis, Store as _, Take, Window, fuzzing};
+use order_query_fuzz::block_on;
+use prost::Message as _;
+use prost_types::Timestamp;
+
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+fuzz_target!(
+ init: { LazyLock::force(&STORE); },
+ |input: &[u8]| {
+    // No order of one run is that of another.
+    let order = RUNS.fetch_add(1, Ordering::Relaxed).to_string();
+    block_on(any_answer(&format!("{order} of an answer"), input));
+    if let [found, value @ ..] = input
+        && let Some((left, bytes)) = value.split_first_chunk()
+    {
+        block_on(any_value(&order, *found, i64::from_be_bytes(*left), bytes));
+    }
+ }
+);
+
+/// Made outside the runtime: in it, it would begin to connect.
+static STORE: LazyLock<Redis> = LazyLock::new(|| {
+    let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
+    Redis::open("redis://127.0.0.1", Arc::new(clock)).expect("a URL")
+});
+
+/// A state that is not the last, observed after everything.
+fn late() -> Order {
+    let observe_time = Some(Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
+    Order { id: "late".to_owned(), observe_time, ..Order::default() }
+}
+
+fn call() -> Call {
+    let window = Window { key: "w".to_owned(), limit: 9, period: Duration::from_mins(1) };
+    let in_flight = Duration::from_secs(5);
+    Call { id: "c".to_owned(), account: "a".to_owned(), windows: vec![window], in_flight }
+}
+
+/// Bytes in the place of an answer: every question ends.
+async fn any_answer(order: &str, answer: &[u8]) {
+    let store = &*STORE;
+    fuzzing::answer(answer);
+    let _ = store.recall(order, Some("w")).await;
+    let _ = store.keep(order, &late()).await;
+    let _ = store.load("us").await;
+    let _ = store.lease("what", "me", Duration::from_secs(1)).await;
+    let _ = store.take(&call()).await;
+    let _ = store.settle(&call()).await;
+    let _ = store.close("a", Duration::from_secs(1), true).await;
+}
+
+/// Bytes in the place of a value: what is read is what stands there, or nothing.
+async fn any_value(order: &str, found: u8, left: i64, bytes: &[u8]) {
+    let store = &*STORE;
+    let value = |list: &str| [resp(found, bytes), list.as_bytes().to_vec()].concat();
+
+    fuzzing::answer(&value(&format!("*1\r\n:{left}\r\n")));
+    let recalled = store.recall(order, Some("w")).await.expect("an answer");
+    let there = Order::decode(bytes).ok().filter(|_| found == 1);
+    assert_eq!(recalled.and_then(|known| known.state), there, "a state out of nothing");
+    if let Some(last) = there.filter(|order| order.terminal) {
+        // Whatever comes after it, a terminal state stays.
+        fuzzing::answer(b"*2\r\n:0\r\n$-1\r\n");
+        store.keep(order, &late()).await.expect("kept");
+        fuzzing::answer(&[resp(1, &late().encode_to_vec()), b"*0\r\n".to_vec()].concat());
+        let recalled = store.recall(order, None).await.expect("recalled");
+        assert_eq!(recalled.and_then(|known| known.state), Some(last), "another end");
+    }
+
+    fuzzing::answer(&value(&format!(":{left}\r\n")));
+    let token = store.load("us").await.expect("an answer");
+    let text = std::str::from_utf8(bytes).ok().filter(|_| found == 1);
+    assert_eq!(token.as_ref().map(|token| token.value.expose()), text, "a token out of nothing");
+
+    fuzzing::answer(format!("*2\r\n:{found}\r\n:{left}\r\n").as_bytes());
+    let take = store.take(&call()).await;
+    assert_ne!(take, Ok(Take::Taken), "a slot out of nothing");
+}
+
+/// The beginning of a list of three, in Redis' protocol.
+fn resp(found: u8, bytes: &[u8]) -> Vec<u8> {
+    let start = format!("*3\r\n:{found}\r\n${}\r\n", bytes.len());
+    [start.as_bytes(), bytes, b"\r\n"].concat()
+}

@@ -1,0 +1,36 @@
+//! Answers without a vendor. Built with `--cfg fuzzing` only, for the fuzz targets.
+
+use std::cell::RefCell;
+use std::time::SystemTime;
+
+use super::Answer;
+
+/// How a call is answered whose path begins so.
+pub struct Reply {
+    /// What the path begins with, after its first `/`.
+    pub path: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+thread_local! {
+    static REPLIES: RefCell<Option<Vec<Reply>>> = const { RefCell::new(None) };
+}
+
+/// From here on the calls of this thread are answered so, by the first of the replies that fits,
+/// and nothing is sent.
+pub fn answer(replies: Vec<Reply>) {
+    REPLIES.set(Some(replies));
+}
+
+/// The answer to a call, where calls are not sent.
+pub(super) fn played(path: &str, sent: SystemTime) -> Option<Answer> {
+    REPLIES.with_borrow(|replies| {
+        let path = path.trim_start_matches('/');
+        let reply = replies.as_ref()?.iter().find(|reply| path.starts_with(&reply.path))?;
+        let Reply { status, ref body, .. } = *reply;
+        Some(Answer { body: body.clone(), sent, date: None, status, retry_after: None })
+    })
+}

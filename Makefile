@@ -1,12 +1,12 @@
-# The commands of this project. `make test` and `make lint` install what they need, each thing only
-# where it is missing: as root with apt, the Python tools into target/.
+# The commands of this project. `make test`, `make lint` and `make fuzz` install what they need, each
+# thing only where it is missing: as root with apt, the tools into target/.
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python scripts
 shell_sources := .ci/run scripts/fuzz scripts/install scripts/test
 
-# Cargo, for the fuzz targets as cargo-fuzz builds them, but without the fuzzer itself, a sanitizer or
-# a nightly compiler's features. A target that is named keeps the flags from what runs on this side.
+# The fuzz targets as cargo-fuzz builds them, but without libFuzzer and the sanitizer, which need a C++
+# compiler and RUSTC_BOOTSTRAP. Where a platform is named, the flags are not for what the build runs.
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 

@@ -2,7 +2,7 @@
 //! scan reads every path that begins with `crate::`, `super::` or `self::`, in whatever group it
 //! is imported.
 
-mod source;
+pub mod source;
 
 use self::source::{File, paths, sources};
 

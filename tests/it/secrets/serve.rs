@@ -42,6 +42,10 @@ fn accounts(url: &str, more: &str, directory: &TempDir) -> String {
     )
 }
 
+/// Everything, and the libraries by their names.
+pub const LOUDEST: &str = "trace,h2=trace,hyper=trace,hyper_util=trace,rustls=trace,\
+    tokio_rustls=trace,reqwest=trace,tonic=trace,tower=trace,redis=trace,redb=trace";
+
 /// How a server is made to log all it can.
 #[derive(Debug, Clone, Copy)]
 enum Loud {
@@ -62,7 +66,7 @@ impl Loud {
         // It would put a way to the code into a panic, and help nobody here.
         command.env("RUST_BACKTRACE", "1");
         if matches!(self, Self::ByEnvironment) {
-            command.env("ORDER_QUERY_LOG", "trace");
+            command.env("ORDER_QUERY_LOG", LOUDEST);
         }
     }
 

@@ -66,6 +66,14 @@ fn assert_none(canaries: &[&str], text: &str) {
     assert!(found.is_empty(), "{found:?} in:\n{text}");
 }
 
+/// Below INFO only we may write: of libraries nobody knows what they will write tomorrow.
+#[track_caller]
+fn assert_libraries_are_quiet(log: &str) {
+    let low = |line: &&str| ["DEBUG", "TRACE"].iter().any(|level| line.contains(level));
+    let mut theirs = log.lines().filter(low).filter(|line| !line.contains("order_query::"));
+    assert_eq!(theirs.next(), None);
+}
+
 #[test]
 fn the_search_finds_what_is_there() {
     let text = format!("level=TRACE token={ACCESS_TOKEN}, name={}", NAME.escape_default());

@@ -15,7 +15,7 @@ use super::serve::LOUDEST;
 use super::vendor::{Deed, Vendor, error, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, NAME, NUMBER_ID, PERSONAL,
-    SECRETS, WECHAT_SECRET, WORD_ID, assert_none,
+    SECRETS, WECHAT_SECRET, WORD_ID, assert_libraries_are_quiet, assert_none,
 };
 use crate::authority::{self, Authority, BOTH, Pair};
 use crate::child::{Child, Serving, command};
@@ -56,6 +56,10 @@ fn rotated(name: &str, _: &str) -> String {
     format!("{ROTATED}-{name}")
 }
 
+fn second_token() -> String {
+    rotated("token", "")
+}
+
 /// The base64 of a private key, without its lines about what it is.
 fn inside(pair: &Pair) -> Vec<String> {
     pair.key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned).collect()
@@ -69,7 +73,7 @@ struct Life {
     server: Serving,
     channel: Channel,
     /// Everything that a caller was told of failures.
-    told: String,
+    told: Vec<String>,
     reasons: BTreeSet<String>,
 }
 
@@ -109,7 +113,7 @@ impl Life {
         );
         let tls = authority::client(&authority.pem, BOTH, None);
         let channel = authority::channel(server.address, tls).await.unwrap();
-        let (told, reasons) = (String::new(), BTreeSet::new());
+        let (told, reasons) = (Vec::new(), BTreeSet::new());
         Self { vendor, redis, mounted, authority, server, channel, told, reasons }
     }
 
@@ -144,7 +148,7 @@ impl Life {
     fn failed(&mut self, status: &Status) {
         let failed = Failed::from(status);
         let details = String::from_utf8_lossy(status.details());
-        self.told += &format!("{status:?} {status} {failed:?} {details}\n");
+        self.told.push(format!("{status:?} {status} {failed:?} {details}"));
         self.reasons.insert(failed.reason);
     }
 
@@ -183,7 +187,57 @@ impl Life {
         let ended = Child::start(command).end();
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.err.contains("CALLER_UNAUTHENTICATED"), "{ended:?}");
-        self.told += &format!("{}{}", ended.out, ended.err);
+        self.told.extend([ended.out, ended.err]);
+    }
+
+    /// Swaps every file, for what is fit and then for what is not.
+    async fn rotate(&mut self, pairs: &[Pair; 3]) {
+        swap(&self.mounted, rotated, &pairs[1]);
+        self.told_of_files("files have changed and are in use");
+        let token = second_token();
+        assert!(self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
+        assert!(self.ask(TOKEN, question(Provider::Dingshang, NUMBER_ID)).await, "for the overlap");
+        // The access token is refused, so another one is asked for with the new secret.
+        self.vendor.does(&Deed::Answers(200, error(40_001, 4_006, "签名")));
+        assert_eq!(self.ask_all(&token, 1).await, 0);
+        let broken = Pair { key: pairs[2].key.replace("END", "AND"), ..pairs[2].clone() };
+        swap(&self.mounted, |name, _| format!("{UNFIT}-{name}\n{UNFIT}\n"), &broken);
+        self.told_of_files("files have changed and are unfit");
+    }
+
+    /// The vendors repeat secrets, and then fail until they are left alone.
+    async fn trouble(&mut self) {
+        let token = second_token();
+        // Each vendor repeats what it knows.
+        for (provider, known) in [
+            (Provider::Wechat, format!("{} {ACCESS_TOKEN}", rotated("wechat", ""))),
+            (Provider::Dingshang, format!("{} {}", rotated("dingshang", ""), rotated("key", ""))),
+            (Provider::Haoka, rotated("haoka", "")),
+        ] {
+            self.vendor.does(&Deed::Answers(200, error(7, 7, &known)));
+            assert!(!self.ask(&token, question(provider, id(provider))).await);
+        }
+        assert!(self.told.concat().contains("[secret] [secret]"), "{:?}", self.told);
+        let before = self.vendor.played.asked().len();
+        self.vendor.does(&Deed::Answers(503, NAME.to_owned()));
+        assert!(!self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
+        assert_eq!(self.vendor.played.asked().len() - before, 2, "it is asked once more");
+        assert_eq!(self.ask_all(&token, 6).await, 0);
+        self.server.child.err.with("is left alone until a probe");
+    }
+
+    /// The secrets were there to be leaked.
+    fn assert_arrived(&self) {
+        let arrived = arrived(&self.vendor);
+        for canary in [WECHAT_SECRET, DINGSHANG_SECRET, ACCESS_TOKEN, NUMBER_ID, WORD_ID] {
+            assert!(arrived.contains(canary), "the vendor has seen {canary}");
+        }
+        for file in ["wechat", "dingshang"] {
+            assert!(
+                arrived.contains(&rotated(file, "")),
+                "the vendor has seen {file}'s second one"
+            );
+        }
     }
 
     /// What is logged of each file that changes.
@@ -235,46 +289,12 @@ async fn in_a_servers_whole_life_no_canary_gets_out() {
     life.wrong_callers().await;
     life.command();
 
-    swap(&life.mounted, rotated, &pairs[1]);
-    life.told_of_files("files have changed and are in use");
-    let token = rotated("token", "");
-    assert!(life.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
-    assert!(life.ask(TOKEN, question(Provider::Dingshang, NUMBER_ID)).await, "for the overlap");
-    // The access token is refused, so another one is asked for with the new secret.
-    life.vendor.does(&Deed::Answers(200, error(40_001, 4_006, "签名")));
-    assert_eq!(life.ask_all(&token, 1).await, 0);
-    let broken = Pair { key: pairs[2].key.replace("END", "AND"), ..pairs[2].clone() };
-    swap(&life.mounted, |name, _| format!("{UNFIT}-{name}\n{UNFIT}\n"), &broken);
-    life.told_of_files("files have changed and are unfit");
-
-    // Each vendor repeats what it knows.
-    for (provider, known) in [
-        (Provider::Wechat, format!("{} {ACCESS_TOKEN}", rotated("wechat", ""))),
-        (Provider::Dingshang, format!("{} {}", rotated("dingshang", ""), rotated("key", ""))),
-        (Provider::Haoka, rotated("haoka", "")),
-    ] {
-        life.vendor.does(&Deed::Answers(200, error(7, 7, &known)));
-        assert!(!life.ask(&token, question(provider, id(provider))).await);
-    }
-    assert!(life.told.contains("[secret] [secret]"), "{}", life.told);
-    let before = life.vendor.played.asked().len();
-    life.vendor.does(&Deed::Answers(503, NAME.to_owned()));
-    assert!(!life.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
-    assert_eq!(life.vendor.played.asked().len() - before, 2, "it is asked once more");
-    assert_eq!(life.ask_all(&token, 6).await, 0);
-    life.server.child.err.with("is left alone until a probe");
-
-    let arrived = arrived(&life.vendor);
-    for canary in [WECHAT_SECRET, DINGSHANG_SECRET, ACCESS_TOKEN, NUMBER_ID, WORD_ID] {
-        assert!(arrived.contains(canary), "the vendor has seen {canary}");
-    }
-    for file in ["wechat", "dingshang"] {
-        assert!(arrived.contains(&rotated(file, "")), "the vendor has seen {file}'s second one");
-    }
-
+    life.rotate(&pairs).await;
+    life.trouble().await;
+    life.assert_arrived();
     life.vendor.does(&Deed::Hangs);
     life.redis.kill();
-    life.ask_all(&token, 1).await;
+    life.ask_all(&second_token(), 1).await;
     life.server.child.signal("TERM");
     while let Ok(Some(_)) = watch.message().await {}
     let Life { server, told, reasons, .. } = life;
@@ -295,11 +315,12 @@ async fn in_a_servers_whole_life_no_canary_gets_out() {
         assert!(ended.err.contains(line), "{line} is not in the log:\n{}", ended.err);
     }
 
+    assert_libraries_are_quiet(&ended.err);
     let keys = pairs.iter().flat_map(inside).collect::<Vec<_>>();
     let mut canaries: Vec<&str> = keys.iter().map(String::as_str).collect();
     let others = [REDIS_PASSWORD, TOKEN, OTHER_TOKEN, STRANGERS, COOKIE, ROTATED, UNFIT];
     canaries.extend([&SECRETS[..], &PERSONAL, &others].concat());
-    assert_none(&canaries, &told);
+    assert_none(&canaries, &told.concat());
     assert_none(&canaries, &ended.err);
     assert_none(&canaries, &ended.out);
 }

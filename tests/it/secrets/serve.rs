@@ -18,7 +18,7 @@ use super::vendor::{Deed, Vendor, bad_deeds, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, ID_MIDDLE, NAME, NUMBER_ID,
     NUMBER_MIDDLE, PERSONAL, PHONE, PROXY_WORD, REMARK, SECRETS, WECHAT_SECRET, WORD_ID,
-    assert_none, found,
+    assert_libraries_are_quiet, assert_none, found,
 };
 use crate::child::Serving;
 use crate::played::{Asked, Played, answer};
@@ -173,10 +173,7 @@ fn check_log(log: &str) {
     // The search works on this very text: it finds what may be there.
     let expected = ["…0042", "cards", "PROVIDER_UNAVAILABLE", "listening", "stopped"];
     assert_eq!(found(&expected, log), expected, "{log}");
-    // Below INFO only we may write: of libraries nobody knows what they will write tomorrow.
-    let quiet = ["DEBUG", "TRACE"];
-    let mut low = log.lines().filter(|line| quiet.iter().any(|level| line.contains(level)));
-    assert!(low.all(|line| line.contains("order_query::")), "{log}");
+    assert_libraries_are_quiet(log);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,6 @@ mod haoka;
 mod wechat;
 mod wire;
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -18,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
 use crate::pb::{self, Order};
+use crate::random;
 
 /// One account at a vendor, ready to be asked.
 #[async_trait]
@@ -186,9 +186,8 @@ pub trait TokenStore: Send + Sync {
 /// An id that no other call or owner has, in this process or another.
 #[must_use]
 pub fn new_id() -> String {
-    /// Tells this process from others: random, by the standard library's own random keys.
-    static PROCESS: LazyLock<u64> =
-        LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    /// Tells this process from others.
+    static PROCESS: LazyLock<u64> = LazyLock::new(random::number);
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{:016x}-{:x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }

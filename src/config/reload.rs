@@ -2,6 +2,7 @@
 //! while the server runs. `app` looks for changes; whoever reads a file with
 //! [`Section::watch`](super::Section::watch) says what becomes of the new contents.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
 use super::section::read_file;
@@ -15,8 +16,9 @@ pub struct Reload {
     path: String,
     files: Vec<PathBuf>,
     limit: u64,
-    /// What was read last, whether it was fit or not.
-    last: Result<Vec<String>, String>,
+    hashes: RandomState,
+    /// The hash of what was read last, fit or not: the contents may be secrets, and are not kept.
+    last: Result<u64, String>,
     take: Take,
 }
 
@@ -35,25 +37,25 @@ impl Reload {
         path: String,
         files: Vec<PathBuf>,
         limit: u64,
-        contents: Vec<String>,
+        contents: &[String],
         take: Take,
     ) -> Self {
-        Self { path, files, limit, last: Ok(contents), take }
+        let hashes = RandomState::new();
+        let last = Ok(hashes.hash_one(contents));
+        Self { path, files, limit, hashes, last, take }
     }
 
     /// Reads the files, and hands them over where they differ from what was read last. Contents
     /// are compared, not times: Kubernetes swaps a link to a folder.
     pub fn check(&mut self) -> Option<Reloaded> {
-        let now: Result<Vec<String>, String> =
+        let texts: Result<Vec<String>, String> =
             self.files.iter().map(|file| read_file(file, self.limit)).collect();
+        let now = texts.as_ref().map(|texts| self.hashes.hash_one(texts)).map_err(Clone::clone);
         if now == self.last {
             return None;
         }
-        let outcome = match &now {
-            Ok(texts) => (self.take)(texts),
-            Err(text) => Err(text.clone()),
-        };
         self.last = now;
+        let outcome = texts.and_then(|texts| (self.take)(&texts));
         Some(Reloaded { path: self.path.clone(), outcome })
     }
 }

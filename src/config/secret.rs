@@ -78,7 +78,7 @@ impl Section {
         if let Some((path, text)) = file {
             let take =
                 move |texts: &[String]| texts.iter().try_for_each(|text| take(of_file(text)?));
-            self.watch(key, vec![path], FILE_LIMIT, vec![text], Box::new(take));
+            self.watch(key, vec![path], FILE_LIMIT, &[text], Box::new(take));
         }
         Some(())
     }

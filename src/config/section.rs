@@ -231,7 +231,7 @@ impl Section {
         key: &str,
         files: Vec<PathBuf>,
         limit: u64,
-        contents: Vec<String>,
+        contents: &[String],
         take: Take,
     ) {
         let reload = Reload::new(self.path_of(key), files, limit, contents, take);

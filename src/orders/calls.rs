@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Trouble};
 use crate::pb::{ErrorReason, Order};
 use crate::providers::{Means, Query};
+use crate::random;
 
 /// How many calls may wait for their turn at one account.
 const QUEUE: usize = 1000;
@@ -136,7 +137,7 @@ impl Turn<'_> {
     /// Whether another attempt may help and may be made: then it waits until it is due.
     pub(super) async fn comes_again(&self) -> bool {
         if self.comes_again {
-            sleep(retry::pause(self.attempts, retry::chance())).await;
+            sleep(retry::pause(self.attempts, random::fraction())).await;
         }
         self.comes_again
     }
@@ -150,7 +151,7 @@ impl Admitted<'_> {
         if attempts == 1 {
             history.budget.earn();
         }
-        let change = history.breaker.settle(self.leave, verdict, clock.now(), retry::chance());
+        let change = history.breaker.settle(self.leave, verdict, clock.now(), random::fraction());
         // Under the lock, so that health tells the last change last.
         match change {
             Some(Change::Opened(pause)) => {

@@ -1,7 +1,6 @@
 //! A second attempt at a vendor: after what pause, and how many a vendor in trouble may see.
 //! Used by `calls`.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 /// How often a vendor is asked for one answer, at most.
@@ -45,12 +44,6 @@ pub(super) fn pause(attempts: u32, chance: f64) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << doublings).mul_f64(chance.clamp(0.0, 1.0))
 }
 
-/// Any number from 0 to 1: random, by the standard library's own random keys.
-pub(super) fn chance() -> f64 {
-    let random = RandomState::new().build_hasher().finish() >> u32::BITS;
-    u32::try_from(random).map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -62,16 +55,6 @@ mod tests {
         let millis = |attempts, chance| pause(attempts, chance).as_millis();
         assert_eq!([1, 2, 3].map(|attempts| millis(attempts, 1.0)), [200, 400, 800]);
         assert_eq!([0.0, 0.25, 0.5].map(|chance| millis(1, chance)), [0, 50, 100]);
-    }
-
-    #[test]
-    fn chances_are_spread() {
-        let chances: Vec<_> = (0..1000).map(|_| chance()).collect();
-        for tenth in 0..10 {
-            let [from, to] = [tenth, tenth + 1].map(|n| f64::from(n) / 10.0);
-            let count = chances.iter().filter(|chance| (from..to).contains(*chance)).count();
-            assert!((40..=200).contains(&count), "{count} of 1000 from {from} to {to}");
-        }
     }
 
     proptest! {

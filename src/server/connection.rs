@@ -1,6 +1,5 @@
 //! One connection, from its handshake to its end: every wait in it has one. Used by `server` only.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use tower::ServiceExt as _;
 use super::Terms;
 use super::io::Io;
 use crate::peer::Peer;
+use crate::random;
 
 /// How many calls one connection may have under way.
 const STREAMS: u32 = 256;
@@ -120,7 +120,5 @@ fn note(ended: hyper::Result<()>) {
 
 /// The age, ±10 %: connections that began together do not end together.
 fn jittered(age: Duration) -> Duration {
-    // The standard library's random keys are others each time.
-    let thousandths = 900 + RandomState::new().hash_one(0_u8) % 201;
-    age.saturating_mul(u32::try_from(thousandths).unwrap_or(1000)) / 1000
+    age.mul_f64(0.9 + 0.2 * random::fraction())
 }

@@ -60,7 +60,7 @@ impl Tls {
             current.send_replace(Arc::new(config));
             Ok(())
         };
-        place.watch("", files, FILE_LIMIT, texts, Box::new(take));
+        place.watch("", files, FILE_LIMIT, &texts, Box::new(take));
         Some(Self(handshakes))
     }
 

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod clients;
+mod documented;
 mod safety;
 mod secret;
 mod server;

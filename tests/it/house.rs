@@ -2,7 +2,9 @@
 //! scan reads every path that begins with `crate::`, `super::` or `self::`, in whatever group it
 //! is imported.
 
-mod source;
+pub mod source;
+
+use std::path::Path;
 
 use self::source::{File, paths, sources};
 
@@ -29,21 +31,22 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["peer", "config"]),
+    ("server", &["peer", "random", "config"]),
     ("grpc", &["orders", "peer", "error", "clock", "pb", "config"]),
     ("health", &["orders", "peer", "error", "clock", "pb", "config"]),
     ("telemetry", &["config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
-    ("orders", &["providers", "store", "error", "clock", "pb", "config"]),
+    ("orders", &["providers", "store", "error", "clock", "pb", "random", "config"]),
     // It implements a trait of the vendors'.
-    ("store", &["providers", "error", "clock", "pb", "config"]),
-    ("providers", &["outbound", "error", "clock", "pb", "config"]),
+    ("store", &["providers", "error", "clock", "pb", "random", "config"]),
+    ("providers", &["outbound", "error", "clock", "pb", "random", "config"]),
     ("outbound", &["error", "clock", "pb", "config"]),
     ("error", &["pb", "config"]),
     ("clock", &[]),
     ("pb", &[]),
     ("peer", &[]),
+    ("random", &[]),
     ("config", &[]),
 ];
 
@@ -166,6 +169,27 @@ fn no_file_is_too_long_to_read() {
         .filter(|(_, lines)| *lines > 400)
         .collect();
     assert_eq!(long, []);
+}
+
+/// rustls panics at its first use where it finds two crypto providers.
+#[test]
+fn one_crypto_provider_is_locked() {
+    let names = include_str!("../../Cargo.lock").lines();
+    let names = names.filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+    let names: Vec<_> = names.collect();
+    assert!(names.contains(&"ring") && names.contains(&"rustls"), "{names:?}");
+    for other in ["aws-lc-rs", "aws-lc-sys", "native-tls", "openssl", "openssl-sys"] {
+        assert!(!names.contains(&other), "{other}");
+    }
+}
+
+/// It would make rustup fetch another toolchain: `rust-version` in Cargo.toml says what is needed.
+#[test]
+fn no_file_names_a_toolchain() {
+    for name in ["rust-toolchain", "rust-toolchain.toml"] {
+        assert!(!Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists(), "{name}");
+    }
+    assert!(include_str!("../../Cargo.toml").contains("\nrust-version = "));
 }
 
 /// The scan itself: what it must find, and what it must not take for a path.

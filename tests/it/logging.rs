@@ -1,6 +1,7 @@
 //! The log, as whoever reads it sees it: one line a call, nothing that forges or hides a line, and
 //! no reader, however slow, that holds the service up.
 
+mod documented;
 mod hostile;
 mod stuck;
 

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use order_query::clock::ManualClock;
@@ -52,6 +52,11 @@ impl Mounted {
         if let Some(before) = generation.checked_sub(1) {
             fs::remove_dir_all(self.path(&format!("..{before}"))).unwrap();
         }
+    }
+
+    /// Where the files are.
+    pub fn folder(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A file's path.

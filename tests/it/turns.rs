@@ -10,15 +10,17 @@ use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::orders::{Account, Accounts, Answer, Caller, Orders};
-use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::{self, Means, Query, Rules};
 use order_query::store::Memory;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::child::Serving;
 use crate::played::{Played, answer};
-use crate::support::{Server, question, sandbox_at};
+use crate::support::{Server, connect, question, sandbox_at};
 
 /// How many calls an account has under way at one time, where it does not say.
 const AT_ONE_TIME: usize = 64;
@@ -184,22 +186,23 @@ async fn a_vendor_that_hangs_takes_nothing_from_the_others() {
         sandbox.accounts(),
         hanging.url()
     );
-    let server = Arc::new(Server::start(&config).await);
+    let server = Serving::start(&config);
+    let client = OrderServiceClient::new(connect(server.address).await);
     let mut waiting = JoinSet::new();
     for _ in 0..200 {
-        let server = Arc::clone(&server);
-        waiting.spawn(async move { server.order(Provider::Haoka, &new_id()).await });
+        let mut client = client.clone();
+        waiting.spawn(async move { client.get_order(question(Provider::Haoka, &new_id())).await });
     }
     hanging.was_asked(2).await;
     // Far more than its 64 turns, were they shared.
     for round in 0..100 {
         let id = if round % 2 == 0 { "status-2" } else { "status-1" };
-        let mut fresh = question(Provider::Wechat, id);
-        fresh.max_age = Some(prost_types::Duration::default());
-        server.get(fresh).await.unwrap();
-        let mut fresh = question(Provider::Dingshang, "101");
-        fresh.max_age = Some(prost_types::Duration::default());
-        server.get(fresh).await.unwrap();
+        for (provider, id) in [(Provider::Wechat, id), (Provider::Dingshang, "101")] {
+            let mut fresh = question(provider, id);
+            fresh.max_age = Some(prost_types::Duration::default());
+            let answer = client.clone().get_order(fresh).await.unwrap().into_inner();
+            assert_eq!(answer.source(), Source::Live);
+        }
     }
     assert!(waiting.try_join_next().is_none(), "all of them wait still");
     assert_eq!((hanging.asked().len(), hanging.connections()), (2, 2));

@@ -6,9 +6,7 @@
 //! found good. So a damaged or foreign file stays as it was, and a file on a full disk can still
 //! be read.
 
-use std::collections::hash_map::RandomState;
 use std::fs::{self, OpenOptions, TryLockError};
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -16,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::StorageBackend;
+
+use crate::random;
 
 /// A file of the store. The lock on it lasts until the last clone of the `Arc` is gone, whatever
 /// redb opens and closes in between: nobody else can slip in.
@@ -72,7 +72,7 @@ impl Draft {
     /// What is wrong, and what to do about it.
     pub(super) fn beside(path: &Path) -> Result<Self, String> {
         // Two processes that start at one time each have their own.
-        let random = RandomState::new().build_hasher().finish();
+        let random = random::number();
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{random:016x}.new"));
         let path = path.with_file_name(name);

@@ -1,20 +1,9 @@
 //! The commands as callers: with a token, and over TLS.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::{AUDIT, BILLING, two_clients};
+use crate::authority::{self, Authority};
 use crate::child::{Child, Ended, Serving, command};
 
 /// A server of the binary's own, over its sandbox vendors, that knows two clients.
@@ -81,81 +70,23 @@ async fn get_and_watch_show_the_token() {
     }
 }
 
-/// What stands before a server and speaks TLS: the listener's own is tested where it is.
-struct Front {
-    address: SocketAddr,
-    directory: TempDir,
-}
-
-/// A certificate for this name, of this authority.
-fn certificate(name: &str, issuer: &Issuer<'_, KeyPair>) -> (Certificate, KeyPair) {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new([name.to_owned()]).unwrap();
-    (params.signed_by(&key, issuer).unwrap(), key)
-}
-
-impl Front {
-    /// It asks its clients for a certificate of the same authority.
-    async fn start(behind: SocketAddr) -> Self {
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let root = authority.self_signed(&key).unwrap();
-        let issuer = Issuer::new(authority, key);
-        let (server, server_key) = certificate("localhost", &issuer);
-        let (client, client_key) = certificate("client.example", &issuer);
-
-        let directory = tempfile::tempdir().unwrap();
-        for (name, pem) in
-            [("ca", root.pem()), ("cert", client.pem()), ("key", client_key.serialize_pem())]
-        {
-            fs::write(directory.path().join(name), pem).unwrap();
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add(root.der().clone()).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier.build().unwrap())
-            .with_single_cert(
-                vec![server.der().clone()],
-                PrivatePkcs8KeyDer::from(server_key.serialize_der()).into(),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    // A client that is not let in is what some tests are about.
-                    let mut stream = acceptor.accept(stream).await?;
-                    let mut behind = TcpStream::connect(behind).await?;
-                    tokio::io::copy_bidirectional(&mut stream, &mut behind).await
-                });
-            }
-        });
-        Self { address, directory }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-}
-
 #[tokio::test]
 async fn commands_speak_tls_and_show_a_certificate() {
-    let server = serving();
-    let front = Front::start(server.address).await;
-    let url = format!("https://localhost:{}", front.address.port());
-    let [ca, cert, key] = ["ca", "cert", "key"].map(|name| front.file(name).display().to_string());
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    authority.issue(&["localhost"]).write(folder.path());
+    let settings = authority::settings(folder.path(), Some(&authority));
+    let server = Serving::start_with(&format!("{}{settings}", two_clients()), |command| {
+        command.arg("--dev");
+    });
+    let own = tempfile::tempdir().unwrap();
+    authority.issue(&["client.example"]).write(own.path());
+    let url = format!("https://localhost:{}", server.address.port());
+    let [ca, cert, key] =
+        [folder.path().join("ca.crt"), own.path().join("tls.crt"), own.path().join("tls.key")]
+            .map(|file| file.display().to_string());
     let whole = ["--ca-file", &ca, "--cert-file", &cert, "--key-file", &key];
-    let numeric = format!("https://{}", front.address);
+    let numeric = format!("https://{}", server.address);
     for (subcommand, code) in [
         (&["get", "haoka", "settled"][..], 0),
         (&["watch", "haoka", "settled"], 0),

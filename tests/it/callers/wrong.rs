@@ -1,13 +1,39 @@
 //! Every kind of wrong caller, and that none of them has anything asked or told.
 
-use order_query::pb::{BatchGetOrdersRequest, WatchOrderRequest};
+use order_query::pb::order_service_client::OrderServiceClient;
+use order_query::pb::{BatchGetOrdersRequest, Provider, WatchOrderRequest};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{AUDIT, BILLING, Field, haoka, order, two_clients, with_headers};
-use crate::support::{Failed, question};
-use order_query::pb::Provider;
+use super::{AUDIT, BILLING, haoka, order, shipped, two_clients, with_headers};
+use crate::child::Serving;
+use crate::support::{Failed, Scripted, connect, question};
+
+/// The real binary with these clients, and the vendor of its one account.
+struct Field {
+    vendor: Scripted,
+    server: Serving,
+    client: OrderServiceClient<Channel>,
+}
+
+impl Field {
+    async fn new(clients: &str) -> Self {
+        let vendor = Scripted::start().await;
+        vendor.answers(200, shipped());
+        let account = haoka("h").replace("VENDOR", &format!("http://{}", vendor.address));
+        let server = Serving::start(&format!("{clients}{account}"));
+        let client = OrderServiceClient::new(connect(server.address).await);
+        Self { vendor, server, client }
+    }
+
+    /// Asks for the order with these headers.
+    async fn get(&self, id: &str, headers: &[&[u8]]) -> Result<(), Status> {
+        let request = with_headers(question(Provider::Haoka, id), headers);
+        self.client.clone().get_order(request).await.map(drop)
+    }
+}
 
 /// The same for every wrong caller: nobody learns what was wrong.
 fn assert_unknown(status: &Status, case: &str) {
@@ -60,11 +86,11 @@ fn wrong() -> Vec<Vec<Vec<u8>>> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
-    let field = Field::new(&format!("{}{}", two_clients(), haoka("h"))).await;
+    let field = Field::new(&two_clients()).await;
     // Known, so that it could be told.
-    field.get(BILLING, &order("known")).await.unwrap();
+    field.get("known", &[format!("Bearer {BILLING}").as_bytes()]).await.unwrap();
     let asked = field.vendor.arrived().len();
     for headers in wrong() {
         let case = format!(
@@ -73,9 +99,8 @@ async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
         );
         let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
         for id in ["known", "new", "not/an/id"] {
-            let mut client = field.server.client.clone();
-            let request = with_headers(question(Provider::Haoka, id), &headers);
-            assert_unknown(&client.get_order(request).await.unwrap_err(), &case);
+            let mut client = field.client.clone();
+            assert_unknown(&field.get(id, &headers).await.unwrap_err(), &case);
             let batch = BatchGetOrdersRequest { orders: vec![order(id)], max_age: None };
             let request = with_headers(batch, &headers);
             assert_unknown(&client.batch_get_orders(request).await.unwrap_err(), &case);
@@ -86,28 +111,26 @@ async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
     }
     assert_eq!(field.vendor.arrived().len(), asked);
     // Probes have no token.
-    let mut health = HealthClient::new(field.server.channel.clone());
+    let mut health = HealthClient::new(connect(field.server.address).await);
     health.check(HealthCheckRequest { service: "readiness".to_owned() }).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_known_caller_is_let_in_however_it_writes_the_scheme() {
-    let field = Field::new(&format!("{}{}", two_clients(), haoka("h"))).await;
+    let field = Field::new(&two_clients()).await;
     for token in [BILLING, AUDIT] {
         for header in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
             let header = format!("{header}{token}");
-            let request = with_headers(question(Provider::Haoka, "A1"), &[header.as_bytes()]);
-            field.server.ask(request).await.unwrap();
+            field.get("A1", &[header.as_bytes()]).await.unwrap();
         }
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_clients_anyone_may_ask_whatever_it_shows() {
-    let field = Field::new(&haoka("h")).await;
+    let field = Field::new("").await;
     for headers in wrong() {
         let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
-        let request = with_headers(question(Provider::Haoka, "A1"), &headers);
-        field.server.ask(request).await.unwrap();
+        field.get("A1", &headers).await.unwrap();
     }
 }

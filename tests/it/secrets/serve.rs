@@ -18,7 +18,7 @@ use super::vendor::{Deed, Vendor, bad_deeds, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, ID_MIDDLE, NAME, NUMBER_ID,
     NUMBER_MIDDLE, PERSONAL, PHONE, PROXY_WORD, REMARK, SECRETS, WECHAT_SECRET, WORD_ID,
-    assert_none, found,
+    assert_libraries_are_quiet, assert_none, found,
 };
 use crate::child::Serving;
 use crate::played::{Asked, Played, answer};
@@ -42,6 +42,10 @@ fn accounts(url: &str, more: &str, directory: &TempDir) -> String {
     )
 }
 
+/// Everything, and the libraries by their names.
+pub const LOUDEST: &str = "trace,h2=trace,hyper=trace,hyper_util=trace,rustls=trace,\
+    tokio_rustls=trace,reqwest=trace,tonic=trace,tower=trace,redis=trace,redb=trace";
+
 /// How a server is made to log all it can.
 #[derive(Debug, Clone, Copy)]
 enum Loud {
@@ -62,7 +66,7 @@ impl Loud {
         // It would put a way to the code into a panic, and help nobody here.
         command.env("RUST_BACKTRACE", "1");
         if matches!(self, Self::ByEnvironment) {
-            command.env("ORDER_QUERY_LOG", "trace");
+            command.env("ORDER_QUERY_LOG", LOUDEST);
         }
     }
 
@@ -169,10 +173,7 @@ fn check_log(log: &str) {
     // The search works on this very text: it finds what may be there.
     let expected = ["…0042", "cards", "PROVIDER_UNAVAILABLE", "listening", "stopped"];
     assert_eq!(found(&expected, log), expected, "{log}");
-    // Below INFO only we may write: of libraries nobody knows what they will write tomorrow.
-    let quiet = ["DEBUG", "TRACE"];
-    let mut low = log.lines().filter(|line| quiet.iter().any(|level| line.contains(level)));
-    assert!(low.all(|line| line.contains("order_query::")), "{log}");
+    assert_libraries_are_quiet(log);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,7 +103,7 @@ fn changed(places: &[(&str, Value)]) -> String {
 }
 
 /// An error in all three protocols.
-fn error(errcode: i64, code: i64, text: &str) -> String {
+pub fn error(errcode: i64, code: i64, text: &str) -> String {
     let data = json!({ "name": NAME, "thirdPhone": PHONE, "remark": REMARK });
     json!({ "errcode": errcode, "errmsg": text, "code": code, "message": text, "data": data })
         .to_string()

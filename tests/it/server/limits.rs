@@ -7,14 +7,18 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{closes, knock, say};
 use crate::authority::Authority;
 use crate::child::{self, Child, PATIENCE, Serving};
-use crate::support::connect;
+use crate::support::{connect, serve};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
@@ -171,20 +175,46 @@ fn frames(stream: TcpStream) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
-#[test]
-fn who_makes_us_reset_streams_without_end_is_sent_away() {
+/// A stream's first frame, which is wrong in a way that is the stream's own error, or is not.
+fn headers(stream: u32, is_fine: bool) -> Vec<u8> {
     const HEADERS: u8 = 1;
+    // POST http /, and a header that HTTP/2 does not have.
+    let block: &[u8] =
+        if is_fine { b"\x83\x86\x84" } else { b"\x83\x86\x84\x00\x0aconnection\x01x" };
+    frame(HEADERS, 4, stream, block)
+}
+
+#[test]
+fn who_resets_streams_or_makes_us_do_it_without_end_is_sent_away() {
+    const RESET: u8 = 3;
     const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
     let server = Serving::start(HAOKA);
-    let mut bytes = [PREFACE, &frame(4, 0, 0, &[])].concat();
-    for call in 0..2000 {
-        let stream = call * 2 + 1;
-        // POST http /, and a header that HTTP/2 does not have, which is a stream's error.
-        bytes.extend(frame(HEADERS, 4, stream, b"\x83\x86\x84\x00\x0aconnection\x01x"));
+    for by_peer in [false, true] {
+        let mut bytes = [PREFACE, &frame(4, 0, 0, &[])].concat();
+        for call in 0..2000 {
+            let stream = call * 2 + 1;
+            bytes.extend(headers(stream, by_peer));
+            if by_peer {
+                bytes.extend(frame(RESET, 0, stream, &[0, 0, 0, 8]));
+            }
+        }
+        let stream = say(server.address, &bytes);
+        let last = frames(stream).into_iter().rfind(|(kind, _)| *kind == GOAWAY);
+        let (_, payload) = last.expect("a GOAWAY");
+        assert_eq!(payload[4..8], ENHANCE_YOUR_CALM, "by the peer: {by_peer}");
     }
-    let stream = say(server.address, &bytes);
-    let last = frames(stream).into_iter().rfind(|(kind, _)| *kind == GOAWAY);
-    let (_, payload) = last.expect("a GOAWAY");
-    assert_eq!(payload[4..8], ENHANCE_YOUR_CALM);
+}
+
+/// Begins as HTTP/2 wants it, and answers nothing from then on.
+#[tokio::test(start_paused = true)]
+async fn who_answers_no_keepalive_is_left() {
+    let address = serve(Routes::default(), CancellationToken::new()).await;
+    let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    silent.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
+    let begin = Instant::now();
+    // Time is paused: it passes once nothing else can.
+    silent.read_to_end(&mut Vec::new()).await.unwrap();
+    let open = begin.elapsed();
+    assert!((80..120).contains(&open.as_secs()), "{open:?}; its age would be an hour");
 }

@@ -1,8 +1,5 @@
 //! TLS on the callers' listener: who is let in, with what, and certificates that are swapped.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +16,7 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 use super::{ask, closes, say};
 use crate::authority::{Authority, BOTH, Pair, channel, client, settings};
 use crate::child::{PATIENCE, Serving};
+use crate::mounted::Mounted;
 use crate::support::sandbox_at;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
@@ -103,15 +101,9 @@ async fn sessions_are_resumed_only_without_certificates_of_callers() {
     }
 }
 
-/// Swaps the files of a folder as Kubernetes does: a link to another folder takes the place of the
-/// one before.
-fn swap(folder: &Path, generation: u32, certificate: &str, key: &str) {
-    let data = folder.join(format!("..{generation}"));
-    fs::create_dir(&data).unwrap();
-    fs::write(data.join("tls.crt"), certificate).unwrap();
-    fs::write(data.join("tls.key"), key).unwrap();
-    symlink(&data, folder.join("..new")).unwrap();
-    fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
+/// The files of a folder with this certificate and key.
+fn files<'a>(certificate: &'a Pair, key: &'a Pair) -> [(&'static str, &'a str); 2] {
+    [("tls.crt", &certificate.certificate), ("tls.key", &key.key)]
 }
 
 /// Which certificate a new handshake is shown.
@@ -127,15 +119,11 @@ fn der(pair: &Pair) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
-    let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let pairs: Vec<Pair> = (0..3).map(|_| authority.issue(&["localhost"])).collect();
-    swap(folder.path(), 0, &pairs[0].certificate, &pairs[0].key);
-    for file in ["tls.crt", "tls.key"] {
-        symlink(Path::new("..data").join(file), folder.path().join(file)).unwrap();
-    }
+    let mounted = Mounted::new(&files(&pairs[0], &pairs[0]));
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
-    let config = format!("{}{}", settings(folder.path(), None), sandbox.accounts());
+    let config = format!("{}{}", settings(mounted.folder(), None), sandbox.accounts());
     let config = format!("server.max_connection_age = \"1s\"\n{config}");
     let mut server = Serving::start(&config);
     let done = Arc::new(AtomicBool::new(false));
@@ -152,17 +140,17 @@ async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
     }
     assert_eq!(shown(&server, &authority).await, der(&pairs[0]));
 
-    swap(folder.path(), 1, &pairs[1].certificate, &pairs[1].key);
+    mounted.swap(&files(&pairs[1], &pairs[1]));
     server.child.err.with("files have changed and are in use");
     assert_eq!(shown(&server, &authority).await, der(&pairs[1]));
 
     // A key of another certificate.
-    swap(folder.path(), 2, &pairs[2].certificate, &pairs[1].key);
+    mounted.swap(&files(&pairs[2], &pairs[1]));
     let line = server.child.err.with("files have changed and are unfit");
     assert!(line.contains("key_file: is not the key of cert_file"), "{line}");
     assert_eq!(shown(&server, &authority).await, der(&pairs[1]), "the old pair is used on");
 
-    swap(folder.path(), 3, &pairs[2].certificate, &pairs[2].key);
+    mounted.swap(&files(&pairs[2], &pairs[2]));
     server.child.err.with("files have changed and are in use");
     assert_eq!(shown(&server, &authority).await, der(&pairs[2]));
 

@@ -1,0 +1,31 @@
+//! Numbers that nobody can foresee well enough to walk in step with us: for pauses that are to be
+//! spread and names that are to differ. They keep no secret. Anyone may use it.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+/// Any number: random, by the standard library's own random keys.
+#[must_use]
+pub fn number() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Any number from 0 to 1.
+#[must_use]
+pub fn fraction() -> f64 {
+    u32::try_from(number() >> u32::BITS).map_or(1.0, |half| f64::from(half) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_spread() {
+        let fractions: Vec<_> = (0..1000).map(|_| fraction()).collect();
+        for tenth in 0..10 {
+            let [from, to] = [tenth, tenth + 1].map(|n| f64::from(n) / 10.0);
+            let count = fractions.iter().filter(|number| (from..to).contains(*number)).count();
+            assert!((40..=200).contains(&count), "{count} of 1000 from {from} to {to}");
+        }
+    }
+}

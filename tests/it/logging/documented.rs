@@ -1,0 +1,84 @@
+//! Every line that the code may write, but for those about calls, is in the document with its
+//! fields, and nothing else is.
+
+use super::DOCUMENTED;
+use crate::house::source::sources;
+
+/// Something that is logged.
+struct Event {
+    place: String,
+    message: String,
+    fields: Vec<String>,
+}
+
+/// The events of the sources whose message is written out.
+fn events() -> Vec<Event> {
+    let mut events = Vec::new();
+    for file in sources("src") {
+        for level in ["debug", "info", "warn", "error"] {
+            for rest in after(file.without_tests(), &format!("tracing::{level}!(")) {
+                let Some((fields, message)) = rest.split_once('"') else { continue };
+                let message = message.split('"').next().unwrap();
+                // The macro about calls hands its fields on, and a warning of the configuration
+                // its text. The sandbox is for tests.
+                if fields.contains('$') || message.contains('{') || file.room() == "sandbox" {
+                    continue;
+                }
+                let message = message.split("\\\n").map(str::trim_start).collect();
+                let fields = fields.split(',').filter_map(field).collect();
+                events.push(Event { place: file.name.clone(), message, fields });
+            }
+        }
+    }
+    events
+}
+
+/// What follows each place where the text has that.
+fn after<'a>(text: &'a str, what: &str) -> Vec<&'a str> {
+    text.match_indices(what).map(|(at, what)| &text[at + what.len()..]).collect()
+}
+
+/// The name in `name`, `%name` and `name = value`.
+fn field(text: &str) -> Option<String> {
+    let name = text.split('=').next().unwrap().trim().trim_start_matches(['%', '?']);
+    let name = name.rsplit('.').next().unwrap();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// A row of the document's table of lines: what their messages begin with, and all its text.
+fn rows() -> Vec<(Vec<&'static str>, &'static str)> {
+    let (_, table) = DOCUMENTED.split_once("## What else is logged").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let (first, rest) = row[2..].split_once(" | ").unwrap();
+        (first.split('`').skip(1).step_by(2).collect(), rest)
+    })
+    .collect()
+}
+
+#[test]
+fn every_line_is_in_the_document_with_its_fields() {
+    let (events, rows) = (events(), rows());
+    assert!(events.len() > 30, "the events were not found");
+    let mut wrong = Vec::new();
+    for Event { place, message, fields } in &events {
+        let row =
+            rows.iter().find(|(begins, _)| begins.iter().any(|text| message.starts_with(text)));
+        match row {
+            None => wrong.push(format!("{place}: {message:?} is in no row")),
+            Some((_, rest)) => wrong.extend(
+                fields
+                    .iter()
+                    .filter(|field| !rest.contains(&format!("`{field}`")))
+                    .map(|field| format!("{place}: {message:?} has {field}, its row has not")),
+            ),
+        }
+    }
+    for text in rows.iter().flat_map(|(begins, _)| begins) {
+        if !events.iter().any(|event| event.message.starts_with(text)) {
+            wrong.push(format!("nothing begins with {text:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

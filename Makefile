@@ -2,8 +2,8 @@
 # where it is missing: as root with apt, the Python tools into target/.
 
 lint_bin := target/venv/lint/bin
-python_sources := clients/python scripts
-shell_sources := .ci/run scripts/install scripts/test
+python_sources := clients/python deploy scripts
+shell_sources := .ci/run deploy/trial-secrets scripts/install scripts/test
 
 .PHONY: run test lint bench fmt image
 

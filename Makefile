@@ -2,8 +2,8 @@
 # thing only where it is missing: as root with apt, the tools into target/.
 
 lint_bin := target/venv/lint/bin
-python_sources := clients/python scripts
-shell_sources := .ci/run scripts/fuzz scripts/install scripts/test
+python_sources := clients/python deploy scripts
+shell_sources := .ci/run deploy/trial-secrets scripts/fuzz scripts/install scripts/test
 
 # The fuzz targets as cargo-fuzz builds them, but without libFuzzer and the sanitizer, which need a C++
 # compiler and RUSTC_BOOTSTRAP. Where a platform is named, the flags are not for what the build runs.

@@ -7,6 +7,7 @@ reflection, with the libraries that a Python caller would use and nothing of our
 import concurrent.futures
 import dataclasses
 import datetime
+import json
 import os
 import pathlib
 import subprocess
@@ -31,6 +32,7 @@ WECHAT, DINGSHANG, HAOKA = pb.PROVIDER_WECHAT, pb.PROVIDER_DINGSHANG, pb.PROVIDE
 NAMES = {WECHAT: "wechat", DINGSHANG: "dingshang", HAOKA: "haoka"}
 SERVICE = "orderquery.v1.OrderService"
 MACHINE = "16327129"
+CLIENTS = pathlib.Path(__file__).parents[1]
 
 # The sandbox's ids.
 WECHAT_PAID = "DD2981741311549200000"
@@ -343,6 +345,36 @@ def test_no_call_is_lost_when_connections_are_of_age(tmp_path):
             concurrent.futures.ThreadPoolExecutor() as pool:
         for call in [pool.submit(caller, server.address) for _ in range(8)]:
             call.result()
+
+
+# What callers are told to use. deploy/test_deploy.py has what it does where there are replicas.
+SERVICE_CONFIG = [("grpc.service_config", (CLIENTS / "service-config.json").read_text()),
+                  ("grpc.enable_http_proxy", 0)]
+
+
+def calls(server: Server) -> list[dict]:
+    """The log's lines of calls."""
+    entries = [json.loads(line) for line in list(server.log)]
+    return [entry for entry in entries if entry["target"] == "order_query::grpc::record"]
+
+
+@pytest.mark.parametrize("order, code, attempts", [
+    ("fault-503", Code.UNAVAILABLE, 3),
+    ("error-frequent", Code.RESOURCE_EXHAUSTED, 1),
+    ("fault-types", Code.INTERNAL, 1),
+])
+def test_the_service_config_repeats_what_was_unavailable_and_nothing_else(
+        server, order, code, attempts):
+    with grpc.insecure_channel(server.address, options=SERVICE_CONFIG) as channel:
+        stub = order_service_pb2_grpc.OrderServiceStub(channel)
+        error = failure(stub.GetOrder, pb.GetOrderRequest(provider=HAOKA, id=order), timeout=20)
+        assert error.code() == code
+        # One that is answered, so that the lines of those before it are in the log.
+        stub.GetOrder(pb.GetOrderRequest(provider=WECHAT, id=WECHAT_PAID), timeout=20)
+    # The log is read by a thread of its own, to the end of the server.
+    while "OK" not in (codes := [call["code"] for call in calls(server)]):
+        time.sleep(0.01)
+    assert codes == [code.name] * attempts + ["OK"]
 
 
 def test_a_batch_has_a_result_for_each_order(orders):

@@ -37,8 +37,8 @@ use crate::pb::{
 };
 use crate::peer::Peer;
 
-/// The largest request that is read, in bytes.
-const REQUEST_LIMIT: usize = 64 * 1024;
+/// The largest request that is read, in bytes; `app` holds the other services to it, too.
+pub const REQUEST_LIMIT: usize = 64 * 1024;
 
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;

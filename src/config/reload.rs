@@ -2,7 +2,8 @@
 //! while the server runs. `app` looks for changes; whoever reads a file with
 //! [`Section::watch`](super::Section::watch) says what becomes of the new contents.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::section::read_file;
 
@@ -45,7 +46,7 @@ impl Reload {
     /// are compared, not times: Kubernetes swaps a link to a folder.
     pub fn check(&mut self) -> Option<Reloaded> {
         let now: Result<Vec<String>, String> =
-            self.files.iter().map(|file| read_file(file, self.limit)).collect();
+            self.files.iter().map(|file| read_again(file, self.limit)).collect();
         if now == self.last {
             return None;
         }
@@ -55,5 +56,16 @@ impl Reload {
         };
         self.last = now;
         Some(Reloaded { path: self.path.clone(), outcome })
+    }
+}
+
+/// The text of a file. A pipe that has come in its place is not opened: that would wait for who
+/// writes to it, and all other files would not be looked at any more.
+fn read_again(path: &Path, limit: u64) -> Result<String, String> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(format!("{} is not a regular file", path.display()))
+        }
+        _ => read_file(path, limit),
     }
 }

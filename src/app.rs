@@ -134,13 +134,15 @@ impl App {
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
+        // Whoever can connect may ask it, so what it takes is as little as a caller's.
+        let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let admin = Terms {
-            routes: Routes::new(health.service()),
+            routes: Routes::new(bounded_health()),
             tls: None,
             limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
             stopping: stopping.clone(),
         };
-        let mut routes = Routes::new(health.service()).add_service(grpc::service(
+        let mut routes = Routes::new(bounded_health()).add_service(grpc::service(
             orders.clone(),
             callers,
             &config.server,
@@ -253,5 +255,7 @@ fn add_reflection(routes: Routes) -> io::Result<Routes> {
     };
     let v1 = builder().build_v1().map_err(io::Error::other)?;
     let v1alpha = builder().build_v1alpha().map_err(io::Error::other)?;
-    Ok(routes.add_service(v1).add_service(v1alpha))
+    let limit = grpc::REQUEST_LIMIT;
+    let v1 = v1.max_decoding_message_size(limit);
+    Ok(routes.add_service(v1).add_service(v1alpha.max_decoding_message_size(limit)))
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream;
+use prost::Message as _;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ use self::deadline::{Deadline, out_of_time};
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
-use crate::orders::{Caller, Orders, Watching};
+use crate::orders::{Answer, Caller, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
@@ -37,11 +38,15 @@ use crate::pb::{
 };
 use crate::peer::Peer;
 
-/// The largest request that is read, in bytes.
-const REQUEST_LIMIT: usize = 64 * 1024;
+/// The largest request that is read, in bytes; `app` holds the other services to it, too.
+pub const REQUEST_LIMIT: usize = 64 * 1024;
 
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;
+
+/// The largest answer to a batch, in bytes: the most that gRPC's clients read unless they are told
+/// otherwise.
+const BATCH_ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// The service, ready for a listener: it answers who may ask. No call but a watch takes longer than
 /// `request_timeout`; a watch ends with its connection. What is over `max_in_flight` and
@@ -157,6 +162,14 @@ impl Service {
             }
         }
         record.counts(Counts { orders: outcomes.len(), failed });
+        let size = |outcome: &Result<Answer, Error>| {
+            outcome.as_ref().map_or(0, |answer| answer.response.encoded_len())
+        };
+        let sizes: Vec<usize> = outcomes.iter().map(size).collect();
+        if places.iter().filter_map(|place| sizes.get(*place)).sum::<usize>() > BATCH_ANSWER_LIMIT {
+            let message = "the answer would be larger than 4 MiB; ask for fewer orders at a time";
+            return Err(Error::invalid("orders", message));
+        }
         let results = places.iter().filter_map(|place| {
             // Every place is one of a distinct order.
             let result = match outcomes.get(*place)? {

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, registry};
 
 use self::queue::Queue;
+pub(crate) use self::queue::is_harmful;
 use crate::config::{LogFormat, Telemetry};
 
 /// How long the end waits for lines that nobody reads.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
+use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
@@ -19,8 +20,12 @@ use super::{Failure, sheet};
 use crate::config::{Secret, read_file, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
-/// How long connecting may take.
+/// How long connecting may take, a TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a server that is waited for is asked whether it lives, and how long it has to answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Holds this caller's token, where no file does.
 const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
@@ -154,7 +159,10 @@ pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<Channel, F
         }
         Failure::Failed(text)
     };
-    let timed = endpoint.clone().connect_timeout(CONNECT_TIMEOUT);
+    let timed = endpoint
+        .clone()
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let ready = match endpoint.uri().scheme_str() {
         Some("https") => timed.tls_config(tls.config()?).map_err(cannot)?,
         Some("http") if tls.is_set() => {
@@ -163,7 +171,14 @@ pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<Channel, F
         Some("http") => timed,
         _ => return failed("--endpoint must begin with http:// or https://"),
     };
-    ready.connect().await.map_err(cannot)
+    // The endpoint's own time for connecting ends before the TLS handshake.
+    timeout(CONNECT_TIMEOUT, ready.connect()).await.map_or_else(
+        |_elapsed| {
+            let uri = endpoint.uri();
+            failed(&format!("cannot connect to {uri}: no answer within {CONNECT_TIMEOUT:?}"))
+        },
+        |connected| connected.map_err(cannot),
+    )
 }
 
 /// What a failed call says, for people: the reason, what happened and what to do, and the

@@ -11,6 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::client::{Tls, connect};
+use super::sheet::plain;
 use super::{Failure, print};
 
 /// Probes are asked every few seconds: an answer that takes longer is none.
@@ -39,7 +40,7 @@ impl Health {
         let status = match answer {
             Err(_elapsed) => return Err(Failure::Failed(format!("no answer within {TIMEOUT:?}"))),
             Ok(Err(status)) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,
-            Ok(Err(status)) => return Err(Failure::Failed(status.message().to_owned())),
+            Ok(Err(status)) => return Err(Failure::Failed(plain(status.message()))),
             Ok(Ok(response)) => response.get_ref().status(),
         };
         print(status.as_str_name())?;

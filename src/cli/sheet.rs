@@ -9,6 +9,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::pb::{self, GetOrderResponse, Money, Order, OrderItem};
+use crate::telemetry::is_harmful;
 
 /// How wide the names of the lines are.
 const NAME_WIDTH: usize = 18;
@@ -167,9 +168,9 @@ fn time(time: Option<Timestamp>) -> String {
     }
 }
 
-/// The text without what could steer a terminal: it comes from vendors.
+/// The text without what could steer a terminal: it comes from vendors and servers.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! while the server runs. `app` looks for changes; whoever reads a file with
 //! [`Section::watch`](super::Section::watch) says what becomes of the new contents.
 
+use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::section::read_file;
 
@@ -49,7 +50,7 @@ impl Reload {
     /// are compared, not times: Kubernetes swaps a link to a folder.
     pub fn check(&mut self) -> Option<Reloaded> {
         let texts: Result<Vec<String>, String> =
-            self.files.iter().map(|file| read_file(file, self.limit)).collect();
+            self.files.iter().map(|file| read_again(file, self.limit)).collect();
         let now = texts.as_ref().map(|texts| self.hashes.hash_one(texts)).map_err(Clone::clone);
         if now == self.last {
             return None;
@@ -57,5 +58,16 @@ impl Reload {
         self.last = now;
         let outcome = texts.and_then(|texts| (self.take)(&texts));
         Some(Reloaded { path: self.path.clone(), outcome })
+    }
+}
+
+/// The text of a file. A pipe that has come in its place is not opened: that would wait for who
+/// writes to it, and all other files would not be looked at any more.
+fn read_again(path: &Path, limit: u64) -> Result<String, String> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(format!("{} is not a regular file", path.display()))
+        }
+        _ => read_file(path, limit),
     }
 }

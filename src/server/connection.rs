@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::body::Body;
 use tower::ServiceExt as _;
 
 use super::Terms;
@@ -77,6 +78,8 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         request.extensions_mut().insert(peer.clone());
         request
     });
+    let patience = terms.limits.longest_call + ANSWER_GRACE;
+    let routes = routes.map_future(move |answer| within(patience, answer));
     let stream = Io::new(stream, deadline);
     let begun = stream.begun();
     let mut connection = pin!(
@@ -106,10 +109,23 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     leaving.cancel();
     // By then everything is answered; whoever does not read the answers is not waited for.
-    match timeout(terms.limits.longest_call + ANSWER_GRACE, connection).await {
+    match timeout(patience, connection).await {
         Ok(ended) => note(ended),
         Err(_elapsed) => tracing::debug!("a connection of age was cut: its peer does not read"),
     }
+}
+
+/// The answer, or that there was none in time: services wait for a request's message for as long as
+/// it does not come.
+async fn within<E>(
+    patience: Duration,
+    answer: impl Future<Output = Result<Response<Body>, E>>,
+) -> Result<Response<Body>, E> {
+    timeout(patience, answer).await.unwrap_or_else(|_elapsed| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        Ok(response)
+    })
 }
 
 fn note(ended: hyper::Result<()>) {

@@ -107,7 +107,7 @@ fn harmless(line: &str) -> String {
 }
 
 /// Control characters, what ends a line for some readers, and what turns the direction of text.
-fn is_harmful(c: char) -> bool {
+pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

@@ -8,7 +8,7 @@ use order_query::sandbox::Vendor;
 use tonic::Code;
 
 use crate::rules::Field;
-use crate::support::Failed;
+use crate::support::{Failed, Scripted, Server};
 
 fn order(provider: Provider, id: &str) -> OrderRef {
     OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() }
@@ -99,4 +99,36 @@ async fn the_deadline_is_over_all_and_what_came_in_time_is_told() {
     let results = client.batch_get_orders(request).await.unwrap().into_inner().results;
     assert!(matches!(results[0].result, Some(Outcome::Found(_))));
     assert_eq!(error(&results[1]).reason(), ErrorReason::DeadlineExceeded);
+}
+
+/// More than gRPC's clients read.
+#[tokio::test]
+async fn a_batch_whose_answer_would_be_larger_than_4_mib_is_refused() {
+    let vendor = Scripted::start().await;
+    let server = Server::start(&format!(
+        "[accounts.d]\nprovider = \"dingshang\"\nbase_url = \"http://{}\"\napp_id = \"d\"\n\
+         app_secret = \"s\"\nmachine_no = \"16327129\"\nfreshness = \"1h\"\n",
+        vendor.address
+    ))
+    .await;
+    let record = r#"{"id":70,"product_id":121,"quantity":1,"price":"2.50","status":"WAITING_PICKED_UP","notify_sent":"0"}"#;
+    let records = vec![record; 1000].join(",");
+    vendor.answers(
+        200,
+        format!(
+            r#"{{"code":0,"message":"ok","data":{{"order_id":54,"trade_id":"t","date":"2024-04-26","amount":"2.50","status":"SUCCESS","records":[{records}]}}}}"#
+        ),
+    );
+    let batch = async |count| {
+        let orders = vec![order(Provider::Dingshang, "54"); count];
+        let request = BatchGetOrdersRequest { orders, max_age: None };
+        let client = server.client.clone().max_decoding_message_size(usize::MAX);
+        let answer = { client }.batch_get_orders(request).await;
+        answer.map(|answer| answer.into_inner().results).map_err(|status| Failed::from(&status))
+    };
+    let results = batch(10).await.unwrap();
+    assert!(results.iter().all(|result| matches!(result.result, Some(Outcome::Found(_)))));
+    let failed = batch(100).await.unwrap_err();
+    assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("orders")));
+    assert!(failed.message.contains("4 MiB"), "{}", failed.message);
 }

@@ -6,6 +6,11 @@ use std::process::Stdio;
 use order_query::pb::DESCRIPTORS;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::child::{Child, Serving, command, run, write};
 
@@ -275,4 +280,55 @@ fn the_sandbox_prints_accounts_that_check_accepts_and_serve_uses() {
     let exposed = run(["sandbox", "--listen", "0.0.0.0:0"]);
     assert_eq!((exposed.code, exposed.out.as_str()), (Some(1), ""));
     assert!(exposed.err.contains("loopback addresses only"), "{}", exposed.err);
+}
+
+/// A server of somebody else's, that fails in words which a terminal obeys.
+struct Hostile;
+
+#[tonic::async_trait]
+impl health_server::Health for Hostile {
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        Err(Status::unknown("\u{1b}[31mno\r\nerror: \u{202e}yes\u{9b}"))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_says_does_not_steer_the_terminal() {
+    let routes = Routes::new(health_server::HealthServer::new(Hostile));
+    let address = crate::support::serve(routes, CancellationToken::new()).await;
+    let failed = run(["health", "--endpoint", &format!("http://{address}")]);
+    assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""));
+    assert_eq!(failed.err, "error: \u{fffd}[31mno\u{fffd}\u{fffd}error: \u{fffd}yes\u{fffd}\n");
+}
+
+#[test]
+fn a_server_that_says_nothing_is_not_waited_for_without_end() {
+    // Its connections are made, and nobody is there.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let encrypted = format!("https://{address}");
+    let plain = format!("http://{address}");
+    let asks = |arguments: &[&str]| Child::start(command(arguments));
+    let children = [
+        (asks(&["health", "--endpoint", &encrypted]), "cannot connect to https://"),
+        (asks(&["get", "haoka", "1", "--endpoint", &encrypted]), "cannot connect to https://"),
+        (asks(&["watch", "haoka", "1", "--endpoint", &plain]), "error: "),
+    ];
+    for (child, text) in children {
+        let failed = child.end();
+        assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""), "{failed:?}");
+        assert!(failed.err.contains(text), "{}", failed.err);
+    }
 }

@@ -2,10 +2,15 @@
 //! `binary/settings.rs`, where a test has an environment of its own.
 
 use std::fs;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use super::{HAOKA, problems_in};
+use crate::child::PATIENCE;
 use crate::played::{Played, answer};
 use crate::support::Server;
+use order_query::config::Section;
 use order_query::pb::Provider;
 
 /// Which account the vendor sees tells which text the secret is: `user_id` cannot, the signature
@@ -103,4 +108,27 @@ fn a_secret_has_three_forms_and_no_other() {
     }
     // What every machine sets.
     assert_eq!(problems_in(directory.path(), &HAOKA.replace("\"s\"", "{ env = \"PATH\" }")), []);
+}
+
+/// Reading a pipe waits for who writes to it, and with it would wait all files that are rotated.
+#[test]
+fn a_pipe_that_takes_a_files_place_is_unfit_and_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret");
+    fs::write(&path, "word").unwrap();
+    let text = "token = { file = \"secret\" }";
+    let mut section = Section::parse(text, directory.path()).unwrap();
+    section.secret_into("token", |_| Ok(())).unwrap();
+    let mut reload = section.reloads().remove(0);
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let checks = [reload.check(), reload.check()];
+        tell.send(checks).unwrap();
+    });
+    let [first, second] = told.recv_timeout(PATIENCE).expect("the pipe is waited for");
+    let problem = first.unwrap().outcome.unwrap_err();
+    assert!(problem.ends_with("secret is not a regular file"), "{problem}");
+    assert_eq!(second, None, "it is told once");
 }

@@ -14,11 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use super::{closes, knock, say};
 use crate::authority::Authority;
 use crate::child::{self, Child, PATIENCE, Serving};
-use crate::support::{connect, serve};
+use crate::support::{connect, raw, serve};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
@@ -217,4 +220,38 @@ async fn who_answers_no_keepalive_is_left() {
     silent.read_to_end(&mut Vec::new()).await.unwrap();
     let open = begin.elapsed();
     assert!((80..120).contains(&open.as_secs()), "{open:?}; its age would be an hour");
+}
+
+/// Nobody has to say who they are to ask for health or for reflection, so what they may take is
+/// bounded like a call.
+#[tokio::test]
+async fn a_question_of_anyone_is_small_and_whole_in_time() {
+    let server = Serving::start(&format!(
+        "server.request_timeout = \"100ms\"\nserver.reflection = true\n{HAOKA}"
+    ));
+    let grpc = [("content-type", "application/grpc")];
+    for address in [server.address, server.admin_address] {
+        let ask = async |method: &str, body| {
+            let path = format!("/grpc.health.v1.Health/{method}");
+            let answer = raw(address, &path, &grpc, body);
+            tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time")
+        };
+        // The length that a message begins with.
+        let too_large = [&[0][..], &(64 * 1024 + 1_u32).to_be_bytes()].concat();
+        for method in ["Check", "Watch"] {
+            let refused = ask(method, Some(too_large.clone())).await;
+            assert_eq!(refused.headers()["grpc-status"], "11", "{method}: OUT_OF_RANGE");
+            assert_eq!(ask(method, None).await.status(), 408, "{method}");
+        }
+    }
+    let mut client = ServerReflectionClient::new(connect(server.address).await)
+        .max_encoding_message_size(1024 * 1024);
+    let mut answers = async |host: usize| {
+        let message_request = Some(MessageRequest::ListServices(String::new()));
+        let request = ServerReflectionRequest { host: "x".repeat(host), message_request };
+        let answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
+        answers.into_inner().message().await.is_ok_and(|answer| answer.is_some())
+    };
+    assert!(answers(64 * 1000).await);
+    assert!(!answers(64 * 1024).await);
 }

@@ -22,7 +22,7 @@ const LIMIT_CEILING: u32 = 10_000;
 
 /// How many calls an account may have under way at one time, and at most.
 const MAX_CONCURRENCY: usize = 64;
-const CONCURRENCY_CEILING: usize = 1000;
+const CONCURRENCY_CEILING: u32 = 1000;
 
 /// One configured account.
 pub struct Account {
@@ -273,10 +273,6 @@ fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> 
 
 /// How many calls may be under way at one time.
 fn concurrency(section: &mut Section) -> usize {
-    const KEY: &str = "max_concurrency";
-    let given = section.take::<u32>(KEY).map(|given| usize::try_from(given).unwrap_or(usize::MAX));
-    if given.is_some_and(|given| !(1..=CONCURRENCY_CEILING).contains(&given)) {
-        section.problem(KEY, format!("must be between 1 and {CONCURRENCY_CEILING}"));
-    }
-    given.unwrap_or(MAX_CONCURRENCY)
+    let given = section.count("max_concurrency", 1..=CONCURRENCY_CEILING);
+    given.and_then(|given| usize::try_from(given).ok()).unwrap_or(MAX_CONCURRENCY)
 }

@@ -2,8 +2,8 @@
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
 //! → `orders` → {`providers`, `store`} → {`outbound`, `error`, `clock`, `pb`}; `config` knows no
-//! other part, and each part reads its own settings with it; `random` and `peer` know no other
-//! either. A test keeps it so (`tests/it/house.rs`).
+//! other part, and each part reads its own settings with it; `random`, `peer` and `metrics` know no
+//! other either. A test keeps it so (`tests/it/house.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
 //! and answers from the `store` what is young enough; else it joins the call that is under way for
@@ -18,6 +18,7 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod health;
+pub mod metrics;
 pub mod orders;
 pub mod outbound;
 pub mod pb;

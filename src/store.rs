@@ -9,6 +9,7 @@ mod file;
 mod leases;
 mod ledger;
 mod memory;
+mod observed;
 mod redis;
 mod slots;
 
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 
 pub use self::file::File;
 pub use self::memory::Memory;
+use self::observed::Observed;
 pub use self::redis::Redis;
 #[cfg(fuzzing)]
 pub use self::redis::fuzzing;
@@ -39,7 +41,7 @@ pub trait Store: TokenStore {
     /// What is known of an order without any input or output; perhaps not the latest.
     fn glance(&self, order: &str, window: Option<&str>) -> Option<Known>;
 
-    /// What is known of an order. `window` is the order's own limit, where it has one: see
+    /// What is known of an order. `window` is a limit, such as the order's own: see
     /// [`Known::spent`].
     async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error>;
 
@@ -78,7 +80,7 @@ pub trait Store: TokenStore {
 pub struct Known {
     /// Its last state; `account` is empty.
     pub state: Option<Order>,
-    /// When each slot that is taken in the order's own window is free again, earliest first.
+    /// When each slot that is taken in the window is free again, earliest first.
     pub spent: Vec<SystemTime>,
 }
 
@@ -123,11 +125,12 @@ pub enum Take {
 /// # Errors
 /// Why it cannot be opened, and what to do.
 pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
-    match store {
-        config::Store::Memory => Ok(Arc::new(Memory::new(Arc::clone(clock)))),
-        config::Store::Redis(url) => Ok(Arc::new(Redis::open(url.expose(), Arc::clone(clock))?)),
-        config::Store::File(path) => Ok(Arc::new(File::open(path, Arc::clone(clock))?)),
-    }
+    let clock = Arc::clone(clock);
+    Ok(match store {
+        config::Store::Memory => Arc::new(Observed(Memory::new(clock))),
+        config::Store::Redis(url) => Arc::new(Observed(Redis::open(url.expose(), clock)?)),
+        config::Store::File(path) => Arc::new(Observed(File::open(path, clock)?)),
+    })
 }
 
 /// Whether the store can be meant, without opening it.

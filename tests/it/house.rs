@@ -28,25 +28,27 @@ const ARROWS: &[(&str, &[&str])] = &[
             "error",
             "clock",
             "pb",
+            "metrics",
             "config",
         ],
     ),
-    ("server", &["peer", "random", "config"]),
-    ("grpc", &["orders", "peer", "error", "clock", "pb", "config"]),
+    ("server", &["peer", "random", "metrics", "config"]),
+    ("grpc", &["orders", "peer", "error", "clock", "pb", "metrics", "config"]),
     ("health", &["orders", "peer", "error", "clock", "pb", "config"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["metrics", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
-    ("orders", &["providers", "store", "error", "clock", "pb", "random", "config"]),
+    ("orders", &["providers", "store", "error", "clock", "pb", "random", "metrics", "config"]),
     // It implements a trait of the vendors'.
-    ("store", &["providers", "error", "clock", "pb", "random", "config"]),
-    ("providers", &["outbound", "error", "clock", "pb", "random", "config"]),
-    ("outbound", &["error", "clock", "pb", "config"]),
+    ("store", &["providers", "error", "clock", "pb", "random", "metrics", "config"]),
+    ("providers", &["outbound", "error", "clock", "pb", "random", "metrics", "config"]),
+    ("outbound", &["error", "clock", "pb", "metrics", "config"]),
     ("error", &["pb", "config"]),
     ("clock", &[]),
     ("pb", &[]),
     ("peer", &[]),
     ("random", &[]),
+    ("metrics", &[]),
     ("config", &[]),
 ];
 
@@ -73,6 +75,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("base64", &["providers", "sandbox"]),
     ("ring", &["grpc", "server"]),
     ("subtle", &["grpc"]),
+    ("prometheus", &["metrics"]),
 ];
 
 #[test]

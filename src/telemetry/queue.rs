@@ -9,6 +9,8 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::metrics::LOG_LINES_LOST;
+
 /// The most that may wait, in bytes: some thousand lines.
 const LIMIT: usize = 1024 * 1024;
 
@@ -63,6 +65,7 @@ impl Queue {
             let _ = out.write_all(&batch);
             batch.clear();
             if lost > 0 {
+                LOG_LINES_LOST.add([], lost);
                 tracing::warn!(lost, "log lines were lost, because nobody read them in time");
             }
             self.lock().writing = false;

@@ -43,6 +43,8 @@ impl Queue {
         let mut state = self.lock();
         if state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
+            // At once: the line that tells of it waits as well.
+            LOG_LINES_LOST.add([], 1);
         } else {
             state.waiting.extend_from_slice(line.as_bytes());
         }
@@ -65,7 +67,6 @@ impl Queue {
             let _ = out.write_all(&batch);
             batch.clear();
             if lost > 0 {
-                LOG_LINES_LOST.add([], lost);
                 tracing::warn!(lost, "log lines were lost, because nobody read them in time");
             }
             self.lock().writing = false;

@@ -7,6 +7,7 @@ mod caller;
 mod calls;
 mod flights;
 mod freshness;
+mod proof;
 mod question;
 mod quota;
 mod retry;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accounts::{Account, Accounts};
 pub use caller::Caller;
+pub use proof::{Finding, Shared, Verdict};
 pub use watch::Watching;
 
 use self::calls::Turn;

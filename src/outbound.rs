@@ -13,8 +13,10 @@ use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{io, iter};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::tls::TlsInfo;
 use reqwest::{Certificate, Method, Proxy, Url};
 
 use crate::clock::Clock;
@@ -64,6 +66,8 @@ pub enum Body<'a> {
     /// None.
     #[default]
     Empty,
+    /// None, and the method is POST all the same.
+    EmptyPost,
     /// `application/json`
     Json(String),
     /// `application/x-www-form-urlencoded`
@@ -78,8 +82,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// When the request was sent, by our clock.
     pub sent: SystemTime,
-    /// The answer's `Date`.
-    pub date: Option<SystemTime>,
+    /// How many seconds the vendor's clock is ahead of ours, as far as the answer's `Date` tells;
+    /// less than 0 where it is behind. A `Date` has whole seconds, so this may be one off.
+    pub clock_difference: Option<i64>,
+    tls: Option<TlsInfo>,
     status: u16,
     retry_after: Option<Duration>,
 }
@@ -147,6 +153,9 @@ impl Client {
             return Ok(answer);
         }
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
+        let date = header_date(response.headers(), DATE.as_str());
+        let clock_difference = date.map(|date| self.ahead(date, sent));
+        let tls = response.extensions_mut().remove();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(error))? {
             if body.len() + chunk.len() > BODY_LIMIT {
@@ -154,9 +163,21 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        let date = header_date(response.headers(), DATE.as_str());
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
-        Ok(Answer { body, sent, date, status: response.status().as_u16(), retry_after })
+        let status = response.status().as_u16();
+        Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
+    }
+
+    /// How many seconds a clock is ahead of the machine's that wrote `date` between `sent`, a time
+    /// of our own, and now: 0 where ours showed the same at some time in between.
+    fn ahead(&self, date: SystemTime, sent: SystemTime) -> i64 {
+        let now = self.clock.wall();
+        let sent = now - self.clock.now().duration_since(sent).unwrap_or_default();
+        let seconds = |from: SystemTime, to: SystemTime| {
+            let seconds = to.duration_since(from).unwrap_or_default().as_secs();
+            i64::try_from(seconds).unwrap_or(i64::MAX)
+        };
+        seconds(now, date) - seconds(date, sent)
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
@@ -178,7 +199,7 @@ impl Client {
             builder = builder.query(request.query);
         }
         builder = match request.body {
-            Body::Empty => builder,
+            Body::Empty | Body::EmptyPost => builder,
             Body::Json(text) => {
                 builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(text)
             }
@@ -201,14 +222,25 @@ impl Client {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
+        let advice = is_untrusted(&error).then_some(
+            "check base_url and this machine's clock, and set ca_file to the authority of the \
+             vendor's certificate where the system does not know it",
+        );
         // A connection that was never made carried nothing.
         let unsent = error.is_connect();
         let trouble = Some(Trouble::Passing);
-        Error { unsent, trouble, ..Error::unavailable(message).detail(causes(error)) }
+        Error { unsent, trouble, advice, ..Error::unavailable(message).detail(causes(error)) }
     }
 }
 
 impl Answer {
+    /// The certificate that the vendor has shown and that was found good, in DER; `None` over
+    /// plain HTTP.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.peer_certificate()
+    }
+
     /// What an HTTP status other than 2xx means where the body does not say it better.
     ///
     /// # Errors
@@ -307,6 +339,7 @@ fn build(
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .no_proxy()
+        .tls_info(true)
         .retry(reqwest::retry::never())
         .timeout(timeout)
         .connect_timeout(timeout.min(CONNECT_TIMEOUT))
@@ -322,6 +355,16 @@ fn build(
         None => builder,
     };
     builder.build().map_err(|error| format!("cannot be asked from here: {}", causes(error)))
+}
+
+/// Whether the vendor's certificate is the reason.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    iter::successors(error.source(), |&cause| cause.source()).any(|cause| {
+        // What an I/O error was made of is not among its causes.
+        let made_of = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let made_of = made_of.and_then(|error| error.downcast_ref());
+        matches!(made_of, Some(rustls::Error::InvalidCertificate(_)))
+    })
 }
 
 /// An error and what caused it, without the URL.

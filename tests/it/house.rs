@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
-    ("orders", &["providers", "store", "error", "clock", "pb", "random", "config"]),
+    ("orders", &["providers", "store", "error", "clock", "pb", "random", "certificate", "config"]),
     // It implements a trait of the vendors'.
     ("store", &["providers", "error", "clock", "pb", "random", "config"]),
     ("providers", &["outbound", "error", "clock", "pb", "random", "config"]),
@@ -47,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pb", &[]),
     ("peer", &[]),
     ("random", &[]),
+    ("certificate", &[]),
     ("config", &[]),
 ];
 
@@ -73,6 +74,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("base64", &["providers", "sandbox"]),
     ("ring", &["grpc", "server"]),
     ("subtle", &["grpc"]),
+    ("x509_cert", &["certificate"]),
 ];
 
 #[test]

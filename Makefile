@@ -3,7 +3,7 @@
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
-shell_sources := .ci/run deploy/trial-secrets scripts/fuzz scripts/install scripts/test
+shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz scripts/install scripts/test
 
 # The fuzz targets as cargo-fuzz builds them, but without libFuzzer and the sanitizer, which need a C++
 # compiler and RUSTC_BOOTSTRAP. Where a platform is named, the flags are not for what the build runs.
@@ -36,6 +36,7 @@ lint:
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	$(lint_bin)/cargo-deny --offline --manifest-path fuzz/Cargo.toml --config deny.toml \
 		check --hide-inclusion-graph licenses bans sources
+	scripts/advisories
 	$(lint_bin)/hadolint Dockerfile
 	$(lint_bin)/shellcheck $(shell_sources)
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".

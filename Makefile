@@ -1,5 +1,5 @@
-# The commands of this project. `make test`, `make lint` and `make fuzz` install what they need, each
-# thing only where it is missing: as root with apt, the tools into target/.
+# The commands of this project. `make test`, `make lint`, `make fuzz` and `make sbom` install what they
+# need, each thing only where it is missing: as root with apt, the tools into target/.
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
@@ -10,7 +10,7 @@ shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz sc
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: run test lint fuzz bench fmt image
+.PHONY: run test lint fuzz bench fmt image sbom
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -67,3 +67,8 @@ image:
 		echo "make image needs a running Docker engine, or buildah; neither is here" >&2; \
 		exit 1; \
 	fi
+
+# What the program is made of, for each target of deny.toml: target/sbom/.
+sbom:
+	scripts/install sbom
+	python3 scripts/sbom.py

@@ -394,11 +394,14 @@ async fn who_is_turned_away_is_counted_beside_the_limit() {
 
 #[tokio::test]
 async fn tokens_and_calls_that_are_made_again_are_counted() {
-    let vendor = Played::start(|asked| async move {
-        match asked.uri.path() {
-            "/cgi-bin/stable_token" => answer(200, r#"{"access_token":"first","expires_in":7200}"#),
-            _ => answer(200, r#"{"errcode":40001,"errmsg":"no"}"#),
-        }
+    // It gives a token at each call, and takes none.
+    let given = Arc::new(AtomicUsize::new(0));
+    let vendor = Played::start(move |asked| {
+        let is_token = asked.uri.path() == "/cgi-bin/stable_token";
+        let given = given.fetch_add(1, Ordering::SeqCst);
+        let token = format!(r#"{{"access_token":"t{given}","expires_in":7200}}"#);
+        let body = if is_token { token } else { r#"{"errcode":40001,"errmsg":"no"}"#.to_owned() };
+        async { answer(200, body) }
     })
     .await;
     let server = Serving::start(&format!(
@@ -408,8 +411,12 @@ async fn tokens_and_calls_that_are_made_again_are_counted() {
         vendor.url()
     ));
     let mut client = bare_client(server.address);
-    client.get_order(question(Provider::Wechat, "DD1")).await.unwrap_err();
-    // Nothing listens there, so nothing is sent, and it is tried once more where that is allowed.
+    let calls = "order_query_vendor_calls_total{account=\"market\",outcome=";
+    // Both tokens are refused; after that none is asked for, for a while.
+    for _ in 0..2 {
+        client.get_order(question(Provider::Wechat, "54")).await.unwrap_err();
+    }
+    // Nothing listens there, so nothing is sent.
     client.get_order(question(Provider::Haoka, "one")).await.unwrap_err();
     let page = page(&server).await;
     assert_told(
@@ -417,10 +424,10 @@ async fn tokens_and_calls_that_are_made_again_are_counted() {
         &[
             "order_query_tokens_refreshed_total{account=\"market\",outcome=\"OK\"} 2",
             "order_query_vendor_request_duration_seconds_count{account=\"market\",operation=\"token\"} 2",
-            "order_query_vendor_request_duration_seconds_count{account=\"market\",operation=\"order\"} 1",
-            "order_query_vendor_calls_total{account=\"market\",\
-             outcome=\"PROVIDER_CREDENTIALS_REJECTED\"} 1",
-            "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 0",
+            "order_query_vendor_request_duration_seconds_count{account=\"market\",operation=\"order\"} 2",
+            &format!("{calls}\"PROVIDER_CREDENTIALS_REJECTED\"}} 1"),
+            &format!("{calls}\"TOKEN_REFUSED\"}} 1"),
+            &format!("{calls}\"OK\"}} 0"),
         ],
     );
     let unsent =

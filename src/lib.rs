@@ -28,5 +28,6 @@ pub mod providers;
 pub mod random;
 pub mod sandbox;
 pub mod server;
+pub mod spans;
 pub mod store;
 pub mod telemetry;

@@ -265,9 +265,11 @@ impl Traces {
 fn collector(text: &str) -> Option<Uri> {
     let is_bare = |uri: &Uri| {
         let of_web = [Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&uri.scheme());
-        let host = uri.host().is_some_and(|host| !host.is_empty());
-        let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        of_web && host && !user && uri.path() == "/" && uri.query().is_none()
+        let place = uri.authority().map_or("", |authority| authority.as_str());
+        let host = uri.host().filter(|host| !host.is_empty() && !place.contains('@'));
+        let port = host.and_then(|host| place.strip_prefix(host));
+        let reachable = port.is_some_and(|port| port.is_empty() || uri.port_u16().is_some());
+        of_web && reachable && uri.path() == "/" && uri.query().is_none()
     };
     // A fragment would be dropped without a word.
     text.parse().ok().filter(|uri| is_bare(uri) && !text.contains('#'))

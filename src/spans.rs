@@ -9,6 +9,8 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use http::HeaderMap;
 use opentelemetry::global::BoxedTracer;
 use opentelemetry::trace::{
@@ -143,10 +145,10 @@ pub fn vendor_request(
 
 impl Span {
     /// Does the work as a part of this span.
-    pub async fn within<F: Future>(&self, work: F) -> F::Output {
+    pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         match &self.0 {
-            Some(context) => work.with_context(context.clone()).await,
-            None => work.await,
+            Some(context) => Either::Left(work.with_context(context.clone())),
+            None => Either::Right(work),
         }
     }
 
@@ -154,10 +156,14 @@ impl Span {
     ///
     /// # Errors
     /// Those of the work.
-    pub async fn around<T>(self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let outcome = self.within(work).await;
-        self.end(outcome.as_ref().err().map(|error| pb::short_name(error.reason)), true, []);
-        outcome
+    pub fn around<T>(
+        self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        self.within(work).map(move |outcome| {
+            self.end(outcome.as_ref().err().map(|error| pb::short_name(error.reason)), true, []);
+            outcome
+        })
     }
 
     /// Ends the span of a request to a vendor: with the answer's HTTP status, or why there is none.

@@ -243,3 +243,31 @@ fn causes(code: tonic::Code, mut source: Option<&(dyn std::error::Error + 'stati
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_holds_nobody_up() {
+        let (put, mut outbox) = mpsc::channel(WAITING);
+        let overflow = Arc::new(AtomicU64::new(0));
+        let ended = Outbox { put, overflow: Arc::clone(&overflow) };
+        let provider = SdkTracerProvider::builder().with_span_processor(ended).build();
+        let tracer = provider.tracer("test");
+        for _ in 0..WAITING + 3 {
+            tracer.start("span").end();
+        }
+        assert_eq!(overflow.load(Ordering::Relaxed), 3);
+        assert!(crate::metrics::page().unwrap().contains("order_query_spans_lost_total 3\n"));
+        let mut waiting = 0;
+        while outbox.try_recv().is_ok() {
+            waiting += 1;
+        }
+        assert_eq!(waiting, WAITING);
+        tracer.start("span").end();
+        assert_eq!((overflow.load(Ordering::Relaxed), outbox.try_recv().is_ok()), (3, true));
+    }
+}

@@ -4,15 +4,20 @@
 mod collectors;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use order_query::clock::SystemClock;
 use order_query::pb::{GetOrderRequest, OrderRef, Provider, WatchOrderRequest};
+use order_query::sandbox::Vendor;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Span, words};
+use crate::played::{Played, answer};
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -37,14 +42,10 @@ impl Traced {
         Self { server, collector }
     }
 
-    /// A vendor that a test scripts, as the account `cards` at Haoka.
+    /// The same, with a vendor that the test scripts.
     async fn start_scripted(config: &str) -> (Self, Scripted) {
         let vendor = Scripted::start().await;
-        let account = format!(
-            "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"http://{}\"\n\
-             user_id = \"agent\"\nsecret = \"s3cret\"\n",
-            vendor.address
-        );
+        let account = cards(&format!("http://{}", vendor.address));
         (Self::start(&format!("{config}{account}")).await, vendor)
     }
 
@@ -63,6 +64,14 @@ impl Traced {
         assert_eq!(ended.code, Some(0), "{}", ended.err);
         (self.collector.spans(), ended)
     }
+}
+
+/// The account `cards` at Haoka.
+fn cards(url: &str) -> String {
+    format!(
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{url}\"\nuser_id = \"agent\"\n\
+         secret = \"s\"\n"
+    )
 }
 
 fn traceparent(flags: &str) -> (&'static str, String) {
@@ -90,7 +99,7 @@ fn logged(ended: &Ended) -> Vec<Option<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
-    let sandbox = sandbox_at(std::sync::Arc::new(order_query::clock::SystemClock)).await;
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let traced = Traced::start(&sandbox.accounts()).await;
     let state = ("tracestate", "theirs=of-theirs".to_owned());
     traced.get(question(Provider::Haoka, "shipped"), &[traceparent("01"), state]).await;
@@ -114,14 +123,16 @@ async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
     assert_eq!(search.attributes, attributes(&account));
     let request = only(&spans, "POST");
     assert_eq!((request.kind, &request.parent), (SpanKind::Client, &search.id));
-    let port = sandbox.address(order_query::sandbox::Vendor::Haoka).port().to_string();
+    let port = sandbox.address(Vendor::Haoka).port().to_string();
     let of_request = [
         ("http.request.method", "POST"),
         ("http.response.status_code", "200"),
         ("server.address", "127.0.0.1"),
         ("server.port", &port),
+        ("order_query.account", "haoka-sandbox"),
+        ("order_query.operation", "order"),
     ];
-    assert_eq!(request.attributes, attributes(&[&of_request[..], &account].concat()));
+    assert_eq!(request.attributes, attributes(&of_request));
     for operation in ["recall", "take", "keep", "settle"] {
         let span = spans.iter().find(|span| span.name == operation).expect(operation);
         assert_eq!((span.kind, &span.parent), (SpanKind::Internal, &search.id));
@@ -214,18 +225,25 @@ async fn a_failure_is_named_and_is_the_servers_only_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_search_ends_later_than_calls_that_give_up_and_is_the_firsts() {
-    let sandbox = sandbox_at(std::sync::Arc::new(order_query::clock::SystemClock)).await;
-    let traced = Traced::start(&sandbox.accounts()).await;
-    // The vendor does not answer before the callers have left.
-    let soon = || ("grpc-timeout", "200m".to_owned());
-    let hangs = || question(Provider::Haoka, "hang");
-    traced.get(hangs(), &[traceparent("01"), soon()]).await;
+async fn a_search_goes_on_where_its_callers_give_up_and_is_the_firsts() {
+    let may_answer = Arc::new(Semaphore::new(0));
+    let answers = Arc::clone(&may_answer);
+    let vendor = Played::start(move |_| {
+        let may_answer = Arc::clone(&answers);
+        async move {
+            let _ = may_answer.acquire().await.unwrap();
+            answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#)
+        }
+    })
+    .await;
+    let traced = Traced::start(&cards(&vendor.url())).await;
+    let soon = || ("grpc-timeout", "100m".to_owned());
+    traced.get(question(Provider::Haoka, "a"), &[traceparent("01"), soon()]).await;
     let first = traced.collector.has(GET).await;
+    traced.get(question(Provider::Haoka, "a"), &[soon()]).await;
+    assert_eq!(vendor.asked().len(), 1, "the second call has joined");
     assert!(traced.collector.spans().iter().all(|span| span.name != "find order"));
-    traced.get(hangs(), &[soon()]).await;
-    assert_eq!(sandbox.arrivals().len(), 1, "the second call has joined");
-    drop(sandbox);
+    may_answer.add_permits(1);
     let (spans, _) = traced.stop();
     let calls: Vec<_> = spans.iter().filter(|span| span.name == GET).collect();
     assert_eq!(calls.len(), 2);
@@ -235,11 +253,12 @@ async fn a_search_ends_later_than_calls_that_give_up_and_is_the_firsts() {
     }
     let search = only(&spans, "find order");
     assert_eq!((&search.trace, &search.parent), (&first.trace, &first.id));
+    assert!(!search.failed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_is_one_span_to_its_end_and_its_searches_are_no_part_of_it() {
-    let sandbox = sandbox_at(std::sync::Arc::new(order_query::clock::SystemClock)).await;
+    let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let traced = Traced::start(&sandbox.accounts()).await;
     let order = OrderRef {
         provider: Provider::Haoka.into(),

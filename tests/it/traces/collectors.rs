@@ -7,24 +7,23 @@ use serde_json::Value;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use super::{GET, Traced, only};
+use super::{GET, Traced, cards, only};
 use crate::authority::Authority;
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Mood};
+use crate::metrics::{page_at, value};
 use crate::support::question;
 
-/// The lines about spans, by what they begin with and what they tell.
-fn told(ended: &Ended) -> Vec<(String, Option<u64>)> {
+/// What the lines about spans begin with.
+fn told(ended: &Ended) -> Vec<String> {
     let lines = ended.err.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let lines = lines.filter(|line| line["target"] == "order_query::telemetry::otlp");
-    lines
-        .map(|line| {
-            let message = line["message"].as_str().unwrap();
-            let begin = message.split(',').next().unwrap().to_owned();
-            (begin, line["lost"].as_u64())
-        })
-        .collect()
+    let messages = lines.map(|line| line["message"].as_str().unwrap().to_owned());
+    messages.map(|message| message.split(',').next().unwrap().to_owned()).collect()
 }
+
+/// Nobody is asked there.
+const VENDOR: &str = "http://127.0.0.1:1";
 
 const LOST: &str = "spans are lost";
 const TAKES: &str = "the collector takes spans again";
@@ -48,25 +47,28 @@ async fn what_a_collector_does_not_take_is_counted_and_told_once() {
     traced.collector.was_sent(4).await;
     traced.collector.is(Mood::Takes);
     traced.get(ask(), &[]).await;
+    let line = traced.server.child.err.with(TAKES);
+    assert!(line.contains("\"lost\":4"), "{line}");
+    let page = page_at(traced.server.admin_address).await;
+    assert_eq!(value(&page, "order_query_spans_lost_total"), Some(4.0));
     let collector = traced.collector.clone();
     let (spans, ended) = traced.stop();
     assert_eq!(spans.len(), 1);
     assert_eq!(collector.spans_while(Mood::Unavailable).len(), 3);
-    assert_eq!(told(&ended), [(LOST.to_owned(), None), (TAKES.to_owned(), Some(4))]);
+    assert_eq!(told(&ended), [LOST, TAKES], "each once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_down_costs_a_call_nothing() {
     // Whoever had the port has left it.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let account = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{nobody}\"\n");
-    let server = Serving::start(&format!("{endpoint}{account}"));
+    let server = Serving::start(&format!("{endpoint}{}", cards(VENDOR)));
     let ended = server.get(&["haoka", "a/b"]);
     assert!(ended.err.contains("INVALID_REQUEST"), "{}", ended.err);
     let ended = server.stop();
     assert_eq!(ended.code, Some(0));
-    assert_eq!(told(&ended), [(LOST.to_owned(), None)]);
+    assert_eq!(told(&ended), [LOST]);
     assert!(ended.err.contains("Connection refused"), "{}", ended.err);
 }
 
@@ -78,11 +80,11 @@ async fn a_collector_that_hangs_keeps_no_call_and_no_end() {
     traced.collector.was_sent(1).await;
     traced.get(question(Provider::Haoka, "a/b"), &[]).await;
     let (_, ended) = traced.stop();
-    assert_eq!(told(&ended), [(LAST.to_owned(), None)]);
+    assert_eq!(told(&ended), [LAST]);
 }
 
 /// A collector that speaks TLS, with a certificate of the authority.
-async fn secured(authority: &Authority) -> (Collector, SocketAddr) {
+fn secured(authority: &Authority) -> (Collector, SocketAddr) {
     let collector = Collector::new();
     let pair = authority.issue(&["127.0.0.1"]);
     let identity = Identity::from_pem(pair.certificate, pair.key);
@@ -103,22 +105,21 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
     let file = folder.path().join("collector-ca.pem");
     std::fs::write(&file, &ours.pem).unwrap();
     for (authority, is_ours) in [(&ours, true), (&strangers, false)] {
-        let (collector, address) = secured(authority).await;
-        let (vendor, account) = ("https://127.0.0.1:1", "provider = \"haoka\"\nuser_id = \"a\"");
+        let (collector, address) = secured(authority);
         let server = Serving::start(&format!(
-            "[telemetry]\notlp_endpoint = \"https://{address}\"\notlp_ca_file = \"{}\"\n\
-             [accounts.cards]\nbase_url = \"{vendor}\"\n{account}\nsecret = \"s\"\n",
-            file.display()
+            "[telemetry]\notlp_endpoint = \"https://{address}\"\notlp_ca_file = \"{}\"\n{}",
+            file.display(),
+            cards(VENDOR)
         ));
         server.get(&["haoka", "a/b"]);
         let ended = server.stop();
         assert_eq!(ended.code, Some(0));
         if is_ours {
             only(&collector.spans(), GET);
-            assert_eq!(told(&ended), []);
+            assert_eq!(told(&ended), Vec::<String>::new());
         } else {
             assert_eq!(collector.messages().len(), 0);
-            assert_eq!(told(&ended), [(LOST.to_owned(), None)]);
+            assert_eq!(told(&ended), [LOST]);
         }
     }
 }
@@ -126,9 +127,8 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_says_nothing_of_traces() {
     let (collector, address) = Collector::start().await;
-    let account = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"s\"\n";
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{address}\"\n");
-    let server = Serving::start_with(&format!("{endpoint}{account}"), |command| {
+    let server = Serving::start_with(&format!("{endpoint}{}", cards(VENDOR)), |command| {
         for (name, value) in [
             ("OTEL_SDK_DISABLED", "true"),
             ("OTEL_SERVICE_NAME", "forged"),
@@ -149,5 +149,8 @@ async fn the_environment_says_nothing_of_traces() {
     assert_eq!(server.stop().code, Some(0));
     let call = collector.spans();
     assert_eq!(only(&call, GET).attributes["rpc.system.name"], "grpc");
-    assert!(!format!("{:?}", collector.messages()).contains("forged"));
+    for message in collector.messages() {
+        assert!(!message.metadata.contains_key("forged"));
+        assert!(!format!("{:?}", message.request).contains("forged"));
+    }
 }

@@ -41,7 +41,7 @@ const WAITING: usize = 2048;
 const BATCH: usize = 512;
 
 /// How long the first span of a batch waits for others.
-const GATHERING: Duration = Duration::from_secs(1);
+const GATHERING: Duration = Duration::from_millis(500);
 
 /// How long the collector has to take a batch, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(5);

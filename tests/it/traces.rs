@@ -18,6 +18,7 @@ use tonic::metadata::MetadataValue;
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Span, words};
 use crate::played::{Played, answer};
+use crate::redis_server::RedisServer;
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
@@ -277,4 +278,21 @@ async fn a_watch_is_one_span_to_its_end_and_its_searches_are_no_part_of_it() {
     let search = only(&spans, "find order");
     assert!(search.trace != TRACE && search.parent.is_empty());
     assert_eq!(only(&spans, "POST").parent, search.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_of_redis_is_asked_of_a_server() {
+    let redis = RedisServer::start();
+    let (traced, vendor) =
+        Traced::start_scripted(&format!("store.url = \"{}\"\n", redis.url())).await;
+    vendor.answers(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
+    traced.get(question(Provider::Haoka, "a"), &[]).await;
+    let (spans, _) = traced.stop();
+    let search = only(&spans, "find order");
+    for operation in ["lease", "take", "keep", "release"] {
+        let span = only(&spans, operation);
+        assert_eq!((span.kind, &span.parent), (SpanKind::Client, &search.id));
+        let system = [("db.system.name", "redis"), ("db.operation.name", operation)];
+        assert_eq!(span.attributes, attributes(&system));
+    }
 }

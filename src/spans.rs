@@ -97,11 +97,11 @@ pub fn call(method: &'static str, headers: &HeaderMap) -> (Span, Option<String>)
 /// current, which may end before it, and a trace of its own where none is.
 #[must_use]
 pub fn search(provider: pb::Provider, account: &str) -> Span {
+    let Some(tracer) = TRACER.get() else { return Span(None) };
     let parent = Context::current();
-    let Some(tracer) = TRACER.get().filter(|_| !parent.has_active_span() || is_sampled(&parent))
-    else {
+    if parent.has_active_span() && !is_sampled(&parent) {
         return Span(None);
-    };
+    }
     let attributes = [
         KeyValue::new("order_query.provider", provider.word()),
         KeyValue::new("order_query.account", account.to_owned()),

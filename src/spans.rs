@@ -129,7 +129,7 @@ pub fn vendor_request(
     host: &str,
     port: Option<u16>,
 ) -> Span {
-    part(SpanKind::Client, method.to_string(), || {
+    part(SpanKind::Client, method.as_str(), || {
         let port = port.map(|port| KeyValue::new("server.port", i64::from(port)));
         [
             KeyValue::new("http.request.method", method.to_string()),
@@ -217,14 +217,10 @@ impl Span {
 }
 
 /// Begins a span that only a current one that is recorded can have.
-fn part(
-    kind: SpanKind,
-    name: impl Into<Cow<'static, str>>,
-    attributes: impl FnOnce() -> Vec<KeyValue>,
-) -> Span {
+fn part(kind: SpanKind, name: &str, attributes: impl FnOnce() -> Vec<KeyValue>) -> Span {
     let Some(tracer) = TRACER.get() else { return Span(None) };
     Context::map_current(|parent| {
-        Span(is_sampled(parent).then(|| begin(tracer, parent, kind, name, attributes())))
+        Span(is_sampled(parent).then(|| begin(tracer, parent, kind, name.to_owned(), attributes())))
     })
 }
 

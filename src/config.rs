@@ -11,15 +11,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+use http::uri::Scheme;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use reload::{Reload, Reloaded, Take};
 pub use secret::{RotatingSecret, Secret, read_secret};
 pub use section::{Problem, Problems, Section, is_name, read_file};
-pub use value::Value;
+pub use value::{Ratio, Value};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
+
+/// The largest file of certificates that is read, in bytes.
+const PEM_LIMIT: u64 = 1024 * 1024;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -33,7 +38,7 @@ pub struct Config {
     pub admin: Admin,
     /// Where things are remembered.
     pub store: Store,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
 }
 
@@ -85,6 +90,20 @@ pub struct Telemetry {
     pub log_format: LogFormat,
     /// Which events are logged: a level, or `target=level` pairs, separated by commas.
     pub log_level: Targets,
+    /// Where traces are sent; `None` where they are not.
+    pub traces: Option<Traces>,
+}
+
+/// Where traces are sent, and which.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// The collector, which takes OTLP over gRPC: `http://` or `https://`, a host, and nothing else.
+    pub endpoint: Uri,
+    /// The authorities that vouch for it, PEM; `None` for the system's.
+    pub authorities: Option<String>,
+    /// Which part of those that begin here is sent; in its caller's trace, a call goes by what the
+    /// caller says.
+    pub ratio: Ratio,
 }
 
 /// How a log line looks.
@@ -101,6 +120,7 @@ impl Default for Telemetry {
         Self {
             log_format: LogFormat::Json,
             log_level: Targets::new().with_default(LevelFilter::INFO),
+            traces: None,
         }
     }
 }
@@ -205,8 +225,52 @@ impl Telemetry {
                 .choice("log_format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(default.log_format),
             log_level: log_level.or(of_file).unwrap_or(default.log_level),
+            traces: Traces::read(&mut section),
         };
         section.finish();
         telemetry
     }
+}
+
+impl Traces {
+    fn read(section: &mut Section) -> Option<Self> {
+        const ENDPOINT: &str = "otlp_endpoint";
+        const AUTHORITIES: &str = "otlp_ca_file";
+        const RATIO: &str = "trace_ratio";
+        if !section.has(ENDPOINT) {
+            for key in [AUTHORITIES, RATIO].into_iter().filter(|key| section.has(key)) {
+                section.problem(key, "does nothing without telemetry.otlp_endpoint");
+            }
+        }
+        let ratio = section.take(RATIO).unwrap_or(Ratio(1.0));
+        let authorities = section.file(AUTHORITIES, PEM_LIMIT);
+        if authorities.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
+            section.problem(AUTHORITIES, "holds no certificate in PEM");
+        }
+        let text: String = section.take(ENDPOINT)?;
+        let Some(endpoint) = collector(&text) else {
+            let form = "must be like \"http://127.0.0.1:4317\" or \"https://collector.example:4317\": \
+                        no user, no password, no path and no query";
+            section.problem(ENDPOINT, form);
+            return None;
+        };
+        if authorities.is_some() && endpoint.scheme() == Some(&Scheme::HTTP) {
+            section.problem(AUTHORITIES, "needs an otlp_endpoint that begins with https://");
+        }
+        Some(Self { endpoint, authorities, ratio })
+    }
+}
+
+/// The URL of a collector, if it is fit to be one.
+fn collector(text: &str) -> Option<Uri> {
+    let is_bare = |uri: &Uri| {
+        let of_web = [Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&uri.scheme());
+        let place = uri.authority().map_or("", |authority| authority.as_str());
+        let host = uri.host().filter(|host| !host.is_empty() && !place.contains('@'));
+        let port = host.and_then(|host| place.strip_prefix(host));
+        let reachable = port.is_some_and(|port| port.is_empty() || uri.port_u16().is_some());
+        of_web && reachable && uri.path() == "/" && uri.query().is_none()
+    };
+    // A fragment would be dropped without a word.
+    text.parse().ok().filter(|uri| is_bare(uri) && !text.contains('#'))
 }

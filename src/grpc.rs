@@ -8,7 +8,6 @@ mod calls;
 mod deadline;
 mod record;
 mod status;
-mod trace;
 
 use std::collections::HashMap;
 use std::pin::Pin;

@@ -1,9 +1,9 @@
 //! One gRPC contract over the orders of several vendors, within the vendors' own rules.
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
-//! → `orders` → {`providers`, `store`} → {`outbound`, `error`, `clock`, `pb`}; `config` knows no
-//! other part, and each part reads its own settings with it; `random`, `peer`, `metrics` and
-//! `certificate` know no other either. A test keeps it so (`tests/it/house.rs`).
+//! → `orders` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
+//! knows no other part, and each part reads its own settings with it; `random`, `peer`, `metrics`
+//! and `certificate` know no other either. A test keeps it so (`tests/it/house.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
 //! and answers from the `store` what is young enough; else it joins the call that is under way for
@@ -28,5 +28,6 @@ pub mod providers;
 pub mod random;
 pub mod sandbox;
 pub mod server;
+pub mod spans;
 pub mod store;
 pub mod telemetry;

@@ -37,6 +37,7 @@ use crate::error::Error;
 use crate::metrics::{JOINED, RETRIES};
 use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
 use crate::providers::Means;
+use crate::spans::{self, Span};
 use crate::store::{Known, Store};
 
 /// For how long it is remembered that a vendor does not know an order.
@@ -235,7 +236,8 @@ impl Orders {
                 let at_hand = || self.at_hand(question);
                 self.0.flights.join(&question.key, at_hand, |pilot| {
                     is_pilot = true;
-                    self.0.tasks.spawn(self.clone().fly(question.clone(), pilot));
+                    let span = spans::search(question.account.provider, &question.account.name);
+                    self.0.tasks.spawn(self.clone().fly(question.clone(), pilot, span));
                 })
             },
             Ok,
@@ -244,8 +246,8 @@ impl Orders {
         Ok(flight)
     }
 
-    async fn fly(self, question: Question, pilot: Pilot) {
-        let landed = match self.find(&question).await {
+    async fn fly(self, question: Question, pilot: Pilot, span: Span) {
+        let landed = match span.around(self.find(&question)).await {
             Ok(landed) => landed,
             Err(error) => Landed::Failed(error, question.asker.clone()),
         };

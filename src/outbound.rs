@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::error::{Closing, Error, Trouble};
 use crate::metrics::{CLOCK_DIFFERENCE_SECONDS, VENDOR_REQUEST_SECONDS};
 use crate::pb::ErrorReason;
+use crate::spans;
 
 /// The most of an answer that is read, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
@@ -122,9 +123,13 @@ impl Client {
     pub async fn send(&self, request: Request<'_>) -> Result<Answer, Error> {
         let operation = request.operation;
         let request = self.build(request)?;
+        let host = self.base.host_str().unwrap_or_default();
+        let port = self.base.port_or_known_default();
+        let span = spans::vendor_request(&self.account, operation, request.method(), host, port);
         let begin = Instant::now();
-        let outcome = self.exchange(request).await;
+        let outcome = span.within(self.exchange(request)).await;
         VENDOR_REQUEST_SECONDS.observe([&self.account, operation], begin.elapsed());
+        span.end_request(outcome.as_ref().map(|answer| answer.status));
         outcome
     }
 

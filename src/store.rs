@@ -127,9 +127,13 @@ pub enum Take {
 pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
     let clock = Arc::clone(clock);
     Ok(match store {
-        config::Store::Memory => Arc::new(Observed(Memory::new(clock))),
-        config::Store::Redis(url) => Arc::new(Observed(Redis::open(url.expose(), clock)?)),
-        config::Store::File(path) => Arc::new(Observed(File::open(path, clock)?)),
+        config::Store::Memory => Arc::new(Observed { system: "memory", store: Memory::new(clock) }),
+        config::Store::Redis(url) => {
+            Arc::new(Observed { system: "redis", store: Redis::open(url.expose(), clock)? })
+        }
+        config::Store::File(path) => {
+            Arc::new(Observed { system: "file", store: File::open(path, clock)? })
+        }
     })
 }
 

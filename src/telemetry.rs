@@ -1,5 +1,7 @@
-//! Logs. Set up once by `cli`; everyone writes to them through `tracing`.
+//! Logs and traces. Set up once by `cli`; everyone writes to the logs through `tracing`, and spans
+//! are made by `spans`.
 
+mod otlp;
 mod queue;
 
 use std::io;
@@ -15,6 +17,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, registry};
 
+use self::otlp::Sending;
 use self::queue::Queue;
 pub(crate) use self::queue::is_harmful;
 use crate::config::{LogFormat, Telemetry};
@@ -22,22 +25,32 @@ use crate::config::{LogFormat, Telemetry};
 /// How long the end waits for lines that nobody reads.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The logs. Whoever drops it waits until every line is written, for a second at most.
-#[must_use]
-pub struct Logs(Arc<Queue>);
+/// How long the end waits for a collector that does not take the last spans.
+const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Drop for Logs {
+/// Logs and spans on their way out. Whoever drops it waits until all are out, for three seconds at
+/// most; the runtime must still run.
+#[must_use]
+pub struct Outgoing {
+    logs: Arc<Queue>,
+    spans: Option<Sending>,
+}
+
+impl Drop for Outgoing {
     fn drop(&mut self) {
-        self.0.flush(FLUSH_TIMEOUT);
+        if let Some(spans) = &self.spans {
+            spans.flush(LAST_SPANS_TIMEOUT);
+        }
+        self.logs.flush(FLUSH_TIMEOUT);
     }
 }
 
 /// Sends the logs to standard error from here on, by a thread of their own: whoever writes a line
-/// never waits for whoever reads it. A second call changes nothing.
+/// never waits for whoever reads it. Sends spans where that is set. A second call changes nothing.
 ///
 /// # Errors
-/// Where no thread can be started.
-pub fn init(telemetry: &Telemetry) -> io::Result<Logs> {
+/// Where no thread can be started, or the system has no roots to check a collector's certificate by.
+pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
     let queue = Arc::new(Queue::default());
     let layer = layer(telemetry, Arc::clone(&queue));
     if registry().with(layer).try_init().is_ok() {
@@ -50,7 +63,8 @@ pub fn init(telemetry: &Telemetry) -> io::Result<Logs> {
             queue.write_to(io::stderr());
         })?;
     }
-    Ok(Logs(queue))
+    let spans = telemetry.traces.as_ref().map(Sending::start).transpose()?;
+    Ok(Outgoing { logs: queue, spans })
 }
 
 /// Writes what is to be logged, as it is to look.

@@ -55,7 +55,7 @@ impl Demo {
         let root = Section::parse(CONFIG, Path::new(""))?;
         let accounts = serve::accounts(&sandbox)?;
         let setup = Setup::read(root, Some(accounts), Arc::new(SystemClock))?;
-        let _logs = telemetry::init(&setup.config.telemetry)?;
+        let _outgoing = telemetry::init(&setup.config.telemetry)?;
         let app = App::start(setup).await?;
 
         let url = format!("http://{}", app.address);

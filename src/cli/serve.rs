@@ -39,7 +39,7 @@ impl Serve {
             // Nobody has to hear of its end before it ends.
             setup.config.server.drain_delay = Duration::ZERO;
         }
-        let _logs = telemetry::init(&setup.config.telemetry)?;
+        let _outgoing = telemetry::init(&setup.config.telemetry)?;
         let stop = told_to_stop()?;
         let app = App::start(setup).await?;
         stop.await;

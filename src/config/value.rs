@@ -74,6 +74,21 @@ impl Value for u32 {
     }
 }
 
+/// A part of a whole: 0 is nothing of it, and 1 is all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ratio(pub f64);
+
+impl Value for Ratio {
+    const EXPECTED: &'static str = "a number from 0 to 1";
+
+    fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
+        let whole = value.as_integer().and_then(|number| u8::try_from(number).ok());
+        let ratio = value.as_float().or(whole.map(f64::from));
+        let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
+        ratio.map(Self).ok_or_else(|| format!("must be {}", Self::EXPECTED))
+    }
+}
+
 /// A value that is written as a text.
 macro_rules! parsed_text {
     ($type:ty, $expected:literal, $parse:expr) => {

@@ -1,5 +1,5 @@
 //! What surrounds every call of the service: its place among those under way, its end in time, a
-//! status with details whoever made it, and its line in the log. Used by `grpc` only.
+//! status with details whoever made it, its line in the log and its span. Used by `grpc` only.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::convert::Infallible;
@@ -101,7 +101,8 @@ where
         request.extensions_mut().insert(record.clone());
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
-            let answer = match timeout_at(deadline.answer + GRACE, call).await {
+            let span = record.span();
+            let answer = match span.within(timeout_at(deadline.answer + GRACE, call)).await {
                 Ok(Ok(Ok(answer))) => answer,
                 Ok(Err(_panic)) => {
                     record.fail(&Error::internal("the handler panicked")).into_http()

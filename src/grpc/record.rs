@@ -1,5 +1,5 @@
 //! The one line that is logged for a call, filled in by those who take part in it, and what else
-//! lasts as long as the call: its places. Used by `grpc` only; docs/logging.md explains the fields.
+//! lasts as long as the call: its places and its span. Used by `grpc` only; docs/logging.md explains the fields.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use tracing::Level;
 
 use super::admission::Places;
 use super::status::{self, code_name};
-use super::trace;
 use crate::error::Error;
 use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
 use crate::pb::order_service_server::OrderServiceServer;
 use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+use crate::spans::{self, CallEnd, Span};
 
 /// The service, as gRPC names it.
 const SERVICE: &str = <OrderServiceServer<()> as NamedService>::NAME;
@@ -31,6 +31,7 @@ pub(super) struct Record(Arc<Mutex<Line>>);
 struct Line {
     method: &'static str,
     begin: Instant,
+    span: Span,
     trace_id: Option<String>,
     caller: Option<String>,
     provider: Option<String>,
@@ -69,10 +70,12 @@ macro_rules! event {
 impl Record {
     /// The record of a call that begins now.
     pub(super) fn new(method: &'static str, streams: bool, headers: &HeaderMap) -> Self {
+        let (span, trace_id) = spans::call(method, headers);
         Self(Arc::new(Mutex::new(Line {
             method,
             begin: Instant::now(),
-            trace_id: trace::id(headers),
+            span,
+            trace_id,
             caller: None,
             provider: None,
             account: None,
@@ -94,6 +97,11 @@ impl Record {
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The call's span.
+    pub(super) fn span(&self) -> Span {
+        self.line().span.clone()
     }
 
     /// Keeps places for as long as the call lasts.
@@ -187,13 +195,22 @@ impl Drop for Line {
         let method = Some(self.method).filter(|name| !name.is_empty()).unwrap_or("unknown");
         RPCS.add([kind, SERVICE, method, code_name(code)], 1);
         RPC_SECONDS.observe([kind, SERVICE, method], time);
+        let account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref()));
+        self.span.end_call(&CallEnd {
+            code: code_name(code),
+            reason: failure.map(|error| error.reason),
+            caller: self.caller.as_deref(),
+            provider: self.provider.as_deref(),
+            account: account.map(String::as_str),
+            source: self.source,
+        });
         let latency = milliseconds(time);
         event!(
             level,
             method = self.method,
             caller = self.caller,
             provider = self.provider,
-            account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref())),
+            account,
             order = self.order,
             orders = self.batch.map(|counts| counts.orders),
             found = self.batch.map(|counts| counts.orders - counts.failed),

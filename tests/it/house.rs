@@ -33,9 +33,9 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["peer", "random", "certificate", "metrics", "config"]),
-    ("grpc", &["orders", "peer", "error", "clock", "pb", "metrics", "config"]),
+    ("grpc", &["orders", "peer", "error", "clock", "pb", "spans", "metrics", "config"]),
     ("health", &["orders", "peer", "error", "clock", "pb", "config"]),
-    ("telemetry", &["metrics", "config"]),
+    ("telemetry", &["spans", "metrics", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
     (
@@ -48,14 +48,16 @@ const ARROWS: &[(&str, &[&str])] = &[
             "pb",
             "random",
             "certificate",
+            "spans",
             "metrics",
             "config",
         ],
     ),
     // It implements a trait of the vendors'.
-    ("store", &["providers", "error", "clock", "pb", "random", "metrics", "config"]),
+    ("store", &["providers", "error", "clock", "pb", "random", "spans", "metrics", "config"]),
     ("providers", &["outbound", "error", "clock", "pb", "random", "metrics", "config"]),
-    ("outbound", &["error", "clock", "pb", "metrics", "config"]),
+    ("outbound", &["error", "clock", "pb", "spans", "metrics", "config"]),
+    ("spans", &["error", "pb"]),
     ("error", &["pb", "config"]),
     ("clock", &[]),
     ("pb", &[]),
@@ -91,6 +93,9 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("subtle", &["grpc"]),
     ("prometheus", &["metrics"]),
     ("x509_cert", &["certificate"]),
+    ("opentelemetry", &["spans", "telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_proto", &["telemetry"]),
 ];
 
 #[test]

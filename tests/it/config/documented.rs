@@ -12,6 +12,7 @@ use crate::child::{self, Child, Ended};
 
 const README: &str = include_str!("../../../README.md");
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 /// The blocks of that language in the part of a document with that heading.
 fn blocks(document: &'static str, heading: &str, language: &str) -> Vec<&'static str> {
@@ -58,12 +59,14 @@ fn what_the_documents_show_is_accepted() {
     let [clients] = blocks(CONFIGURATION, "## `[clients.NAME]`", "toml")[..] else {
         panic!("one block")
     };
+    let [traces] = blocks(OPERATIONS, "## Traces", "toml")[..] else { panic!("one block") };
     let (tls, _) = exposed.split_once("[clients.").unwrap();
     let tls_and_clients = format!("{tls}{clients}");
     for (more, counted) in [
         ("", "accounts: 3"),
         (exposed, "accounts: 3, clients: 2"),
         (container, "accounts: 3"),
+        (traces, "accounts: 3"),
         (&tls_and_clients, "accounts: 3, clients: 2"),
     ] {
         let ended = check(folder.path(), "config.toml", &format!("{accounts}{more}"), |command| {

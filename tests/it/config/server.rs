@@ -1,11 +1,12 @@
-//! `[server]`, `[admin]` and `[telemetry]`, and the tables that later versions will have.
+//! `[server]`, `[admin]` and `[telemetry]`.
 
 use std::time::Duration;
 
-use order_query::config::LogFormat;
+use order_query::config::{LogFormat, Ratio};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{HAOKA, fine, settings, wrong};
+use super::{HAOKA, fine, problems_in, settings, wrong};
+use crate::authority::Authority;
 
 #[test]
 fn without_any_line_the_documented_defaults_are_set() {
@@ -21,6 +22,7 @@ fn without_any_line_the_documented_defaults_are_set() {
     assert!(!config.server.reflection);
     assert_eq!(config.admin.listen, "127.0.0.1:9090".parse().unwrap());
     assert_eq!(config.telemetry.log_format, LogFormat::Json);
+    assert!(config.telemetry.traces.is_none());
     assert!(config.telemetry.log_level.would_enable("order_query", &tracing::Level::INFO));
     assert!(!config.telemetry.log_level.would_enable("order_query", &tracing::Level::DEBUG));
 }
@@ -139,11 +141,76 @@ fn what_is_wrong_is_told_at_its_path() {
 }
 
 #[test]
-fn what_later_versions_will_have_is_refused_and_not_ignored() {
-    let line = "telemetry.otlp_endpoint = \"http://127.0.0.1:4317\"";
-    wrong(
-        &format!("{line}\n{HAOKA}"),
-        "telemetry.otlp_endpoint",
-        "is not a setting of this version",
-    );
+fn a_collector_is_a_url_of_a_host_and_nothing_else() {
+    let endpoint = |text: &str| format!("telemetry.otlp_endpoint = \"{text}\"\n");
+    for text in [
+        "http://127.0.0.1:4317",
+        "http://collector.example:4317/",
+        "https://collector.example",
+        "http://[::1]:4317",
+    ] {
+        let traces = settings(&endpoint(text)).telemetry.traces.expect(text);
+        assert_eq!(traces.endpoint, text);
+        assert_eq!((traces.ratio, traces.authorities), (Ratio(1.0), None));
+    }
+    let path = "telemetry.otlp_endpoint";
+    for text in [
+        "collector.example:4317",
+        "grpc://collector.example:4317",
+        "http://",
+        "http://:4317",
+        "http://user@collector.example",
+        "http://user:word@collector.example",
+        "http://collector.example/v1/traces",
+        "http://collector.example?a=b",
+        "http://collector.example#a",
+        "http://collector.example:port",
+        "http://collector.example:",
+        "http://collector.example:65536",
+        "http://h:1@h:2",
+    ] {
+        let lines = format!("{}{HAOKA}", endpoint(text));
+        wrong(&lines, path, "must be like \"http://127.0.0.1:4317\"");
+    }
+    wrong(&format!("{path} = 4317\n{HAOKA}"), path, "must be a text");
+    for (text, ratio) in [("0", 0.0), ("1", 1.0), ("0.0", 0.0), ("0.25", 0.25), ("1.0", 1.0)] {
+        let lines = format!("{}telemetry.trace_ratio = {text}", endpoint("http://h"));
+        assert_eq!(settings(&lines).telemetry.traces.unwrap().ratio, Ratio(ratio));
+    }
+    for text in ["-0.1", "1.1", "2", "-1", "nan", "inf", "\"1\"", "300"] {
+        let lines = format!("{}telemetry.trace_ratio = {text}\n{HAOKA}", endpoint("http://h"));
+        wrong(&lines, "telemetry.trace_ratio", "must be a number from 0 to 1");
+    }
+}
+
+#[test]
+fn a_collectors_authority_is_for_https_and_holds_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    for (name, content) in [("ca.pem", authority.pem.as_str()), ("none.pem", "no certificate")] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let told = |scheme: &str, file: &str| {
+        let lines = format!(
+            "telemetry.otlp_endpoint = \"{scheme}://h\"\ntelemetry.otlp_ca_file = \"{file}\"\n{HAOKA}"
+        );
+        let problems = problems_in(folder.path(), &lines);
+        problems.into_iter().map(|problem| (problem.path, problem.text)).collect::<Vec<_>>()
+    };
+    assert_eq!(told("https", "ca.pem"), []);
+    for (scheme, file, text) in [
+        ("https", "none.pem", "holds no certificate in PEM"),
+        ("http", "ca.pem", "needs an otlp_endpoint that begins with https://"),
+    ] {
+        let expected = ("telemetry.otlp_ca_file".to_owned(), text.to_owned());
+        assert_eq!(told(scheme, file), [expected]);
+    }
+    assert!(told("https", "absent.pem")[0].1.starts_with("cannot open "));
+    for line in ["otlp_ca_file = \"/dev/null\"", "trace_ratio = 1"] {
+        let key = format!("telemetry.{line}");
+        let path = key.split(' ').next().unwrap();
+        let problems = problems_in(folder.path(), &format!("{key}\n{HAOKA}"));
+        let text = "does nothing without telemetry.otlp_endpoint";
+        assert!(problems.iter().any(|it| it.path == path && it.text == text), "{problems:?}");
+    }
 }

@@ -21,6 +21,7 @@ use super::{
     assert_libraries_are_quiet, assert_none, found,
 };
 use crate::child::Serving;
+use crate::collector::Collector;
 use crate::played::{Asked, Played, answer};
 use crate::support::{Failed, connect, question};
 
@@ -97,7 +98,12 @@ async fn nothing_leaks(loud: Loud) {
     let directory = tempfile::tempdir().unwrap();
     let trap = Played::start(|_| async { answer(200, "{}") }).await;
     let vendor = Vendor::start().await;
-    let mut server = loud.serve(&accounts(&vendor.played.url(), "", &directory));
+    let (collector, address) = Collector::start().await;
+    let config = format!(
+        "telemetry.otlp_endpoint = \"http://{address}\"\n{}",
+        accounts(&vendor.played.url(), "", &directory)
+    );
+    let mut server = loud.serve(&config);
     prove_loud(&mut server);
     let channel = connect(server.address).await;
 
@@ -116,7 +122,7 @@ async fn nothing_leaks(loud: Loud) {
     let mut reasons = BTreeSet::new();
     for (name, deed) in bad_deeds(&trap.url()) {
         // A server of its own for each: one deed closes an account to the next.
-        let server = loud.serve(&accounts(&vendor.played.url(), "", &directory));
+        let server = loud.serve(&config);
         let channel = connect(server.address).await;
         vendor.does(&deed);
         let calls = Provider::all().map(|provider| ask(&channel, provider));
@@ -143,6 +149,7 @@ async fn nothing_leaks(loud: Loud) {
     assert!(asked.iter().all(|asked| !asked.headers.contains_key("cookie")));
 
     check_log(&log);
+    check_spans(&collector);
 }
 
 /// Waits for an event that is written at the level of debugging only.
@@ -164,6 +171,18 @@ fn check_arrived(asked: &[Asked]) {
     assert_eq!(of("/api/openapi/").1["appsecret"], DINGSHANG_SECRET);
     assert!(of("/api/openapi/").0.contains(NUMBER_ID));
     assert!(of("/api/order/").2.contains(ID_MIDDLE));
+}
+
+/// Spans tell of the requests that had the secrets, and nothing of the canaries.
+fn check_spans(collector: &Collector) {
+    let told = format!("{:?}", collector.messages());
+    assert_none(&SECRETS, &told);
+    assert_none(&PERSONAL, &told);
+    for of_orders in [WORD_ID, NUMBER_ID, "http://", "/cgi-bin", "/api/"] {
+        assert!(!told.contains(of_orders), "{of_orders}");
+    }
+    let expected = ["find order", "token", "PROVIDER_UNAVAILABLE", "127.0.0.1", "POST", "GET"];
+    assert_eq!(found(&expected, &told), expected, "{told}");
 }
 
 /// The log has what it should have, and nothing of the canaries.

@@ -1,0 +1,273 @@
+//! Spans on their way to a collector, in OTLP over gRPC. Used by `telemetry` only.
+//!
+//! Spans that have ended wait here, up to a bound, and a task of their own sends them: nobody who
+//! ends one waits. A collector that does not take them in time loses them, and each is counted.
+//! OpenTelemetry's own exporter counts none, and reads settings and headers from the environment;
+//! this one reads none.
+
+use std::error::Error as _;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as thread_mpsc;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
+use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, RandomIdGenerator, Sampler, SdkTracerProvider, Span, SpanData, SpanLimits,
+    SpanProcessor,
+};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+
+use crate::config::Traces;
+use crate::metrics::SPANS_LOST;
+use crate::spans;
+
+/// The most spans that may wait.
+const WAITING: usize = 2048;
+
+/// The most spans that are sent at one time.
+const BATCH: usize = 512;
+
+/// How long the first span of a batch waits for others.
+const GATHERING: Duration = Duration::from_millis(500);
+
+/// How long the collector has to take a batch, connecting included.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sending of spans.
+pub(super) struct Sending {
+    ending: CancellationToken,
+    /// Nothing comes here: it is closed when all is sent.
+    sent: thread_mpsc::Receiver<()>,
+}
+
+impl Sending {
+    /// Has spans made and sent from here on. Within a runtime: the sending is a task of it.
+    ///
+    /// # Errors
+    /// Where the collector's certificate could not be checked.
+    pub(super) fn start(traces: &Traces) -> io::Result<Self> {
+        let (put, outbox) = mpsc::channel(WAITING);
+        let overflow = Arc::new(AtomicU64::new(0));
+        let ending = CancellationToken::new();
+        let (done, sent) = thread_mpsc::channel();
+        let resource = resource();
+        let post = Post {
+            outbox,
+            batch: Vec::new(),
+            ending: ending.clone(),
+            endpoint: endpoint(traces).map_err(io::Error::other)?,
+            resource: (&resource).into(),
+            overflow: Arc::clone(&overflow),
+            lost: 0,
+            _done: done,
+        };
+        tokio::spawn(post.run());
+        let ratio = Sampler::TraceIdRatioBased(traces.ratio.0);
+        // All that the environment could set is set here.
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(Sampler::ParentBased(Box::new(ratio)))
+            .with_span_limits(SpanLimits::default())
+            .with_resource(resource)
+            .with_span_processor(Outbox { put, overflow })
+            .build();
+        spans::make_with(provider.tracer(env!("CARGO_PKG_NAME")));
+        Ok(Self { ending, sent })
+    }
+
+    /// Waits until every span is sent, or the time is over.
+    pub(super) fn flush(&self, time: Duration) {
+        self.ending.cancel();
+        if self.sent.recv_timeout(time) == Err(thread_mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("the last spans are lost, because no collector took them in time");
+        }
+    }
+}
+
+/// Which process it is that spans are of.
+fn resource() -> Resource {
+    let instance = RandomIdGenerator::default().new_trace_id().to_string();
+    let attributes = [
+        KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", instance),
+    ];
+    Resource::builder_empty().with_attributes(attributes).build()
+}
+
+fn endpoint(traces: &Traces) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from(traces.endpoint.clone());
+    if traces.endpoint.scheme_str() != Some("https") {
+        return Ok(endpoint);
+    }
+    let tls = match &traces.authorities {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    endpoint.tls_config(tls)
+}
+
+/// Where spans go that have ended.
+#[derive(Debug)]
+struct Outbox {
+    put: mpsc::Sender<SpanData>,
+    /// How many did not fit since this was last told.
+    overflow: Arc<AtomicU64>,
+}
+
+impl SpanProcessor for Outbox {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if self.put.try_send(span).is_err() {
+            SPANS_LOST.add([], 1);
+            self.overflow.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Sends what is in the outbox.
+struct Post {
+    outbox: mpsc::Receiver<SpanData>,
+    batch: Vec<SpanData>,
+    ending: CancellationToken,
+    endpoint: Endpoint,
+    resource: ResourceAttributesWithSchema,
+    overflow: Arc<AtomicU64>,
+    /// How many are lost since the collector last took all that there was.
+    lost: u64,
+    /// Dropped with all the rest, at the end.
+    _done: thread_mpsc::Sender<()>,
+}
+
+impl Post {
+    async fn run(mut self) {
+        let mut collector = self.collector();
+        let mut open = true;
+        while open {
+            open = self.gather().await;
+            let others = async {
+                while open && self.batch.len() < BATCH {
+                    open = self.gather().await;
+                }
+            };
+            // What comes soon after goes with it.
+            let _ = timeout(GATHERING, others).await;
+            if self.batch.is_empty() {
+                continue;
+            }
+            let spans = mem::take(&mut self.batch);
+            let count = spans.len() as u64;
+            let resource_spans = group_spans_by_resource_and_scope(spans, &self.resource);
+            let sending = collector.export(ExportTraceServiceRequest { resource_spans });
+            let (lost, why) = match timeout(TIMEOUT, sending).await {
+                Ok(Ok(answer)) => {
+                    let refused = answer.into_inner().partial_success;
+                    let refused = refused.map_or(0, |refused| refused.rejected_spans);
+                    (refused.try_into().unwrap_or(0), "the collector refuses them".to_owned())
+                }
+                failed => {
+                    let why = match failed {
+                        Ok(Err(status)) => causes(status.code(), status.source()),
+                        _ => format!("no answer within {TIMEOUT:?}"),
+                    };
+                    // A connection that hangs would do so for ever.
+                    collector = self.collector();
+                    (count, why)
+                }
+            };
+            self.tell(lost, &why);
+        }
+    }
+
+    fn collector(&self) -> TraceServiceClient<tonic::transport::Channel> {
+        TraceServiceClient::new(self.endpoint.connect_lazy())
+    }
+
+    /// Waits for further spans of the batch. False where no more will come.
+    async fn gather(&mut self) -> bool {
+        let room = BATCH - self.batch.len();
+        tokio::select! {
+            biased;
+            () = self.ending.cancelled(), if !self.outbox.is_closed() => {
+                self.outbox.close();
+                true
+            }
+            count = self.outbox.recv_many(&mut self.batch, room) => count > 0,
+        }
+    }
+
+    /// Counts what was lost of a batch, and tells when that begins and when it is over.
+    fn tell(&mut self, of_batch: u64, why: &str) {
+        SPANS_LOST.add([], of_batch);
+        let overflow = self.overflow.swap(0, Ordering::Relaxed);
+        let lost = of_batch + overflow;
+        if lost == 0 && self.lost > 0 {
+            let lost = mem::take(&mut self.lost);
+            tracing::info!(lost, "the collector takes spans again");
+        }
+        if lost > 0 && self.lost == 0 {
+            let why = if of_batch > 0 { why } else { "there are more than it takes in time" };
+            tracing::warn!(why, "spans are lost, because the collector does not take them");
+        }
+        self.lost += lost;
+    }
+}
+
+/// Why the collector could not be asked: its own text stays out of it.
+fn causes(code: tonic::Code, mut source: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut text = code.to_string();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_holds_nobody_up() {
+        let (put, mut outbox) = mpsc::channel(WAITING);
+        let overflow = Arc::new(AtomicU64::new(0));
+        let ended = Outbox { put, overflow: Arc::clone(&overflow) };
+        let provider = SdkTracerProvider::builder().with_span_processor(ended).build();
+        let tracer = provider.tracer("test");
+        for _ in 0..WAITING + 3 {
+            tracer.start("span").end();
+        }
+        assert_eq!(overflow.load(Ordering::Relaxed), 3);
+        assert!(crate::metrics::page().unwrap().contains("order_query_spans_lost_total 3\n"));
+        let mut waiting = 0;
+        while outbox.try_recv().is_ok() {
+            waiting += 1;
+        }
+        assert_eq!(waiting, WAITING);
+        tracer.start("span").end();
+        assert_eq!((overflow.load(Ordering::Relaxed), outbox.try_recv().is_ok()), (3, true));
+    }
+}

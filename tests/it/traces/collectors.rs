@@ -1,0 +1,156 @@
+//! Collectors that do not take what they are sent, and those that are spoken to over TLS.
+
+use std::net::SocketAddr;
+
+use order_query::pb::Provider;
+use serde_json::Value;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use super::{GET, Traced, cards, only};
+use crate::authority::Authority;
+use crate::child::{Ended, Serving};
+use crate::collector::{Collector, Mood};
+use crate::metrics::{page_at, value};
+use crate::support::question;
+
+/// What the lines about spans begin with.
+fn told(ended: &Ended) -> Vec<String> {
+    let lines = ended.err.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.filter(|line| line["target"] == "order_query::telemetry::otlp");
+    let messages = lines.map(|line| line["message"].as_str().unwrap().to_owned());
+    messages.map(|message| message.split(',').next().unwrap().to_owned()).collect()
+}
+
+/// Nobody is asked there.
+const VENDOR: &str = "http://127.0.0.1:1";
+
+const LOST: &str = "spans are lost";
+const TAKES: &str = "the collector takes spans again";
+const LAST: &str = "the last spans are lost";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_collector_does_not_take_is_counted_and_told_once() {
+    let (mut traced, _vendor) = Traced::start_scripted("").await;
+    traced.collector.is(Mood::Unavailable);
+    let ask = || question(Provider::Haoka, "a/b");
+    traced.get(ask(), &[]).await;
+    let line = traced.server.child.err.with(LOST);
+    assert!(line.contains("\"why\":\"The service is currently unavailable\""), "{line}");
+    assert!(!line.contains("a text of the collector's"), "{line}");
+    for number in 2..=3 {
+        traced.get(ask(), &[]).await;
+        traced.collector.was_sent(number).await;
+    }
+    traced.collector.is(Mood::Refuses(1));
+    traced.get(ask(), &[]).await;
+    traced.collector.was_sent(4).await;
+    traced.collector.is(Mood::Takes);
+    traced.get(ask(), &[]).await;
+    let line = traced.server.child.err.with(TAKES);
+    assert!(line.contains("\"lost\":4"), "{line}");
+    let page = page_at(traced.server.admin_address).await;
+    assert_eq!(value(&page, "order_query_spans_lost_total"), Some(4.0));
+    let collector = traced.collector.clone();
+    let (spans, ended) = traced.stop();
+    assert_eq!(spans.len(), 1);
+    assert_eq!(collector.spans_while(Mood::Unavailable).len(), 3);
+    assert_eq!(told(&ended), [LOST, TAKES], "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_is_down_costs_a_call_nothing() {
+    // Whoever had the port has left it.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoint = format!("telemetry.otlp_endpoint = \"http://{nobody}\"\n");
+    let server = Serving::start(&format!("{endpoint}{}", cards(VENDOR)));
+    let ended = server.get(&["haoka", "a/b"]);
+    assert!(ended.err.contains("INVALID_REQUEST"), "{}", ended.err);
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(told(&ended), [LOST]);
+    assert!(ended.err.contains("Connection refused"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_hangs_keeps_no_call_and_no_end() {
+    let (traced, _vendor) = Traced::start_scripted("").await;
+    traced.collector.is(Mood::Hangs);
+    traced.get(question(Provider::Haoka, "a/b"), &[]).await;
+    traced.collector.was_sent(1).await;
+    traced.get(question(Provider::Haoka, "a/b"), &[]).await;
+    let (_, ended) = traced.stop();
+    assert_eq!(told(&ended), [LAST]);
+}
+
+/// A collector that speaks TLS, with a certificate of the authority.
+fn secured(authority: &Authority) -> (Collector, SocketAddr) {
+    let collector = Collector::new();
+    let pair = authority.issue(&["127.0.0.1"]);
+    let identity = Identity::from_pem(pair.certificate, pair.key);
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap();
+    let server = Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(identity))
+        .unwrap()
+        .add_service(collector.service());
+    tokio::spawn(server.serve_with_incoming(incoming));
+    (collector, address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
+    let (ours, strangers) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("collector-ca.pem");
+    std::fs::write(&file, &ours.pem).unwrap();
+    for (authority, is_ours) in [(&ours, true), (&strangers, false)] {
+        let (collector, address) = secured(authority);
+        let server = Serving::start(&format!(
+            "[telemetry]\notlp_endpoint = \"https://{address}\"\notlp_ca_file = \"{}\"\n{}",
+            file.display(),
+            cards(VENDOR)
+        ));
+        server.get(&["haoka", "a/b"]);
+        let ended = server.stop();
+        assert_eq!(ended.code, Some(0));
+        if is_ours {
+            only(&collector.spans(), GET);
+            assert_eq!(told(&ended), Vec::<String>::new());
+        } else {
+            assert_eq!(collector.messages().len(), 0);
+            assert_eq!(told(&ended), [LOST]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environment_says_nothing_of_traces() {
+    let (collector, address) = Collector::start().await;
+    let endpoint = format!("telemetry.otlp_endpoint = \"http://{address}\"\n");
+    let server = Serving::start_with(&format!("{endpoint}{}", cards(VENDOR)), |command| {
+        for (name, value) in [
+            ("OTEL_SDK_DISABLED", "true"),
+            ("OTEL_SERVICE_NAME", "forged"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "forged=forged"),
+            ("OTEL_TRACES_SAMPLER", "always_off"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "forged=forged"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0"),
+            ("http_proxy", "http://127.0.0.1:1"),
+            ("HTTPS_PROXY", "http://127.0.0.1:1"),
+            ("ALL_PROXY", "http://127.0.0.1:1"),
+        ] {
+            command.env(name, value);
+        }
+    });
+    server.get(&["haoka", "a/b"]);
+    assert_eq!(server.stop().code, Some(0));
+    let call = collector.spans();
+    assert_eq!(only(&call, GET).attributes["rpc.system.name"], "grpc");
+    for message in collector.messages() {
+        assert!(!message.metadata.contains_key("forged"));
+        assert!(!format!("{:?}", message.request).contains("forged"));
+    }
+}

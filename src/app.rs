@@ -1,5 +1,7 @@
 //! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
 
+mod admin;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
+use crate::metrics::{RELOADS, SERVER_LIMIT};
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Terms, Tls};
 use crate::store::Store;
@@ -28,6 +31,10 @@ const ADMIN_CONNECTIONS: usize = 100;
 
 /// How often files that may change are read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What becomes of files that have changed, in metrics.
+const TAKEN: &str = "taken";
+const UNFIT: &str = "unfit";
 
 /// A configuration that was found to be in order, with its accounts ready to be asked.
 pub struct Setup {
@@ -137,7 +144,9 @@ impl App {
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let admin = Terms {
-            routes: Routes::new(bounded_health()),
+            name: "admin",
+            http1: true,
+            routes: admin::routes(Routes::new(bounded_health()), orders.clone(), is_ready),
             tls: None,
             limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
             stopping: stopping.clone(),
@@ -150,7 +159,10 @@ impl App {
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }
-        let public = Terms { routes, tls, limits, stopping: stopping.clone() };
+        SERVER_LIMIT.set(["max_connections"], config.server.max_connections.into());
+        let stopping_too = stopping.clone();
+        let public =
+            Terms { name: "server", http1: false, routes, tls, limits, stopping: stopping_too };
         let servers = [
             tokio::spawn(server::serve(admin_listener, admin)),
             tokio::spawn(server::serve(listener, public)),
@@ -214,6 +226,10 @@ fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: Canc
 
 /// Looks again and again for files that changed.
 async fn reload(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
+    for setting in reloads.iter().map(Reload::path) {
+        RELOADS.add([setting, TAKEN], 0);
+        RELOADS.add([setting, UNFIT], 0);
+    }
     loop {
         clock.sleep_until(clock.now() + RELOAD_INTERVAL).await;
         let check = move || {
@@ -226,6 +242,7 @@ async fn reload(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
         };
         reloads = checked;
         for Reloaded { path, outcome } in news {
+            RELOADS.add([&path, if outcome.is_ok() { TAKEN } else { UNFIT }], 1);
             match outcome {
                 Ok(()) => tracing::info!(path, "files have changed and are in use"),
                 Err(problem) => {

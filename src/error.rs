@@ -169,6 +169,11 @@ impl Error {
     }
 }
 
+/// What came of something, in a word: `OK`, or the reason of its error.
+pub fn outcome<T>(result: &Result<T, Error>) -> &'static str {
+    result.as_ref().map_or_else(|error| pb::short_name(error.reason), |_| "OK")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", pb::short_name(self.reason), self.message)

@@ -7,6 +7,8 @@ mod caller;
 mod calls;
 mod flights;
 mod freshness;
+mod measures;
+mod outcome;
 mod question;
 mod quota;
 mod retry;
@@ -25,12 +27,13 @@ pub use caller::Caller;
 pub use watch::Watching;
 
 use self::calls::Turn;
-use self::flights::{Flights, Landed, Pilot};
+use self::flights::{Flight, Flights, Landed, Pilot};
 use self::freshness::observed;
 use self::question::Question;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Source};
+use crate::metrics::{JOINED, RETRIES};
+use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
 use crate::providers::Means;
 use crate::store::{Known, Store};
 
@@ -76,6 +79,7 @@ impl Orders {
     /// Asks with these accounts, and remembers in this store.
     #[must_use]
     pub fn new(accounts: Accounts, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        accounts.iter().for_each(|account| measures::begin(account));
         Self(Arc::new(Inner {
             accounts,
             store,
@@ -112,7 +116,9 @@ impl Orders {
     ) -> Result<Answer, Error> {
         let question = self.question(caller, order, max_age)?;
         let answer = self.answer(&question, deadline).await;
-        answer.map_err(|error| question.failed(error, order))
+        let answer = answer.map_err(|error| question.failed(error, order))?;
+        measures::answered(&question, &answer, self.0.clock.now());
+        Ok(answer)
     }
 
     /// Resolves once no call to a vendor is under way and every answer is stored. Whoever waits for
@@ -143,7 +149,7 @@ impl Orders {
             if let Some(answer) = self.at_hand(question) {
                 return answer.map(Answer::from);
             }
-            let mut flight = match under_way.take().map_or_else(|| self.join(question), Ok) {
+            let mut flight = match self.join(question, under_way.take()) {
                 Ok(flight) => flight,
                 Err(answer) => return answer.map(Answer::from),
             };
@@ -215,18 +221,25 @@ impl Orders {
         Some(answer)
     }
 
-    /// Joins the call for the question's order, or makes one.
+    /// Joins the call that is under way for the question's order, or makes one.
     fn join(
         &self,
         question: &Question,
-    ) -> Result<flights::Flight, Result<GetOrderResponse, Error>> {
-        self.0.flights.join(
-            &question.key,
-            || self.at_hand(question),
-            |pilot| {
-                self.0.tasks.spawn(self.clone().fly(question.clone(), pilot));
+        under_way: Option<Flight>,
+    ) -> Result<Flight, Result<GetOrderResponse, Error>> {
+        let mut is_pilot = false;
+        let flight = under_way.map_or_else(
+            || {
+                let at_hand = || self.at_hand(question);
+                self.0.flights.join(&question.key, at_hand, |pilot| {
+                    is_pilot = true;
+                    self.0.tasks.spawn(self.clone().fly(question.clone(), pilot));
+                })
             },
-        )
+            Ok,
+        )?;
+        JOINED.add([&question.account.name], u64::from(!is_pilot));
+        Ok(flight)
     }
 
     async fn fly(self, question: Question, pilot: Pilot) {
@@ -312,9 +325,11 @@ impl Orders {
         let asked = self.0.clock.now();
         let outcome = loop {
             let outcome = turn.attempt(&question.query, means, self.0.clock.as_ref()).await;
+            measures::called(&question.account, gate.sent(), &outcome);
             if !turn.comes_again().await {
                 break outcome;
             }
+            RETRIES.add([&question.account.name], 1);
             // It lasts for one attempt. Where it cannot be had again, the worst is that two ask.
             if let Some(lease) = lease {
                 let _ = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
@@ -332,48 +347,6 @@ impl Orders {
         let spent = self.recall(question).await.ok().flatten().unwrap_or_default().spent;
         let vendor_latency = observed(&state).and_then(|sent| answered.duration_since(sent).ok());
         Ok(Landed::Live(Known { state: Some(state), spent }, vendor_latency))
-    }
-
-    /// Remembers what an outcome says of the account and the order.
-    async fn note(&self, question: &Question, outcome: Result<&Order, &Error>, asked: SystemTime) {
-        let account = &question.account;
-        let noted = match outcome {
-            Err(Error { closes: Some(closing), retry_after: Some(wait), .. }) => {
-                let probe = *closing == crate::error::Closing::UntilProbed;
-                let seconds = wait.as_secs();
-                tracing::warn!(
-                    account = account.name,
-                    seconds,
-                    "the vendor is left alone for a while"
-                );
-                self.0.store.close(&account.key, *wait, probe).await
-            }
-            Ok(_) => self.0.store.reopen(&account.key).await,
-            // Answers as well.
-            Err(error)
-                if matches!(
-                    error.reason,
-                    ErrorReason::OrderNotFound
-                        | ErrorReason::OrderExpired
-                        | ErrorReason::InvalidRequest
-                ) =>
-            {
-                self.0.store.reopen(&account.key).await
-            }
-            Err(_) => Ok(()),
-        };
-        if let Err(error) = noted {
-            tracing::debug!(detail = error.detail, "an account's state could not be remembered");
-        }
-        match outcome {
-            Ok(_) => self.0.not_found.invalidate(&question.key),
-            Err(error) if error.reason == ErrorReason::OrderNotFound => {
-                let answer = (error.clone(), asked);
-                self.0.not_found.insert(question.key.clone(), answer);
-            }
-            Err(_) => {}
-        }
-        account.note(outcome.err());
     }
 }
 

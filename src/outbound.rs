@@ -16,10 +16,12 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Method, Proxy, Url};
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::{Closing, Error, Trouble};
+use crate::metrics::VENDOR_REQUEST_SECONDS;
 use crate::pb::ErrorReason;
 
 /// The most of an answer that is read, in bytes.
@@ -48,6 +50,8 @@ const TOO_MANY_REQUESTS_RETRY: Duration = Duration::from_mins(1);
 /// One request to a vendor.
 #[derive(Default)]
 pub struct Request<'a> {
+    /// What is asked for, in a word of ours: `order`, `token`.
+    pub operation: &'static str,
     /// The path below the account's `base_url`, a segment each; segments are escaped.
     pub path: &'a [&'a str],
     /// The query's parameters; values are escaped.
@@ -86,6 +90,7 @@ pub struct Answer {
 
 /// Sends the requests of one account.
 pub struct Client {
+    account: String,
     http: reqwest::Client,
     base: Url,
     timeout: Duration,
@@ -112,7 +117,14 @@ impl Client {
         let http = build(&base, timeout, certificates, proxy)
             .map_err(|text| section.problem("base_url", text))
             .ok()?;
-        Some(Self { http, base, timeout, clock: Arc::clone(clock) })
+        let account = section.name().to_owned();
+        Some(Self { account, http, base, timeout, clock: Arc::clone(clock) })
+    }
+
+    /// The account's name in the configuration.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
     }
 
     /// Where the vendor is: part of what tells one account from another.
@@ -140,7 +152,15 @@ impl Client {
     /// `PROVIDER_UNAVAILABLE` where no whole answer came in time, `PROVIDER_RESPONSE_INVALID`
     /// where it is larger than 256 KiB.
     pub async fn send(&self, request: Request<'_>) -> Result<Answer, Error> {
+        let operation = request.operation;
         let request = self.build(request)?;
+        let begin = Instant::now();
+        let outcome = self.exchange(request).await;
+        VENDOR_REQUEST_SECONDS.observe([&self.account, operation], begin.elapsed());
+        outcome
+    }
+
+    async fn exchange(&self, request: reqwest::Request) -> Result<Answer, Error> {
         let sent = self.clock.now();
         #[cfg(fuzzing)]
         if let Some(answer) = fuzzing::played(request.url().path(), sent) {

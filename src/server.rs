@@ -20,6 +20,11 @@ use tonic::service::Routes;
 
 pub use tls::Tls;
 
+use crate::metrics::{CONNECTIONS, SHED};
+
+/// What bounds the connections, as metrics name it.
+const MAX_CONNECTIONS: &str = "max_connections";
+
 /// How long to wait when no connection can be accepted, such as for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -28,6 +33,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a listener serves, and to whom.
 pub struct Terms {
+    /// What the listener is called in metrics.
+    pub name: &'static str,
+    /// Whether HTTP/1.1 is spoken as well as HTTP/2: scrapers do, gRPC does not.
+    pub http1: bool,
     /// What is served.
     pub routes: Routes,
     /// How connections are encrypted; `None` leaves them in plaintext.
@@ -55,16 +64,29 @@ pub struct Limits {
 /// peer that does not read its answers may hold that up for as long as the longest call takes.
 pub async fn serve(listener: TcpListener, terms: Terms) {
     let terms = Arc::new(terms);
+    CONNECTIONS.set([terms.name], 0.0);
+    SHED.add([MAX_CONNECTIONS], 0);
     let mut connections = JoinSet::new();
     let (mut refusals, mut failures) = (Rarely::default(), Rarely::default());
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
                 if connections.len() < terms.limits.max_connections {
-                    connections.spawn(connection::serve(stream, Arc::clone(&terms)));
-                } else if refusals.is_time() {
-                    let open = connections.len();
-                    tracing::warn!(open, "server.max_connections are open; more are closed at once");
+                    let open = Open::new(terms.name);
+                    let connection = connection::serve(stream, Arc::clone(&terms));
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(open);
+                    });
+                } else {
+                    SHED.add([MAX_CONNECTIONS], 1);
+                    if refusals.is_time() {
+                        let open = connections.len();
+                        tracing::warn!(
+                            open,
+                            "server.max_connections are open; more are closed at once"
+                        );
+                    }
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -89,6 +111,22 @@ async fn accept(listener: &TcpListener, failures: &mut Rarely) -> TcpStream {
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
+    }
+}
+
+/// An open connection of a listener, as metrics have it.
+struct Open(&'static str);
+
+impl Open {
+    fn new(listener: &'static str) -> Self {
+        CONNECTIONS.add([listener], 1.0);
+        Self(listener)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        CONNECTIONS.add([self.0], -1.0);
     }
 }
 

@@ -46,6 +46,12 @@ impl Reload {
         Self { path, files, limit, hashes, last, take }
     }
 
+    /// The setting's place: `server.tls`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Reads the files, and hands them over where they differ from what was read last. Contents
     /// are compared, not times: Kubernetes swaps a link to a folder.
     pub fn check(&mut self) -> Option<Reloaded> {

@@ -107,6 +107,12 @@ impl Section {
         &self.path
     }
 
+    /// The section's own name: `vending`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// Notes what is wrong with a key of this section, or with the section (an empty key).
     pub fn problem(&self, key: &str, text: impl Into<String>) {
         let problem = Problem { path: self.path_of(key), text: text.into() };

@@ -8,14 +8,20 @@ use std::time::Duration;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 use tonic::Status;
+use tonic::server::NamedService;
 use tracing::Level;
 
 use super::admission::Places;
 use super::status::{self, code_name};
 use super::trace;
 use crate::error::Error;
+use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
+use crate::pb::order_service_server::OrderServiceServer;
 use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+
+/// The service, as gRPC names it.
+const SERVICE: &str = <OrderServiceServer<()> as NamedService>::NAME;
 
 /// The call's line. It is written, and the call's places are given back, when the last clone is
 /// dropped: however the call ends, that happens once.
@@ -130,6 +136,7 @@ impl Record {
 
     /// One order of a batch cannot be read: a line of its own, beside the call's.
     pub(super) fn order_failed(&self, order: &OrderRef, error: &Error) {
+        count(error);
         let line = self.line();
         event!(
             level(error.reason),
@@ -170,11 +177,17 @@ impl Drop for Line {
         let (level, code, message) = match &self.outcome {
             Some(Ok(())) => (Level::INFO, tonic::Code::Ok, "answered"),
             Some(Err(error)) => {
+                count(error);
                 (level(error.reason), status::code(error.reason), error.message.as_str())
             }
             None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
         };
-        let latency = milliseconds(self.begin.elapsed());
+        let time = self.begin.elapsed();
+        let kind = if self.messages.is_some() { "server_stream" } else { "unary" };
+        let method = Some(self.method).filter(|name| !name.is_empty()).unwrap_or("unknown");
+        RPCS.add([kind, SERVICE, method, code_name(code)], 1);
+        RPC_SECONDS.observe([kind, SERVICE, method], time);
+        let latency = milliseconds(time);
         event!(
             level,
             method = self.method,
@@ -199,6 +212,12 @@ impl Drop for Line {
             "{message}"
         );
     }
+}
+
+/// Counts what a caller is told instead of an order.
+fn count(error: &Error) {
+    let account = error.account.as_deref().unwrap_or_default();
+    ERRORS.add([account, pb::short_name(error.reason)], 1);
 }
 
 /// How loudly a failure is told: what the operator should look at is a warning.

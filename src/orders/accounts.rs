@@ -203,8 +203,8 @@ impl Accounts {
         self.0.is_empty()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Account> {
-        self.0.iter().map(AsRef::as_ref)
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.0.iter()
     }
 
     /// The account that the caller's question is for.

@@ -50,6 +50,15 @@ impl Calls {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many have their turn now, and how many wait for it.
+    pub(super) fn count(&self) -> (f64, f64) {
+        let taken = |places: &Semaphore, most: usize| {
+            let taken = most.saturating_sub(places.available_permits());
+            u32::try_from(taken).map_or(f64::INFINITY, f64::from)
+        };
+        (taken(&self.turns, self.most), taken(&self.queue, QUEUE))
+    }
+
     /// Waits for a turn, for so long.
     async fn permit(&self, patience: Duration) -> Result<SemaphorePermit<'_>, Error> {
         if let Ok(permit) = self.turns.try_acquire() {

@@ -58,8 +58,7 @@ impl Question {
 
     /// The gate of this question's calls.
     pub(super) fn gate(&self, store: Arc<dyn Store>) -> Quota {
-        let (account, order) = (Arc::clone(&self.account), self.key.clone());
-        Quota { account, store, order, asker: self.asker.clone() }
+        Quota::new(Arc::clone(&self.account), store, &self.key, self.asker.clone())
     }
 
     /// Whether what is known is young enough.

@@ -2,6 +2,7 @@
 //! not. Used by `orders` for every call to a vendor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use super::accounts::Account;
 use super::caller::Share;
 use super::freshness;
 use crate::error::Error;
+use crate::metrics::QUOTA_REFUSALS;
 use crate::pb::ErrorReason;
 use crate::providers::{Gate, Left, Pass, new_id};
 use crate::store::{Call, Store, Take, Window};
@@ -50,11 +52,13 @@ impl Priority {
 
 /// The gate of one question's calls.
 pub(super) struct Quota {
-    pub(super) account: Arc<Account>,
-    pub(super) store: Arc<dyn Store>,
+    account: Arc<Account>,
+    store: Arc<dyn Store>,
     /// What the store knows the order by.
-    pub(super) order: String,
-    pub(super) asker: Asker,
+    order: String,
+    asker: Asker,
+    /// How many calls were sent since this was last asked for.
+    sent: AtomicU64,
 }
 
 /// What the store knows an order's own limit by.
@@ -62,14 +66,34 @@ pub(super) fn day_window(account: &Account, order: &str) -> Option<String> {
     account.rules.calls_per_order_per_day.map(|_| format!("{order} day"))
 }
 
-/// What a full window is called in errors: the configuration's names.
-const NAMES: [&str; 4] =
+/// What a full window is called in errors and metrics: the configuration's names.
+pub(super) const NAMES: [&str; 4] =
     ["calls_per_minute", "calls_per_minute of watchers", "calls_per_order_per_day", SHARE];
 
 /// The one that is a caller's, and not the account's.
 const SHARE: &str = "vendor_calls_per_minute";
 
 impl Quota {
+    /// The gate of calls for one order, by what the store knows it by.
+    pub(super) fn new(
+        account: Arc<Account>,
+        store: Arc<dyn Store>,
+        order: &str,
+        asker: Asker,
+    ) -> Self {
+        Self { account, store, order: order.to_owned(), asker, sent: AtomicU64::new(0) }
+    }
+
+    /// How many calls were sent since this was last asked for.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.swap(0, Ordering::Relaxed)
+    }
+
+    /// The windows that all calls of the account share, each with its name.
+    pub(super) fn minute_windows(&self) -> impl Iterator<Item = (&'static str, Window)> {
+        self.windows().into_iter().filter(|(_, window)| window.period == MINUTE)
+    }
+
     /// The windows of a call, each with its name.
     fn windows(&self) -> Vec<(&'static str, Window)> {
         let Account { rules, key, .. } = self.account.as_ref();
@@ -104,6 +128,7 @@ impl Quota {
 
     fn full(&self, window: usize, wait: Duration) -> Error {
         let name = self.windows().get(window).map_or("", |(name, _)| *name);
+        QUOTA_REFUSALS.add([&self.account.name, name], 1);
         let owner = match &self.asker.share {
             Some(share) if name == SHARE => format!("client/{}", share.client),
             _ => format!("account/{}", self.account.name),
@@ -148,6 +173,7 @@ impl Gate for Quota {
     }
 
     async fn leave(&self, pass: Pass, left: Left) {
+        self.sent.fetch_add(u64::from(left != Left::Unsent), Ordering::Relaxed);
         let call = self.call(pass.0);
         let noted = match left {
             _ if call.windows.is_empty() => Ok(()),

@@ -2,7 +2,7 @@
 //! Used by `orders`; `health` tells it.
 
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,15 @@ pub(super) enum Hindrance {
     Refused,
     /// The vendor fails, and its breaker is open.
     Failing,
+}
+
+impl Hindrance {
+    fn of(self, [refused, failing]: &mut [bool; 2]) -> &mut bool {
+        match self {
+            Self::Refused => refused,
+            Self::Failing => failing,
+        }
+    }
 }
 
 /// What is known of an account.
@@ -34,15 +43,19 @@ impl Standing {
         self.askable.subscribe()
     }
 
+    fn hindrances(&self) -> MutexGuard<'_, [bool; 2]> {
+        self.hindrances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a hindrance is there.
+    pub(super) fn has(&self, hindrance: Hindrance) -> bool {
+        *hindrance.of(&mut self.hindrances())
+    }
+
     /// Notes whether a hindrance is there. True where that is news.
     pub(super) fn note(&self, hindrance: Hindrance, is_there: bool) -> bool {
-        let mut hindrances = self.hindrances.lock().unwrap_or_else(PoisonError::into_inner);
-        let [refused, failing] = &mut *hindrances;
-        let known = match hindrance {
-            Hindrance::Refused => refused,
-            Hindrance::Failing => failing,
-        };
-        let is_news = mem::replace(known, is_there) != is_there;
+        let mut hindrances = self.hindrances();
+        let is_news = mem::replace(hindrance.of(&mut hindrances), is_there) != is_there;
         // Under the lock, so that the last word is of the last change.
         let askable = !hindrances.contains(&true);
         self.askable.send_if_modified(|was| mem::replace(was, askable) != askable);

@@ -113,6 +113,8 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
+    STATUS.announce();
+    RECORD_STATUS.announce();
     let client = Client::configure(section, None, RULES.longest_call, clock);
     let app_id: Option<String> = section.require("app_id");
     let app_secret = section.require_secret("app_secret", fits_a_header);
@@ -217,6 +219,7 @@ impl Dingshang {
         let payload = self.payload(&query.machine_no, self.client.unix_time())?;
         self.client
             .send(Request {
+                operation: "order",
                 path: &["api", "openapi", "v1", "orders", &query.id],
                 headers: &[
                     ("Appid", &self.app_id),

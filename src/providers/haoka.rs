@@ -87,6 +87,8 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
+    STATUS.announce();
+    CARD_STATUS.announce();
     let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
     let user_id: Option<String> = section.require("user_id");
     let secret = section.require_secret("secret", |_| Ok(()));
@@ -152,7 +154,8 @@ impl Haoka {
             Encoding::UrlEncoded => Body::UrlEncoded(&fields),
         };
         let path = &["api", "order", "GetOrderInfo"];
-        self.client.send(Request { path, body, ..Request::default() }).await
+        let request = Request { operation: "order", path, body, ..Request::default() };
+        self.client.send(request).await
     }
 
     fn read(query: &Query, answer: &Answer) -> Result<Order, Error> {

@@ -104,6 +104,8 @@ pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
 ) -> Option<Box<dyn Provider>> {
+    STATUS.announce();
+    INVOICE_STATUS.announce();
     let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
@@ -179,6 +181,7 @@ impl Wechat {
     async fn send(&self, query: &Query, token: &Token) -> Result<Answer, Error> {
         self.client
             .send(Request {
+                operation: "order",
                 path: &["wxa", "charge", "service-provider", "order", "get"],
                 query: &[("access_token", token.value.expose()), ("orderId", &query.id)],
                 ..Request::default()

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::error::{Closing, Error, Trouble};
+use crate::metrics::UNKNOWN_WORDS;
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 
@@ -207,7 +208,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
 
 /// What a vendor's words for a state mean.
 pub(super) struct Words<T: 'static> {
-    /// Which field of which vendor they are in, for the log.
+    /// Which field of which vendor they are in: `wechat order.status`.
     field: &'static str,
     /// What no word at all means.
     unspecified: T,
@@ -226,7 +227,17 @@ impl<T: Copy> Words<T> {
         Self { field, unspecified, other, table, seen: Mutex::new(BTreeSet::new()) }
     }
 
-    /// What the word means. One that is not in the table is logged once.
+    /// Begins to count the words that are not in the table: an alert must see the first one.
+    pub(super) fn announce(&self) {
+        self.count(0);
+    }
+
+    fn count(&self, count: u64) {
+        let (provider, field) = self.field.split_once(' ').unwrap_or(("", self.field));
+        UNKNOWN_WORDS.add([provider, field], count);
+    }
+
+    /// What the word means. One that is not in the table is counted, and logged once.
     pub(super) fn meaning(&self, word: &str) -> T {
         if word.is_empty() {
             return self.unspecified;
@@ -234,6 +245,7 @@ impl<T: Copy> Words<T> {
         if let Some((_, meaning)) = self.table.iter().find(|(known, _)| *known == word) {
             return *meaning;
         }
+        self.count(1);
         self.log_unknown(word);
         self.other
     }

@@ -1,5 +1,6 @@
 //! One connection, from its handshake to its end: every wait in it has one. Used by `server` only.
 
+use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -61,7 +62,7 @@ pub(super) async fn serve(stream: TcpStream, terms: Arc<Terms>) {
     }
 }
 
-/// Speaks HTTP/2 until the peer leaves, the connection is of age, or the server stops. In the two
+/// Speaks HTTP until the peer leaves, the connection is of age, or the server stops. In the two
 /// latter cases the calls under way are answered first.
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
@@ -82,16 +83,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let routes = routes.map_future(move |answer| within(patience, answer));
     let stream = Io::new(stream, deadline);
     let begun = stream.begun();
-    let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_local_error_reset_streams(LOCAL_RESETS)
-            .max_header_list_size(HEADER_LIMIT)
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
-    );
+    let protocols = protocols(terms.http1);
+    let service = TowerToHyperService::new(routes);
+    let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut connection => return note(ended),
         () = sleep(jittered(terms.limits.max_connection_age)) => {}
@@ -115,6 +109,29 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
+/// What is spoken, within its limits.
+fn protocols(http1: bool) -> Builder<TokioExecutor> {
+    let mut protocols = Builder::new(TokioExecutor::new());
+    protocols
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(HEADER_LIMIT)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    if !http1 {
+        return protocols.http2_only();
+    }
+    // Between two requests a connection may be silent for as long as the next one's headers take.
+    protocols
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(OPENING_TIMEOUT)
+        .max_buf_size(HEADER_LIMIT as usize);
+    protocols
+}
+
 /// The answer, or that there was none in time: services wait for a request's message for as long as
 /// it does not come.
 async fn within<E>(
@@ -128,7 +145,7 @@ async fn within<E>(
     })
 }
 
-fn note(ended: hyper::Result<()>) {
+fn note(ended: Result<(), Box<dyn Error + Send + Sync>>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
     }

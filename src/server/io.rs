@@ -10,9 +10,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What every HTTP/2 connection begins with, in bytes: the preface, and a SETTINGS frame, whose
-/// header begins with the length of its payload.
-const PREFACE: usize = 24;
+/// What every HTTP/2 connection begins with: the preface, and a SETTINGS frame, whose header begins
+/// with the length of its payload.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_LENGTH: usize = 3;
 const FRAME_HEADER: usize = 9;
 
@@ -26,9 +26,10 @@ pub(super) struct Io<S> {
 }
 
 /// A connection whose peer has not sent all that HTTP/2 begins with. hyper checks what it says,
-/// and would wait for it without end.
+/// and would wait for it without end. What is no HTTP/2 has begun with its first bytes: hyper bounds
+/// HTTP/1.1 itself, and ends anything else.
 struct Opening {
-    head: [u8; PREFACE + FRAME_LENGTH],
+    head: [u8; PREFACE.len() + FRAME_LENGTH],
     seen: usize,
     deadline: Pin<Box<Sleep>>,
 }
@@ -39,9 +40,12 @@ impl Opening {
         let free = self.head.get_mut(self.seen..).unwrap_or_default();
         free.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
         self.seen += bytes.len();
+        if self.head.iter().zip(PREFACE).take(self.seen).any(|(byte, of_http2)| byte != of_http2) {
+            return true;
+        }
         let [.., a, b, c] = self.head;
         let payload = u32::from_be_bytes([0, a, b, c]) as usize;
-        self.seen >= PREFACE + FRAME_HEADER + payload
+        self.seen >= PREFACE.len() + FRAME_HEADER + payload
     }
 }
 
@@ -49,14 +53,14 @@ impl<S> Io<S> {
     /// The stream of a peer that must have begun by `deadline`; else reading fails.
     pub(super) fn new(stream: S, deadline: Instant) -> Self {
         let opening = Opening {
-            head: [0; PREFACE + FRAME_LENGTH],
+            head: [0; PREFACE.len() + FRAME_LENGTH],
             seen: 0,
             deadline: Box::pin(sleep_until(deadline)),
         };
         Self { stream, opening: Some(opening), begun: Arc::default(), gathered: false }
     }
 
-    /// Whether the peer has begun to speak HTTP/2.
+    /// Whether the peer has begun to speak HTTP.
     pub(super) fn begun(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.begun)
     }
@@ -74,7 +78,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         let Some(opening) = &mut this.opening else { return read };
         if read.is_pending() {
             ready!(opening.deadline.as_mut().poll(context));
-            let text = "the peer did not begin to speak HTTP/2 in time";
+            let text = "the peer did not begin to speak HTTP in time";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         if opening.take(buffer.filled().get(before..).unwrap_or_default()) {

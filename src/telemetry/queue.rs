@@ -9,6 +9,8 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::metrics::LOG_LINES_LOST;
+
 /// The most that may wait, in bytes: some thousand lines.
 const LIMIT: usize = 1024 * 1024;
 
@@ -41,6 +43,8 @@ impl Queue {
         let mut state = self.lock();
         if state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
+            // At once: the line that tells of it waits as well.
+            LOG_LINES_LOST.add([], 1);
         } else {
             state.waiting.extend_from_slice(line.as_bytes());
         }

@@ -63,7 +63,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["store"]),
     ("tokio_rustls", &["server"]),
     ("webpki", &["server"]),
-    ("axum", &["sandbox"]),
+    ("axum", &["app", "sandbox"]),
     ("hyper", &["server", "sandbox"]),
     ("hyper_util", &["server", "sandbox"]),
     ("clap", &["cli"]),

@@ -22,6 +22,7 @@ mod house;
 mod joining;
 mod logging;
 mod mappings;
+mod metrics;
 mod mounted;
 mod played;
 mod pressure;

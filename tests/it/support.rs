@@ -97,7 +97,8 @@ pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
         max_connection_age: Duration::from_hours(1),
         longest_call: Duration::from_mins(1),
     };
-    tokio::spawn(server::serve(listener, Terms { routes, tls: None, limits, stopping }));
+    let terms = Terms { name: "server", http1: false, routes, tls: None, limits, stopping };
+    tokio::spawn(server::serve(listener, terms));
     address
 }
 

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::{failure, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
-use crate::error::{Error, Trouble};
+use crate::error::{Error, Trouble, outcome};
+use crate::metrics::TOKENS;
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
@@ -254,7 +255,9 @@ impl Tokens {
         app_secret: &Secret,
         refused: Refused<'_>,
     ) -> Result<Token, Error> {
-        let token = self.ask(client, app_secret).await?;
+        let asked = self.ask(client, app_secret).await;
+        TOKENS.add([client.account(), outcome(&asked)], 1);
+        let token = asked?;
         if let Some((used, refusal)) = refused
             && used.value == token.value
         {
@@ -293,6 +296,7 @@ impl Tokens {
                     "force_refresh": false,
                 });
                 let request = Request {
+                    operation: "token",
                     path: &["cgi-bin", "stable_token"],
                     body: Body::Json(body.to_string()),
                     ..Request::default()
@@ -305,8 +309,12 @@ impl Tokens {
                     ("appid", app_id),
                     ("secret", app_secret.expose()),
                 ];
-                let request =
-                    Request { path: &["cgi-bin", "token"], query: &query, ..Request::default() };
+                let request = Request {
+                    operation: "token",
+                    path: &["cgi-bin", "token"],
+                    query: &query,
+                    ..Request::default()
+                };
                 client.send(request).await?
             }
         };

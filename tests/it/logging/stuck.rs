@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::child::{Child, LISTEN, Lines, PATIENCE, command, write};
+use crate::metrics::{page_at, value};
 use crate::support::{BareChannel, bare_client, question};
 
 /// How many lines a call is: one for each order of a batch, and its own.
@@ -20,6 +21,7 @@ struct Unread {
     child: Child,
     log: BufReader<PipeReader>,
     address: SocketAddr,
+    admin_address: SocketAddr,
     client: OrderServiceClient<BareChannel>,
     vendor: TcpListener,
     _directory: tempfile::TempDir,
@@ -47,9 +49,10 @@ impl Unread {
             assert!(log.read_line(&mut line).unwrap() > 0);
         }
         let line: Value = serde_json::from_str(&line).unwrap();
-        let address = line["address"].as_str().unwrap().parse().unwrap();
+        let [address, admin_address] =
+            ["address", "admin_address"].map(|name| line[name].as_str().unwrap().parse().unwrap());
         let client = bare_client(address);
-        Self { child, log, address, client, vendor, _directory: directory }
+        Self { child, log, address, admin_address, client, vendor, _directory: directory }
     }
 
     /// Makes so many calls, each of which is [`LINES`] lines. All are answered.
@@ -74,6 +77,10 @@ async fn a_log_that_nobody_reads_holds_nobody_up_and_tells_what_it_lost() {
     let unread = Unread::start();
     // Far more than the pipe and the queue hold.
     unread.flood(60).await;
+    // Before anyone reads.
+    let page = page_at(unread.admin_address).await;
+    let counted = value(&page, "order_query_log_lines_lost_total").unwrap();
+    assert!(counted > 0.0, "{page}");
     let mut log = Lines::of(unread.log);
     let lost: Value = serde_json::from_str(&log.with("\"lost\"")).unwrap();
     assert_eq!(lost["level"], "WARN");

@@ -1,0 +1,426 @@
+//! `GET /metrics` of the real binary: what happened is counted, what is so now is told, and nothing
+//! else is served.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use order_query::pb::{
+    BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider, WatchOrderRequest,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::child::{PATIENCE, Serving};
+use crate::played::{Asked, Played, answer};
+use crate::redis_server::RedisServer;
+use crate::support::{bare_client, question};
+
+const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
+
+/// What an HTTP/1.1 peer gets for a request's first lines; nothing where it is hung up on.
+async fn http1(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A peer that resets has answered all that it will.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn page(server: &Serving) -> String {
+    page_at(server.admin_address).await
+}
+
+/// The page of that admin listener, as a scraper gets it.
+pub async fn page_at(admin_address: SocketAddr) -> String {
+    let answer = http1(admin_address, "GET /metrics").await;
+    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    page.to_owned()
+}
+
+/// The value of a series; `None` where it is not told.
+pub fn value(page: &str, series: &str) -> Option<f64> {
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// Fails where the page does not hold these lines.
+#[track_caller]
+fn assert_told(page: &str, lines: &[&str]) {
+    let missing: Vec<_> =
+        lines.iter().filter(|wanted| page.lines().all(|line| line != **wanted)).collect();
+    assert!(missing.is_empty(), "{missing:#?} is not in\n{page}");
+}
+
+/// Waits until the page holds these lines: a call is counted once all of it has ended.
+async fn until_told(server: &Serving, lines: &[&str]) -> String {
+    let mut last = String::new();
+    let told = async {
+        loop {
+            last = page(server).await;
+            if lines.iter().all(|wanted| last.lines().any(|line| line == *wanted)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = timeout(PATIENCE, told).await.is_ok();
+    assert!(in_time, "{lines:#?} is never in\n{last}");
+    last
+}
+
+/// An account of that name at Haoka.
+fn cards(vendor: &Played, more: &str) -> String {
+    format!(
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\nuser_id = \"agent\"\n\
+         secret = \"s\"\n{more}\n",
+        vendor.url()
+    )
+}
+
+fn order(id: &str) -> OrderRef {
+    OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }
+}
+
+/// Whether the vendor is asked for that order.
+fn is_about(asked: &Asked, id: &str) -> bool {
+    String::from_utf8_lossy(&asked.body).contains(id)
+}
+
+/// A vendor that knows every order, but for what the ids say.
+async fn vendor() -> Played {
+    Played::start(|asked| async move {
+        for (id, status, body) in [
+            ("missing", 200, r#"{"code":-1,"message":"订单不存在"}"#),
+            ("done", 200, r#"{"code":0,"data":{"orderStatus":"已结算"}}"#),
+            ("strange", 200, r#"{"code":0,"data":{"orderStatus":"一个新词"}}"#),
+            ("broken", 503, ""),
+            ("refused", 200, r#"{"code":-1,"message":"签名错误"}"#),
+            ("too-often", 429, ""),
+        ] {
+            if is_about(&asked, id) {
+                return answer(status, body);
+            }
+        }
+        answer(200, OPEN)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn calls_and_answers_are_counted_by_what_became_of_them() {
+    let vendor = vendor().await;
+    let server = Serving::start(&cards(&vendor, ""));
+    let mut client = bare_client(server.address);
+    let before = page(&server).await;
+    assert_told(
+        &before,
+        &[
+            "order_query_ready 1",
+            "order_query_answers_total{account=\"cards\",source=\"live\"} 0",
+            "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 0",
+            "order_query_unknown_words_total{field=\"data.orderStatus\",provider=\"haoka\"} 0",
+        ],
+    );
+    for (id, is_known) in
+        [("one", true), ("one", true), ("strange", true), ("missing", false), ("a/b", false)]
+    {
+        let asked = client.get_order(question(Provider::Haoka, id)).await;
+        assert_eq!(asked.is_ok(), is_known, "{id}");
+    }
+    let orders = vec![order("one"), order("missing"), order("three"), order("three")];
+    client.batch_get_orders(BatchGetOrdersRequest { orders, max_age: None }).await.unwrap();
+    client.get_order(GetOrderRequest::default()).await.unwrap_err();
+    let page = until_told(
+        &server,
+        &["order_query_errors_total{account=\"\",reason=\"INVALID_REQUEST\"} 1"],
+    )
+    .await;
+    let of = |method: &str, code: &str| {
+        format!(
+            "grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"{method}\",\
+             grpc_service=\"orderquery.v1.OrderService\",grpc_type=\"unary\"}}"
+        )
+    };
+    for (method, code, count) in [
+        ("GetOrder", "OK", 3.0),
+        ("GetOrder", "NOT_FOUND", 1.0),
+        ("GetOrder", "INVALID_ARGUMENT", 2.0),
+        ("BatchGetOrders", "OK", 1.0),
+    ] {
+        assert_eq!(value(&page, &of(method, code)), Some(count), "{method} {code}");
+    }
+    assert_told(
+        &page,
+        &[
+            "grpc_server_handling_seconds_count{grpc_method=\"GetOrder\",\
+             grpc_service=\"orderquery.v1.OrderService\",grpc_type=\"unary\"} 6",
+            "order_query_errors_total{account=\"cards\",reason=\"ORDER_NOT_FOUND\"} 2",
+            "order_query_errors_total{account=\"cards\",reason=\"INVALID_REQUEST\"} 1",
+            "order_query_answers_total{account=\"cards\",source=\"live\"} 3",
+            "order_query_answers_total{account=\"cards\",source=\"cache\"} 2",
+            "order_query_answers_total{account=\"cards\",source=\"stale\"} 0",
+            "order_query_answer_age_seconds_count{account=\"cards\"} 5",
+            "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 3",
+            "order_query_vendor_calls_total{account=\"cards\",outcome=\"ORDER_NOT_FOUND\"} 1",
+            "order_query_vendor_request_duration_seconds_count{account=\"cards\",operation=\"order\"} 4",
+            "order_query_unknown_words_total{field=\"data.orderStatus\",provider=\"haoka\"} 1",
+            "order_query_store_operation_duration_seconds_count{operation=\"take\"} 4",
+            "order_query_store_errors_total{operation=\"take\"} 0",
+            "order_query_build_info{version=\"0.1.0\"} 1",
+        ],
+    );
+    assert_eq!(vendor.asked().len(), 4);
+}
+
+#[tokio::test]
+async fn a_terminal_answer_has_no_age() {
+    let vendor = vendor().await;
+    let server = Serving::start(&cards(&vendor, ""));
+    let mut client = bare_client(server.address);
+    let told = client.get_order(question(Provider::Haoka, "done")).await.unwrap().into_inner();
+    assert!(told.order.unwrap().terminal);
+    let page = page(&server).await;
+    assert_told(&page, &["order_query_answers_total{account=\"cards\",source=\"live\"} 1"]);
+    assert_eq!(value(&page, "order_query_answer_age_seconds_count{account=\"cards\"}"), None);
+}
+
+#[tokio::test]
+async fn what_limits_leave_is_told_and_what_they_stop_is_counted() {
+    let vendor = vendor().await;
+    let limits = "calls_per_minute = 2\ncalls_per_order_per_day = 1";
+    let server = Serving::start(&cards(&vendor, limits));
+    let mut client = bare_client(server.address);
+    let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
+    assert_eq!(value(&page(&server).await, left), Some(2.0));
+    for id in ["one", "two"] {
+        client.get_order(question(Provider::Haoka, id)).await.unwrap();
+    }
+    client.get_order(question(Provider::Haoka, "three")).await.unwrap_err();
+    let fresh = GetOrderRequest {
+        max_age: Some(prost_types::Duration::default()),
+        ..question(Provider::Haoka, "one")
+    };
+    client.get_order(fresh).await.unwrap_err();
+    let page = page(&server).await;
+    assert_told(
+        &page,
+        &[
+            &format!("{left} 0"),
+            "order_query_quota_limit{account=\"cards\",limit=\"calls_per_minute\"} 2",
+            "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute of watchers\"} 1",
+            "order_query_quota_refusals_total{account=\"cards\",limit=\"calls_per_minute\"} 1",
+            "order_query_quota_refusals_total{account=\"cards\",limit=\"calls_per_order_per_day\"} 1",
+            "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 2",
+        ],
+    );
+    assert_eq!(vendor.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
+    for (id, calls, lines) in [
+        (
+            "broken",
+            5,
+            [
+                "order_query_breaker_open{account=\"cards\"} 1",
+                "order_query_credentials_refused{account=\"cards\"} 0",
+                "order_query_vendor_closings_total{account=\"cards\"} 0",
+                "order_query_vendor_calls_total{account=\"cards\",outcome=\"PROVIDER_UNAVAILABLE\"} 5",
+            ],
+        ),
+        (
+            "refused",
+            1,
+            [
+                "order_query_breaker_open{account=\"cards\"} 0",
+                "order_query_credentials_refused{account=\"cards\"} 1",
+                "order_query_vendor_closings_total{account=\"cards\"} 0",
+                "order_query_vendor_calls_total{account=\"cards\",\
+                 outcome=\"PROVIDER_CREDENTIALS_REJECTED\"} 1",
+            ],
+        ),
+        (
+            "too-often",
+            1,
+            [
+                "order_query_breaker_open{account=\"cards\"} 0",
+                "order_query_credentials_refused{account=\"cards\"} 0",
+                "order_query_vendor_closings_total{account=\"cards\"} 1",
+                "order_query_vendor_calls_total{account=\"cards\",\
+                 outcome=\"PROVIDER_QUOTA_EXHAUSTED\"} 1",
+            ],
+        ),
+    ] {
+        let vendor = vendor().await;
+        let server = Serving::start(&cards(&vendor, ""));
+        let mut client = bare_client(server.address);
+        for call in 0..calls {
+            let question = question(Provider::Haoka, &format!("{id}-{call}"));
+            client.get_order(question).await.unwrap_err();
+        }
+        // What is not sent is no call.
+        client.get_order(question(Provider::Haoka, &format!("{id}-more"))).await.unwrap_err();
+        let page = page(&server).await;
+        if id == "refused" {
+            // Nothing keeps the next question from the vendor.
+            let asked_again = lines[3].replace("} 1", "} 2");
+            assert_told(&page, &[lines[0], lines[1], lines[2], &asked_again]);
+        } else {
+            assert_told(&page, &lines);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_joins_and_is_turned_away_is_told() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let vendor = Played::start(move |_| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            answer(200, OPEN)
+        }
+    })
+    .await;
+    let limits = "server.max_in_flight = 4\nserver.max_watches = 1\nserver.max_connections = 8";
+    let account = cards(&vendor, "max_concurrency = 1\ntimeout = \"1m\"");
+    let server = Serving::start(&format!("{limits}\n{account}"));
+    let ask = |id: &str| {
+        let (mut client, question) = (bare_client(server.address), question(Provider::Haoka, id));
+        async move { client.get_order(question).await }
+    };
+    let mut calls = JoinSet::new();
+    for id in ["one", "one", "one", "two"] {
+        calls.spawn(ask(id));
+    }
+    until_told(
+        &server,
+        &[
+            "order_query_calls_in_flight 4",
+            "order_query_joined_total{account=\"cards\"} 2",
+            "order_query_vendor_calls_under_way{account=\"cards\"} 1",
+            "order_query_vendor_calls_waiting{account=\"cards\"} 1",
+            "order_query_connections{listener=\"server\"} 4",
+            "order_query_server_limit{limit=\"max_in_flight\"} 4",
+            "order_query_server_limit{limit=\"max_watches\"} 1",
+            "order_query_server_limit{limit=\"max_connections\"} 8",
+        ],
+    )
+    .await;
+    ask("three").await.unwrap_err();
+    let watch = || {
+        let mut client = bare_client(server.address);
+        async move { client.watch_order(WatchOrderRequest { order: Some(order("one")) }).await }
+    };
+    let watching = watch().await.unwrap();
+    watch().await.unwrap_err();
+    let idle = join_all((0..8).map(|_| TcpStream::connect(server.address))).await;
+    until_told(
+        &server,
+        &[
+            "order_query_watches 1",
+            "order_query_shed_total{limit=\"max_in_flight\"} 1",
+            "order_query_shed_total{limit=\"max_watches\"} 1",
+        ],
+    )
+    .await;
+    let shed = "order_query_shed_total{limit=\"max_connections\"}";
+    while value(&page(&server).await, shed) == Some(0.0) {
+        tokio::task::yield_now().await;
+    }
+    drop((idle, watching));
+    gate.add_permits(10);
+    while calls.join_next().await.is_some() {}
+    until_told(
+        &server,
+        &[
+            "order_query_calls_in_flight 0",
+            "order_query_watches 0",
+            "order_query_vendor_calls_under_way{account=\"cards\"} 0",
+            "order_query_vendor_calls_waiting{account=\"cards\"} 0",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_and_calls_that_are_made_again_are_counted() {
+    let vendor = Played::start(|asked| async move {
+        match asked.uri.path() {
+            "/cgi-bin/stable_token" => answer(200, r#"{"access_token":"first","expires_in":7200}"#),
+            _ => answer(200, r#"{"errcode":40001,"errmsg":"no"}"#),
+        }
+    })
+    .await;
+    let server = Serving::start(&format!(
+        "[accounts.market]\nprovider = \"wechat\"\nbase_url = \"{}\"\napp_id = \"wx\"\n\
+         app_secret = \"s\"\n[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"u\"\n\
+         secret = \"s\"\nbase_url = \"http://127.0.0.1:1\"\n",
+        vendor.url()
+    ));
+    let mut client = bare_client(server.address);
+    client.get_order(question(Provider::Wechat, "DD1")).await.unwrap_err();
+    // Nothing listens there, so nothing is sent, and it is tried once more where that is allowed.
+    client.get_order(question(Provider::Haoka, "one")).await.unwrap_err();
+    let page = page(&server).await;
+    assert_told(
+        &page,
+        &[
+            "order_query_tokens_refreshed_total{account=\"market\",outcome=\"OK\"} 2",
+            "order_query_vendor_request_duration_seconds_count{account=\"market\",operation=\"token\"} 2",
+            "order_query_vendor_request_duration_seconds_count{account=\"market\",operation=\"order\"} 1",
+            "order_query_vendor_calls_total{account=\"market\",\
+             outcome=\"PROVIDER_CREDENTIALS_REJECTED\"} 1",
+            "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 0",
+        ],
+    );
+    let unsent =
+        "order_query_vendor_calls_total{account=\"cards\",outcome=\"PROVIDER_UNAVAILABLE\"}";
+    assert_eq!(value(&page, unsent), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_store_that_is_gone_is_told_of() {
+    let vendor = vendor().await;
+    let mut redis = RedisServer::start();
+    let store = format!("store.url = \"redis://127.0.0.1:{}/0\"\n", redis.port);
+    let server = Serving::start(&format!("{store}{}", cards(&vendor, "")));
+    let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
+    until_told(&server, &["order_query_ready 1", &format!("{left} 200")]).await;
+    redis.kill();
+    let mut client = bare_client(server.address);
+    client.get_order(question(Provider::Haoka, "one")).await.unwrap_err();
+    let page = page(&server).await;
+    assert_eq!(value(&page, left), None, "{page}");
+    assert_told(&page, &["order_query_ready 1"]);
+    let errors = value(&page, "order_query_store_errors_total{operation=\"recall\"}");
+    assert!(errors.unwrap() >= 1.0, "{page}");
+}
+
+#[tokio::test]
+async fn nothing_but_health_and_metrics_is_served_to_probes_and_metrics_to_nobody_else() {
+    let vendor = vendor().await;
+    let server = Serving::start(&cards(&vendor, ""));
+    for (head, status) in [
+        ("GET /", "404 Not Found"),
+        ("GET /healthz", "404 Not Found"),
+        ("GET /metrics/", "404 Not Found"),
+        ("POST /metrics", "405 Method Not Allowed"),
+        ("HEAD /metrics", "200 OK"),
+    ] {
+        let told = http1(server.admin_address, head).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}: {told}");
+    }
+    let told = http1(server.address, "GET /metrics").await;
+    assert!(!told.contains("HTTP/1.1") && !told.contains("order_query"), "{told}");
+}

@@ -2,6 +2,8 @@
 # `make image` builds it. The configuration is mounted at /etc/order-query/config.toml.
 
 FROM rust:1.95-bookworm AS build
+# `cargo auditable` writes the names and versions of all that is built in into the binary.
+RUN cargo install --locked cargo-auditable@0.7.7
 WORKDIR /src
 # The dependencies first, in a layer of their own, with a stand-in for our code: they change rarely
 # and take nearly all of the time.
@@ -10,12 +12,12 @@ COPY proto proto
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked
+    && cargo auditable build --release --locked
 COPY src src
 # COPY keeps the files' own times, which may be earlier than the stand-in's build: without a touch
 # cargo would take the stand-in for up to date.
 RUN touch build.rs src/lib.rs src/main.rs \
-    && cargo build --release --locked --bin order-query
+    && cargo auditable build --release --locked --bin order-query
 
 # The glibc of the stage above; CA certificates; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -1,16 +1,16 @@
-# The commands of this project. `make test`, `make lint` and `make fuzz` install what they need, each
-# thing only where it is missing: as root with apt, the tools into target/.
+# The commands of this project. `make test`, `make lint`, `make fuzz` and `make sbom` install what they
+# need, each thing only where it is missing: as root with apt, the tools into target/.
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
-shell_sources := .ci/run deploy/trial-secrets scripts/fuzz scripts/install scripts/test
+shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz scripts/install scripts/test
 
 # The fuzz targets as cargo-fuzz builds them, but without libFuzzer and the sanitizer, which need a C++
 # compiler and RUSTC_BOOTSTRAP. Where a platform is named, the flags are not for what the build runs.
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: run test lint fuzz bench fmt image
+.PHONY: run test lint fuzz bench fmt image sbom
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -36,6 +36,7 @@ lint:
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	$(lint_bin)/cargo-deny --offline --manifest-path fuzz/Cargo.toml --config deny.toml \
 		check --hide-inclusion-graph licenses bans sources
+	scripts/advisories
 	$(lint_bin)/hadolint Dockerfile
 	$(lint_bin)/shellcheck $(shell_sources)
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".
@@ -66,3 +67,8 @@ image:
 		echo "make image needs a running Docker engine, or buildah; neither is here" >&2; \
 		exit 1; \
 	fi
+
+# What the program is made of, for each target of deny.toml: target/sbom/.
+sbom:
+	scripts/install sbom
+	python3 scripts/sbom.py

@@ -100,7 +100,7 @@ pub async fn run() -> ExitCode {
         Command::Sandbox(sandbox) => sandbox.run().await,
         Command::Get(get) => get.run().await,
         Command::Watch(watch) => watch.run().await,
-        Command::Check(check) => check.run(),
+        Command::Check(check) => check.run().await,
         Command::Health(health) => health.run().await,
     };
     match outcome {

@@ -15,8 +15,8 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a question has no answer.
 ///
-/// Everything but [`detail`](Self::detail) reaches the caller: it holds no secret, no URL and no
-/// personal data.
+/// Everything but [`detail`](Self::detail) and [`advice`](Self::advice) reaches the caller: it
+/// holds no secret, no URL and no personal data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     /// Which of the contract's reasons it is.
@@ -45,6 +45,8 @@ pub struct Error {
     pub trouble: Option<Trouble>,
     /// What helps the operator and must not leave the server: for the log only.
     pub detail: Option<String>,
+    /// What the operator should do, where the reason alone does not say it.
+    pub advice: Option<&'static str>,
 }
 
 /// When a vendor that is asked too often may be asked again.
@@ -82,6 +84,7 @@ impl Error {
             unsent: false,
             trouble: None,
             detail: None,
+            advice: None,
         }
     }
 
@@ -128,6 +131,12 @@ impl Error {
     #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// With what the operator should do.
+    #[must_use]
+    pub fn advice(self, advice: &'static str) -> Self {
+        Self { advice: Some(advice), ..self }
     }
 
     /// With the vendor's own code and text. A text about our credentials can hold our address

@@ -2,8 +2,8 @@
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
 //! → `orders` → {`providers`, `store`} → {`outbound`, `error`, `clock`, `pb`}; `config` knows no
-//! other part, and each part reads its own settings with it; `random`, `peer` and `metrics` know no
-//! other either. A test keeps it so (`tests/it/house.rs`).
+//! other part, and each part reads its own settings with it; `random`, `peer`, `metrics` and
+//! `certificate` know no other either. A test keeps it so (`tests/it/house.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
 //! and answers from the `store` what is young enough; else it joins the call that is under way for
@@ -12,6 +12,7 @@
 //! contract's words (`pb`); the `store` remembers it.
 
 pub mod app;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -88,7 +88,7 @@ metrics! {
     CREDENTIALS_REFUSED: Gauge<1> = "order_query_credentials_refused" ["account"],
         "1 while a vendor turns the account's credentials down, else 0.";
     CLOCK_DIFFERENCE_SECONDS: Gauge<1> = "order_query_vendor_clock_difference_seconds" ["account"],
-        "How far the vendor's clock was ahead of ours in its last answer; within a second it is 0.";
+        "How far the vendor's clock was ahead of ours in its last answer, in whole seconds.";
     TOKENS: Counter<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
         "Access tokens asked for, by account and outcome: OK or a reason of the contract.";
     UNKNOWN_WORDS: Counter<2> = "order_query_unknown_words_total" ["provider", "field"],
@@ -121,7 +121,8 @@ metrics! {
         "Calls, watches and connections that were turned away because a limit of the server was \
          reached, by that limit.";
     TLS_EXPIRY_SECONDS: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
-        "When the server's own certificate ends, in seconds since 1970; absent without TLS.";
+        "When the first certificate of the server's own chain ends, in seconds since 1970; absent \
+         without TLS.";
     RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
         "Files of a setting that have changed, by outcome: taken, or unfit and the old ones used on.";
     LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],

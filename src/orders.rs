@@ -9,6 +9,7 @@ mod flights;
 mod freshness;
 mod measures;
 mod outcome;
+mod proof;
 mod question;
 mod quota;
 mod retry;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accounts::{Account, Accounts};
 pub use caller::Caller;
+pub use proof::{Finding, Shared, Verdict};
 pub use watch::Watching;
 
 use self::calls::Turn;

@@ -8,38 +8,25 @@
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod settings;
 
 use std::error::Error as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{io, iter};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Method, Proxy, Url};
+use reqwest::tls::TlsInfo;
+use reqwest::{Method, Url};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::config::Section;
 use crate::error::{Closing, Error, Trouble};
-use crate::metrics::VENDOR_REQUEST_SECONDS;
+use crate::metrics::{CLOCK_DIFFERENCE_SECONDS, VENDOR_REQUEST_SECONDS};
 use crate::pb::ErrorReason;
 
 /// The most of an answer that is read, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
-
-/// The largest `ca_file` that is read, in bytes.
-const CA_FILE_LIMIT: u64 = 1024 * 1024;
-
-/// How long connecting may take, within the whole attempt's time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long an idle connection is kept: less than what servers use to keep theirs, so that a
-/// request is not sent into a connection that is being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What an account may set as `timeout`.
-const TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_mins(5);
 
 /// The bounds of a vendor's `Retry-After`.
 const RETRY_AFTER_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
@@ -68,6 +55,8 @@ pub enum Body<'a> {
     /// None.
     #[default]
     Empty,
+    /// None, and the method is POST all the same.
+    EmptyPost,
     /// `application/json`
     Json(String),
     /// `application/x-www-form-urlencoded`
@@ -82,8 +71,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// When the request was sent, by our clock.
     pub sent: SystemTime,
-    /// The answer's `Date`.
-    pub date: Option<SystemTime>,
+    /// How many seconds the vendor's clock is ahead of ours, as far as the answer's `Date` tells;
+    /// less than 0 where it is behind. A `Date` has whole seconds, so this may be one off.
+    pub clock_difference: Option<i64>,
+    tls: Option<TlsInfo>,
     status: u16,
     retry_after: Option<Duration>,
 }
@@ -98,29 +89,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads an account's `base_url`, `timeout`, `ca_file` and `proxy`. `base_url` must be set
-    /// where the vendor has none of its own. `None` where something is wrong, which is noted.
-    pub fn configure(
-        section: &mut Section,
-        base_url: Option<&str>,
-        timeout: Duration,
-        clock: &Arc<dyn Clock>,
-    ) -> Option<Self> {
-        let timeout = section.duration("timeout", TIMEOUT_RANGE).unwrap_or(timeout);
-        let certificates = certificates(section);
-        let proxy = proxy(section);
-        let base: String = match base_url {
-            Some(default) => section.take("base_url").unwrap_or_else(|| default.to_owned()),
-            None => section.require("base_url")?,
-        };
-        let base = parse_base_url(&base).map_err(|text| section.problem("base_url", text)).ok()?;
-        let http = build(&base, timeout, certificates, proxy)
-            .map_err(|text| section.problem("base_url", text))
-            .ok()?;
-        let account = section.name().to_owned();
-        Some(Self { account, http, base, timeout, clock: Arc::clone(clock) })
-    }
-
     /// The account's name in the configuration.
     #[must_use]
     pub fn account(&self) -> &str {
@@ -167,6 +135,14 @@ impl Client {
             return Ok(answer);
         }
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
+        let date = header_date(response.headers(), DATE.as_str());
+        let clock_difference = date.map(|date| self.ahead(date, sent));
+        if let Some(seconds) = clock_difference {
+            // Whoever is decades off is far enough off.
+            let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
+            CLOCK_DIFFERENCE_SECONDS.set([&self.account], seconds.into());
+        }
+        let tls = response.extensions_mut().remove();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(error))? {
             if body.len() + chunk.len() > BODY_LIMIT {
@@ -174,9 +150,21 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        let date = header_date(response.headers(), DATE.as_str());
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
-        Ok(Answer { body, sent, date, status: response.status().as_u16(), retry_after })
+        let status = response.status().as_u16();
+        Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
+    }
+
+    /// How many seconds a clock is ahead of the machine's that wrote `date` between `sent`, a time
+    /// of our own, and now: 0 where ours showed the same at some time in between.
+    fn ahead(&self, date: SystemTime, sent: SystemTime) -> i64 {
+        let now = self.clock.wall();
+        let sent = now - self.clock.now().duration_since(sent).unwrap_or_default();
+        let seconds = |from: SystemTime, to: SystemTime| {
+            let seconds = to.duration_since(from).unwrap_or_default().as_secs();
+            i64::try_from(seconds).unwrap_or(i64::MAX)
+        };
+        seconds(now, date) - seconds(date, sent)
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
@@ -198,7 +186,7 @@ impl Client {
             builder = builder.query(request.query);
         }
         builder = match request.body {
-            Body::Empty => builder,
+            Body::Empty | Body::EmptyPost => builder,
             Body::Json(text) => {
                 builder.header(reqwest::header::CONTENT_TYPE, "application/json").body(text)
             }
@@ -221,14 +209,25 @@ impl Client {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
+        let advice = is_untrusted(&error).then_some(
+            "check base_url and this machine's clock, and set ca_file to the authority of the \
+             vendor's certificate where the system does not know it",
+        );
         // A connection that was never made carried nothing.
         let unsent = error.is_connect();
         let trouble = Some(Trouble::Passing);
-        Error { unsent, trouble, ..Error::unavailable(message).detail(causes(error)) }
+        Error { unsent, trouble, advice, ..Error::unavailable(message).detail(causes(error)) }
     }
 }
 
 impl Answer {
+    /// The certificate that the vendor has shown and that was found good, in DER; `None` over
+    /// plain HTTP.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref()?.peer_certificate()
+    }
+
     /// What an HTTP status other than 2xx means where the body does not say it better.
     ///
     /// # Errors
@@ -267,81 +266,14 @@ impl Answer {
     }
 }
 
-/// The certificates of `ca_file`; none where it is not set, or wrong and noted.
-fn certificates(section: &mut Section) -> Vec<Certificate> {
-    const KEY: &str = "ca_file";
-    let Some(pem) = section.file(KEY, CA_FILE_LIMIT) else { return Vec::new() };
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
-    if certificates.is_empty() {
-        section.problem(KEY, "holds no certificate in PEM");
-    }
-    certificates
-}
-
-/// The account's `proxy`; `None` where it is not set, or wrong and noted.
-fn proxy(section: &mut Section) -> Option<Proxy> {
-    const KEY: &str = "proxy";
-    let text: String = section.take(KEY)?;
-    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "http" && url.has_host());
-    let proxy = url.and_then(|url| Proxy::all(url).ok());
-    if proxy.is_none() {
-        section.problem(KEY, "must be a URL such as \"http://egress:3128\"");
-    }
-    proxy
-}
-
-/// The URL of a vendor, if it is fit to be one.
-fn parse_base_url(text: &str) -> Result<Url, &'static str> {
-    // With and without a slash at its end it is the same vendor, and so the same account.
-    let url = Url::parse(text.trim_end_matches('/'))
-        .map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or a password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must end with its path: no query and no fragment");
-    }
-    match url.scheme() {
-        "https" if url.has_host() => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
-        _ => Err("must begin with https:// (http:// is accepted for a loopback address only)"),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-fn build(
-    base: &Url,
-    timeout: Duration,
-    certificates: Vec<Certificate>,
-    proxy: Option<Proxy>,
-) -> Result<reqwest::Client, String> {
-    // Fails where it is installed already, which is as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("order-query/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .timeout(timeout)
-        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-        .pool_idle_timeout(IDLE_TIMEOUT);
-    let builder = if base.scheme() == "https" {
-        builder.https_only(true).tls_certs_merge(certificates)
-    } else {
-        // Plain HTTP needs no roots, and the machine may have none.
-        builder.tls_certs_only(certificates)
-    };
-    let builder = match proxy {
-        Some(proxy) => builder.proxy(proxy),
-        None => builder,
-    };
-    builder.build().map_err(|error| format!("cannot be asked from here: {}", causes(error)))
+/// Whether the vendor's certificate is the reason.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    iter::successors(error.source(), |&cause| cause.source()).any(|cause| {
+        // What an I/O error was made of is not among its causes.
+        let made_of = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let made_of = made_of.and_then(|error| error.downcast_ref());
+        matches!(made_of, Some(rustls::Error::InvalidCertificate(_)))
+    })
 }
 
 /// An error and what caused it, without the URL.

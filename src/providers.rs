@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
+use crate::outbound::Answer;
 use crate::pb::{self, Order};
 use crate::random;
 
@@ -60,7 +61,47 @@ pub trait Provider: Send + Sync {
 
     /// What the vendor allows, and how this account asks.
     fn rules(&self) -> Rules;
+
+    /// Asks the vendor, once, for what shows that orders could be asked for, and for no order. Spends
+    /// no call of the limits, which are of calls for orders. `shared` is where access tokens are
+    /// remembered; `None` where nobody else can have one.
+    ///
+    /// # Errors
+    /// What its transport and the store can do wrong: then the vendor has answered nothing.
+    async fn prove(&self, shared: Option<&dyn TokenStore>) -> Result<Proof, Error>;
+
+    /// Whether [`prove`](Self::prove) ends the life of the token that a running server may use, so
+    /// that it must be handed what that server shares.
+    fn proof_ends_a_token(&self) -> bool {
+        false
+    }
 }
+
+/// What a vendor has answered to [`Provider::prove`].
+#[derive(Debug)]
+pub struct Proof {
+    /// What of the account's credentials it has taken, in a few words; or why it would answer no
+    /// question about an order.
+    pub taken: Result<&'static str, Error>,
+    /// How many seconds its clock is ahead of ours, where it told; up to one off.
+    pub clock_difference: Option<i64>,
+    /// From how many seconds of difference on it turns every call down, where it says so.
+    pub clock_limit: Option<u64>,
+    /// The certificate that it has shown and that was found good, in DER; `None` over plain HTTP.
+    pub certificate: Option<Vec<u8>>,
+}
+
+impl Proof {
+    /// What an answer shows.
+    fn of(answer: &Answer, taken: Result<&'static str, Error>) -> Self {
+        let Answer { clock_difference, .. } = *answer;
+        let certificate = answer.certificate().map(<[u8]>::to_vec);
+        Self { taken, clock_difference, clock_limit: None, certificate }
+    }
+}
+
+/// From how many seconds on a difference between a vendor's clock and ours is worth a warning.
+pub const CLOCK_TOLERANCE: u64 = 60;
 
 /// What a vendor allows, and how an account asks within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

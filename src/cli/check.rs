@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::serve::open;
+use super::sheet::plain;
 use super::{ConfigFile, Failure, print};
 use crate::app::Setup;
 use crate::clock::SystemClock;
@@ -15,19 +16,31 @@ use crate::config::Problem;
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigFile,
+    /// Asks each vendor, too: are the credentials taken, do the clocks agree, how long is the
+    /// certificate good? Spends no call for an order
+    #[arg(long)]
+    live: bool,
 }
 
 impl Check {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self) -> Result<(), Failure> {
         let setup = Setup::read(open(&self.config, false)?, None, Arc::new(SystemClock))?;
         for Problem { path, text } in &setup.warnings {
             print(format_args!("warning: {path}: {text}"))?;
+        }
+        let findings = if self.live { setup.prove().await } else { Vec::new() };
+        for finding in &findings {
+            print(plain(&finding.to_string()))?;
         }
         let clients = setup.callers.count().map(|count| format!(", clients: {count}"));
         print(format_args!(
             "the configuration is fine; accounts: {}{}",
             setup.accounts.len(),
             clients.unwrap_or_default()
-        ))
+        ))?;
+        match findings.iter().filter(|finding| finding.is_failure()).count() {
+            0 => Ok(()),
+            failed => Err(Failure::Failed(format!("checks that failed: {failed}"))),
+        }
     }
 }

@@ -39,7 +39,7 @@ pub struct Account {
     /// What the stores know the account by: the vendor's own identity, not the name.
     pub(super) key: String,
     is_default: bool,
-    vendor: Box<dyn Provider>,
+    pub(super) vendor: Box<dyn Provider>,
 }
 
 impl Account {

@@ -31,6 +31,7 @@ pub(super) fn played(path: &str, sent: SystemTime) -> Option<Answer> {
         let path = path.trim_start_matches('/');
         let reply = replies.as_ref()?.iter().find(|reply| path.starts_with(&reply.path))?;
         let Reply { status, ref body, .. } = *reply;
-        Some(Answer { body: body.clone(), sent, date: None, status, retry_after: None })
+        let body = body.clone();
+        Some(Answer { body, sent, clock_difference: None, tls: None, status, retry_after: None })
     })
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::wire::{self, List, Refusal, Scalar, Words};
-use super::{Means, Provider, Query, Rules};
+use super::{Means, Proof, Provider, Query, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
@@ -78,7 +78,9 @@ const ERRORS: &[(&str, Refusal)] = {
     const EXPIRED: Refusal = Refusal::new(ErrorReason::OrderExpired);
     const NOT_FOUND: Refusal = Refusal::new(ErrorReason::OrderNotFound);
     const MALFORMED: Refusal = Refusal::new(ErrorReason::InvalidRequest);
-    const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
+    const REJECTED: Refusal = Refusal::rejected(
+        "check app_id, app_secret and app_key, and the merchant's standing at the vendor",
+    );
     const NO_MACHINE: Refusal = Refusal::of_field(MACHINE_NO);
     &[
         ("40005", EXPIRED),
@@ -212,33 +214,40 @@ impl Provider for Dingshang {
         let answer = super::through(means.gate, self.send(query)).await?;
         self.read(query, &answer)
     }
+
+    /// The vendor's own test of `Appid` and `AppSecret` (*found*). It has no payload, and so no
+    /// signature either.
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        let answer = self.post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost).await?;
+        let taken = accepted(&answer).and_then(|envelope| match (envelope.data, &self.app_key) {
+            (None, _) => Err(Error::unreadable("it holds no data")),
+            (_, Some(_)) => Ok("app_id and app_secret taken, app_key not proved"),
+            (_, None) => Ok("app_id and app_secret taken"),
+        });
+        Ok(Proof::of(&answer, taken))
+    }
 }
 
 impl Dingshang {
     async fn send(&self, query: &Query) -> Result<Answer, Error> {
         let payload = self.payload(&query.machine_no, self.client.unix_time())?;
-        self.client
-            .send(Request {
-                operation: "order",
-                path: &["api", "openapi", "v1", "orders", &query.id],
-                headers: &[
-                    ("Appid", &self.app_id),
-                    ("AppSecret", self.app_secret.current().expose()),
-                ],
-                body: Body::Json(format!("{{\"payload\":\"{payload}\"}}")),
-                ..Request::default()
-            })
-            .await
+        let body = Body::Json(format!("{{\"payload\":\"{payload}\"}}"));
+        self.post("order", &["api", "openapi", "v1", "orders", &query.id], body).await
+    }
+
+    async fn post(
+        &self,
+        operation: &'static str,
+        path: &[&str],
+        body: Body<'_>,
+    ) -> Result<Answer, Error> {
+        let app_secret = self.app_secret.current();
+        let headers = &[("Appid", self.app_id.as_str()), ("AppSecret", app_secret.expose())];
+        self.client.send(Request { operation, path, headers, body, ..Request::default() }).await
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let envelope: Envelope<'_> = wire::envelope(answer)?;
-        // Zero fields are left out, the code among them.
-        if let Some(code) = envelope.code.some().filter(|code| *code != "0") {
-            let row = wire::row(&[ERRORS], code);
-            return Err(wire::refused(row, answer, code, envelope.message.text()));
-        }
-        answer.check_status()?;
+        let envelope = accepted(answer)?;
         let data = envelope.data.map(RawValue::get).filter(|data| data.starts_with('{'));
         let data = data.ok_or_else(|| Error::unreadable("it holds no order"))?;
         let data: Data = wire::read(data.as_bytes())?;
@@ -303,6 +312,18 @@ impl Dingshang {
         Ok(minor_units
             .map(|minor_units| Money { currency_code: self.currency.to_owned(), minor_units }))
     }
+}
+
+/// The envelope of an answer that is no refusal.
+fn accepted(answer: &Answer) -> Result<Envelope<'_>, Error> {
+    let envelope: Envelope<'_> = wire::envelope(answer)?;
+    // Zero fields are left out, the code among them.
+    if let Some(code) = envelope.code.some().filter(|code| *code != "0") {
+        let row = wire::row(&[ERRORS], code);
+        return Err(wire::refused(row, answer, code, envelope.message.text()));
+    }
+    answer.check_status()?;
+    Ok(envelope)
 }
 
 /// An id, where there is one.

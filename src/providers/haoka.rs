@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use prost_types::Timestamp;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
-use super::{Means, Provider, Query, Rules};
+use super::{CLOCK_TOLERANCE, Means, Proof, Provider, Query, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Closing, Error};
@@ -34,9 +34,9 @@ const RULES: Rules = Rules {
 /// The vendor's times are of Asia/Shanghai (*assumed*), which is always UTC+8.
 const HOURS_AHEAD: i8 = 8;
 
-/// From when on a difference between the vendor's clock and ours is worth a warning: at 5
-/// minutes the vendor turns every call down.
-const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
+/// From how many seconds of difference between the vendor's clock and ours on it turns every call
+/// down, as documented.
+const CLOCK_LIMIT: u64 = 300;
 
 /// `data.orderStatus`, and whether the vendor promises that it is the last; as documented but
 /// for the last two (*found*).
@@ -99,7 +99,6 @@ pub(super) fn configure(
         user_id: user_id?,
         secret: secret?,
         encoding,
-        clock: Arc::clone(clock),
         clocks_differ: AtomicBool::new(false),
     }))
 }
@@ -109,7 +108,6 @@ struct Haoka {
     user_id: String,
     secret: RotatingSecret,
     encoding: Encoding,
-    clock: Arc<dyn Clock>,
     /// Whether the last answer's `Date` was far from our clock.
     clocks_differ: AtomicBool,
 }
@@ -136,6 +134,20 @@ impl Provider for Haoka {
         let answer = super::through(means.gate, self.send(query)).await?;
         self.compare_clocks(&answer);
         Self::read(query, &answer)
+    }
+
+    /// Every call of the vendor's that tells of credentials is one for an order, and counts as one.
+    /// So only its clock is asked for, at a path where none of its calls is.
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        let answer = self.client.send(Request { operation: "clock", ..Request::default() }).await?;
+        let taken = match answer.check_status() {
+            // No page need be there.
+            Ok(()) | Err(Error { reason: ErrorReason::ProviderError, .. }) => {
+                Ok("credentials not proved, because only a call for an order could")
+            }
+            Err(error) => Err(error),
+        };
+        Ok(Proof { clock_limit: Some(CLOCK_LIMIT), ..Proof::of(&answer, taken) })
     }
 }
 
@@ -187,13 +199,9 @@ impl Haoka {
 
     /// Warns when the vendor's clock and ours begin to differ.
     fn compare_clocks(&self, answer: &Answer) {
-        let Some(date) = answer.date else { return };
-        let now = self.clock.wall();
-        // Between its sending and now the vendor has stamped the answer.
-        let sent = now - self.clock.now().duration_since(answer.sent).unwrap_or_default();
-        let differ = date + CLOCK_TOLERANCE <= sent || date >= now + CLOCK_TOLERANCE;
+        let Some(seconds) = answer.clock_difference.map(i64::unsigned_abs) else { return };
+        let differ = seconds >= CLOCK_TOLERANCE;
         if differ && !self.clocks_differ.swap(differ, Ordering::Relaxed) {
-            let seconds = difference(date, sent).as_secs();
             tracing::warn!(
                 seconds,
                 "haoka's clock and ours differ; at 300 s the vendor turns every call down"
@@ -201,10 +209,6 @@ impl Haoka {
         }
         self.clocks_differ.store(differ, Ordering::Relaxed);
     }
-}
-
-fn difference(a: SystemTime, b: SystemTime) -> Duration {
-    a.duration_since(b).unwrap_or_else(|later| later.duration())
 }
 
 /// The signature: the fields in natural order, raw, and the secret at once behind them.

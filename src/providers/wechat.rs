@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use self::token::Tokens;
 use super::wire::{self, Maybe, Refusal, Scalar, Words};
-use super::{Means, Provider, Query, Rules, Token};
+use super::{Means, Proof, Provider, Query, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::{Closing, Error};
@@ -73,18 +73,24 @@ static INVOICE_STATUS: Words<InvoiceStatus> = Words::new(
     ],
 );
 
+/// The vendor answers listed addresses only.
+const UNLISTED: Refusal = Refusal::rejected(
+    "list this machine's address at the vendor, or set the account's proxy to one that is listed",
+);
+
 /// `errcode` of every call; those of one call only stand beside that call.
 const ERRORS: &[(&str, Refusal)] = {
-    const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
+    const STANDING: Refusal =
+        Refusal::rejected("look at the account's rights and its standing at the vendor");
     &[
         ("-1", Refusal::new(ErrorReason::ProviderUnavailable)),
         ("45009", Refusal::too_often(Duration::from_mins(15), Closing::UntilProbed)),
         ("45011", Refusal::too_often(Duration::from_mins(1), Closing::ForTheTime)),
-        ("48001", REJECTED),
-        ("48004", REJECTED),
-        ("50002", REJECTED),
-        ("50004", REJECTED),
-        ("61004", REJECTED),
+        ("48001", STANDING),
+        ("48004", STANDING),
+        ("50002", STANDING),
+        ("50004", STANDING),
+        ("61004", UNLISTED),
     ]
 };
 
@@ -174,6 +180,15 @@ impl Provider for Wechat {
                 Err(self.tokens.give_up(means.tokens, &token, error).await)
             }
         }
+    }
+
+    async fn prove(&self, shared: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        let (answer, token) = self.tokens.prove(&self.client, shared).await?;
+        Ok(Proof::of(&answer, token.map(|_| "app_id and app_secret taken")))
+    }
+
+    fn proof_ends_a_token(&self) -> bool {
+        self.tokens.end_one_another()
     }
 }
 

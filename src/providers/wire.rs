@@ -271,20 +271,27 @@ pub(super) struct Refusal {
     field: Option<&'static str>,
     /// How long the vendor wants to be left alone.
     wait: Option<(Duration, Closing)>,
+    /// What the operator should do.
+    advice: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) const fn new(reason: ErrorReason) -> Self {
-        Self { reason, field: None, wait: None }
+        Self { reason, field: None, wait: None, advice: None }
+    }
+
+    /// The vendor turns down the account's credentials, or whoever shows them.
+    pub(super) const fn rejected(advice: &'static str) -> Self {
+        Self { advice: Some(advice), ..Self::new(ErrorReason::ProviderCredentialsRejected) }
     }
 
     pub(super) const fn of_field(field: &'static str) -> Self {
-        Self { reason: ErrorReason::InvalidRequest, field: Some(field), wait: None }
+        Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest) }
     }
 
     pub(super) const fn too_often(wait: Duration, closing: Closing) -> Self {
         let wait = Some((wait, closing));
-        Self { reason: ErrorReason::ProviderQuotaExhausted, field: None, wait }
+        Self { wait, ..Self::new(ErrorReason::ProviderQuotaExhausted) }
     }
 
     /// The error for a caller, with the vendor's own code and text.
@@ -317,7 +324,8 @@ impl Refusal {
             Error::new(self.reason, message)
         };
         let (wait, closes) = self.wait.unzip();
-        Error { field: self.field, retry_after: wait.or(error.retry_after), closes, ..error }
+        let retry_after = wait.or(error.retry_after);
+        Error { field: self.field, retry_after, closes, advice: self.advice, ..error }
             .vendor_said(Some(code.to_owned()), Some(text.to_owned()))
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
@@ -16,7 +17,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
+use crate::certificate::not_after;
 use crate::config::{Section, read_file};
+use crate::metrics::TLS_EXPIRY_SECONDS;
 
 /// The largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1024 * 1024;
@@ -85,6 +88,7 @@ fn server_config(texts: &[String]) -> Result<ServerConfig, (usize, String)> {
         return Err((0, "is missing".to_owned()));
     };
     let chain = certificates(certificate).map_err(|text| (0, text))?;
+    let end = chain.iter().filter_map(|certificate| not_after(certificate)).min();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|_| (1, "holds no unencrypted private key in PEM".to_owned()))?;
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
@@ -108,6 +112,9 @@ fn server_config(texts: &[String]) -> Result<ServerConfig, (usize, String)> {
         error => (0, unfit(&error)),
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
+    if let Some(since_1970) = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
+        TLS_EXPIRY_SECONDS.set([], since_1970.as_secs_f64());
+    }
     if !authorities.is_empty() {
         // A resumed session would not be checked against authorities that have changed.
         config.session_storage = Arc::new(NoServerSessionStorage {});

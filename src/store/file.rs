@@ -65,6 +65,12 @@ impl File {
             .map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
+    /// Whether another process has the file now.
+    #[must_use]
+    pub fn is_held(path: &Path) -> bool {
+        disk::is_held(path)
+    }
+
     fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
         if let Some(file) = disk::open(path)? {
             return Self::start(file, clock);

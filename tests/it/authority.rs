@@ -44,8 +44,18 @@ impl Authority {
 
     /// A certificate with these names: addresses, DNS names and URIs.
     pub fn issue(&self, names: &[&str]) -> Pair {
-        let key = KeyPair::generate().unwrap();
+        self.issue_with(names, CertificateParams::default())
+    }
+
+    /// One that is good until that year begins.
+    pub fn issue_until(&self, year: i32, names: &[&str]) -> Pair {
         let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.issue_with(names, params)
+    }
+
+    fn issue_with(&self, names: &[&str], mut params: CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
         params.subject_alt_names = names.iter().map(|name| name_of(name)).collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }

@@ -17,7 +17,7 @@ use order_query::grpc::callers::Callers;
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, Provider};
-use order_query::providers::{self, Means, Query, Rules};
+use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
 use order_query::sandbox::Sandbox;
 use order_query::store::Memory;
 use tokio::net::TcpListener;
@@ -191,6 +191,9 @@ impl providers::Provider for Panics {
         }
     }
 
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
+    }
     async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
         assert_ne!(query.id, "in-call", "panics as it is meant to");
         Ok(Order { id: query.id.clone(), ..Order::default() })

@@ -32,13 +32,26 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["peer", "random", "metrics", "config"]),
+    ("server", &["peer", "random", "certificate", "metrics", "config"]),
     ("grpc", &["orders", "peer", "error", "clock", "pb", "metrics", "config"]),
     ("health", &["orders", "peer", "error", "clock", "pb", "config"]),
     ("telemetry", &["metrics", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
-    ("orders", &["providers", "store", "error", "clock", "pb", "random", "metrics", "config"]),
+    (
+        "orders",
+        &[
+            "providers",
+            "store",
+            "error",
+            "clock",
+            "pb",
+            "random",
+            "certificate",
+            "metrics",
+            "config",
+        ],
+    ),
     // It implements a trait of the vendors'.
     ("store", &["providers", "error", "clock", "pb", "random", "metrics", "config"]),
     ("providers", &["outbound", "error", "clock", "pb", "random", "metrics", "config"]),
@@ -49,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("peer", &[]),
     ("random", &[]),
     ("metrics", &[]),
+    ("certificate", &[]),
     ("config", &[]),
 ];
 
@@ -76,6 +90,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("ring", &["grpc", "server"]),
     ("subtle", &["grpc"]),
     ("prometheus", &["metrics"]),
+    ("x509_cert", &["certificate"]),
 ];
 
 #[test]

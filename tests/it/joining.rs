@@ -13,7 +13,7 @@ use order_query::config::Secret;
 use order_query::error::{Error, Trouble};
 use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Left, Means, Query, Rules, Token, TokenStore};
+use order_query::providers::{self, Left, Means, Proof, Query, Rules, Token, TokenStore};
 use order_query::store::{Call, Known, Memory, Store, Take};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -123,6 +123,9 @@ impl providers::Provider for Vendor {
             calls_per_order_per_day: self.calls_per_order_per_day,
             longest_call: Duration::from_secs(10),
         }
+    }
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
         let pass = means.gate.enter().await?;

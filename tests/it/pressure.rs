@@ -11,7 +11,7 @@ use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Left, Means, Query, Rules};
+use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::time::Instant;
 
@@ -57,6 +57,9 @@ impl providers::Provider for Late {
             calls_per_order_per_day: None,
             longest_call: Duration::from_secs(10),
         }
+    }
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
         let pass = means.gate.enter().await?;

@@ -13,7 +13,7 @@ use order_query::config::Secret;
 use order_query::error::{Error, Trouble};
 use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Means, Query, Rules};
+use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -185,6 +185,9 @@ impl providers::Provider for Shaky {
             calls_per_order_per_day: None,
             longest_call: Duration::from_secs(10),
         }
+    }
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
         if self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {

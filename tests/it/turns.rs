@@ -12,7 +12,7 @@ use order_query::error::Error;
 use order_query::orders::{Account, Accounts, Answer, Caller, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Means, Query, Rules};
+use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -52,6 +52,9 @@ impl providers::Provider for Held {
             calls_per_order_per_day: None,
             longest_call: LONGEST_CALL,
         }
+    }
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
         self.asked.fetch_add(1, Ordering::SeqCst);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{failure, row};
+use super::{UNLISTED, failure, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Error, Trouble, outcome};
@@ -44,16 +44,13 @@ const LEASE_TIMEOUTS: u32 = 2;
 const LEASE_POLL: Duration = Duration::from_millis(50);
 
 /// `errcode` of the token call for the account's own credentials and address.
-const TOKEN_ERRORS: &[(&str, Refusal)] = {
-    const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-    &[
-        ("40001", REJECTED),
-        ("40013", REJECTED),
-        ("40125", REJECTED),
-        ("40164", REJECTED),
-        ("40243", REJECTED),
-    ]
-};
+const TOKEN_ERRORS: &[(&str, Refusal)] = &[
+    ("40001", Refusal::rejected("check app_id and app_secret")),
+    ("40013", Refusal::rejected("check app_id")),
+    ("40125", Refusal::rejected("check app_secret")),
+    ("40164", UNLISTED),
+    ("40243", Refusal::rejected("the app_secret is frozen: release it at the vendor")),
+];
 
 /// The way to a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +154,43 @@ impl Tokens {
         self.note(&mut last_failure, self.settings.app_secret.current(), error)
     }
 
+    /// Whether each token ends the life of the one before.
+    pub(super) fn end_one_another(&self) -> bool {
+        self.settings.way == Way::Classic
+    }
+
+    /// Asks for a token, whether there is one or not. One that ends the life of the one before is
+    /// got under the lease and remembered, so that those who share the store have it.
+    ///
+    /// # Errors
+    /// Where the vendor was not asked, or gave no answer; the answer's own error is beside it.
+    pub(super) async fn prove(
+        &self,
+        client: &Client,
+        shared: Option<&dyn TokenStore>,
+    ) -> Result<(Answer, Result<Token, Error>), Error> {
+        let app_secret = self.settings.app_secret.current();
+        let Some(store) = shared.filter(|_| self.end_one_another()) else {
+            return self.call(client, &app_secret).await;
+        };
+        let (lease, owner) = (self.lease(), new_id());
+        if !store.lease(&lease, &owner, client.timeout() * LEASE_TIMEOUTS).await? {
+            let message = "a server renews the vendor's token now";
+            return Err(Error::unavailable(message).advice("run the command again"));
+        }
+        let outcome = self.call(client, &app_secret).await;
+        if let Ok((_, Ok(token))) = &outcome {
+            noted(store.save(&self.key, token).await);
+        }
+        noted(store.release(&lease, &owner).await);
+        outcome
+    }
+
+    /// What the store knows the right to renew the token by.
+    fn lease(&self) -> String {
+        format!("{} lease", self.key)
+    }
+
     /// A token that lives still, and is not the refused one: ours, or the store's.
     async fn usable(&self, store: &dyn TokenStore, refused: Option<&Token>) -> Option<Token> {
         let fits = |token: &Token| {
@@ -204,7 +238,7 @@ impl Tokens {
             // Nothing was asked, so nothing new is known of the vendor.
             return Err(Error { retry_after, trouble: None, ..error });
         }
-        let (lease, owner) = (format!("{} lease", self.key), new_id());
+        let (lease, owner) = (self.lease(), new_id());
         let life = client.timeout() * LEASE_TIMEOUTS;
         let outcome = match self.await_lease(store, &lease, &owner, life, used).await {
             Ok(Some(token)) => Ok(token),
@@ -255,7 +289,7 @@ impl Tokens {
         app_secret: &Secret,
         refused: Refused<'_>,
     ) -> Result<Token, Error> {
-        let asked = self.ask(client, app_secret).await;
+        let asked = self.call(client, app_secret).await.and_then(|(_, token)| token);
         TOKENS.add([client.account(), outcome(&asked)], 1);
         let token = asked?;
         if let Some((used, refusal)) = refused
@@ -284,8 +318,12 @@ impl Tokens {
         error
     }
 
-    /// One token call.
-    async fn ask(&self, client: &Client, app_secret: &Secret) -> Result<Token, Error> {
+    /// One token call: the answer, and what it says.
+    async fn call(
+        &self,
+        client: &Client,
+        app_secret: &Secret,
+    ) -> Result<(Answer, Result<Token, Error>), Error> {
         let Settings { app_id, way, .. } = &self.settings;
         let answer = match way {
             Way::Stable => {
@@ -318,7 +356,8 @@ impl Tokens {
                 client.send(request).await?
             }
         };
-        read(&answer)
+        let token = read(&answer);
+        Ok((answer, token))
     }
 }
 

@@ -52,6 +52,12 @@ pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
     }
 }
 
+/// Whether another process has it. Asks for no more than the lock, which is gone again with the file.
+pub(super) fn is_held(path: &Path) -> bool {
+    let file = fs::File::open(path);
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Whether there is nothing in it.
 pub(super) fn is_empty(file: &Locked) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.len() == 0)

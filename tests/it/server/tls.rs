@@ -16,6 +16,7 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 use super::{ask, closes, say};
 use crate::authority::{Authority, BOTH, Pair, channel, client, settings};
 use crate::child::{PATIENCE, Serving};
+use crate::metrics;
 use crate::mounted::Mounted;
 use crate::support::sandbox_at;
 
@@ -117,10 +118,22 @@ fn der(pair: &Pair) -> Vec<u8> {
     pair.der().0[0].to_vec()
 }
 
+/// What the metrics tell: when the certificate ends, and how often its files were taken and unfit.
+async fn told(server: &Serving) -> (f64, f64, f64) {
+    let page = metrics::page(server).await;
+    let of = |series: &str| metrics::value(&page, series).unwrap();
+    let reloads = |outcome: &str| {
+        of(&format!("order_query_reloads_total{{outcome=\"{outcome}\",setting=\"server.tls\"}}"))
+    };
+    let end = of("order_query_tls_certificate_expiry_timestamp_seconds");
+    (end, reloads("taken"), reloads("unfit"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
     let authority = Authority::new();
-    let pairs: Vec<Pair> = (0..3).map(|_| authority.issue(&["localhost"])).collect();
+    let until = [2050, 2060, 2070];
+    let pairs = until.map(|year| authority.issue_until(year, &["localhost"]));
     let mounted = Mounted::new(&files(&pairs[0], &pairs[0]));
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let config = format!("{}{}", settings(mounted.folder(), None), sandbox.accounts());
@@ -139,20 +152,24 @@ async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
         }));
     }
     assert_eq!(shown(&server, &authority).await, der(&pairs[0]));
+    assert_eq!(told(&server).await, (2_524_608_000.0, 0.0, 0.0));
 
     mounted.swap(&files(&pairs[1], &pairs[1]));
     server.child.err.with("files have changed and are in use");
     assert_eq!(shown(&server, &authority).await, der(&pairs[1]));
+    assert_eq!(told(&server).await, (2_840_140_800.0, 1.0, 0.0));
 
     // A key of another certificate.
     mounted.swap(&files(&pairs[2], &pairs[1]));
     let line = server.child.err.with("files have changed and are unfit");
     assert!(line.contains("key_file: is not the key of cert_file"), "{line}");
     assert_eq!(shown(&server, &authority).await, der(&pairs[1]), "the old pair is used on");
+    assert_eq!(told(&server).await, (2_840_140_800.0, 1.0, 1.0));
 
     mounted.swap(&files(&pairs[2], &pairs[2]));
     server.child.err.with("files have changed and are in use");
     assert_eq!(shown(&server, &authority).await, der(&pairs[2]));
+    assert_eq!(told(&server).await, (3_155_760_000.0, 2.0, 1.0));
 
     done.store(true, Ordering::Relaxed);
     for caller in callers {

@@ -192,10 +192,9 @@ def rules(path: pathlib.Path, expressions: list[str]) -> str:
 def filled(expression: str) -> str:
     """An expression of the dashboard as Grafana sends it, with all that there is chosen."""
     whole = expression.replace("$__rate_interval", "5m")
-    for name in VARIABLES:
-        whole = whole.replace(f"${name}", ".*")
-    assert "$" not in whole, f"not a variable of the dashboard: {whole}"
-    return whole
+    unknown = set(re.findall(r"\$(\w+)", whole)) - set(VARIABLES)
+    assert not unknown, f"not variables of the dashboard: {unknown}"
+    return re.sub(r"\$\w+", ".*", whole)
 
 
 def expressions() -> Iterator[tuple[str, str]]:

@@ -80,7 +80,7 @@ def written(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{100 * value:.4g} %"
     if unit == "bytes":
-        return f"{value / 2**20:.4g} MiB"
+        return f"{value / 2**20:.3g} MiB"
     if unit == "s" and abs(value) >= 86_400:
         return f"{value / 86_400:.3g} days"
     if unit == "s" and value and abs(value) < 0.9995:
@@ -120,7 +120,8 @@ def draw_states(axes: Axes, panel: dict, lines: Series) -> None:
                 axes.barh(
                     row, 1.05 * SCRAPE_SECONDS / 60, left=at, height=0.7, color=state["color"]
                 )
-    axes.set_yticks(range(len(lines)), [name for name, *_ in lines])
+    # An address is as long as this: two lines.
+    axes.set_yticks(range(len(lines)), [name.replace(":", "\n:") for name, *_ in lines])
     for state in {state["text"]: state for state in mapping["options"].values()}.values():
         axes.barh(0, 0, color=state["color"], label=state["text"])
 
@@ -170,9 +171,16 @@ def draw(figure, panel: dict, window: Window, rows: int) -> None:
     axes.tick_params(labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(0, window.minutes())
+    handles, names = axes.get_legend_handles_labels()
+    if not names:
+        return
+    # As many columns as the longest name leaves room for.
+    columns = max(1, 8 * place["w"] // (max(map(len, names)) + 5))
     axes.legend(
+        handles,
+        names,
         fontsize=6.5,
-        ncols=3 if place["w"] <= 8 else 6,
+        ncols=columns,
         loc="upper left",
         frameon=False,
         bbox_to_anchor=(-0.02, -0.14),

@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -270,9 +271,12 @@ def test_alerts_say_how_urgent_they_are_and_what_to_do(name):
     assert headings.count(name) == 1
 
 
-def test_no_alert_is_explained_that_there_is_not():
+def test_nothing_is_explained_that_there_is_not():
     text = (ROOT / "docs/operations.md").read_text()
     assert set(re.findall(r"\bOrderQuery[A-Z]\w+", text)) == set(ALERTS)
+    titles = {" ".join(title.split()) for title in re.findall(r"\*([A-Z][^*]+\?)\*", text)}
+    assert titles
+    assert titles <= set(PANELS)
 
 
 @pytest.mark.parametrize("place", sorted({place for place, _ in expressions()}))
@@ -326,6 +330,25 @@ def test_legends_name_labels_that_are_left():
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             added_up = parts(expression, promql.AggregateExpr)
             assert named <= (labels_named(expression) if added_up else ADDED), title
+
+
+def test_the_scrape_configuration_of_the_documentation_is_one(tmp_path):
+    text = (ROOT / "docs/operations.md").read_text()
+    [block] = re.findall(r"^```yaml\n(scrape_configs:.+?)^```", text, re.MULTILINE | re.DOTALL)
+    config = yaml.safe_load(block)
+    [job] = config["scrape_configs"]
+    manifest = yaml.safe_load((DEPLOY / "base/deployment.yaml").read_text())
+    [server] = manifest["spec"]["template"]["spec"]["containers"]
+    assert job["relabel_configs"][0]["regex"] in [port["name"] for port in server["ports"]]
+    # Debian's Prometheus is built without Kubernetes: the rest is checked.
+    [pods] = job.pop("kubernetes_sd_configs")
+    base = yaml.safe_load((DEPLOY / "base/kustomization.yaml").read_text())
+    assert pods == {"role": "pod", "namespaces": {"names": [base["namespace"]]}}
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "order-query").mkdir()
+    shutil.copy(MONITORING / "rules.yaml", tmp_path / "order-query")
+    told = run("promtool", "check", "config", tmp_path / "prometheus.yaml")
+    assert f"{len(ALERTS)} rules found" in told
 
 
 def test_every_metric_is_explained(told):

@@ -174,11 +174,13 @@ def draw(figure, panel: dict, window: Window, rows: int) -> None:
     handles, names = axes.get_legend_handles_labels()
     if not names:
         return
-    # As many columns as the longest name leaves room for.
-    columns = max(1, 8 * place["w"] // (max(map(len, names)) + 5))
+    # As many columns as the longest name leaves room for, and five lines.
+    columns = max(1, 10 * place["w"] // (max(map(len, names)) + 5))
+    if len(names) > 5 * columns:
+        names[5 * columns - 1] = f"and {len(names) - 5 * columns + 1} more"
     axes.legend(
-        handles,
-        names,
+        handles[: 5 * columns],
+        names[: 5 * columns],
         fontsize=6.5,
         ncols=columns,
         loc="upper left",
@@ -213,7 +215,7 @@ def main() -> None:
                 draw(figure, panel, window, rows)
     figure.savefig(picture, dpi=90)
     # A palette is enough for lines, and takes a third of the bytes.
-    Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
+    Image.open(picture).convert("RGB").quantize(200).save(picture, optimize=True)
     print(f"{picture}: {picture.stat().st_size // 1024} KiB")
 
 

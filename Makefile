@@ -1,5 +1,5 @@
-# The commands of this project. `make test`, `make lint`, `make fuzz` and `make sbom` install what they
-# need, each thing only where it is missing: as root with apt, the tools into target/.
+# The commands of this project. `make test`, `make dashboard`, `make lint`, `make fuzz` and `make sbom`
+# install what they need, each thing only where it is missing: as root with apt, the tools into target/.
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
@@ -10,7 +10,7 @@ shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz sc
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: run test lint fuzz bench fmt image sbom
+.PHONY: run test lint fuzz bench dashboard fmt image sbom
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -50,6 +50,12 @@ fuzz:
 # How many answers a second, from memory and from a vendor.
 bench:
 	cargo bench --locked --bench answers
+
+# The dashboard of five minutes with trouble of every kind, as a picture for the documentation.
+dashboard:
+	scripts/install dashboard
+	cargo build --locked
+	target/venv/dashboard/bin/python deploy/draw_dashboard.py docs/dashboard.png
 
 fmt:
 	scripts/install lint

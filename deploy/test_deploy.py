@@ -9,15 +9,11 @@ import base64
 import concurrent.futures
 import contextlib
 import json
-import os
 import pathlib
 import queue
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -27,10 +23,8 @@ import kubernetes_validate
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from running import BINARY, DEPLOY, ROOT, SECONDS, next_line, page, process, run
 
-DEPLOY = pathlib.Path(__file__).parent
-ROOT = DEPLOY.parent
-BINARY = pathlib.Path(os.environ.get("ORDER_QUERY_BIN", ROOT / "target/debug/order-query"))
 KUBECTL = pathlib.Path(sys.executable).with_name("kubectl")
 
 # The oldest that has all that is used here, and the newest that there are schemas of.
@@ -44,18 +38,6 @@ OVERLAYS = sorted(f"overlays/{path.name}" for path in (DEPLOY / "overlays").iter
 WHOLE = ["filled", "filled-standalone", "overlays/sandbox", "overlays/sandbox-redis"]
 SANDBOXES = [name for name in WHOLE if "sandbox" in name]
 EVERY = [*OVERLAYS, "example", *WHOLE[:2]]
-
-# The waits have ends, far beyond what a busy machine needs.
-SECONDS = 60
-
-
-def run(*command: str | pathlib.Path, code: int = 0) -> str:
-    """What a command writes; it must end with this exit code."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
-    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8",
-                          timeout=SECONDS, check=False)
-    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -238,16 +220,19 @@ def test_selectors_and_ports_find_the_pods(built, name):
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["grpc"]
     opened = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
     assert opened == ["grpc", "admin"] == list(ports)
+    scrape = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert scrape == {"prometheus.io/scrape": "true", "prometheus.io/path": "/metrics",
+                      "prometheus.io/port": str(ports["admin"])}
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_network_is_closed_but_for_what_is_listed(built, name):
     closed = named(built[name], "NetworkPolicy", "default-deny")["spec"]
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    callers, probes = named(built[name], "NetworkPolicy")["spec"]["ingress"]
-    [source] = callers["from"]
-    assert source == {"namespaceSelector": {"matchLabels": {"order-query/callers": "true"}}}
-    assert "from" not in probes
+    for rule, who in zip(named(built[name], "NetworkPolicy")["spec"]["ingress"],
+                         ["callers", "scrapes"], strict=True):
+        [source] = rule["from"]
+        assert source == {"namespaceSelector": {"matchLabels": {f"order-query/{who}": "true"}}}
     out = {port["port"] for rule in named(built[name], "NetworkPolicy")["spec"]["egress"]
            for port in rule["ports"]}
     redis = of_kind(built[name], "HorizontalPodAutoscaler")
@@ -410,39 +395,6 @@ def test_the_image_is_one_version(built, name):
 
 
 @contextlib.contextmanager
-def process(*command: str | pathlib.Path) -> Iterator[tuple[subprocess.Popen, queue.Queue]]:
-    """A process and the lines that it writes, `None` at the end; SIGTERM must end it well."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
-    child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, encoding="utf-8")
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        for line in child.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        yield child, lines
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=SECONDS) == 0
-    finally:
-        child.kill()
-        child.wait()
-
-
-def next_line(lines: queue.Queue, wanted: str) -> str:
-    """The next line with this text."""
-    seen = []
-    while (line := lines.get(timeout=SECONDS)) is not None:
-        seen.append(line)
-        if wanted in line:
-            return line
-    pytest.fail(f"it ended without {wanted!r}:\n{''.join(seen)}")
-
-
-@contextlib.contextmanager
 def vendors(config: pathlib.Path, args: list[str]) -> Iterator[None]:
     """Runs the sandbox as its container does, on free ports that the configuration then names."""
     address = args[args.index("--listen") + 1]
@@ -542,6 +494,8 @@ def test_the_server_runs_and_answers_its_probes(built, tmp_path, name):
         address, admin, _ = beside.enter_context(serving(tmp_path, args))
         for kind in ["startupProbe", "livenessProbe", "readinessProbe"]:
             serves(admin, server_container(objects)[kind])
+        scrape = named(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        assert "\norder_query_ready 1\n" in page(admin, scrape["prometheus.io/path"])
         if name in SANDBOXES:
             orders_are_answered(address, tmp_path)
 

@@ -8,17 +8,18 @@
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod settings;
 
 use std::error::Error as _;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{io, iter};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::tls::TlsInfo;
-use reqwest::{Certificate, Method, Proxy, Url};
+use reqwest::{Method, Url};
 
+use self::settings::{build, certificates, parse_base_url, proxy};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::{Closing, Error, Trouble};
@@ -26,16 +27,6 @@ use crate::pb::ErrorReason;
 
 /// The most of an answer that is read, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
-
-/// The largest `ca_file` that is read, in bytes.
-const CA_FILE_LIMIT: u64 = 1024 * 1024;
-
-/// How long connecting may take, within the whole attempt's time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long an idle connection is kept: less than what servers use to keep theirs, so that a
-/// request is not sent into a connection that is being closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What an account may set as `timeout`.
 const TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
@@ -154,7 +145,9 @@ impl Client {
         }
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
         let date = header_date(response.headers(), DATE.as_str());
-        let clock_difference = date.map(|date| self.ahead(date, sent));
+        let now = self.clock.wall();
+        let sent_then = now - self.clock.now().duration_since(sent).unwrap_or_default();
+        let clock_difference = date.map(|date| ahead(date, sent_then, now));
         let tls = response.extensions_mut().remove();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(error))? {
@@ -166,18 +159,6 @@ impl Client {
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
         let status = response.status().as_u16();
         Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
-    }
-
-    /// How many seconds a clock is ahead of the machine's that wrote `date` between `sent`, a time
-    /// of our own, and now: 0 where ours showed the same at some time in between.
-    fn ahead(&self, date: SystemTime, sent: SystemTime) -> i64 {
-        let now = self.clock.wall();
-        let sent = now - self.clock.now().duration_since(sent).unwrap_or_default();
-        let seconds = |from: SystemTime, to: SystemTime| {
-            let seconds = to.duration_since(from).unwrap_or_default().as_secs();
-            i64::try_from(seconds).unwrap_or(i64::MAX)
-        };
-        seconds(now, date) - seconds(date, sent)
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
@@ -279,92 +260,17 @@ impl Answer {
     }
 }
 
-/// The certificates of `ca_file`; none where it is not set, or wrong and noted.
-fn certificates(section: &mut Section) -> Vec<Certificate> {
-    const KEY: &str = "ca_file";
-    let Some(pem) = section.file(KEY, CA_FILE_LIMIT) else { return Vec::new() };
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
-    if certificates.is_empty() {
-        section.problem(KEY, "holds no certificate in PEM");
-    }
-    certificates
-}
-
-/// The account's `proxy`; `None` where it is not set, or wrong and noted.
-fn proxy(section: &mut Section) -> Option<Proxy> {
-    const KEY: &str = "proxy";
-    let text: String = section.take(KEY)?;
-    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "http" && url.has_host());
-    let proxy = url.and_then(|url| Proxy::all(url).ok());
-    if proxy.is_none() {
-        section.problem(KEY, "must be a URL such as \"http://egress:3128\"");
-    }
-    proxy
-}
-
-/// The URL of a vendor, if it is fit to be one.
-fn parse_base_url(text: &str) -> Result<Url, &'static str> {
-    // With and without a slash at its end it is the same vendor, and so the same account.
-    let url = Url::parse(text.trim_end_matches('/'))
-        .map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or a password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must end with its path: no query and no fragment");
-    }
-    match url.scheme() {
-        "https" if url.has_host() => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
-        _ => Err("must begin with https:// (http:// is accepted for a loopback address only)"),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-fn build(
-    base: &Url,
-    timeout: Duration,
-    certificates: Vec<Certificate>,
-    proxy: Option<Proxy>,
-) -> Result<reqwest::Client, String> {
-    // Fails where it is installed already, which is as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("order-query/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .no_proxy()
-        .tls_info(true)
-        .retry(reqwest::retry::never())
-        .timeout(timeout)
-        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-        .pool_idle_timeout(IDLE_TIMEOUT);
-    let builder = if base.scheme() == "https" {
-        builder.https_only(true).tls_certs_merge(certificates)
-    } else {
-        // Plain HTTP needs no roots, and the machine may have none.
-        builder.tls_certs_only(certificates)
-    };
-    let builder = match proxy {
-        Some(proxy) => builder.proxy(proxy),
-        None => builder,
-    };
-    builder.build().map_err(|error| format!("cannot be asked from here: {}", causes(error)))
-}
-
 /// Whether the vendor's certificate is the reason.
 fn is_untrusted(error: &reqwest::Error) -> bool {
-    iter::successors(error.source(), |&cause| cause.source()).any(|cause| {
+    let causes = iter::successors(error.source(), |&cause| {
         // What an I/O error was made of is not among its causes.
-        let made_of = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let made_of = made_of.and_then(|error| error.downcast_ref());
-        matches!(made_of, Some(rustls::Error::InvalidCertificate(_)))
-    })
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(made_of) => Some(made_of),
+            None => cause.source(),
+        }
+    });
+    let mut certificates = causes.filter_map(|cause| cause.downcast_ref());
+    certificates.any(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
 
 /// An error and what caused it, without the URL.
@@ -383,6 +289,16 @@ fn header_date(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
 
+/// How many seconds a clock is ahead of ours that wrote `date` between `sent` and `now`: 0 where ours
+/// showed the same at some time in between.
+fn ahead(date: SystemTime, sent: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |from: SystemTime, to: SystemTime| {
+        let seconds = to.duration_since(from).unwrap_or_default().as_secs();
+        i64::try_from(seconds).unwrap_or(i64::MAX)
+    };
+    seconds(now, date) - seconds(date, sent)
+}
+
 /// The vendor's `Retry-After`, in seconds or as a date, between 1 s and 1 h.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
@@ -394,4 +310,29 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     };
     let (least, most) = RETRY_AFTER_RANGE;
     Some(wait.clamp(least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_as_far_as_a_date_tells() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (date, sent, now, expected) in [
+            (100, 100_000, 100_000, 0),
+            // The vendor has not told the part of the second.
+            (100, 100_999, 100_999, 0),
+            (100, 99_500, 103_000, 0),
+            (103, 99_500, 103_000, 0),
+            (104, 99_500, 103_000, 1),
+            (98, 100_999, 101_000, -2),
+            (400, 100_000, 100_100, 299),
+            (400, 100_000, 100_000, 300),
+            (100, 400_000, 409_000, -300),
+        ] {
+            let case = format!("{date} between {sent} and {now}");
+            assert_eq!(ahead(at(date * 1000), at(sent), at(now)), expected, "{case}");
+        }
+    }
 }

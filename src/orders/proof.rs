@@ -154,12 +154,12 @@ impl Report {
         if seconds < CLOCK_TOLERANCE {
             return;
         }
-        let mut advice = "set this machine's clock, unless the vendor's is wrong".to_owned();
-        if let Some(limit) = proof.clock_limit {
-            advice += &format!(": from {limit}s on the vendor turns every call down");
-            self.failed |= seconds >= limit;
-        }
-        self.advice.push(advice);
+        let advice = "set this machine's clock, unless the vendor's is wrong";
+        self.advice.push(match proof.clock_limit {
+            Some(limit) => format!("{advice}: from {limit}s on the vendor turns every call down"),
+            None => advice.to_owned(),
+        });
+        self.failed |= proof.clock_limit.is_some_and(|limit| seconds >= limit);
     }
 
     fn certificate(&mut self, certificate: Option<&[u8]>, now: SystemTime) {

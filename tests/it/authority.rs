@@ -44,8 +44,19 @@ impl Authority {
 
     /// A certificate with these names: addresses, DNS names and URIs.
     pub fn issue(&self, names: &[&str]) -> Pair {
-        let key = KeyPair::generate().unwrap();
+        self.issue_as(names, CertificateParams::default())
+    }
+
+    /// The same, good until the first moment of that day.
+    pub fn issue_until(&self, names: &[&str], [year, month, day]: [u16; 3]) -> Pair {
         let mut params = CertificateParams::default();
+        let [month, day] = [month, day].map(|part| u8::try_from(part).unwrap());
+        params.not_after = rcgen::date_time_ymd(year.into(), month, day);
+        self.issue_as(names, params)
+    }
+
+    fn issue_as(&self, names: &[&str], mut params: CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
         params.subject_alt_names = names.iter().map(|name| name_of(name)).collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }

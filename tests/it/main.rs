@@ -20,6 +20,7 @@ mod get_order;
 mod health;
 mod house;
 mod joining;
+mod live;
 mod logging;
 mod mappings;
 mod mounted;

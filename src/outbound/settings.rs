@@ -1,0 +1,99 @@
+//! What an account sets about its way to the vendor, and the HTTP client that is made of it. Used by
+//! `outbound` alone.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::{Certificate, Proxy, Url};
+
+use super::causes;
+use crate::config::Section;
+
+/// The largest `ca_file` that is read, in bytes.
+const CA_FILE_LIMIT: u64 = 1024 * 1024;
+
+/// How long connecting may take, within the whole attempt's time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an idle connection is kept: less than what servers use to keep theirs, so that a
+/// request is not sent into a connection that is being closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The certificates of `ca_file`; none where it is not set, or wrong and noted.
+pub(super) fn certificates(section: &mut Section) -> Vec<Certificate> {
+    const KEY: &str = "ca_file";
+    let Some(pem) = section.file(KEY, CA_FILE_LIMIT) else { return Vec::new() };
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
+    if certificates.is_empty() {
+        section.problem(KEY, "holds no certificate in PEM");
+    }
+    certificates
+}
+
+/// The account's `proxy`; `None` where it is not set, or wrong and noted.
+pub(super) fn proxy(section: &mut Section) -> Option<Proxy> {
+    const KEY: &str = "proxy";
+    let text: String = section.take(KEY)?;
+    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "http" && url.has_host());
+    let proxy = url.and_then(|url| Proxy::all(url).ok());
+    if proxy.is_none() {
+        section.problem(KEY, "must be a URL such as \"http://egress:3128\"");
+    }
+    proxy
+}
+
+/// The URL of a vendor, if it is fit to be one.
+pub(super) fn parse_base_url(text: &str) -> Result<Url, &'static str> {
+    // With and without a slash at its end it is the same vendor, and so the same account.
+    let url = Url::parse(text.trim_end_matches('/'))
+        .map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user or a password");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must end with its path: no query and no fragment");
+    }
+    match url.scheme() {
+        "https" if url.has_host() => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        _ => Err("must begin with https:// (http:// is accepted for a loopback address only)"),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// The HTTP client of an account, with all that reqwest does by itself turned off.
+pub(super) fn build(
+    base: &Url,
+    timeout: Duration,
+    certificates: Vec<Certificate>,
+    proxy: Option<Proxy>,
+) -> Result<reqwest::Client, String> {
+    // Fails where it is installed already, which is as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("order-query/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .no_proxy()
+        .tls_info(true)
+        .retry(reqwest::retry::never())
+        .timeout(timeout)
+        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
+        .pool_idle_timeout(IDLE_TIMEOUT);
+    let builder = if base.scheme() == "https" {
+        builder.https_only(true).tls_certs_merge(certificates)
+    } else {
+        // Plain HTTP needs no roots, and the machine may have none.
+        builder.tls_certs_only(certificates)
+    };
+    let builder = match proxy {
+        Some(proxy) => builder.proxy(proxy),
+        None => builder,
+    };
+    builder.build().map_err(|error| format!("cannot be asked from here: {}", causes(error)))
+}

@@ -141,7 +141,9 @@ impl Client {
         }
         let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
         let date = header_date(response.headers(), DATE.as_str());
-        let clock_difference = date.map(|date| self.ahead(date, sent));
+        let now = self.clock.wall();
+        let sent_then = now - self.clock.now().duration_since(sent).unwrap_or_default();
+        let clock_difference = date.map(|date| ahead(date, sent_then, now));
         if let Some(seconds) = clock_difference {
             // Whoever is decades off is far enough off.
             let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
@@ -158,18 +160,6 @@ impl Client {
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
         let status = response.status().as_u16();
         Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
-    }
-
-    /// How many seconds a clock is ahead of the machine's that wrote `date` between `sent`, a time
-    /// of our own, and now: 0 where ours showed the same at some time in between.
-    fn ahead(&self, date: SystemTime, sent: SystemTime) -> i64 {
-        let now = self.clock.wall();
-        let sent = now - self.clock.now().duration_since(sent).unwrap_or_default();
-        let seconds = |from: SystemTime, to: SystemTime| {
-            let seconds = to.duration_since(from).unwrap_or_default().as_secs();
-            i64::try_from(seconds).unwrap_or(i64::MAX)
-        };
-        seconds(now, date) - seconds(date, sent)
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
@@ -273,12 +263,15 @@ impl Answer {
 
 /// Whether the vendor's certificate is the reason.
 fn is_untrusted(error: &reqwest::Error) -> bool {
-    iter::successors(error.source(), |&cause| cause.source()).any(|cause| {
+    let causes = iter::successors(error.source(), |&cause| {
         // What an I/O error was made of is not among its causes.
-        let made_of = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let made_of = made_of.and_then(|error| error.downcast_ref());
-        matches!(made_of, Some(rustls::Error::InvalidCertificate(_)))
-    })
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(made_of) => Some(made_of),
+            None => cause.source(),
+        }
+    });
+    let mut certificates = causes.filter_map(|cause| cause.downcast_ref());
+    certificates.any(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
 
 /// An error and what caused it, without the URL.
@@ -297,6 +290,16 @@ fn header_date(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
 
+/// How many seconds a clock is ahead of ours that wrote `date` between `sent` and `now`: 0 where ours
+/// showed the same at some time in between.
+fn ahead(date: SystemTime, sent: SystemTime, now: SystemTime) -> i64 {
+    let seconds = |from: SystemTime, to: SystemTime| {
+        let seconds = to.duration_since(from).unwrap_or_default().as_secs();
+        i64::try_from(seconds).unwrap_or(i64::MAX)
+    };
+    seconds(now, date) - seconds(date, sent)
+}
+
 /// The vendor's `Retry-After`, in seconds or as a date, between 1 s and 1 h.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
@@ -308,4 +311,29 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     };
     let (least, most) = RETRY_AFTER_RANGE;
     Some(wait.clamp(least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_as_far_as_a_date_tells() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (date, sent, now, expected) in [
+            (100, 100_000, 100_000, 0),
+            // The vendor has not told the part of the second.
+            (100, 100_999, 100_999, 0),
+            (100, 99_500, 103_000, 0),
+            (103, 99_500, 103_000, 0),
+            (104, 99_500, 103_000, 1),
+            (98, 100_999, 101_000, -2),
+            (400, 100_000, 100_100, 299),
+            (400, 100_000, 100_000, 300),
+            (100, 400_000, 409_000, -300),
+        ] {
+            let case = format!("{date} between {sent} and {now}");
+            assert_eq!(ahead(at(date * 1000), at(sent), at(now)), expected, "{case}");
+        }
+    }
 }

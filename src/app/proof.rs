@@ -12,10 +12,10 @@ use crate::orders::{Finding, Shared, Verdict};
 use crate::store::{self, File, Store};
 
 /// How long the shared store may take to be reached.
-const STORE_PATIENCE: Duration = Duration::from_secs(3);
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 const IN_USE: &str = "store in use: a new token would end the one of the server that has the file; \
-                      stop that server, or ask it for an order";
+                      ask that server for an order, or run this while it is stopped";
 const NOT_SHARED: &str = "the store is memory:, and a new token would end the one of a server that may \
                           be running; set token = \"stable\", or another store";
 const UNUSABLE: &str = "the store cannot be used, and a new token must be kept there";

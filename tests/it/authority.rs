@@ -44,17 +44,18 @@ impl Authority {
 
     /// A certificate with these names: addresses, DNS names and URIs.
     pub fn issue(&self, names: &[&str]) -> Pair {
-        self.issue_with(names, CertificateParams::default())
+        self.issue_as(names, CertificateParams::default())
     }
 
-    /// One that is good until that year begins.
-    pub fn issue_until(&self, year: i32, names: &[&str]) -> Pair {
+    /// The same, good until the first moment of that day.
+    pub fn issue_until(&self, names: &[&str], [year, month, day]: [u16; 3]) -> Pair {
         let mut params = CertificateParams::default();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        self.issue_with(names, params)
+        let [month, day] = [month, day].map(|part| u8::try_from(part).unwrap());
+        params.not_after = rcgen::date_time_ymd(year.into(), month, day);
+        self.issue_as(names, params)
     }
 
-    fn issue_with(&self, names: &[&str], mut params: CertificateParams) -> Pair {
+    fn issue_as(&self, names: &[&str], mut params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         params.subject_alt_names = names.iter().map(|name| name_of(name)).collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();

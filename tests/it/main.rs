@@ -21,6 +21,7 @@ mod get_order;
 mod health;
 mod house;
 mod joining;
+mod live;
 mod logging;
 mod mappings;
 mod metrics;

@@ -434,9 +434,12 @@ async fn dingshang_checks_headers_sign_machine_and_time() {
 async fn dingshang_answers_a_ping_to_good_credentials() {
     let world = World::new().await;
     let path = "/api/openapi/v1/ping";
-    assert_eq!(read(world.vending(path, &world.payload()).await).await["code"], 0);
+    let pong = read(world.vending(path, &world.payload()).await).await;
+    assert_eq!((&pong["code"], &pong["data"]), (&json!(0), &json!("pong")));
     let bare = world.http.post(world.url(Vendor::Dingshang, path)).send().await.unwrap();
     assert_eq!(bare.status(), 401);
+    let gotten = world.http.get(world.url(Vendor::Dingshang, path)).send().await.unwrap();
+    assert_eq!(gotten.status(), 404);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod proxies;
 pub mod tls;
 
 /// An account at each vendor, at one address. `more` is set for each of them.
-fn accounts(url: &str, more: &str) -> String {
+pub fn accounts(url: &str, more: &str) -> String {
     format!(
         "[accounts.market]\nprovider = \"wechat\"\nbase_url = \"{url}\"\n{more}\n\
          app_id = \"wx\"\napp_secret = \"s\"\n\

@@ -133,7 +133,7 @@ async fn told(server: &Serving) -> (f64, f64, f64) {
 async fn certificates_are_swapped_under_load_and_no_call_is_lost() {
     let authority = Authority::new();
     let until = [2050, 2060, 2070];
-    let pairs = until.map(|year| authority.issue_until(year, &["localhost"]));
+    let pairs = until.map(|year| authority.issue_until(&["localhost"], [year, 1, 1]));
     let mounted = Mounted::new(&files(&pairs[0], &pairs[0]));
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let config = format!("{}{}", settings(mounted.folder(), None), sandbox.accounts());

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 
 use super::{ANSWER, accounts};
-use crate::authority::Authority;
+use crate::authority::{Authority, Pair};
 use crate::played::{Played, answer};
 use crate::support::{Failed, Server};
 
@@ -33,9 +33,18 @@ impl Secured {
         answer: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static,
     ) -> Self {
         let authority = Authority::new();
+        let pair = authority.issue(&[name]);
+        Self::showing(&authority, &pair, answer).await
+    }
+
+    pub async fn showing(
+        authority: &Authority,
+        pair: &Pair,
+        answer: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
-        let (chain, key) = authority.issue(&[name]).der();
+        let (chain, key) = pair.der();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()

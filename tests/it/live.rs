@@ -1,0 +1,311 @@
+//! `check --live`: what the vendors are asked, what the operator is told, and what a server that runs
+//! beside it must not notice.
+
+mod stores;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::http::Method;
+use order_query::clock::{Clock, ManualClock, SystemClock};
+use order_query::sandbox::{Kind, Sandbox, Vendor};
+
+use crate::authority::Authority;
+use crate::child::{Ended, run, write};
+use crate::played::answer;
+use crate::support::{Scripted, sandbox_at};
+use crate::transport::tls::Secured;
+use crate::transport::{self, ANSWER};
+
+/// What is in the sandbox's and the tests' configurations, or in what vendors answer, and must not be
+/// shown.
+const HIDDEN: [&str; 8] = [
+    "wechat-sandbox-secret",
+    "dingshang-sandbox-secret",
+    "dingshang-sandbox-key",
+    "haoka-sandbox-secret",
+    "s3cret-of-a-test",
+    "key-of-a-test",
+    "force_refresh",
+    "http:",
+];
+
+/// Checks this configuration.
+fn check(config: &str) -> Ended {
+    let directory = tempfile::tempdir().unwrap();
+    check_at(&write(&directory, config))
+}
+
+fn check_at(path: &str) -> Ended {
+    let checked = run(["check", "--live", "--config", path]);
+    for hidden in HIDDEN {
+        assert!(!checked.out.contains(hidden) && !checked.err.contains(hidden), "{checked:?}");
+    }
+    checked
+}
+
+impl Ended {
+    /// The line about that, without its beginning.
+    #[track_caller]
+    fn line(&self, beginning: &str) -> &str {
+        let mut lines = self.out.lines();
+        let found = lines.find_map(|line| line.strip_prefix(beginning)?.strip_prefix(": "));
+        found.unwrap_or_else(|| panic!("no {beginning:?} in {self:?}"))
+    }
+}
+
+/// An account at each vendor, at one address, with secrets that are found where they are shown.
+fn accounts(url: &str, more: &str) -> String {
+    let accounts = transport::accounts(url, more).replace("\"s\"", "\"s3cret-of-a-test\"");
+    accounts.replace("\"k\"", "\"key-of-a-test\"")
+}
+
+/// How many calls of that kind have reached the sandbox.
+fn count(sandbox: &Sandbox, kind: Kind) -> usize {
+    sandbox.arrivals().iter().filter(|arrival| arrival.kind == kind).count()
+}
+
+async fn sandbox() -> Sandbox {
+    sandbox_at(Arc::new(SystemClock)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_vendor_is_asked_for_proof_and_for_no_order() {
+    let sandbox = sandbox().await;
+    // What the limits leave is nobody's but the callers' for orders.
+    let config = sandbox.accounts().replace("provider = ", "calls_per_minute = 1\nprovider = ");
+    let unsigned = "[accounts.a]\nprovider = \"dingshang\"\nbase_url = \"https://a.invalid\"\n\
+                    app_id = \"a\"\napp_secret = \"b\"\ntimeout = \"10ms\"\n";
+    let checked = check(&config);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
+    let lines: Vec<_> = checked.out.lines().collect();
+    let expected = [
+        "ok: accounts.dingshang-sandbox: app_id and app_secret taken, app_key not proved, ",
+        "ok: accounts.haoka-sandbox: credentials not proved, because only a call for an order could, ",
+        "ok: accounts.wechat-sandbox: app_id and app_secret taken, ",
+        "the configuration is fine; accounts: 3",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{checked:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        let Some(rest) = line.strip_prefix(expected) else { panic!("{expected:?}: {line}") };
+        if expected.starts_with("ok") {
+            let took = rest.strip_prefix("clocks agree within 2s, no certificate, ").expect(line);
+            assert!(took.strip_suffix("ms").expect(line).parse::<u64>().is_ok(), "{line}");
+        }
+    }
+    let kinds = [Kind::Token, Kind::Other, Kind::Order].map(|kind| count(&sandbox, kind));
+    assert_eq!(kinds, [1, 2, 0], "{:?}", sandbox.arrivals());
+    for vendor in Vendor::ALL {
+        assert_eq!(sandbox.arrivals().iter().filter(|call| call.vendor == vendor).count(), 1);
+    }
+    // The configuration's own warnings go first, and one account's failure is not the others'.
+    let checked = check(&format!("{unsigned}{config}"));
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.out.starts_with("warning: accounts.a.app_key: is not set"), "{checked:?}");
+    assert!(checked.line("failed: accounts.a").starts_with("the vendor gives no answer ("));
+    assert!(checked.out.ends_with("\nthe configuration is fine; accounts: 4\n"), "{checked:?}");
+    assert_eq!(checked.out.lines().filter(|line| line.starts_with("ok: ")).count(), 3);
+    assert_eq!(checked.err, "error: checks that failed: 1\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_is_what_the_vendors_document() {
+    let vendor = Scripted::start().await;
+    vendor.answers(200, ANSWER);
+    let url = format!("http://{}/below", vendor.address);
+    let checked = check(&accounts(&url, ""));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let mut asked: Vec<_> = vendor.arrived().into_iter().map(|a| (a.uri.to_string(), a)).collect();
+    asked.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let [(bare, haoka), (ping, dingshang), (token, wechat)] = &asked[..] else {
+        panic!("{asked:?}")
+    };
+    let paths = [bare, ping, token].map(String::as_str);
+    let expected = ["/below", "/below/api/openapi/v1/ping", "/below/cgi-bin/stable_token"];
+    assert_eq!(paths, expected);
+    assert_eq!(
+        [&haoka.method, &dingshang.method, &wechat.method],
+        [Method::GET, Method::POST, Method::POST]
+    );
+    assert!(haoka.body.is_empty() && dingshang.body.is_empty());
+    let header = |name| dingshang.headers.get(name).unwrap().to_str().unwrap();
+    assert_eq!([header("Appid"), header("AppSecret")], ["ds", "s3cret-of-a-test"]);
+    let body: serde_json::Value = serde_json::from_slice(&wechat.body).unwrap();
+    assert_eq!(body["force_refresh"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_credentials_are_told_with_what_to_do() {
+    let sandbox = sandbox().await;
+    let wechat = "accounts.wechat-sandbox";
+    let dingshang = "accounts.dingshang-sandbox";
+    for (ours, given, account, said, advice) in [
+        ("wechat-sandbox-secret", "no", wechat, "40125: invalid appsecret", "check app_secret"),
+        ("wxfeed5a0db0c00001", "wx", wechat, "40013: invalid appid", "check app_id"),
+        // The address is what is to be listed.
+        (
+            "wxfeed5a0db0c00001",
+            "wxerrcode40164",
+            wechat,
+            "40164: invalid ip 192.0.2.7",
+            "list this",
+        ),
+        ("wxfeed5a0db0c00001", "wxerrcode40243", wechat, "40243: ", "the app_secret is frozen"),
+        ("wxfeed5a0db0c00001", "wxerrcode50002", wechat, "50002: ", "look at the account's rights"),
+        ("dingshang-sandbox-secret", "no", dingshang, "4002: ", "check app_id, app_secret and"),
+    ] {
+        let checked = check(&sandbox.accounts().replace(ours, given));
+        assert_eq!(checked.code, Some(1), "{given}: {checked:?}");
+        let line = checked.line(&format!("failed: {account}"));
+        let expected = format!("the vendor turns the account down ({said}");
+        assert!(line.starts_with(&expected), "{given}: {line}");
+        // The rest is told all the same.
+        assert!(line.contains("), clocks agree within 2s, no certificate, "), "{given}: {line}");
+        assert!(line.contains(&format!("ms; {advice}")), "{given}: {line}");
+        assert_eq!(checked.err, "error: checks that failed: 1\n");
+    }
+    for (errcode, what) in [("-1", "the vendor gives no answer"), ("45009", "asked too often")] {
+        let given = format!("wxerrcode{errcode}");
+        let checked = check(&sandbox.accounts().replace("wxfeed5a0db0c00001", &given));
+        assert!(checked.line(&format!("failed: {wechat}")).contains(what), "{checked:?}");
+    }
+    assert_eq!(count(&sandbox, Kind::Order), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_that_gives_no_answer_is_told_in_time() {
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let checked = check(&accounts(&format!("http://{nobody}"), ""));
+    assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: checks that failed: 3\n"));
+    for account in ["market", "vending", "cards"] {
+        let line = checked.line(&format!("failed: accounts.{account}"));
+        assert!(line.contains("Connection refused"), "{line}");
+        assert!(line.contains("; check the network from here, base_url and proxy"), "{line}");
+        assert!(!line.contains(&nobody.port().to_string()), "{line}");
+    }
+    let sandbox = sandbox().await;
+    let hanging = sandbox.accounts().replace("wxfeed5a0db0c00001", "wxfault-hang");
+    let checked = check(&hanging.replace("wechat\"", "wechat\"\ntimeout = \"100ms\""));
+    let line = checked.line("failed: accounts.wechat-sandbox");
+    assert!(line.starts_with("the vendor gives no answer ("), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_prove_nothing_are_failures() {
+    let vendor = Scripted::start().await;
+    let url = format!("http://{}", vendor.address);
+    for (status, body, haoka, others) in [
+        // Haoka is asked for nothing that could be refused.
+        (200, "{}", "ok", "failed"),
+        (200, "<html>welcome</html>", "ok", "failed"),
+        (302, "", "ok", "failed"),
+        (404, "404 page not found", "ok", "failed"),
+        (429, "", "failed", "failed"),
+        (503, "", "failed", "failed"),
+    ] {
+        vendor.answers(status, body);
+        let checked = check(&accounts(&url, ""));
+        assert_eq!(checked.code, Some(1), "{status} {body}: {checked:?}");
+        checked.line(&format!("{haoka}: accounts.cards"));
+        for account in ["market", "vending"] {
+            checked.line(&format!("{others}: accounts.{account}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendors_words_hold_no_secret_and_steer_no_terminal() {
+    let vendor = Scripted::start().await;
+    let words = "no s3cret-of-a-test\\u001b[2J \\u202e\\r\\nok: accounts.market: fine";
+    let body =
+        format!(r#"{{"errcode": 40125, "code": 4001, "errmsg": "{words}", "message": "{words}"}}"#);
+    vendor.answers(200, body.replace("\\\\", "\\"));
+    let checked = check(&accounts(&format!("http://{}", vendor.address), ""));
+    for (account, code) in [("market", 40125), ("vending", 4001)] {
+        let line = checked.line(&format!("failed: accounts.{account}"));
+        let said = format!("({code}: no [secret][2J \u{fffd}ok: accounts.market: fine)");
+        assert!(line.contains(&said), "{line}");
+    }
+    assert_eq!(checked.out.lines().count(), 4, "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_differ_are_told() {
+    let now = SystemClock.now();
+    let at = |time: SystemTime| sandbox_at(Arc::new(ManualClock::new(time)));
+    for (time, side, haoka, code) in [
+        (now + Duration::from_secs(90), "ahead of", "warning", 0),
+        (now - Duration::from_secs(90), "behind", "warning", 0),
+        (now + Duration::from_mins(15), "ahead of", "failed", 1),
+        (now - Duration::from_mins(15), "behind", "failed", 1),
+    ] {
+        let sandbox = at(time).await;
+        let checked = check(&sandbox.accounts());
+        assert_eq!(checked.code, Some(code), "{checked:?}");
+        for (account, verdict) in
+            [("wechat", "warning"), ("dingshang", "warning"), ("haoka", haoka)]
+        {
+            let line = checked.line(&format!("{verdict}: accounts.{account}-sandbox"));
+            let advice =
+                line.contains("ms; set this machine's clock, unless the vendor's is wrong");
+            assert!(line.contains(&format!("s {side} ours, ")) && advice, "{line}");
+            let limit = line.ends_with(": from 300s on the vendor turns every call down");
+            assert_eq!(limit, account == "haoka", "{line}");
+        }
+    }
+}
+
+/// A vendor with a certificate that is good for so many days more, less a part of one.
+async fn good_for(days: i32) -> Secured {
+    let today =
+        jiff::Timestamp::try_from(SystemClock.now()).unwrap().to_zoned(jiff::tz::TimeZone::UTC);
+    let end = today.date().saturating_add(jiff::ToSpan::days(days));
+    let end =
+        [end.year(), end.month().into(), end.day().into()].map(|part| u16::try_from(part).unwrap());
+    let authority = Authority::new();
+    let pair = authority.issue_until(&["127.0.0.1"], end);
+    Secured::showing(&authority, &pair, || answer(200, ANSWER)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_told_with_the_days_that_are_left() {
+    for (days, verdict) in [(40, "ok"), (6, "warning")] {
+        let secured = good_for(days).await;
+        let checked = check(&accounts(&secured.url(), &secured.ca_file()));
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        for account in ["market", "vending", "cards"] {
+            let line = checked.line(&format!("{verdict}: accounts.{account}"));
+            // A night may fall in between.
+            let told = [days - 2, days - 1, days]
+                .map(|days| line.contains(&format!(", certificate trusted, {days} days left, ")));
+            assert!(told.contains(&true), "{line}");
+            let advice = line.ends_with("; have the vendor renew its certificate");
+            assert_eq!(advice, verdict == "warning", "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_trusted_is_told_with_what_to_do() {
+    let elsewhere = Secured::start("vendor.example").await;
+    let stranger = Secured::start("127.0.0.1").await;
+    let gone = good_for(-2).await;
+    for (vendor, more, why) in [
+        (&stranger, String::new(), "UnknownIssuer"),
+        (&elsewhere, elsewhere.ca_file(), "not valid for name"),
+        (&gone, gone.ca_file(), "expired"),
+    ] {
+        let checked = check(&accounts(&vendor.url(), &more));
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        for account in ["market", "vending", "cards"] {
+            let line = checked.line(&format!("failed: accounts.{account}"));
+            assert!(line.contains("invalid peer certificate: ") && line.contains(why), "{line}");
+            let advice = "; check base_url and this machine's clock, and set ca_file to the ";
+            assert!(line.contains(advice), "{line}");
+        }
+        assert_eq!(vendor.vendor.asked().len(), 0);
+    }
+}

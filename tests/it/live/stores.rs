@@ -1,0 +1,170 @@
+//! The store of a server that may be running: WeChat's classic tokens, each of which ends the life of the
+//! one before, are shared with it or not asked for.
+
+use std::fs;
+use std::time::Duration;
+
+use order_query::providers::TokenStore as _;
+use order_query::sandbox::{Kind, Sandbox, Vendor};
+use tempfile::TempDir;
+
+use super::{Ended, check, check_at, count, sandbox};
+use crate::child::{Serving, write};
+use crate::redis_server::RedisServer;
+
+const WECHAT: &str = "accounts.wechat-sandbox";
+
+/// An order of WeChat's.
+const ORDER: [&str; 4] = ["wechat", "status-2", "--max-age", "0s"];
+
+/// The sandbox's accounts, with that store and that way to WeChat's tokens.
+fn config(sandbox: &Sandbox, store: &str, token: &str) -> String {
+    let account = "[accounts.wechat-sandbox]\n";
+    let accounts = sandbox.accounts();
+    let accounts = accounts.replace(account, &format!("{account}token = \"{token}\"\n"));
+    format!("store.url = \"{store}\"\n{accounts}")
+}
+
+/// All but WeChat's account are fine, and that one is not asked.
+#[track_caller]
+fn assert_not_asked(checked: &Ended, why: &str) {
+    let line = checked.line(&format!("not asked: {WECHAT}"));
+    assert!(line.contains(why), "{line}");
+    for account in ["dingshang", "haoka"] {
+        checked.line(&format!("ok: accounts.{account}-sandbox"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_a_server_holds_is_left_to_it() {
+    let sandbox = sandbox().await;
+    let directory = tempfile::tempdir().unwrap();
+    let store = format!("file:{}/orders.redb", directory.path().display());
+    let classic = config(&sandbox, &store, "classic");
+    let server = Serving::start(&classic);
+    let checked = check(&classic);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
+    assert_not_asked(&checked, "store in use: ");
+    assert_eq!(count(&sandbox, Kind::Token), 0);
+    // The stable way gives everyone the same one, so it needs no store.
+    let checked = check(&config(&sandbox, &store, "stable"));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    checked.line(&format!("ok: {WECHAT}"));
+    assert_eq!(count(&sandbox, Kind::Token), 1);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_kept_in_a_file_that_nobody_holds() {
+    let sandbox = sandbox().await;
+    let directory = tempfile::tempdir().unwrap();
+    let classic =
+        config(&sandbox, &format!("file:{}/orders.redb", directory.path().display()), "classic");
+    Serving::start(&classic).stop();
+    let checked = check(&classic);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    checked.line(&format!("ok: {WECHAT}"));
+    let server = Serving::start(&classic);
+    let got = server.get(&ORDER);
+    assert_eq!(got.code, Some(0), "{got:?}");
+    assert_eq!(count(&sandbox, Kind::Token), 1, "the server has the token of the proof");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_not_there_is_not_made() {
+    let sandbox = sandbox().await;
+    for token in ["classic", "stable"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(&directory, &config(&sandbox, "file:orders.redb", token));
+        let checked = check_at(&path);
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        checked.line(&format!("ok: {WECHAT}"));
+        assert_eq!(names(&directory), ["order-query.toml"]);
+    }
+    assert_eq!(count(&sandbox, Kind::Token), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
+    let sandbox = sandbox().await;
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("orders.redb"), "no store").unwrap();
+    let path = write(&directory, &config(&sandbox, "file:orders.redb", "classic"));
+    let checked = check_at(&path);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: checks that failed: 1\n"));
+    assert!(checked.line("failed: store.url").contains("is damaged"), "{checked:?}");
+    assert_not_asked(&checked, "the store cannot be used");
+    let path = write(&directory, &config(&sandbox, "file:orders.redb", "stable"));
+    assert_eq!(check_at(&path).code, Some(0));
+    assert_eq!(fs::read(directory.path().join("orders.redb")).unwrap(), b"no store");
+    assert_eq!(count(&sandbox, Kind::Token), 1);
+}
+
+fn names(directory: &TempDir) -> Vec<String> {
+    let entries = fs::read_dir(directory.path()).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_that_is_not_ours_is_left_alone() {
+    let sandbox = sandbox().await;
+    let checked = check(&config(&sandbox, "memory:", "classic"));
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
+    assert_not_asked(&checked, "the store is memory:");
+    assert_eq!(count(&sandbox, Kind::Token), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_shared_through_redis_under_the_lease() {
+    let sandbox = sandbox().await;
+    let redis = RedisServer::start();
+    let classic = config(&sandbox, &redis.url(), "classic");
+    let first = Serving::start(&classic);
+    assert_eq!(first.get(&ORDER).code, Some(0));
+    assert_eq!(count(&sandbox, Kind::Token), 1);
+    let checked = check(&classic);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    checked.line(&format!("ok: {WECHAT}"));
+    assert_eq!(count(&sandbox, Kind::Token), 2, "proved anew");
+    let second = Serving::start(&classic);
+    for server in [&first, &second] {
+        let got = server.get(&ORDER);
+        assert_eq!(got.code, Some(0), "{got:?}");
+    }
+    assert_eq!(count(&sandbox, Kind::Token), 2, "the servers have the token of the proof");
+
+    // Whoever renews the token has the lease.
+    let address = sandbox.address(Vendor::Wechat);
+    let lease = format!("http://{address}/ wxfeed5a0db0c00001 Classic lease");
+    let store = redis.store();
+    assert!(store.lease(&lease, "somebody", Duration::from_mins(1)).await.unwrap());
+    let checked = check(&classic);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let line = checked.line(&format!("failed: {WECHAT}"));
+    assert!(line.contains("renews") && line.ends_with("; run the command again"), "{line}");
+    store.release(&lease, "somebody").await.unwrap();
+    assert_eq!(check(&classic).code, Some(0));
+    assert!(store.lease(&lease, "somebody", Duration::from_mins(1)).await.unwrap(), "was released");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_cannot_be_reached_is_a_failure() {
+    let sandbox = sandbox().await;
+    let mut redis = RedisServer::start();
+    redis.kill();
+    for token in ["classic", "stable"] {
+        let checked = check(&config(&sandbox, &redis.url(), token));
+        assert_eq!(
+            (checked.code, checked.err.as_str()),
+            (Some(1), "error: checks that failed: 1\n")
+        );
+        let line = checked.line("failed: store.url");
+        assert!(line.starts_with("not reached within 2s (redis: "), "{line}");
+        assert!(!line.contains(&redis.port.to_string()), "{line}");
+        if token == "classic" {
+            assert_not_asked(&checked, "the store cannot be used");
+        } else {
+            checked.line(&format!("ok: {WECHAT}"));
+        }
+    }
+}

@@ -51,7 +51,7 @@ fuzz:
 bench:
 	cargo bench --locked --bench answers
 
-# The dashboard of five minutes with trouble of every kind, as a picture for the documentation.
+# The dashboard of four minutes with trouble of every kind, as a picture for the documentation.
 dashboard:
 	scripts/install dashboard
 	cargo build --locked

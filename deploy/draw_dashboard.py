@@ -195,7 +195,7 @@ def draw(figure, panel: dict, window: Window, rows: int) -> None:
 def main() -> None:
     """Runs, asks and draws."""
     picture = pathlib.Path(sys.argv[1])
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 300
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 240
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in DASHBOARD["panels"])
     figure = pyplot.figure(figsize=(24 * CELL_WIDTH, rows * CELL_HEIGHT))
     with real_run(seconds) as (address, begin, end):

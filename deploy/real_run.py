@@ -172,14 +172,13 @@ class Callers:
             time.sleep(1)
 
     def rush(self) -> None:
-        """Asks for more at one time than the server has places, and than the vendor has turns."""
+        """Asks for more at one time than the servers have places."""
         self.wait_for(RUSH[0])
         while self.within(RUSH):
+            # An order that takes its vendor longer than its callers wait.
             asked = [
-                threading.Thread(target=self.ask, args=("wechat", f"errcode-{number}"))
-                for number in range(10_000, 10_150)
+                threading.Thread(target=self.ask, args=("dingshang", "9013")) for _ in range(180)
             ]
-            asked += [threading.Thread(target=self.ask, args=("wechat", "fault-slow"))]
             for thread in asked:
                 thread.start()
             for thread in asked:

@@ -194,6 +194,7 @@ async fn what_is_counted_begins_at_0() {
             "order_query_shed_total{limit=\"max_connections\"} 0",
             "order_query_calls_in_flight 0",
             "order_query_watches 0",
+            "order_query_connections{listener=\"server\"} 0",
             "order_query_log_lines_lost_total 0",
             "order_query_spans_lost_total 0",
         ],

@@ -17,6 +17,7 @@ use super::{Means, Proof, Provider, Query, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::{Closing, Error};
+use crate::metrics::TOKENS;
 use crate::outbound::{Answer, Client, Request};
 use crate::pb::{
     self, ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
@@ -115,6 +116,7 @@ pub(super) fn configure(
     let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
+    TOKENS.add([client.account(), "OK"], 0);
     let identity = format!("{} {}", client.base_url(), settings.app_id);
     Some(Box::new(Wechat { tokens: Tokens::new(settings, &identity, clock), client, identity }))
 }

@@ -175,7 +175,9 @@ async fn calls_and_answers_are_counted_by_what_became_of_them() {
 #[tokio::test]
 async fn what_is_counted_begins_at_0() {
     let vendor = vendor().await;
-    let server = Serving::start(&cards(&vendor, ""));
+    let market = "[accounts.market]\nprovider = \"wechat\"\napp_id = \"wx\"\napp_secret = \"s\"\n\
+                  base_url = \"http://127.0.0.1:1\"\n";
+    let server = Serving::start(&format!("{}{market}", cards(&vendor, "")));
     let page = page(&server).await;
     assert_told(
         &page,
@@ -189,6 +191,7 @@ async fn what_is_counted_begins_at_0() {
             "order_query_unknown_words_total{field=\"data.orderStatus\",provider=\"haoka\"} 0",
             "order_query_unknown_words_total{field=\"data.cardStatus\",provider=\"haoka\"} 0",
             "order_query_quota_refusals_total{account=\"cards\",limit=\"calls_per_order_per_day\"} 0",
+            "order_query_tokens_refreshed_total{account=\"market\",outcome=\"OK\"} 0",
             "order_query_shed_total{limit=\"max_in_flight\"} 0",
             "order_query_shed_total{limit=\"max_watches\"} 0",
             "order_query_shed_total{limit=\"max_connections\"} 0",

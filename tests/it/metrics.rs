@@ -23,7 +23,8 @@ use crate::redis_server::RedisServer;
 use crate::support::{bare_client, question};
 use crate::transport::ANSWER;
 
-const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
+/// Haoka's answer about an order that is not done.
+pub const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
 
 /// What an HTTP/1.1 peer gets for a request's first lines; nothing where it is hung up on.
 async fn http1(address: SocketAddr, head: &str) -> String {
@@ -81,11 +82,10 @@ async fn until_told(server: &Serving, lines: &[&str]) -> String {
 }
 
 /// An account of that name at Haoka.
-fn cards(vendor: &Played, more: &str) -> String {
+pub fn cards(url: &str, more: &str) -> String {
     format!(
-        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\nuser_id = \"agent\"\n\
-         secret = \"s\"\n{more}\n",
-        vendor.url()
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{url}\"\nuser_id = \"agent\"\n\
+         secret = \"s\"\n{more}\n"
     )
 }
 
@@ -121,7 +121,7 @@ async fn vendor() -> Played {
 #[tokio::test]
 async fn calls_and_answers_are_counted_by_what_became_of_them() {
     let vendor = vendor().await;
-    let server = Serving::start(&cards(&vendor, ""));
+    let server = Serving::start(&cards(&vendor.url(), ""));
     let mut client = bare_client(server.address);
     for (id, is_known) in
         [("one", true), ("one", true), ("strange", true), ("missing", false), ("a/b", false)]
@@ -177,7 +177,7 @@ async fn what_is_counted_begins_at_0() {
     let vendor = vendor().await;
     let market = "[accounts.market]\nprovider = \"wechat\"\napp_id = \"wx\"\napp_secret = \"s\"\n\
                   base_url = \"http://127.0.0.1:1\"\n";
-    let server = Serving::start(&format!("{}{market}", cards(&vendor, "")));
+    let server = Serving::start(&format!("{}{market}", cards(&vendor.url(), "")));
     let page = page(&server).await;
     assert_told(
         &page,
@@ -207,7 +207,7 @@ async fn what_is_counted_begins_at_0() {
 #[tokio::test]
 async fn a_terminal_answer_has_no_age() {
     let vendor = vendor().await;
-    let server = Serving::start(&cards(&vendor, ""));
+    let server = Serving::start(&cards(&vendor.url(), ""));
     let mut client = bare_client(server.address);
     let told = client.get_order(question(Provider::Haoka, "done")).await.unwrap().into_inner();
     assert!(told.order.unwrap().terminal);
@@ -220,7 +220,7 @@ async fn a_terminal_answer_has_no_age() {
 async fn what_limits_leave_is_told_and_what_they_stop_is_counted() {
     let vendor = vendor().await;
     let limits = "calls_per_minute = 2\ncalls_per_order_per_day = 1";
-    let server = Serving::start(&cards(&vendor, limits));
+    let server = Serving::start(&cards(&vendor.url(), limits));
     let mut client = bare_client(server.address);
     let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
     assert_eq!(value(&page(&server).await, left), Some(2.0));
@@ -285,7 +285,7 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
         ),
     ] {
         let vendor = vendor().await;
-        let server = Serving::start(&cards(&vendor, ""));
+        let server = Serving::start(&cards(&vendor.url(), ""));
         let mut client = bare_client(server.address);
         for call in 0..calls {
             let question = question(Provider::Haoka, &format!("{id}-{call}"));
@@ -316,7 +316,7 @@ async fn held(gate: &Arc<Semaphore>) -> (Played, Serving) {
     })
     .await;
     let limits = "server.max_in_flight = 4\nserver.max_watches = 1\nserver.max_connections = 8";
-    let account = cards(&vendor, "max_concurrency = 1\ntimeout = \"1m\"");
+    let account = cards(&vendor.url(), "max_concurrency = 1\ntimeout = \"1m\"");
     let server = Serving::start(&format!("{limits}\n{account}"));
     (vendor, server)
 }
@@ -485,7 +485,7 @@ async fn a_shared_store_that_is_gone_is_told_of() {
     let vendor = vendor().await;
     let mut redis = RedisServer::start();
     let store = format!("store.url = \"redis://127.0.0.1:{}/0\"\n", redis.port);
-    let server = Serving::start(&format!("{store}{}", cards(&vendor, "")));
+    let server = Serving::start(&format!("{store}{}", cards(&vendor.url(), "")));
     let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
     until_told(&server, &["order_query_ready 1", &format!("{left} 200")]).await;
     redis.kill();
@@ -501,7 +501,7 @@ async fn a_shared_store_that_is_gone_is_told_of() {
 #[tokio::test]
 async fn nothing_but_health_and_metrics_is_served_to_probes_and_metrics_to_nobody_else() {
     let vendor = vendor().await;
-    let server = Serving::start(&cards(&vendor, ""));
+    let server = Serving::start(&cards(&vendor.url(), ""));
     for (head, status) in [
         ("GET /", "404 Not Found"),
         ("GET /healthz", "404 Not Found"),

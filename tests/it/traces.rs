@@ -17,6 +17,7 @@ use tonic::metadata::MetadataValue;
 
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Span, words};
+use crate::metrics::{OPEN, cards};
 use crate::played::{Played, answer};
 use crate::redis_server::RedisServer;
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
@@ -46,7 +47,7 @@ impl Traced {
     /// The same, with a vendor that the test scripts.
     async fn start_scripted(config: &str) -> (Self, Scripted) {
         let vendor = Scripted::start().await;
-        let account = cards(&format!("http://{}", vendor.address));
+        let account = cards(&format!("http://{}", vendor.address), "");
         (Self::start(&format!("{config}{account}")).await, vendor)
     }
 
@@ -65,14 +66,6 @@ impl Traced {
         assert_eq!(ended.code, Some(0), "{}", ended.err);
         (self.collector.spans(), ended)
     }
-}
-
-/// The account `cards` at Haoka.
-fn cards(url: &str) -> String {
-    format!(
-        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{url}\"\nuser_id = \"agent\"\n\
-         secret = \"s\"\n"
-    )
 }
 
 fn traceparent(flags: &str) -> (&'static str, String) {
@@ -233,11 +226,11 @@ async fn a_search_goes_on_where_its_callers_give_up_and_is_the_firsts() {
         let may_answer = Arc::clone(&answers);
         async move {
             let _ = may_answer.acquire().await.unwrap();
-            answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#)
+            answer(200, OPEN)
         }
     })
     .await;
-    let traced = Traced::start(&cards(&vendor.url())).await;
+    let traced = Traced::start(&cards(&vendor.url(), "")).await;
     let soon = || ("grpc-timeout", "100m".to_owned());
     traced.get(question(Provider::Haoka, "a"), &[traceparent("01"), soon()]).await;
     let first = traced.collector.has(GET).await;
@@ -285,7 +278,7 @@ async fn what_is_asked_of_redis_is_asked_of_a_server() {
     let redis = RedisServer::start();
     let (traced, vendor) =
         Traced::start_scripted(&format!("store.url = \"{}\"\n", redis.url())).await;
-    vendor.answers(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
+    vendor.answers(200, OPEN);
     traced.get(question(Provider::Haoka, "a"), &[]).await;
     let (spans, _) = traced.stop();
     let search = only(&spans, "find order");

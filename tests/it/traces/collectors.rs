@@ -7,11 +7,11 @@ use serde_json::Value;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use super::{GET, Traced, cards, only};
+use super::{GET, Traced, only};
 use crate::authority::Authority;
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Mood};
-use crate::metrics::{page_at, value};
+use crate::metrics::{cards, page_at, value};
 use crate::support::question;
 
 /// What the lines about spans begin with.
@@ -63,7 +63,7 @@ async fn a_collector_that_is_down_costs_a_call_nothing() {
     // Whoever had the port has left it.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{nobody}\"\n");
-    let server = Serving::start(&format!("{endpoint}{}", cards(VENDOR)));
+    let server = Serving::start(&format!("{endpoint}{}", cards(VENDOR, "")));
     let ended = server.get(&["haoka", "a/b"]);
     assert!(ended.err.contains("INVALID_REQUEST"), "{}", ended.err);
     let ended = server.stop();
@@ -109,7 +109,7 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
         let server = Serving::start(&format!(
             "[telemetry]\notlp_endpoint = \"https://{address}\"\notlp_ca_file = \"{}\"\n{}",
             file.display(),
-            cards(VENDOR)
+            cards(VENDOR, "")
         ));
         server.get(&["haoka", "a/b"]);
         let ended = server.stop();
@@ -128,7 +128,7 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
 async fn the_environment_says_nothing_of_traces() {
     let (collector, address) = Collector::start().await;
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{address}\"\n");
-    let server = Serving::start_with(&format!("{endpoint}{}", cards(VENDOR)), |command| {
+    let server = Serving::start_with(&format!("{endpoint}{}", cards(VENDOR, "")), |command| {
         for (name, value) in [
             ("OTEL_SDK_DISABLED", "true"),
             ("OTEL_SERVICE_NAME", "forged"),

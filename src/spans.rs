@@ -30,9 +30,6 @@ const SERVER_ERRORS: [&str; 6] =
 /// The most of a caller's `tracestate` that is kept, in bytes: what everyone is to pass on.
 const STATE_LIMIT: usize = 512;
 
-/// Which kind of store is a server of its own.
-const REDIS: &str = "redis";
-
 static TRACER: OnceLock<BoxedTracer> = OnceLock::new();
 
 /// From here on spans are made, with this tracer. A second call changes nothing.
@@ -110,10 +107,10 @@ pub fn search(provider: pb::Provider, account: &str) -> Span {
 }
 
 /// Begins the span of an operation of the store, as a part of the span that is current; without one
-/// there is none.
+/// there is none. `is_server` tells whether the store is a server that is asked.
 #[must_use]
-pub fn store(system: &'static str, operation: &'static str) -> Span {
-    let kind = if system == REDIS { SpanKind::Client } else { SpanKind::Internal };
+pub fn store(system: &'static str, is_server: bool, operation: &'static str) -> Span {
+    let kind = if is_server { SpanKind::Client } else { SpanKind::Internal };
     part(kind, operation, || {
         vec![KeyValue::new("db.system.name", system), KeyValue::new("db.operation.name", operation)]
     })

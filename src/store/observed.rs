@@ -19,7 +19,7 @@ pub(super) struct Observed<S> {
     pub(super) store: S,
 }
 
-impl<S> Observed<S> {
+impl<S: Store> Observed<S> {
     /// Observes one operation.
     async fn observe<T>(
         &self,
@@ -27,7 +27,8 @@ impl<S> Observed<S> {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let begin = Instant::now();
-        let outcome = spans::store(self.system, operation).around(work).await;
+        let span = spans::store(self.system, self.store.is_shared(), operation);
+        let outcome = span.around(work).await;
         STORE_SECONDS.observe([operation], begin.elapsed());
         // With 0 the series begins, long before the first failure.
         STORE_ERRORS.add([operation], outcome.is_err().into());

@@ -1,5 +1,6 @@
 //! The one line that is logged for a call, filled in by those who take part in it, and what else
-//! lasts as long as the call: its places and its span. Used by `grpc` only; docs/logging.md explains the fields.
+//! lasts as long as the call: its places and its span. Used by `grpc` only; docs/logging.md explains
+//! the fields.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,6 @@ use std::time::Duration;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::server::NamedService;
 use tracing::Level;
 
 use super::admission::Places;
@@ -16,12 +16,9 @@ use super::status::{self, code_name};
 use crate::error::Error;
 use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
-use crate::pb::order_service_server::OrderServiceServer;
+use crate::pb::order_service_server::SERVICE_NAME;
 use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
 use crate::spans::{self, CallEnd, Span};
-
-/// The service, as gRPC names it.
-const SERVICE: &str = <OrderServiceServer<()> as NamedService>::NAME;
 
 /// The call's line. It is written, and the call's places are given back, when the last clone is
 /// dropped: however the call ends, that happens once.
@@ -193,8 +190,8 @@ impl Drop for Line {
         let time = self.begin.elapsed();
         let kind = if self.messages.is_some() { "server_stream" } else { "unary" };
         let method = Some(self.method).filter(|name| !name.is_empty()).unwrap_or("unknown");
-        RPCS.add([kind, SERVICE, method, code_name(code)], 1);
-        RPC_SECONDS.observe([kind, SERVICE, method], time);
+        RPCS.add([kind, SERVICE_NAME, method, code_name(code)], 1);
+        RPC_SECONDS.observe([kind, SERVICE_NAME, method], time);
         let account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref()));
         self.span.end_call(&CallEnd {
             code: code_name(code),

@@ -2,10 +2,10 @@
 //! use it.
 //!
 //! From the page: path, headers, payload, fields, status words, code 40005. From the vendor's other
-//! public texts: the signature, the other codes, the ping, which has the headers and no payload, the
-//! Chinese words of older servers. Assumed, because no text says it: which code stands for which refusal of a credential (here 4001
-//! Appid, 4002 `AppSecret`, 4006 sign, 4009 timestamp), that all of them come with HTTP 401, and
-//! that a timestamp is good for 5 minutes.
+//! public texts: the signature, the other codes, the ping, which has the headers and no payload,
+//! the Chinese words of older servers. Assumed, because no text says it: which code stands for
+//! which refusal of a credential (here 4001 Appid, 4002 `AppSecret`, 4006 sign, 4009 timestamp),
+//! that all of them come with HTTP 401, and that a timestamp is good for 5 minutes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

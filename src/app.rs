@@ -25,7 +25,7 @@ use crate::metrics::{RELOADS, SERVER_LIMIT};
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Terms, Tls};
 use crate::store::Store;
-use crate::{config, grpc, pb, server, store};
+use crate::{config, grpc, pb, server, store, telemetry};
 
 /// How many connections the listener for probes may have: a few for each that probes or scrapes.
 const ADMIN_CONNECTIONS: usize = 100;
@@ -86,6 +86,9 @@ impl Setup {
         if problems.is_empty() && accounts.is_empty() {
             let text = "none is configured, so nothing could be asked".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
+        if let Err(text) = telemetry::check(&config.telemetry) {
+            problems.push(Problem { path: "telemetry.otlp_ca_file".to_owned(), text });
+        }
         }
         if problems.is_empty() && callers.count() == Some(0) {
             let text = "none is configured, so nobody could ask; without this table anyone can";

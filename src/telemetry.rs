@@ -67,6 +67,15 @@ pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
     Ok(Outgoing { logs: queue, spans })
 }
 
+/// Whether the authorities of a collector's certificate can be used.
+///
+/// # Errors
+/// Why not.
+pub fn check(telemetry: &Telemetry) -> Result<(), String> {
+    let traces = telemetry.traces.as_ref().filter(|traces| traces.authorities.is_some());
+    traces.map_or(Ok(()), otlp::check)
+}
+
 /// Writes what is to be logged, as it is to look.
 fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where

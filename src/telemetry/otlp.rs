@@ -107,6 +107,15 @@ fn resource() -> Resource {
     Resource::builder_empty().with_attributes(attributes).build()
 }
 
+/// Whether the collector's certificate could be checked by the authorities that are set.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check(traces: &Traces) -> Result<(), String> {
+    let endpoint = endpoint(traces);
+    endpoint.map(drop).map_err(|_| "holds a certificate that cannot be read".to_owned())
+}
+
 fn endpoint(traces: &Traces) -> Result<Endpoint, tonic::transport::Error> {
     let endpoint = Endpoint::from(traces.endpoint.clone());
     if traces.endpoint.scheme_str() != Some("https") {

@@ -187,7 +187,10 @@ fn a_collector_is_a_url_of_a_host_and_nothing_else() {
 fn a_collectors_authority_is_for_https_and_holds_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    for (name, content) in [("ca.pem", authority.pem.as_str()), ("none.pem", "no certificate")] {
+    let damaged = authority.pem.replace("\nMII", "\n!II");
+    for (name, content) in
+        [("ca.pem", &*authority.pem), ("none.pem", "no certificate"), ("damaged.pem", &damaged)]
+    {
         std::fs::write(folder.path().join(name), content).unwrap();
     }
     let told = |scheme: &str, file: &str| {
@@ -200,6 +203,7 @@ fn a_collectors_authority_is_for_https_and_holds_a_certificate() {
     assert_eq!(told("https", "ca.pem"), []);
     for (scheme, file, text) in [
         ("https", "none.pem", "holds no certificate in PEM"),
+        ("https", "damaged.pem", "holds a certificate that cannot be read"),
         ("http", "ca.pem", "needs an otlp_endpoint that begins with https://"),
     ] {
         let expected = ("telemetry.otlp_ca_file".to_owned(), text.to_owned());

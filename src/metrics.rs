@@ -40,7 +40,8 @@ macro_rules! metrics {
         )*
 
         /// The names of all metrics but the process's own.
-        pub const NAMES: &[&str] = &[$($metric),*];
+        #[cfg(test)]
+        const NAMES: &[&str] = &[$($metric),*];
 
         /// Makes every metric that nobody has counted in yet.
         fn make_all() {
@@ -50,7 +51,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    // gRPC. The names are those that gRPC's own libraries have in other languages.
+    // gRPC. The names are those that the interceptors for Prometheus have in other languages.
     RPCS: Counter<4> = "grpc_server_handled_total"
         ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         "Calls that have ended, by method and code; an unknown method is \"unknown\".";
@@ -66,7 +67,7 @@ metrics! {
     ANSWER_AGE_SECONDS: Histogram<1> = "order_query_answer_age_seconds" ["account"],
         "How long before its answer an order was observed, of those that are not terminal.", AGES;
     JOINED: Counter<1> = "order_query_joined_total" ["account"],
-        "Questions that joined a vendor call that was under way for the same order.";
+        "Questions that joined a search that was under way for the same order.";
     // Vendors.
     VENDOR_CALLS: Counter<2> = "order_query_vendor_calls_total" ["account", "outcome"],
         "Calls to a vendor for an order, by account and outcome: OK, a reason of the contract, or \
@@ -121,8 +122,8 @@ metrics! {
         "Calls, watches and connections that were turned away because a limit of the server was \
          reached, by that limit.";
     TLS_EXPIRY_SECONDS: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
-        "When the first certificate of the server's own chain ends, in seconds since 1970; absent \
-         without TLS.";
+        "When the server's own chain of certificates ends, which is with the first of them that does, \
+         in seconds since 1970; absent without TLS.";
     RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
         "Files of a setting that have changed, by outcome: taken, or unfit and the old ones used on.";
     LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],

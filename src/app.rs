@@ -21,14 +21,17 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
-use crate::metrics::{RELOADS, SERVER_LIMIT};
+use crate::metrics::RELOADS;
 use crate::orders::{Accounts, Orders};
-use crate::server::{Limits, Terms, Tls};
+use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
 use crate::{config, grpc, pb, server, store, telemetry};
 
 /// How many connections the listener for probes may have: a few for each that probes or scrapes.
-const ADMIN_CONNECTIONS: usize = 100;
+const ADMIN_CONNECTIONS: u32 = 100;
+
+const SERVER: Listener = Listener { name: "server", limit: "max_connections", http1: false };
+const ADMIN: Listener = Listener { name: "admin", limit: "admin_connections", http1: true };
 
 /// How often files that may change are read.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -83,12 +86,12 @@ impl Setup {
         if let Err(text) = store::check(&config.store) {
             problems.push(Problem { path: "store.url".to_owned(), text });
         }
-        if problems.is_empty() && accounts.is_empty() {
-            let text = "none is configured, so nothing could be asked".to_owned();
-            problems.push(Problem { path: "accounts".to_owned(), text });
         if let Err(text) = telemetry::check(&config.telemetry) {
             problems.push(Problem { path: "telemetry.otlp_ca_file".to_owned(), text });
         }
+        if problems.is_empty() && accounts.is_empty() {
+            let text = "none is configured, so nothing could be asked".to_owned();
+            problems.push(Problem { path: "accounts".to_owned(), text });
         }
         if problems.is_empty() && callers.count() == Some(0) {
             let text = "none is configured, so nobody could ask; without this table anyone can";
@@ -137,7 +140,7 @@ impl App {
         let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let limits = Limits {
-            max_connections: config.server.max_connections as usize,
+            max_connections: config.server.max_connections,
             max_connection_age: config.server.max_connection_age,
             longest_call: request_timeout,
         };
@@ -148,8 +151,7 @@ impl App {
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let admin = Terms {
-            name: "admin",
-            http1: true,
+            listener: ADMIN,
             routes: admin::routes(Routes::new(bounded_health()), orders.clone(), is_ready),
             tls: None,
             limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
@@ -163,13 +165,10 @@ impl App {
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }
-        SERVER_LIMIT.set(["max_connections"], config.server.max_connections.into());
-        let stopping_too = stopping.clone();
-        let public =
-            Terms { name: "server", http1: false, routes, tls, limits, stopping: stopping_too };
+        let public = Terms { listener: SERVER, routes, tls, limits, stopping: stopping.clone() };
         let servers = [
-            tokio::spawn(server::serve(admin_listener, admin)),
             tokio::spawn(server::serve(listener, public)),
+            tokio::spawn(server::serve(admin_listener, admin)),
         ];
         await_store(store, ready.clone(), draining.clone());
         tracing::info!(%address, %admin_address, "listening");

@@ -118,7 +118,7 @@ metrics! {
     CONNECTIONS: Gauge<1> = "order_query_connections" ["listener"],
         "Connections that are open, by listener: server, admin.";
     SERVER_LIMIT: Gauge<1> = "order_query_server_limit" ["limit"],
-        "What the configuration sets: max_in_flight, max_watches, max_connections.";
+        "How many there may be: max_in_flight, max_watches, max_connections, and admin_connections.";
     SHED: Counter<1> = "order_query_shed_total" ["limit"],
         "Calls, watches and connections that were turned away because a limit of the server was \
          reached, by that limit.";

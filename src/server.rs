@@ -20,10 +20,7 @@ use tonic::service::Routes;
 
 pub use tls::Tls;
 
-use crate::metrics::{CONNECTIONS, SHED};
-
-/// What bounds the connections, as metrics name it.
-const MAX_CONNECTIONS: &str = "max_connections";
+use crate::metrics::{CONNECTIONS, SERVER_LIMIT, SHED};
 
 /// How long to wait when no connection can be accepted, such as for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -31,12 +28,20 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often at most it is logged that connections cannot be had.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a listener serves, and to whom.
-pub struct Terms {
-    /// What the listener is called in metrics.
+/// Which listener it is.
+pub struct Listener {
+    /// What metrics and the log call it.
     pub name: &'static str,
+    /// What metrics call the limit of its connections.
+    pub limit: &'static str,
     /// Whether HTTP/1.1 is spoken as well as HTTP/2: scrapers do, gRPC does not.
     pub http1: bool,
+}
+
+/// What a listener serves, and to whom.
+pub struct Terms {
+    /// Which one it is.
+    pub listener: Listener,
     /// What is served.
     pub routes: Routes,
     /// How connections are encrypted; `None` leaves them in plaintext.
@@ -52,7 +57,7 @@ pub struct Terms {
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// How many there may be. One more is closed at once, so that its peer goes elsewhere.
-    pub max_connections: usize,
+    pub max_connections: u32,
     /// How old one may get, ±10 %, before its peer is asked to make another one. Its calls under
     /// way are answered; its watches end 30 s later.
     pub max_connection_age: Duration,
@@ -62,29 +67,37 @@ pub struct Limits {
 
 /// Serves until the terms' `stopping` is canceled, and then for as long as calls are under way: a
 /// peer that does not read its answers may hold that up for as long as the longest call takes.
-pub async fn serve(listener: TcpListener, terms: Terms) {
-    let terms = Arc::new(terms);
-    CONNECTIONS.set([terms.name], 0.0);
-    SHED.add([MAX_CONNECTIONS], 0);
+pub fn serve(listener: TcpListener, terms: Terms) -> impl Future<Output = ()> {
+    // At once: the first page that is asked for tells it.
+    let Listener { name, limit, .. } = terms.listener;
+    CONNECTIONS.set([name], 0.0);
+    SERVER_LIMIT.set([limit], terms.limits.max_connections.into());
+    SHED.add([limit], 0);
+    accept_all(listener, Arc::new(terms))
+}
+
+async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
+    let Listener { name, limit, .. } = terms.listener;
     let mut connections = JoinSet::new();
     let (mut refusals, mut failures) = (Rarely::default(), Rarely::default());
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
-                if connections.len() < terms.limits.max_connections {
-                    let open = Open::new(terms.name);
+                if connections.len() < terms.limits.max_connections as usize {
+                    let open = Open::new(name);
                     let connection = connection::serve(stream, Arc::clone(&terms));
                     connections.spawn(async move {
                         connection.await;
                         drop(open);
                     });
                 } else {
-                    SHED.add([MAX_CONNECTIONS], 1);
+                    SHED.add([limit], 1);
                     if refusals.is_time() {
                         let open = connections.len();
                         tracing::warn!(
+                            listener = name,
                             open,
-                            "server.max_connections are open; more are closed at once"
+                            "max_connections are open; more are closed at once"
                         );
                     }
                 }

@@ -83,7 +83,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let routes = routes.map_future(move |answer| within(patience, answer));
     let stream = Io::new(stream, deadline);
     let begun = stream.begun();
-    let protocols = protocols(terms.http1);
+    let protocols = protocols(terms.listener.http1);
     let service = TowerToHyperService::new(routes);
     let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
     tokio::select! {

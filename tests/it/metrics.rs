@@ -28,7 +28,10 @@ pub const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
 
 /// What an HTTP/1.1 peer gets for a request's first lines; nothing where it is hung up on.
 async fn http1(address: SocketAddr, head: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    http1_over(TcpStream::connect(address).await.unwrap(), head).await
+}
+
+async fn http1_over(mut stream: TcpStream, head: &str) -> String {
     let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -195,6 +198,9 @@ async fn what_is_counted_begins_at_0() {
             "order_query_shed_total{limit=\"max_in_flight\"} 0",
             "order_query_shed_total{limit=\"max_watches\"} 0",
             "order_query_shed_total{limit=\"max_connections\"} 0",
+            "order_query_shed_total{limit=\"admin_connections\"} 0",
+            "order_query_server_limit{limit=\"max_connections\"} 1024",
+            "order_query_server_limit{limit=\"admin_connections\"} 100",
             "order_query_calls_in_flight 0",
             "order_query_watches 0",
             "order_query_connections{listener=\"server\"} 0",
@@ -392,6 +398,25 @@ async fn who_is_turned_away_is_counted_beside_the_limit() {
     gate.add_permits(4);
     assert_eq!(calls.join_all().await, [true; 4]);
     until_told(&server, &["order_query_calls_in_flight 0", "order_query_watches 0"]).await;
+}
+
+#[tokio::test]
+async fn a_crowd_of_probes_is_not_told_as_one_of_callers() {
+    let vendor = vendor().await;
+    let mut server = Serving::start(&cards(&vendor.url(), ""));
+    let crowd = (0..101).map(|_| TcpStream::connect(server.admin_address));
+    let mut crowd = join_all(crowd).await.into_iter();
+    let line = server.child.err.with("max_connections are open");
+    assert!(line.contains("\"listener\":\"admin\",\"open\":100"), "{line}");
+    let page = http1_over(crowd.next().unwrap().unwrap(), "GET /metrics").await;
+    assert_told(
+        &page,
+        &[
+            "order_query_connections{listener=\"admin\"} 100",
+            "order_query_shed_total{limit=\"admin_connections\"} 1",
+            "order_query_shed_total{limit=\"max_connections\"} 0",
+        ],
+    );
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use order_query::config::Section;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
-use order_query::server::{self, Limits, Terms};
+use order_query::server::{self, Limits, Listener, Terms};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -97,7 +97,8 @@ pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
         max_connection_age: Duration::from_hours(1),
         longest_call: Duration::from_mins(1),
     };
-    let terms = Terms { name: "server", http1: false, routes, tls: None, limits, stopping };
+    let of_test = Listener { name: "server", limit: "max_connections", http1: false };
+    let terms = Terms { listener: of_test, routes, tls: None, limits, stopping };
     tokio::spawn(server::serve(listener, terms));
     address
 }

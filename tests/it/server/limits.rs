@@ -74,8 +74,8 @@ async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
     for _ in 0..3 {
         closes(knock(server.address));
     }
-    let line = server.child.err.with("server.max_connections are open");
-    assert!(line.contains("\"open\":2"), "{line}");
+    let line = server.child.err.with("max_connections are open");
+    assert!(line.contains("\"listener\":\"server\",\"open\":2"), "{line}");
     assert!(serves(server.admin_address).await);
     drop(crowd);
     // The server hears a little later that they have left.
@@ -83,7 +83,7 @@ async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
     tokio::time::timeout(PATIENCE, let_in).await.unwrap();
     let ended = server.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let told = ended.err.matches("server.max_connections are open").count();
+    let told = ended.err.matches("max_connections are open").count();
     assert_eq!(told, 1, "once, and not again for each");
 }
 

@@ -1,7 +1,7 @@
 //! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
 
 mod admin;
-mod proof;
+pub mod proof;
 
 use std::io;
 use std::net::SocketAddr;

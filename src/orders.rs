@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub use accounts::{Account, Accounts};
 pub use caller::Caller;
-pub use proof::{Finding, Shared, Verdict};
+pub use proof::{Proved, Shared};
 pub use watch::Watching;
 
 use self::calls::Turn;

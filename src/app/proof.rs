@@ -1,14 +1,17 @@
 //! Has the vendors asked for proof, with the store of a server that may be running beside it and must
 //! not notice. Used by `check --live`.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+pub use self::report::{Finding, Verdict};
 use super::Setup;
 use crate::config;
-use crate::orders::{Finding, Shared, Verdict};
+use crate::orders::Shared;
 use crate::store::{self, File, Store};
 
 /// How long the shared store may take to be reached.
@@ -33,13 +36,16 @@ impl Setup {
     /// is wrong with the store comes first.
     pub async fn prove(&self) -> Vec<Finding> {
         let store = self.shared_store().await;
-        let shared = match &store {
-            Ok(Some(store)) => Shared::Store(store.as_ref()),
-            Ok(None) => Shared::Nobody,
-            Err(Without::Reason(why)) => Shared::Unknown(why),
-            Err(Without::Trouble(_)) => Shared::Unknown(UNUSABLE),
+        let (shared, unasked) = match &store {
+            Ok(Some(store)) => (Shared::Store(store.as_ref()), ""),
+            Ok(None) => (Shared::Nobody, ""),
+            Err(Without::Reason(why)) => (Shared::Unknown, *why),
+            Err(Without::Trouble(_)) => (Shared::Unknown, UNUSABLE),
         };
-        let mut findings = self.accounts.prove(shared, self.clock.as_ref()).await;
+        let proved = self.accounts.prove(shared).await;
+        let now = self.clock.wall();
+        let findings = proved.into_iter().map(|proved| Finding::of(proved, unasked, now));
+        let mut findings: Vec<_> = findings.collect();
         if let Err(Without::Trouble(text)) = store {
             let path = "store.url".to_owned();
             findings.insert(0, Finding { path, verdict: Verdict::Failed, text });

@@ -1,65 +1,14 @@
 //! Asks the vendors for proof that they can be asked about orders, and for no order. Used by `app`,
-//! for an operator who waits for it: what is found is told in words.
+//! for an operator who waits for it.
 
-use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::accounts::{Account, Accounts};
-use crate::certificate::{self, ENDS_SOON};
-use crate::clock::Clock;
 use crate::error::Error;
-use crate::pb::ErrorReason;
-use crate::providers::{CLOCK_TOLERANCE, Proof, TokenStore};
-
-const DAY: u64 = 24 * 60 * 60;
-
-/// What was found.
-#[derive(Debug)]
-pub struct Finding {
-    /// What it is about: the setting.
-    pub path: String,
-    /// Whether that is as it should be.
-    pub verdict: Verdict,
-    /// What was found, and what to do, in one line.
-    pub text: String,
-}
-
-impl Finding {
-    /// Whether orders could not be asked for.
-    #[must_use]
-    pub fn is_failure(&self) -> bool {
-        self.verdict == Verdict::Failed
-    }
-}
-
-/// Whether what was found is as it should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is.
-    Fine,
-    /// It is, and may soon not be.
-    Doubtful,
-    /// It is not: no order could be asked for.
-    Failed,
-    /// It was not tried.
-    NotAsked,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, verdict, text } = self;
-        let verdict = match verdict {
-            Verdict::Fine => "ok",
-            Verdict::Doubtful => "warning",
-            Verdict::Failed => "failed",
-            Verdict::NotAsked => "not asked",
-        };
-        write!(f, "{verdict}: {path}: {text}")
-    }
-}
+use crate::providers::{Proof, TokenStore};
 
 /// What a proof that ends the life of an access token may use.
 #[derive(Clone, Copy)]
@@ -68,8 +17,20 @@ pub enum Shared<'a> {
     Store(&'a dyn TokenStore),
     /// Nobody else can have one.
     Nobody,
-    /// Nothing, for this reason, so the vendor must not be asked.
-    Unknown(&'a str),
+    /// Nothing, so the vendor must not be asked.
+    Unknown,
+}
+
+/// What came of asking an account's vendor.
+#[derive(Debug)]
+pub struct Proved {
+    /// The account's name.
+    pub account: String,
+    /// What the vendor has answered, or why it has not; `None` where it must not be asked. What it
+    /// says is fit to be shown.
+    pub outcome: Option<Result<Proof, Error>>,
+    /// How long it took.
+    pub time: Duration,
 }
 
 impl Accounts {
@@ -79,133 +40,25 @@ impl Accounts {
         self.iter().any(|account| account.vendor.proof_ends_a_token())
     }
 
-    /// Asks the vendors of all accounts at once; the findings are in the order of the accounts.
-    pub async fn prove(&self, shared: Shared<'_>, clock: &dyn Clock) -> Vec<Finding> {
-        join_all(self.iter().map(|account| account.prove(shared, clock))).await
+    /// Asks the vendors of all accounts at once; what comes of it is in the order of the accounts.
+    pub async fn prove(&self, shared: Shared<'_>) -> Vec<Proved> {
+        join_all(self.iter().map(|account| account.prove(shared))).await
     }
 }
 
 impl Account {
-    async fn prove(&self, shared: Shared<'_>, clock: &dyn Clock) -> Finding {
-        let path = format!("accounts.{}", self.name);
-        let shared = match shared {
-            Shared::Unknown(why) if self.vendor.proof_ends_a_token() => {
-                return Finding { path, verdict: Verdict::NotAsked, text: why.to_owned() };
-            }
-            Shared::Store(store) => Some(store),
-            Shared::Nobody | Shared::Unknown(_) => None,
-        };
+    async fn prove(&self, shared: Shared<'_>) -> Proved {
         let begin = Instant::now();
-        let outcome = self.vendor.prove(shared).await;
-        let took = begin.elapsed();
-        let mut report = Report::default();
-        match outcome {
-            Ok(proof) => {
-                let taken = proof.taken.as_ref().copied();
-                report.credentials(taken.map_err(|error| self.presentable(error)));
-                report.clock(&proof);
-                report.certificate(proof.certificate.as_deref(), clock.wall());
-            }
-            Err(error) => report.credentials(Err(self.presentable(&error))),
-        }
-        report.finding(path, took)
-    }
-
-    fn presentable(&self, error: &Error) -> Error {
-        error.clone().presentable(&self.vendor.secrets())
-    }
-}
-
-/// A finding that is being written.
-#[derive(Default)]
-struct Report {
-    facts: Vec<String>,
-    advice: Vec<String>,
-    failed: bool,
-}
-
-impl Report {
-    fn credentials(&mut self, taken: Result<&str, Error>) {
-        match taken {
-            Ok(what) => self.facts.push(what.to_owned()),
-            Err(error) => {
-                self.failed = true;
-                let (what, advice) = failure(error.reason);
-                self.advice.push(error.advice.unwrap_or(advice).to_owned());
-                let said = [error.provider_code, error.provider_message.or(error.detail)];
-                let said: Vec<String> = said.into_iter().flatten().collect();
-                let said = if said.is_empty() { error.message } else { said.join(": ") };
-                self.facts.push(format!("{what} ({said})"));
-            }
-        }
-    }
-
-    fn clock(&mut self, proof: &Proof) {
-        let Some(difference) = proof.clock_difference else {
-            return self.facts.push("the vendor tells no time".to_owned());
+        let outcome = match shared {
+            Shared::Unknown if self.vendor.proof_ends_a_token() => None,
+            Shared::Store(store) => Some(self.vendor.prove(Some(store)).await),
+            Shared::Nobody | Shared::Unknown => Some(self.vendor.prove(None).await),
         };
-        let seconds = difference.unsigned_abs();
-        let side = if difference > 0 { "ahead of" } else { "behind" };
-        self.facts.push(match seconds {
-            // A vendor tells whole seconds, and the answer takes its time.
-            0 | 1 => "clocks agree within 2s".to_owned(),
-            _ => format!("the vendor's clock is {seconds}s {side} ours"),
+        let presentable = |error: Error| error.presentable(&self.vendor.secrets());
+        let outcome = outcome.map(|outcome| match outcome {
+            Ok(proof) => Ok(Proof { taken: proof.taken.map_err(presentable), ..proof }),
+            Err(error) => Err(presentable(error)),
         });
-        if seconds < CLOCK_TOLERANCE {
-            return;
-        }
-        let advice = "set this machine's clock, unless the vendor's is wrong";
-        self.advice.push(match proof.clock_limit {
-            Some(limit) => format!("{advice}: from {limit}s on the vendor turns every call down"),
-            None => advice.to_owned(),
-        });
-        self.failed |= proof.clock_limit.is_some_and(|limit| seconds >= limit);
-    }
-
-    fn certificate(&mut self, certificate: Option<&[u8]>, now: SystemTime) {
-        let Some(der) = certificate else {
-            return self.facts.push("no certificate".to_owned());
-        };
-        let Some(end) = certificate::not_after(der) else {
-            return self.facts.push("certificate trusted, its end not readable".to_owned());
-        };
-        let left = end.duration_since(now).unwrap_or_default();
-        let days = left.as_secs() / DAY;
-        self.facts.push(format!("certificate trusted, {days} days left"));
-        if left < ENDS_SOON {
-            self.advice.push("have the vendor renew its certificate".to_owned());
-        }
-    }
-
-    fn finding(mut self, path: String, took: Duration) -> Finding {
-        let verdict = match (self.failed, self.advice.is_empty()) {
-            (true, _) => Verdict::Failed,
-            (false, true) => Verdict::Fine,
-            (false, false) => Verdict::Doubtful,
-        };
-        self.facts.push(format!("{}ms", took.as_millis()));
-        let parts = [vec![self.facts.join(", ")], self.advice].concat();
-        Finding { path, verdict, text: parts.join("; ") }
-    }
-}
-
-/// What a failure's reason says to an operator: what happened, and what to do where the error has no
-/// advice of its own.
-fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
-    match reason {
-        ErrorReason::ProviderCredentialsRejected => {
-            ("the vendor turns the account down", "check the account's credentials")
-        }
-        ErrorReason::ProviderUnavailable => (
-            "the vendor gives no answer",
-            "check the network from here, base_url and proxy; it may be the vendor's own trouble",
-        ),
-        ErrorReason::ProviderQuotaExhausted => {
-            ("the vendor is asked too often", "wait before asking again")
-        }
-        ErrorReason::StoreUnavailable => {
-            ("the store cannot be used, so the vendor was not asked", "check store.url")
-        }
-        _ => ("the answer is not the one to expect of the vendor", "check base_url"),
+        Proved { account: self.name.clone(), outcome, time: begin.elapsed() }
     }
 }

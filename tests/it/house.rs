@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "error",
             "clock",
             "pb",
+            "certificate",
             "metrics",
             "config",
         ],
@@ -40,18 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sandbox", &["clock"]),
     (
         "orders",
-        &[
-            "providers",
-            "store",
-            "error",
-            "clock",
-            "pb",
-            "random",
-            "certificate",
-            "spans",
-            "metrics",
-            "config",
-        ],
+        &["providers", "store", "error", "clock", "pb", "random", "spans", "metrics", "config"],
     ),
     // It implements a trait of the vendors'.
     ("store", &["providers", "error", "clock", "pb", "random", "spans", "metrics", "config"]),

@@ -1,0 +1,170 @@
+//! What `check --live` tells of an account, in words. Used by `app::proof` only.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use crate::certificate::{self, ENDS_SOON};
+use crate::error::Error;
+use crate::orders::Proved;
+use crate::pb::ErrorReason;
+use crate::providers::{CLOCK_TOLERANCE, Proof};
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Finding {
+    /// What it is about: the setting.
+    pub path: String,
+    /// Whether that is as it should be.
+    pub verdict: Verdict,
+    /// What was found, and what to do, in one line.
+    pub text: String,
+}
+
+impl Finding {
+    /// Whether orders could not be asked for.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.verdict == Verdict::Failed
+    }
+}
+
+/// Whether what was found is as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Fine,
+    /// It is, and may soon not be.
+    Doubtful,
+    /// It is not: no order could be asked for.
+    Failed,
+    /// It was not tried.
+    NotAsked,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, verdict, text } = self;
+        let verdict = match verdict {
+            Verdict::Fine => "ok",
+            Verdict::Doubtful => "warning",
+            Verdict::Failed => "failed",
+            Verdict::NotAsked => "not asked",
+        };
+        write!(f, "{verdict}: {path}: {text}")
+    }
+}
+
+impl Finding {
+    /// What was found of an account whose vendor was to be asked, by a clock that shows `now`;
+    /// `unasked` tells why one that was not must not be.
+    pub(super) fn of(proved: Proved, unasked: &str, now: SystemTime) -> Self {
+        let path = format!("accounts.{}", proved.account);
+        let mut report = Report::default();
+        match proved.outcome {
+            None => return Self { path, verdict: Verdict::NotAsked, text: unasked.to_owned() },
+            Some(Ok(Proof { taken, clock_difference, clock_limit, certificate })) => {
+                report.credentials(taken);
+                report.clock(clock_difference, clock_limit);
+                report.certificate(certificate.as_deref(), now);
+            }
+            Some(Err(error)) => report.credentials(Err(error)),
+        }
+        report.finding(path, proved.time)
+    }
+}
+
+/// A finding that is being written.
+#[derive(Default)]
+struct Report {
+    facts: Vec<String>,
+    advice: Vec<String>,
+    failed: bool,
+}
+
+impl Report {
+    fn credentials(&mut self, taken: Result<&'static str, Error>) {
+        match taken {
+            Ok(what) => self.facts.push(what.to_owned()),
+            Err(error) => {
+                self.failed = true;
+                let (what, advice) = failure(error.reason);
+                self.advice.push(error.advice.unwrap_or(advice).to_owned());
+                let said = [error.provider_code, error.provider_message.or(error.detail)];
+                let said: Vec<String> = said.into_iter().flatten().collect();
+                let said = if said.is_empty() { error.message } else { said.join(": ") };
+                self.facts.push(format!("{what} ({said})"));
+            }
+        }
+    }
+
+    fn clock(&mut self, difference: Option<i64>, limit: Option<u64>) {
+        let Some(difference) = difference else {
+            return self.facts.push("the vendor tells no time".to_owned());
+        };
+        let seconds = difference.unsigned_abs();
+        let side = if difference > 0 { "ahead of" } else { "behind" };
+        self.facts.push(match seconds {
+            // A vendor tells whole seconds, and the answer takes its time.
+            0 | 1 => "clocks agree within 2s".to_owned(),
+            _ => format!("the vendor's clock is {seconds}s {side} ours"),
+        });
+        if seconds < CLOCK_TOLERANCE {
+            return;
+        }
+        let advice = "set this machine's clock, unless the vendor's is wrong";
+        self.advice.push(match limit {
+            Some(limit) => format!("{advice}: from {limit}s on the vendor turns every call down"),
+            None => advice.to_owned(),
+        });
+        self.failed |= limit.is_some_and(|limit| seconds >= limit);
+    }
+
+    fn certificate(&mut self, certificate: Option<&[u8]>, now: SystemTime) {
+        let Some(der) = certificate else {
+            return self.facts.push("no certificate".to_owned());
+        };
+        let Some(end) = certificate::not_after(der) else {
+            return self.facts.push("certificate trusted, its end not readable".to_owned());
+        };
+        let left = end.duration_since(now).unwrap_or_default();
+        let days = left.as_secs() / DAY;
+        self.facts.push(format!("certificate trusted, {days} days left"));
+        if left < ENDS_SOON {
+            self.advice.push("have the vendor renew its certificate".to_owned());
+        }
+    }
+
+    fn finding(mut self, path: String, took: Duration) -> Finding {
+        let verdict = match (self.failed, self.advice.is_empty()) {
+            (true, _) => Verdict::Failed,
+            (false, true) => Verdict::Fine,
+            (false, false) => Verdict::Doubtful,
+        };
+        self.facts.push(format!("{}ms", took.as_millis()));
+        let parts = [vec![self.facts.join(", ")], self.advice].concat();
+        Finding { path, verdict, text: parts.join("; ") }
+    }
+}
+
+/// What a failure's reason says to an operator: what happened, and what to do where the error has no
+/// advice of its own.
+fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
+    match reason {
+        ErrorReason::ProviderCredentialsRejected => {
+            ("the vendor turns the account down", "check the account's credentials")
+        }
+        ErrorReason::ProviderUnavailable => (
+            "the vendor gives no answer",
+            "check the network from here, base_url and proxy; it may be the vendor's own trouble",
+        ),
+        ErrorReason::ProviderQuotaExhausted => {
+            ("the vendor is asked too often", "wait before asking again")
+        }
+        ErrorReason::StoreUnavailable => {
+            ("the store cannot be used, so the vendor was not asked", "check store.url")
+        }
+        _ => ("the answer is not the one to expect of the vendor", "check base_url"),
+    }
+}

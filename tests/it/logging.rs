@@ -5,6 +5,11 @@ mod documented;
 mod hostile;
 mod stuck;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use order_query::clock::{Clock as _, SystemClock};
 use order_query::pb::{
     BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider, WatchOrderRequest,
 };
@@ -15,6 +20,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::child::Serving;
+use crate::played::{Played, answer};
 use crate::support::{bare_client, connect, question, raw};
 use crate::unread::framed;
 
@@ -233,4 +239,31 @@ async fn at_the_end_every_line_is_there() {
     let lines = ended.err.lines().filter(|line| line.contains("BatchGetOrders"));
     assert_eq!(lines.count(), 101);
     assert!(ended.err.ends_with("\"message\":\"stopped\",\"target\":\"order_query::app\"}\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_off_is_told_once_until_it_agrees() {
+    let answered = Arc::new(AtomicUsize::new(0));
+    let vendor = Played::start(move |_| {
+        let off = [0, 59, 61, 400, 0, 61][answered.fetch_add(1, Ordering::SeqCst)];
+        let date = SystemClock.wall() - Duration::from_secs(off);
+        let mut answer = answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
+        answer.headers_mut().insert("date", httpdate::fmt_http_date(date).parse().unwrap());
+        async { answer }
+    })
+    .await;
+    let server = Serving::start(&format!(
+        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\nuser_id = \"agent\"\n\
+         secret = \"s\"\n",
+        vendor.url()
+    ));
+    for call in 0..6 {
+        let question = question(Provider::Haoka, &format!("order-{call}"));
+        bare_client(server.address).get_order(question).await.unwrap();
+    }
+    let log = server.stop().err;
+    let told: Vec<_> = log.lines().filter(|line| line.contains("clock and ours differ")).collect();
+    assert_eq!(told.len(), 2, "{log}");
+    assert!(told.iter().all(|line| line.contains("\"level\":\"WARN\"")), "{told:?}");
+    assert!(told.iter().all(|line| line.contains("\"seconds\":6")), "{told:?}");
 }

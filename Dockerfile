@@ -26,7 +26,7 @@ LABEL org.opencontainers.image.title="order-query" \
 COPY --from=build /src/target/release/order-query /usr/local/bin/order-query
 # The number of `nonroot`: a kubelet told `runAsNonRoot` cannot check a name.
 USER 65532:65532
-# gRPC; health for probes.
+# gRPC; health and metrics.
 EXPOSE 50051 9090
 # The three waits are Docker's own defaults, but for the start: up in a second, or not at all.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2s \

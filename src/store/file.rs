@@ -71,6 +71,12 @@ impl File {
         disk::is_held(path)
     }
 
+    /// Whether the file's folder is there: the store makes the file, and no folder.
+    #[must_use]
+    pub fn has_folder(path: &Path) -> bool {
+        disk::folder(path).is_dir()
+    }
+
     fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
         if let Some(file) = disk::open(path)? {
             return Self::start(file, clock);

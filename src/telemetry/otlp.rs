@@ -193,7 +193,9 @@ impl Post {
                 Ok(Ok(answer)) => {
                     let refused = answer.into_inner().partial_success;
                     let refused = refused.map_or(0, |refused| refused.rejected_spans);
-                    (refused.try_into().unwrap_or(0), "the collector refuses them".to_owned())
+                    // It may say whatever it likes.
+                    let refused = u64::try_from(refused).unwrap_or(0).min(count);
+                    (refused, "the collector refuses them".to_owned())
                 }
                 failed => {
                     let why = match failed {

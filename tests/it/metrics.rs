@@ -523,6 +523,36 @@ async fn a_shared_store_that_is_gone_is_told_of() {
     assert!(errors.unwrap() >= 1.0, "{page}");
 }
 
+/// How many pages may be under way.
+const PAGES: usize = 32;
+
+#[tokio::test]
+async fn pages_that_nobody_reads_are_bounded() {
+    let server = Serving::start(&cards(&vendor().await, ""));
+    let stream = TcpStream::connect(server.admin_address).await.unwrap();
+    // Nothing of a page can be sent.
+    let handshake = h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);
+    let (client, connection) = handshake.await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let uri = format!("http://{}/metrics", server.admin_address);
+    let mut unread = Vec::new();
+    for number in 1..=PAGES + 1 {
+        let request = http::Request::get(&uri).body(()).unwrap();
+        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+        let status = if number <= PAGES { 200 } else { 503 };
+        assert_eq!(answer.status(), status, "{number}");
+        unread.push(answer);
+    }
+    connection.abort();
+    let told = async {
+        while !http1(server.admin_address, "GET /metrics").await.starts_with("HTTP/1.1 200 OK") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_but_health_and_metrics_is_served_to_probes_and_metrics_to_nobody_else() {
     let vendor = vendor().await;

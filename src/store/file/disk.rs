@@ -52,8 +52,18 @@ pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
     }
 }
 
+/// The folder of a file.
+pub(super) fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 /// Whether another process has it. Asks for no more than the lock, which is gone again with the file.
 pub(super) fn is_held(path: &Path) -> bool {
+    // A pipe would be waited for until somebody writes to it.
+    if !path.is_file() {
+        return false;
+    }
     let file = fs::File::open(path);
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
@@ -103,8 +113,7 @@ impl Draft {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(error) => return Err(failed(error)),
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = fs::File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+        let folder = fs::File::open(folder(path)).map_err(failed)?;
         folder.sync_all().map_err(failed)?;
         Ok(true)
     }

@@ -2,6 +2,7 @@
 //! one before, are shared with it or not asked for.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use order_query::providers::TokenStore as _;
@@ -98,6 +99,33 @@ async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
     assert_eq!(check_at(&path).code, Some(0));
     assert_eq!(fs::read(directory.path().join("orders.redb")).unwrap(), b"no store");
     assert_eq!(count(&sandbox, Kind::Token), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_folder_is_not_there_is_a_failure() {
+    let sandbox = sandbox().await;
+    for token in ["classic", "stable"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(&directory, &config(&sandbox, "file:data/orders.redb", token));
+        let checked = check_at(&path);
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        let line = checked.line("failed: store.url");
+        assert!(line.ends_with("/data/orders.redb does not exist; create it"), "{line}");
+        assert_eq!(names(&directory), ["order-query.toml"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_in_the_files_place_is_not_waited_for() {
+    let sandbox = sandbox().await;
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("orders.redb");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let path = write(&directory, &config(&sandbox, "file:orders.redb", "classic"));
+    let checked = check_at(&path);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    checked.line("failed: store.url");
+    assert_not_asked(&checked, "the store cannot be used");
 }
 
 fn names(directory: &TempDir) -> Vec<String> {

@@ -42,18 +42,19 @@ async fn what_a_collector_does_not_take_is_counted_and_told_once() {
         traced.get(ask(), &[]).await;
         traced.collector.was_sent(number).await;
     }
-    traced.collector.is(Mood::Refuses(1));
-    traced.get(ask(), &[]).await;
-    traced.collector.was_sent(4).await;
-    traced.collector.is(Mood::Takes);
-    traced.get(ask(), &[]).await;
+    // Whatever it says, it refuses no more than it was sent, and no less than none.
+    for (number, refused) in [(4, 1), (5, i64::MAX), (6, i64::MAX), (7, i64::MAX), (8, -1)] {
+        traced.collector.is(Mood::Refuses(refused));
+        traced.get(ask(), &[]).await;
+        traced.collector.was_sent(number).await;
+    }
     let line = traced.server.child.err.with(TAKES);
-    assert!(line.contains("\"lost\":4"), "{line}");
+    assert!(line.contains("\"lost\":7"), "{line}");
     let page = page_at(traced.server.admin_address).await;
-    assert_eq!(value(&page, "order_query_spans_lost_total"), Some(4.0));
+    assert_eq!(value(&page, "order_query_spans_lost_total"), Some(7.0));
     let collector = traced.collector.clone();
-    let (spans, ended) = traced.stop();
-    assert_eq!(spans.len(), 1);
+    let (_, ended) = traced.stop();
+    assert_eq!(collector.messages().len(), 8);
     assert_eq!(collector.spans_while(Mood::Unavailable).len(), 3);
     assert_eq!(told(&ended), [LOST, TAKES], "each once");
 }

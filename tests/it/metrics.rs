@@ -528,7 +528,7 @@ const PAGES: usize = 32;
 
 #[tokio::test]
 async fn pages_that_nobody_reads_are_bounded() {
-    let server = Serving::start(&cards(&vendor().await, ""));
+    let server = Serving::start(&cards(&vendor().await.url(), ""));
     let stream = TcpStream::connect(server.admin_address).await.unwrap();
     // Nothing of a page can be sent.
     let handshake = h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);

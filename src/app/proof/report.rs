@@ -162,9 +162,7 @@ fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
         ErrorReason::ProviderQuotaExhausted => {
             ("the vendor is asked too often", "wait before asking again")
         }
-        ErrorReason::StoreUnavailable => {
-            ("the store cannot be used, so the vendor was not asked", "check store.url")
-        }
+        ErrorReason::StoreUnavailable => ("the store cannot be used", "check store.url"),
         _ => ("the answer is not the one to expect of the vendor", "check base_url"),
     }
 }

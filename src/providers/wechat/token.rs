@@ -6,6 +6,8 @@
 //! call and ends the life of the one before. `force_refresh` would throw out every other user of
 //! the account: it is never sent.
 
+mod proof;
+
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -152,38 +154,6 @@ impl Tokens {
         let mut last_failure = self.last_failure.lock().await;
         self.forget(store, used).await;
         self.note(&mut last_failure, self.settings.app_secret.current(), error)
-    }
-
-    /// Whether each token ends the life of the one before.
-    pub(super) fn end_one_another(&self) -> bool {
-        self.settings.way == Way::Classic
-    }
-
-    /// Asks for a token, whether there is one or not. One that ends the life of the one before is
-    /// got under the lease and remembered, so that those who share the store have it.
-    ///
-    /// # Errors
-    /// Where the vendor was not asked, or gave no answer; the answer's own error is beside it.
-    pub(super) async fn prove(
-        &self,
-        client: &Client,
-        shared: Option<&dyn TokenStore>,
-    ) -> Result<(Answer, Result<Token, Error>), Error> {
-        let app_secret = self.settings.app_secret.current();
-        let Some(store) = shared.filter(|_| self.end_one_another()) else {
-            return self.call(client, &app_secret).await;
-        };
-        let (lease, owner) = (self.lease(), new_id());
-        if !store.lease(&lease, &owner, client.timeout() * LEASE_TIMEOUTS).await? {
-            let message = "a server renews the vendor's token now";
-            return Err(Error::unavailable(message).advice("run the command again"));
-        }
-        let outcome = self.call(client, &app_secret).await;
-        if let Ok((_, Ok(token))) = &outcome {
-            noted(store.save(&self.key, token).await);
-        }
-        noted(store.release(&lease, &owner).await);
-        outcome
     }
 
     /// What the store knows the right to renew the token by.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use order_query::providers::TokenStore as _;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 
 use super::{Ended, check, check_at, count, sandbox};
 use crate::child::{Serving, write};
+use crate::played::{Played, answer};
 use crate::redis_server::RedisServer;
 
 const WECHAT: &str = "accounts.wechat-sandbox";
@@ -126,6 +128,28 @@ async fn a_pipe_in_the_files_place_is_not_waited_for() {
     assert_eq!(checked.code, Some(1), "{checked:?}");
     checked.line("failed: store.url");
     assert_not_asked(&checked, "the store cannot be used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_cannot_be_kept_is_a_failure() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let redis = Arc::new(Mutex::new(redis));
+    // It answers once the store is gone.
+    let vendor = Played::start(move |_| {
+        redis.lock().unwrap().kill();
+        async { answer(200, r#"{"access_token":"t","expires_in":7200}"#) }
+    })
+    .await;
+    let checked = check(&format!(
+        "store.url = \"{url}\"\n[accounts.market]\nprovider = \"wechat\"\nbase_url = \"{}\"\n\
+         app_id = \"wx\"\napp_secret = \"s\"\ntoken = \"classic\"\n",
+        vendor.url()
+    ));
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let line = checked.line("failed: accounts.market");
+    assert!(line.starts_with("the store cannot be used ("), "{line}");
+    assert!(line.contains("; run the command again once the store is well: "), "{line}");
 }
 
 fn names(directory: &TempDir) -> Vec<String> {

@@ -81,7 +81,7 @@ fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send 
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = telemetry.log_level.clone().and(filter_fn(shows_no_secrets));
+    let filter = telemetry.log_level.clone().and(filter_fn(is_fit));
     // A line that cannot be written must not go to standard error another way.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     match telemetry.log_format {
@@ -96,14 +96,51 @@ where
     }
 }
 
-/// Libraries may write what they send and receive below this level; we never do.
-fn shows_no_secrets(metadata: &Metadata<'_>) -> bool {
-    let ours = metadata.target().starts_with(env!("CARGO_CRATE_NAME"));
-    ours || *metadata.level() <= Level::INFO
+/// Libraries may write what they send and receive below this level; we never do. HTTP/2's warns of
+/// what a peer does wrong, once for each connection: strangers could fill the log with it.
+fn is_fit(metadata: &Metadata<'_>) -> bool {
+    let (target, level) = (metadata.target(), *metadata.level());
+    let least = if target.starts_with("h2::") { Level::ERROR } else { Level::INFO };
+    target.starts_with(env!("CARGO_CRATE_NAME")) || level <= least
 }
 
 /// A panic's own words may hold what was being worked on: only its place is logged.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(place, "a task panicked");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+
+    use super::*;
+
+    #[test]
+    fn libraries_tell_less_than_we_do() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let log_level = Targets::new().with_default(LevelFilter::TRACE);
+        let layer = layer(&Telemetry { log_level, ..Telemetry::default() }, Arc::clone(&file));
+        tracing::subscriber::with_default(registry().with(layer), || {
+            tracing::trace!("ours");
+            tracing::info!(target: "redis::client", "a library's");
+            tracing::error!(target: "h2::proto", "a connection's end");
+            tracing::warn!(target: "h2::proto", "a peer's reset");
+            tracing::debug!(target: "reqwest::connect", "what is sent");
+        });
+        let mut text = String::new();
+        (&*file).rewind().unwrap();
+        (&*file).read_to_string(&mut text).unwrap();
+        for (words, shown) in [
+            ("ours", true),
+            ("a library's", true),
+            ("a connection's end", true),
+            ("a peer's reset", false),
+            ("what is sent", false),
+        ] {
+            assert_eq!(text.contains(words), shown, "{words}: {text}");
+        }
+    }
 }

@@ -1,20 +1,17 @@
 //! `GET /metrics` of the real binary: what happened is counted, what is so now is told, and nothing
 //! else is served.
 
+mod server;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use order_query::clock::{Clock as _, SystemClock};
-use order_query::pb::{
-    BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider, WatchOrderRequest,
-};
+use order_query::pb::{BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::child::{PATIENCE, Serving};
@@ -310,115 +307,6 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
     }
 }
 
-/// A server whose one vendor answers once the gate lets it, one call at a time.
-async fn held(gate: &Arc<Semaphore>) -> (Played, Serving) {
-    let gate = Arc::clone(gate);
-    let vendor = Played::start(move |_| {
-        let gate = Arc::clone(&gate);
-        async move {
-            gate.acquire().await.unwrap().forget();
-            answer(200, OPEN)
-        }
-    })
-    .await;
-    let limits = "server.max_in_flight = 4\nserver.max_watches = 1\nserver.max_connections = 8";
-    let account = cards(&vendor.url(), "max_concurrency = 1\ntimeout = \"1m\"");
-    let server = Serving::start(&format!("{limits}\n{account}"));
-    (vendor, server)
-}
-
-fn asks(server: &Serving, id: &str) -> impl Future<Output = bool> + Send + 'static {
-    let (mut client, question) = (bare_client(server.address), question(Provider::Haoka, id));
-    async move { client.get_order(question).await.is_ok() }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_and_who_waits_is_told() {
-    let gate = Arc::new(Semaphore::new(0));
-    let (_vendor, server) = held(&gate).await;
-    let calls: JoinSet<_> =
-        ["one", "one", "one", "two"].map(|id| asks(&server, id)).into_iter().collect();
-    until_told(
-        &server,
-        &[
-            "order_query_calls_in_flight 4",
-            "order_query_joined_total{account=\"cards\"} 2",
-            "order_query_vendor_calls_under_way{account=\"cards\"} 1",
-            "order_query_vendor_calls_waiting{account=\"cards\"} 1",
-            "order_query_connections{listener=\"server\"} 4",
-            "order_query_connections{listener=\"admin\"} 1",
-        ],
-    )
-    .await;
-    gate.add_permits(2);
-    assert_eq!(calls.join_all().await, [true; 4]);
-    until_told(
-        &server,
-        &[
-            "order_query_calls_in_flight 0",
-            "order_query_vendor_calls_under_way{account=\"cards\"} 0",
-            "order_query_vendor_calls_waiting{account=\"cards\"} 0",
-            "order_query_connections{listener=\"server\"} 0",
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_turned_away_is_counted_beside_the_limit() {
-    let gate = Arc::new(Semaphore::new(0));
-    let (_vendor, server) = held(&gate).await;
-    let calls: JoinSet<_> = ["1", "2", "3", "4"].map(|id| asks(&server, id)).into_iter().collect();
-    until_told(&server, &["order_query_calls_in_flight 4"]).await;
-    assert!(!asks(&server, "5").await);
-    let watch = || {
-        let mut client = bare_client(server.address);
-        async move { client.watch_order(WatchOrderRequest { order: Some(order("1")) }).await }
-    };
-    let watching = watch().await.unwrap();
-    watch().await.unwrap_err();
-    // Each call and watch has a connection; those of the refused ones go.
-    until_told(&server, &["order_query_connections{listener=\"server\"} 5"]).await;
-    let idle = join_all((0..8).map(|_| TcpStream::connect(server.address))).await;
-    until_told(
-        &server,
-        &[
-            "order_query_watches 1",
-            "order_query_connections{listener=\"server\"} 8",
-            "order_query_shed_total{limit=\"max_in_flight\"} 1",
-            "order_query_shed_total{limit=\"max_watches\"} 1",
-            "order_query_shed_total{limit=\"max_connections\"} 5",
-            "order_query_server_limit{limit=\"max_in_flight\"} 4",
-            "order_query_server_limit{limit=\"max_watches\"} 1",
-            "order_query_server_limit{limit=\"max_connections\"} 8",
-        ],
-    )
-    .await;
-    drop((idle, watching));
-    gate.add_permits(4);
-    assert_eq!(calls.join_all().await, [true; 4]);
-    until_told(&server, &["order_query_calls_in_flight 0", "order_query_watches 0"]).await;
-}
-
-#[tokio::test]
-async fn a_crowd_of_probes_is_not_told_as_one_of_callers() {
-    let vendor = vendor().await;
-    let mut server = Serving::start(&cards(&vendor.url(), ""));
-    let crowd = (0..101).map(|_| TcpStream::connect(server.admin_address));
-    let mut crowd = join_all(crowd).await.into_iter();
-    let line = server.child.err.with("max_connections are open");
-    assert!(line.contains("\"listener\":\"admin\",\"open\":100"), "{line}");
-    let page = http1_over(crowd.next().unwrap().unwrap(), "GET /metrics").await;
-    assert_told(
-        &page,
-        &[
-            "order_query_connections{listener=\"admin\"} 100",
-            "order_query_shed_total{limit=\"admin_connections\"} 1",
-            "order_query_shed_total{limit=\"max_connections\"} 0",
-        ],
-    );
-}
-
 #[tokio::test]
 async fn tokens_and_calls_that_are_made_again_are_counted() {
     // It gives a token at each call, and takes none.
@@ -521,52 +409,4 @@ async fn a_shared_store_that_is_gone_is_told_of() {
     assert_told(&page, &["order_query_ready 1"]);
     let errors = value(&page, "order_query_store_errors_total{operation=\"recall\"}");
     assert!(errors.unwrap() >= 1.0, "{page}");
-}
-
-/// How many pages may be under way.
-const PAGES: usize = 32;
-
-#[tokio::test]
-async fn pages_that_nobody_reads_are_bounded() {
-    let server = Serving::start(&cards(&vendor().await.url(), ""));
-    let stream = TcpStream::connect(server.admin_address).await.unwrap();
-    // Nothing of a page can be sent.
-    let handshake = h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);
-    let (client, connection) = handshake.await.unwrap();
-    let connection = tokio::spawn(connection);
-    let mut client = client.ready().await.unwrap();
-    let uri = format!("http://{}/metrics", server.admin_address);
-    let mut unread = Vec::new();
-    for number in 1..=PAGES + 1 {
-        let request = http::Request::get(&uri).body(()).unwrap();
-        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
-        let status = if number <= PAGES { 200 } else { 503 };
-        assert_eq!(answer.status(), status, "{number}");
-        unread.push(answer);
-    }
-    connection.abort();
-    let told = async {
-        while !http1(server.admin_address, "GET /metrics").await.starts_with("HTTP/1.1 200 OK") {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, told).await.unwrap();
-}
-
-#[tokio::test]
-async fn nothing_but_health_and_metrics_is_served_to_probes_and_metrics_to_nobody_else() {
-    let vendor = vendor().await;
-    let server = Serving::start(&cards(&vendor.url(), ""));
-    for (head, status) in [
-        ("GET /", "404 Not Found"),
-        ("GET /healthz", "404 Not Found"),
-        ("GET /metrics/", "404 Not Found"),
-        ("POST /metrics", "405 Method Not Allowed"),
-        ("HEAD /metrics", "200 OK"),
-    ] {
-        let told = http1(server.admin_address, head).await;
-        assert!(told.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}: {told}");
-    }
-    let told = http1(server.address, "GET /metrics").await;
-    assert!(!told.contains("HTTP/1.1") && !told.contains("order_query"), "{told}");
 }

@@ -30,6 +30,9 @@ use crate::{config, grpc, pb, server, store, telemetry};
 /// How many connections the listener for probes may have: a few for each that probes or scrapes.
 const ADMIN_CONNECTIONS: u32 = 100;
 
+/// After how long without a request such a connection ends.
+const ADMIN_IDLE: Duration = Duration::from_secs(30);
+
 const SERVER: Listener = Listener { name: "server", limit: "max_connections", http1: false };
 const ADMIN: Listener = Listener { name: "admin", limit: "admin_connections", http1: true };
 
@@ -143,6 +146,8 @@ impl App {
             max_connections: config.server.max_connections,
             max_connection_age: config.server.max_connection_age,
             longest_call: request_timeout,
+            calls: config.server.max_in_flight as usize + config.server.max_watches as usize,
+            idle: None,
         };
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
@@ -153,8 +158,14 @@ impl App {
         let admin = Terms {
             listener: ADMIN,
             routes: admin::routes(Routes::new(bounded_health()), orders.clone(), is_ready),
+            bounds_itself: "",
             tls: None,
-            limits: Limits { max_connections: ADMIN_CONNECTIONS, ..limits },
+            limits: Limits {
+                max_connections: ADMIN_CONNECTIONS,
+                calls: 0,
+                idle: Some(ADMIN_IDLE),
+                ..limits
+            },
             stopping: stopping.clone(),
         };
         let mut routes = Routes::new(bounded_health()).add_service(grpc::service(
@@ -165,7 +176,14 @@ impl App {
         if config.server.reflection {
             routes = add_reflection(routes)?;
         }
-        let public = Terms { listener: SERVER, routes, tls, limits, stopping: stopping.clone() };
+        let public = Terms {
+            listener: SERVER,
+            routes,
+            bounds_itself: grpc::PATH,
+            tls,
+            limits,
+            stopping: stopping.clone(),
+        };
         let servers = [
             tokio::spawn(server::serve(listener, public)),
             tokio::spawn(server::serve(admin_listener, admin)),

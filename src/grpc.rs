@@ -40,6 +40,9 @@ use crate::peer::Peer;
 /// The largest request that is read, in bytes; `app` holds the other services to it, too.
 pub const REQUEST_LIMIT: usize = 64 * 1024;
 
+/// The path of the service: it bounds its calls itself.
+pub const PATH: &str = "/orderquery.v1.OrderService/";
+
 /// How many orders one batch may ask for.
 const BATCH_LIMIT: usize = 100;
 

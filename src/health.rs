@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::budget::Share;
 use crate::orders::Orders;
 use crate::pb::order_service_server::OrderServiceServer;
 use crate::peer::Peer;
@@ -75,8 +76,12 @@ impl health_server::Health for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let serving = self.0.get(&request.get_ref().service).cloned();
-        let Peer { leaving, .. } = Peer::of(request.extensions());
-        let watch = Watch { serving, leaving, next: Next::First };
+        let Peer { leaving, health_watches, .. } = Peer::of(request.extensions());
+        let Some(place) = health_watches.take(1) else {
+            let message = "too many health watches are open; watch once on a connection";
+            return Err(Status::resource_exhausted(message));
+        };
+        let watch = Watch { serving, leaving, next: Next::First, _place: place };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
 }
@@ -87,6 +92,7 @@ struct Watch {
     serving: Option<watch::Receiver<bool>>,
     leaving: CancellationToken,
     next: Next,
+    _place: Share,
 }
 
 enum Next {

@@ -2,7 +2,7 @@
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
 //! → `orders` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
-//! knows no other part, and each part reads its own settings with it; `random`, `peer`, `metrics`
+//! knows no other part, and each part reads its own settings with it; `random`, `peer`, `budget`, `metrics`
 //! and `certificate` know no other either. A test keeps it so (`tests/it/house.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
@@ -12,6 +12,7 @@
 //! contract's words (`pb`); the `store` remembers it.
 
 pub mod app;
+pub mod budget;
 pub mod certificate;
 pub mod cli;
 pub mod clock;

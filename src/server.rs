@@ -4,22 +4,31 @@
 //! CANCELLED, takes hyper's limits off, cuts calls under way on a connection of age, reads
 //! certificates once, and waits for ever for a peer that says nothing.
 
+mod activity;
+mod answer;
+mod body;
+mod budget;
 mod connection;
 mod io;
+mod service;
+mod stream;
 mod tls;
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 pub use tls::Tls;
 
+use self::activity::Activity;
+use self::budget::Budgets;
 use crate::metrics::{CONNECTIONS, SERVER_LIMIT, SHED};
 
 /// How long to wait when no connection can be accepted, such as for want of file descriptors.
@@ -44,6 +53,8 @@ pub struct Terms {
     pub listener: Listener,
     /// What is served.
     pub routes: Routes,
+    /// The path of the service that bounds its calls itself, with both slashes; empty where there is none.
+    pub bounds_itself: &'static str,
     /// How connections are encrypted; `None` leaves them in plaintext.
     pub tls: Option<Tls>,
     /// What connections may take.
@@ -63,6 +74,11 @@ pub struct Limits {
     pub max_connection_age: Duration,
     /// How long a call may take that is no watch.
     pub longest_call: Duration,
+    /// How many calls and watches the handlers have under way at most; further ones are refused by them.
+    pub calls: usize,
+    /// After how long without a request a connection ends. Where it is set, and the listener is full, the
+    /// connection that is idle for longest gives way to a new one.
+    pub idle: Option<Duration>,
 }
 
 /// Serves until the terms' `stopping` is canceled, and then for as long as calls are under way: a
@@ -77,37 +93,84 @@ pub fn serve(listener: TcpListener, terms: Terms) -> impl Future<Output = ()> {
 }
 
 async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
-    let Listener { name, limit, .. } = terms.listener;
-    let mut connections = JoinSet::new();
+    let budgets = Budgets::of_listener(terms.limits.calls);
+    let mut connections = Connections::default();
     let (mut refusals, mut failures) = (Rarely::default(), Rarely::default());
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
-                if connections.len() < terms.limits.max_connections as usize {
-                    let open = Open::new(name);
-                    let connection = connection::serve(stream, Arc::clone(&terms));
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(open);
-                    });
-                } else {
+                let Listener { name, limit, .. } = terms.listener;
+                let open = connections.tasks.len();
+                let full = open >= terms.limits.max_connections as usize;
+                if full {
                     SHED.add([limit], 1);
                     if refusals.is_time() {
-                        let open = connections.len();
-                        tracing::warn!(
-                            listener = name,
-                            open,
-                            "max_connections are open; more are closed at once"
-                        );
+                        tracing::warn!(listener = name, open, "{}", full_text(&terms));
                     }
                 }
+                if !full || terms.limits.idle.is_some() && connections.end_idlest() {
+                    connections.open(stream, &terms, &budgets);
+                }
             }
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.ended() => {}
             () = terms.stopping.cancelled() => break,
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while connections.ended().await.is_some() {}
+}
+
+/// What is logged where no further connection fits.
+fn full_text(terms: &Terms) -> String {
+    let limit = terms.listener.limit;
+    if terms.limits.idle.is_some() {
+        format!("{limit} are open; for each new one the one that is idle for longest is closed")
+    } else {
+        format!("{limit} are open; more are closed at once")
+    }
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    open: HashMap<task::Id, (AbortHandle, Arc<Activity>)>,
+}
+
+impl Connections {
+    fn open(&mut self, stream: TcpStream, terms: &Arc<Terms>, budgets: &Budgets) {
+        let open = Open::new(terms.listener.name);
+        let budgets = Arc::new(budgets.of_connection());
+        let activity = Arc::new(Activity::new(Arc::clone(&budgets.streams)));
+        let connection =
+            connection::serve(stream, Arc::clone(terms), budgets, Arc::clone(&activity));
+        let task = self.tasks.spawn(async move {
+            connection.await;
+            drop(open);
+        });
+        self.open.insert(task.id(), (task, activity));
+    }
+
+    /// Ends the connection that is idle for longest; where none is idle, the one that was asked nothing for
+    /// longest. False where there is none.
+    fn end_idlest(&mut self) -> bool {
+        let idlest = self.open.iter().max_by_key(|(_, (_, activity))| activity.idle());
+        let Some(id) = idlest.map(|(id, _)| *id) else { return false };
+        if let Some((task, _)) = self.open.remove(&id) {
+            task.abort();
+        }
+        true
+    }
+
+    /// The end of a connection; `None` where none is open.
+    async fn ended(&mut self) -> Option<()> {
+        let id = match self.tasks.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => error.id(),
+        };
+        self.open.remove(&id);
+        Some(())
+    }
 }
 
 /// The next connection. Where none can be accepted it is tried again after a while.

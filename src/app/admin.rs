@@ -4,38 +4,39 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use tokio::sync::watch::Receiver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::service::Routes;
 
+use crate::budget::{Budget, Share};
 use crate::metrics::{self, READY};
 use crate::orders::Orders;
-
-/// How many pages may be under way: more than there are scrapers. Each asks the store, and takes
-/// memory until its last byte is sent.
-const PAGES: usize = 32;
+use crate::peer::Peer;
 
 /// The health service, and `GET /metrics`. Nothing else is there: a probe that asks for another page
 /// must not take an empty answer for a good one.
 pub(super) fn routes(health: Routes, orders: Orders, ready: Receiver<bool>) -> Routes {
-    let places = Arc::new(Semaphore::new(PAGES));
-    let metrics = get(move || page(Arc::clone(&places), orders.clone(), *ready.borrow()));
+    let metrics = get(move |request: Request| {
+        let Peer { pages, .. } = Peer::of(request.extensions());
+        page(pages, orders.clone(), *ready.borrow())
+    });
     let routes = health.into_axum_router().route("/metrics", metrics);
     routes.fallback(|| async { StatusCode::NOT_FOUND }).into()
 }
 
-/// What is measured, now. One page too many is turned away.
+/// What is measured, now. One page too many is turned away: each asks the store, and takes memory until its
+/// last byte is sent.
 async fn page(
-    places: Arc<Semaphore>,
+    pages: Arc<Budget>,
     orders: Orders,
     ready: bool,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
-    let place = places.try_acquire_owned().map_err(|_| {
-        let text = format!("{PAGES} pages are under way; ask again later\n");
+    let place = pages.take(1).ok_or_else(|| {
+        let text = "too many pages are under way; ask again later\n".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
     READY.set([], f64::from(ready));
@@ -48,7 +49,7 @@ async fn page(
 /// A page that keeps its place until it is sent.
 struct Page {
     text: String,
-    _place: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl AsRef<[u8]> for Page {

@@ -13,7 +13,7 @@ use crate::pb::ErrorReason;
 
 /// How long a caller that was turned away is asked to wait: time for calls under way to end, and
 /// the longest wait after which gRPC's built-in retries repeat a call.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// What places are of.
 struct Kind {

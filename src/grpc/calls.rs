@@ -17,12 +17,13 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::admission::Admission;
+use super::admission::{Admission, RETRY};
 use super::deadline::{Deadline, out_of_time};
 use super::record::Record;
 use crate::config;
 use crate::error::Error;
 use crate::pb::ErrorReason;
+use crate::peer::Outstanding;
 
 /// How much longer than its deadline a call is waited for: handlers know more of what they were
 /// doing, and answer for themselves.
@@ -109,7 +110,10 @@ where
                 }
                 Err(_elapsed) => record.fail(&out_of_time()).into_http(),
             };
-            Ok(explained(answer, kind, &record))
+            let mut answer = explained(answer, kind, &record);
+            // Its places are taken until its caller has taken the answer.
+            answer.extensions_mut().insert(Outstanding::new(move || refusal(&record)));
+            Ok(answer)
         })
     }
 }
@@ -120,6 +124,17 @@ fn method(service: &str, path: &str) -> (&'static str, Kind) {
     let name = name.and_then(|name| name.strip_prefix('/'));
     let known = METHODS.into_iter().find(|(known, _)| name == Some(*known));
     known.unwrap_or(("", Kind::Unknown))
+}
+
+/// The trailers of an answer that there is no memory for.
+fn refusal(record: &Record) -> HeaderMap {
+    let message = "this server holds too many answers that their callers have not taken; take the answers, \
+                   and ask again later";
+    let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
+    let mut trailers = HeaderMap::new();
+    // It is plain ASCII, so nothing of it fails.
+    let _ = record.fail(&error).add_header(&mut trailers);
+    trailers
 }
 
 fn speaks_grpc(headers: &HeaderMap) -> bool {

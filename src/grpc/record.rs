@@ -28,6 +28,8 @@ pub(super) struct Record(Arc<Mutex<Line>>);
 struct Line {
     method: &'static str,
     begin: Instant,
+    /// When the answer was made; it may take its caller a while to take it.
+    end: Option<Instant>,
     span: Span,
     trace_id: Option<String>,
     caller: Option<String>,
@@ -71,6 +73,7 @@ impl Record {
         Self(Arc::new(Mutex::new(Line {
             method,
             begin: Instant::now(),
+            end: None,
             span,
             trace_id,
             caller: None,
@@ -163,13 +166,20 @@ impl Record {
 
     /// The call has its answer.
     pub(super) fn succeed(&self) {
-        self.line().outcome = Some(Ok(()));
+        self.line().ends(Ok(()));
     }
 
     /// The call has failed. Gives back what its caller gets.
     pub(super) fn fail(&self, error: &Error) -> Status {
-        self.line().outcome = Some(Err(Box::new(error.clone())));
+        self.line().ends(Err(Box::new(error.clone())));
         status::status(error)
+    }
+}
+
+impl Line {
+    fn ends(&mut self, outcome: Result<(), Box<Error>>) {
+        self.outcome = Some(outcome);
+        self.end = Some(Instant::now());
     }
 }
 
@@ -187,7 +197,7 @@ impl Drop for Line {
             }
             None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
         };
-        let time = self.begin.elapsed();
+        let time = self.end.unwrap_or_else(Instant::now) - self.begin;
         let kind = if self.messages.is_some() { "server_stream" } else { "unary" };
         let method = Some(self.method).filter(|name| !name.is_empty()).unwrap_or("unknown");
         RPCS.add([kind, SERVICE_NAME, method, code_name(code)], 1);

@@ -3,33 +3,35 @@
 use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::body::Body;
-use tower::ServiceExt as _;
 
 use super::Terms;
+use super::activity::Activity;
+use super::budget::{Budgets, STREAMS};
 use super::io::Io;
+use super::service::Service;
+use super::stream::Streams;
 use crate::peer::Peer;
 use crate::random;
 
-/// How many calls one connection may have under way.
-const STREAMS: u32 = 256;
+/// How many streams a peer may reset before they are looked at, and may make us reset in all, before it is
+/// taken for an attacker. While we stand still the deadlines of all calls of a connection may pass, and
+/// those of the calls that are made in their place: h2's own limit, 20, would end the connection then.
+const RESETS: usize = 4 * STREAMS as usize;
 
-/// How many streams a peer may make us reset before it is taken for an attacker.
-const LOCAL_RESETS: usize = 1024;
+/// The most that the headers of a request may take, in bytes, as HPACK expands them.
+const HEADER_LIMIT: u32 = 16 * 1024;
 
-/// The most that the headers of a request may take, in bytes.
-const HEADER_LIMIT: u32 = 64 * 1024;
+/// How many bytes a peer may send before we have read them, in bytes: the largest request on a stream, and
+/// several of them on a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// How long a connection may be silent before it is asked whether it lives, and how long it has
 /// to answer.
@@ -46,16 +48,23 @@ const WATCH_GRACE: Duration = Duration::from_secs(30);
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, terms: Arc<Terms>) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    terms: Arc<Terms>,
+    budgets: Arc<Budgets>,
+    activity: Arc<Activity>,
+) {
     let deadline = Instant::now() + OPENING_TIMEOUT;
     // Answers are small and whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
     let Some(tls) = &terms.tls else {
-        return speak(stream, Arc::default(), &terms, deadline).await;
+        return speak(stream, Arc::default(), &terms, deadline, (budgets, activity)).await;
     };
     let handshake = timeout_at(deadline, tls.accept(stream));
     match terms.stopping.run_until_cancelled(handshake).await {
-        Some(Ok(Ok((stream, names)))) => speak(stream, names, &terms, deadline).await,
+        Some(Ok(Ok((stream, names)))) => {
+            speak(stream, names, &terms, deadline, (budgets, activity)).await;
+        }
         Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
         Some(Err(_elapsed)) => tracing::debug!("a TLS handshake took too long"),
         None => {}
@@ -69,29 +78,33 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     names: Arc<[String]>,
     terms: &Terms,
     deadline: Instant,
+    (budgets, activity): (Arc<Budgets>, Arc<Activity>),
 ) {
     let stopping = &terms.stopping;
     let leaving = stopping.child_token();
     // However this ends, nothing that serves the connection outlives it.
     let _left = leaving.clone().drop_guard();
-    let peer = Peer { names, leaving: leaving.clone() };
-    let routes = terms.routes.clone().map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        request
-    });
+    let peer = Peer {
+        names,
+        leaving: leaving.clone(),
+        health_watches: Arc::clone(&budgets.health_watches),
+        pages: Arc::clone(&budgets.pages),
+    };
+    let (routes, bounds_itself) = (terms.routes.clone(), terms.bounds_itself);
+    let noted = terms.limits.idle.map(|_| Arc::clone(&activity));
+    let service = Service { routes, bounds_itself, peer, budgets, activity: noted };
     let patience = terms.limits.longest_call + ANSWER_GRACE;
-    let routes = routes.map_future(move |answer| within(patience, answer));
     let stream = Io::new(stream, deadline);
-    let begun = stream.begun();
-    let protocols = protocols(terms.listener.http1);
-    let service = TowerToHyperService::new(routes);
+    let progress = stream.progress();
+    let protocols = protocols(terms.listener.http1, Streams(Arc::clone(&progress)));
     let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut connection => return note(ended),
         () = sleep(jittered(terms.limits.max_connection_age)) => {}
+        () = idle(&activity, terms.limits.idle) => {}
         () = stopping.cancelled() => {}
     }
-    if !begun.load(Ordering::Relaxed) {
+    if !progress.begun() {
         // It has no calls under way, and its preface would be waited for.
         return;
     }
@@ -110,14 +123,17 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// What is spoken, within its limits.
-fn protocols(http1: bool) -> Builder<TokioExecutor> {
-    let mut protocols = Builder::new(TokioExecutor::new());
+fn protocols(http1: bool, streams: Streams) -> Builder<Streams> {
+    let mut protocols = Builder::new(streams);
     protocols
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
         .max_header_list_size(HEADER_LIMIT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     if !http1 {
@@ -132,17 +148,12 @@ fn protocols(http1: bool) -> Builder<TokioExecutor> {
     protocols
 }
 
-/// The answer, or that there was none in time: services wait for a request's message for as long as
-/// it does not come.
-async fn within<E>(
-    patience: Duration,
-    answer: impl Future<Output = Result<Response<Body>, E>>,
-) -> Result<Response<Body>, E> {
-    timeout(patience, answer).await.unwrap_or_else(|_elapsed| {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
-        Ok(response)
-    })
+/// Resolves once the connection has been idle for as long as the listener allows.
+async fn idle(activity: &Activity, limit: Option<Duration>) {
+    match limit {
+        Some(limit) => activity.ends_after(limit).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn note(ended: Result<(), Box<dyn Error + Send + Sync>>) {

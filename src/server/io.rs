@@ -4,11 +4,12 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// What every HTTP/2 connection begins with: the preface, and a SETTINGS frame, whose header begins
 /// with the length of its payload.
@@ -16,11 +17,41 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_LENGTH: usize = 3;
 const FRAME_HEADER: usize = 9;
 
+/// How long a peer may take nothing of what is to be written, before its connection ends. The system
+/// writes on once half of what it holds is taken, so this is longer than one answer may wait.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How far a connection has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    begun: AtomicBool,
+    written: AtomicU64,
+}
+
+impl Progress {
+    /// Whether the peer has said all that HTTP/2 begins with.
+    pub(super) fn begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes more have been written.
+    pub(super) fn add(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes have been written.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
 /// A stream whose answers go out together, and whose peer must have begun by a deadline.
 pub(super) struct Io<S> {
     stream: S,
     opening: Option<Opening>,
-    begun: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    /// Runs while a write waits for the peer.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// Whether the handlers that were ready have had their turn before this write.
     gathered: bool,
 }
@@ -57,12 +88,26 @@ impl<S> Io<S> {
             seen: 0,
             deadline: Box::pin(sleep_until(deadline)),
         };
-        Self { stream, opening: Some(opening), begun: Arc::default(), gathered: false }
+        Self {
+            stream,
+            opening: Some(opening),
+            progress: Arc::default(),
+            stalled: None,
+            gathered: false,
+        }
     }
 
-    /// Whether the peer has begun to speak HTTP.
-    pub(super) fn begun(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.begun)
+    /// How far the connection has come, from now on.
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Fails once the peer has taken nothing for too long.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wait = || Box::pin(sleep(WRITE_PATIENCE));
+        ready!(self.stalled.get_or_insert_with(wait).as_mut().poll(context));
+        let text = "the peer takes nothing of what is written";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 }
 
@@ -83,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         }
         if opening.take(buffer.filled().get(before..).unwrap_or_default()) {
             this.opening = None;
-            this.begun.store(true, Ordering::Relaxed);
+            this.progress.begun.store(true, Ordering::Relaxed);
         }
         read
     }
@@ -103,7 +148,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(context, bytes) else {
+            return self.poll_stalled(context);
+        };
+        self.stalled = None;
+        if let Ok(bytes) = &written {
+            self.progress.add(*bytes as u64);
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! The listener from outside: what a connection may take, how it ends, and TLS.
 
 mod aging;
+mod budgets;
 mod drain;
 mod limits;
 mod tls;

@@ -88,17 +88,32 @@ pub async fn connect(address: SocketAddr) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
-/// Serves routes of a test's own on a free port, in plaintext, until `stopping` is canceled.
-pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let limits = Limits {
+/// Limits that no test reaches which does not want to.
+pub fn limits() -> Limits {
+    Limits {
         max_connections: 100,
         max_connection_age: Duration::from_hours(1),
         longest_call: Duration::from_mins(1),
-    };
+        calls: 1000,
+        idle: None,
+    }
+}
+
+/// Serves routes of a test's own on a free port, in plaintext, until `stopping` is canceled.
+pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
+    serve_within(routes, limits(), stopping).await
+}
+
+/// The same, within such limits.
+pub async fn serve_within(
+    routes: Routes,
+    limits: Limits,
+    stopping: CancellationToken,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
     let of_test = Listener { name: "server", limit: "max_connections", http1: false };
-    let terms = Terms { listener: of_test, routes, tls: None, limits, stopping };
+    let terms = Terms { listener: of_test, routes, bounds_itself: "", tls: None, limits, stopping };
     tokio::spawn(server::serve(listener, terms));
     address
 }

@@ -2,15 +2,17 @@
 //! listener of the page serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use order_query::pb::{Provider, WatchOrderRequest};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{OPEN, assert_told, cards, http1, http1_over, order, until_told, vendor};
+use super::{OPEN, assert_told, cards, http1, order, until_told, vendor};
 use crate::child::{PATIENCE, Serving};
 use crate::played::{Played, answer};
 use crate::support::{bare_client, question};
@@ -106,46 +108,65 @@ async fn who_is_turned_away_is_counted_beside_the_limit() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_probes_is_not_told_as_one_of_callers() {
+async fn a_crowd_of_probes_is_not_told_as_one_of_callers_and_shuts_nobody_out() {
     let vendor = vendor().await;
     let mut server = Serving::start(&cards(&vendor.url(), ""));
     let crowd = (0..101).map(|_| TcpStream::connect(server.admin_address));
-    let mut crowd = join_all(crowd).await.into_iter();
-    let line = server.child.err.with("max_connections are open");
+    let crowd: Vec<_> = join_all(crowd).await.into_iter().map(Result::unwrap).collect();
+    let line = server.child.err.with("admin_connections are open");
     assert!(line.contains("\"listener\":\"admin\",\"open\":100"), "{line}");
-    let page = http1_over(crowd.next().unwrap().unwrap(), "GET /metrics").await;
+    // The one that is idle for longest has given way to each further one.
+    let page = http1(server.admin_address, "GET /metrics").await;
     assert_told(
         &page,
         &[
-            "order_query_connections{listener=\"admin\"} 100",
-            "order_query_shed_total{limit=\"admin_connections\"} 1",
+            "order_query_shed_total{limit=\"admin_connections\"} 2",
             "order_query_shed_total{limit=\"max_connections\"} 0",
         ],
     );
+    let mut closed = 0;
+    for mut connection in crowd {
+        closed += usize::from(matches!(
+            timeout(Duration::from_millis(200), connection.read(&mut [0; 1])).await,
+            Ok(Ok(0) | Err(_))
+        ));
+        if closed == 2 {
+            break;
+        }
+    }
+    assert_eq!(closed, 2);
 }
 
-/// How many pages may be under way.
+/// How many pages may be under way, in all and on a connection.
 const PAGES: usize = 32;
+const PAGES_OF_CONNECTION: usize = 2;
 
 #[tokio::test]
 async fn pages_that_nobody_reads_are_bounded() {
     let server = Serving::start(&cards(&vendor().await.url(), ""));
-    let stream = TcpStream::connect(server.admin_address).await.unwrap();
-    // Nothing of a page can be sent.
-    let handshake = h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);
-    let (client, connection) = handshake.await.unwrap();
-    let connection = tokio::spawn(connection);
-    let mut client = client.ready().await.unwrap();
     let uri = format!("http://{}/metrics", server.admin_address);
-    let mut unread = Vec::new();
-    for number in 1..=PAGES + 1 {
-        let request = http::Request::get(&uri).body(()).unwrap();
-        let answer = client.send_request(request, true).unwrap().0.await.unwrap();
-        let status = if number <= PAGES { 200 } else { 503 };
-        assert_eq!(answer.status(), status, "{number}");
-        unread.push(answer);
+    let (mut unread, mut connections) = (Vec::new(), Vec::new());
+    for connection in 0..=PAGES / PAGES_OF_CONNECTION {
+        let stream = TcpStream::connect(server.admin_address).await.unwrap();
+        // Nothing of a page can be sent.
+        let handshake =
+            h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);
+        let (client, driver) = handshake.await.unwrap();
+        let driver = tokio::spawn(driver);
+        let mut client = client.ready().await.unwrap();
+        for number in 1..=PAGES_OF_CONNECTION + 1 {
+            let request = http::Request::get(&uri).body(()).unwrap();
+            let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+            let fits = number <= PAGES_OF_CONNECTION && connection < PAGES / PAGES_OF_CONNECTION;
+            let status = if fits { 200 } else { 503 };
+            assert_eq!(answer.status(), status, "{number} of connection {connection}");
+            unread.push(answer);
+        }
+        connections.push((client, driver));
     }
-    connection.abort();
+    for (_, driver) in &connections {
+        driver.abort();
+    }
     let told = async {
         while !http1(server.admin_address, "GET /metrics").await.starts_with("HTTP/1.1 200 OK") {
             tokio::task::yield_now().await;

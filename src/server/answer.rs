@@ -1,0 +1,174 @@
+//! The body of an answer on its way to its peer. It hands out one piece at a time, and the next one when
+//! that has been written to the connection: so what an answer takes (memory, a place among the calls
+//! under way) is held until the peer has taken it, and `stream` sees a peer that does not. Used by
+//! `server` only.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use http::Response;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::budget::Budgets;
+use crate::budget::Share;
+use crate::peer::Outstanding;
+
+/// The largest piece, in bytes: the largest frame that every peer of HTTP/2 takes.
+const PIECE: usize = 16 * 1024;
+
+tokio::task_local! {
+    /// Since when the stream's last piece has been waiting to be taken; `None` while none does.
+    pub(super) static UNTAKEN: Cell<Option<Instant>>;
+}
+
+/// An answer's body.
+pub(super) struct Answer {
+    /// `None` once it has ended.
+    body: Option<tonic::body::Body>,
+    /// What is still to be handed out of the body's last frame.
+    rest: Bytes,
+    piece: Option<Arc<Taken>>,
+    /// The bytes of the last frame.
+    share: Option<Share>,
+    budgets: Arc<Budgets>,
+    outstanding: Option<Outstanding>,
+    _stream: Share,
+}
+
+/// Whether a piece has been written.
+#[derive(Default)]
+struct Taken {
+    done: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// A piece: dropped by the connection once it is written, or with its stream.
+struct Piece {
+    bytes: Bytes,
+    taken: Arc<Taken>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.taken.done.store(true, Ordering::Release);
+        self.taken.waker.wake();
+    }
+}
+
+impl Answer {
+    /// Takes over a response, and what its handler wants to last as long as it does.
+    pub(super) fn of(
+        response: Response<tonic::body::Body>,
+        budgets: Arc<Budgets>,
+        stream: Share,
+    ) -> Response<Self> {
+        let (mut parts, body) = response.into_parts();
+        let outstanding = parts.extensions.remove();
+        let body = Self {
+            // The headers alone are an answer as well, which nothing outlasts.
+            outstanding: outstanding.filter(|_| !body.is_end_stream()),
+            body: Some(body),
+            rest: Bytes::new(),
+            piece: None,
+            share: None,
+            budgets,
+            _stream: stream,
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// Whether the last piece has been written.
+    fn is_taken(&mut self, context: &Context<'_>) -> bool {
+        let Some(taken) = &self.piece else { return true };
+        taken.waker.register(context.waker());
+        let done = taken.done.load(Ordering::Acquire);
+        if done {
+            self.piece = None;
+            // Nobody watches over a stream of HTTP/1.
+            let _ = UNTAKEN.try_with(|since| since.set(None));
+        }
+        done
+    }
+
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.split_to(self.rest.len().min(PIECE));
+        let taken = Arc::<Taken>::default();
+        self.piece = Some(Arc::clone(&taken));
+        let _ = UNTAKEN.try_with(|since| since.set(Some(Instant::now())));
+        Frame::data(Bytes::from_owner(Piece { bytes, taken }))
+    }
+
+    /// The end of an answer that there is no memory for.
+    fn refused(&mut self) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
+        self.body = None;
+        match &self.outstanding {
+            Some(outstanding) => Ok(Frame::trailers(outstanding.refuse())),
+            None => Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM).into()),
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if !this.is_taken(context) {
+            return Poll::Pending;
+        }
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(this.next_piece())));
+        }
+        this.share = None;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = match Pin::new(body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        Poll::Ready(Some(match frame.into_data() {
+            Ok(data) if data.is_empty() => Ok(Frame::data(data)),
+            Ok(data) => {
+                this.share = this.budgets.answers.take(data.len());
+                if this.share.is_some() {
+                    this.rest = data;
+                    Ok(this.next_piece())
+                } else {
+                    this.refused()
+                }
+            }
+            Err(trailers) => {
+                // Before its caller can know of the end, and ask again.
+                this.outstanding = None;
+                Ok(trailers)
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // A piece that is on its way is waited for.
+        let ended = self.body.as_ref().is_none_or(Body::is_end_stream);
+        self.piece.is_none() && self.rest.is_empty() && ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}

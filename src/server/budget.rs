@@ -1,0 +1,65 @@
+//! How much the peers of a listener may make it hold, in all and on one connection. Used by `server`; `app`
+//! says what a listener needs. docs/operations.md computes the memory of a pod from these numbers.
+
+use std::sync::Arc;
+
+use crate::budget::Budget;
+
+/// How many requests and answers one connection may have under way.
+pub(super) const STREAMS: u32 = 256;
+
+/// How many requests whose message has not come whole a listener holds, and how many bytes of them.
+const ARRIVING: usize = 4096;
+const ARRIVING_BYTES: usize = 16 << 20;
+const ARRIVING_BYTES_OF_CONNECTION: usize = 1 << 20;
+
+/// How many bytes of answers that their peers have not taken.
+const ANSWER_BYTES: usize = 64 << 20;
+const ANSWER_BYTES_OF_CONNECTION: usize = 16 << 20;
+
+/// How many health watches, which last as long as their connection.
+const HEALTH_WATCHES: usize = 1024;
+const HEALTH_WATCHES_OF_CONNECTION: usize = 8;
+
+/// How many pages of metrics: more than there are scrapers, each of which asks the store.
+const PAGES: usize = 32;
+const PAGES_OF_CONNECTION: usize = 2;
+
+/// What is left of each bound; a connection's are parts of its listener's.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    /// Requests and answers of any kind.
+    pub(super) streams: Arc<Budget>,
+    pub(super) arriving: Arc<Budget>,
+    pub(super) arriving_bytes: Arc<Budget>,
+    /// In bytes.
+    pub(super) answers: Arc<Budget>,
+    pub(super) health_watches: Arc<Budget>,
+    pub(super) pages: Arc<Budget>,
+}
+
+impl Budgets {
+    /// Those of a listener whose handlers have so many calls and watches under way.
+    pub(super) fn of_listener(calls: usize) -> Self {
+        Self {
+            streams: Budget::new(calls.saturating_add(HEALTH_WATCHES + ARRIVING)),
+            arriving: Budget::new(ARRIVING),
+            arriving_bytes: Budget::new(ARRIVING_BYTES),
+            answers: Budget::new(ANSWER_BYTES),
+            health_watches: Budget::new(HEALTH_WATCHES),
+            pages: Budget::new(PAGES),
+        }
+    }
+
+    /// Those of one connection.
+    pub(super) fn of_connection(&self) -> Self {
+        Self {
+            streams: Budget::within(&self.streams, STREAMS as usize),
+            arriving: Budget::within(&self.arriving, STREAMS as usize),
+            arriving_bytes: Budget::within(&self.arriving_bytes, ARRIVING_BYTES_OF_CONNECTION),
+            answers: Budget::within(&self.answers, ANSWER_BYTES_OF_CONNECTION),
+            health_watches: Budget::within(&self.health_watches, HEALTH_WATCHES_OF_CONNECTION),
+            pages: Budget::within(&self.pages, PAGES_OF_CONNECTION),
+        }
+    }
+}

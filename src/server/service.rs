@@ -1,0 +1,163 @@
+//! What surrounds every request of a connection, whichever service it is for: the bounds of its headers,
+//! of its message and of its answer. Used by `server` only.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+use tower::util::Oneshot;
+
+use super::activity::Activity;
+use super::answer::Answer;
+use super::body::{Arriving, Fate};
+use super::budget::Budgets;
+use crate::budget::Share;
+use crate::peer::Peer;
+
+/// How many headers a request may have.
+const HEADERS: usize = 100;
+
+/// From how many bytes on the headers that nobody reads are dropped before the message is waited for.
+const LEAN: usize = 1024;
+
+/// The headers that are read, by us or by the gRPC library, and the most bytes that a value has.
+const READ: &[(&str, usize)] = &[
+    ("content-type", 128),
+    ("te", 32),
+    ("grpc-encoding", 64),
+    ("grpc-accept-encoding", 128),
+    ("grpc-timeout", 32),
+    // `Bearer `, and the longest token.
+    ("authorization", 8 + 4096),
+    ("traceparent", 256),
+    ("tracestate", 512),
+];
+
+/// How long the message of a request may take to come whole: one that is asked for health is short, and
+/// one for reflection is a conversation. A service that bounds its calls itself is not among them.
+const WHOLE_WITHIN: &[(&str, Duration)] =
+    &[("/grpc.health.", Duration::from_secs(2)), ("/grpc.reflection.", Duration::from_secs(30))];
+
+/// The same for paths that no service has.
+const OTHERS_WHOLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Answers the requests of one connection.
+pub(super) struct Service {
+    pub(super) routes: Routes,
+    /// The path of the service that bounds its calls itself; empty where there is none.
+    pub(super) bounds_itself: &'static str,
+    pub(super) peer: Peer,
+    pub(super) budgets: Arc<Budgets>,
+    /// Where it matters when the connection was last asked something.
+    pub(super) activity: Option<Arc<Activity>>,
+}
+
+impl Service {
+    /// By when the message of a request for that path must be whole.
+    fn whole_by(&self, path: &str) -> Option<Instant> {
+        if !self.bounds_itself.is_empty() && path.starts_with(self.bounds_itself) {
+            return None;
+        }
+        let row = WHOLE_WITHIN.iter().find(|(prefix, _)| path.starts_with(prefix));
+        Some(Instant::now() + row.map_or(OTHERS_WHOLE_WITHIN, |(_, within)| *within))
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Answer>;
+    type Error = h2::Error;
+    type Future = Call;
+
+    fn call(&self, request: Request<Incoming>) -> Call {
+        self.activity.iter().for_each(|activity| activity.note());
+        let budgets = Arc::clone(&self.budgets);
+        let Some(stream) = budgets.streams.take(1) else { return Call(State::Refused) };
+        let (mut parts, body) = request.into_parts();
+        if parts.headers.len() > HEADERS {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Call(State::Answered(Some((empty(status), budgets, stream))));
+        }
+        shed(&mut parts.headers);
+        parts.extensions.insert(self.peer.clone());
+        let fate = Arc::<Fate>::default();
+        let deadline = self.whole_by(parts.uri.path());
+        let body = Arriving::new(body, deadline, Arc::clone(&budgets), Arc::clone(&fate));
+        let answer = self.routes.clone().oneshot(Request::from_parts(parts, body));
+        Call(State::UnderWay { answer: Box::pin(answer), fate, ends: Some((budgets, stream)) })
+    }
+}
+
+/// A request under way.
+pub(super) struct Call(State);
+
+enum State {
+    /// Too many are under way.
+    Refused,
+    Answered(Option<(Response<Body>, Arc<Budgets>, Share)>),
+    UnderWay {
+        answer: Pin<Box<Oneshot<Routes, Request<Arriving>>>>,
+        fate: Arc<Fate>,
+        ends: Option<(Arc<Budgets>, Share)>,
+    },
+}
+
+impl Future for Call {
+    type Output = Result<Response<Answer>, h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // To a client of gRPC it means: not begun, so ask again.
+        let refused = || Poll::Ready(Err(h2::Reason::REFUSED_STREAM.into()));
+        let (answer, ends) = match &mut self.0 {
+            State::Refused => return refused(),
+            State::Answered(answer) => match answer.take() {
+                Some((answer, budgets, stream)) => (answer, Some((budgets, stream))),
+                None => return refused(),
+            },
+            State::UnderWay { answer, fate, ends } => {
+                let Poll::Ready(answer) = answer.as_mut().poll(context) else {
+                    return Poll::Pending;
+                };
+                if fate.is_refused() {
+                    return refused();
+                }
+                // Whatever the service makes of it, it had no message.
+                let overdue = fate.is_overdue();
+                let answer = answer.unwrap_or_else(|never| match never {});
+                (if overdue { empty(StatusCode::REQUEST_TIMEOUT) } else { answer }, ends.take())
+            }
+        };
+        let Some((budgets, stream)) = ends else { return refused() };
+        Poll::Ready(Ok(Answer::of(answer, budgets, stream)))
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Drops the headers that nobody reads, where they are many: they would be held for as long as the message
+/// does not come.
+fn shed(headers: &mut HeaderMap) {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size <= LEAN {
+        return;
+    }
+    let mut read = HeaderMap::new();
+    for (name, most) in READ {
+        // Two show that there are several; one that is too long shows that there is one.
+        for value in headers.get_all(*name).iter().take(2) {
+            let fits = Some(value).filter(|value| value.len() <= *most).cloned();
+            read.append(*name, fits.unwrap_or(HeaderValue::from_static("")));
+        }
+    }
+    *headers = read;
+}

@@ -82,7 +82,7 @@ impl Setup {
         let tables: Vec<_> = tables.collect();
         let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
         let callers = Callers::read(clients, &names, transport, &clock);
-        let accounts = Accounts::read(tables, &clock);
+        let accounts = Accounts::read(tables, config.server.max_in_flight, &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
@@ -157,7 +157,12 @@ impl App {
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let admin = Terms {
             listener: ADMIN,
-            routes: admin::routes(Routes::new(bounded_health()), orders.clone(), is_ready),
+            routes: admin::routes(
+                Routes::new(bounded_health()),
+                orders.clone(),
+                callers.clone(),
+                is_ready,
+            ),
             bounds_itself: "",
             tls: None,
             limits: Limits {

@@ -38,6 +38,12 @@ impl Budget {
         self.add(amount).then(|| Share { budget: Arc::clone(self), amount })
     }
 
+    /// The most that may be taken.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How much is taken.
     #[must_use]
     pub fn used(&self) -> usize {

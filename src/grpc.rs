@@ -28,7 +28,7 @@ use self::deadline::{Deadline, out_of_time};
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
-use crate::orders::{Answer, Caller, Orders, Watching};
+use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
@@ -83,8 +83,9 @@ impl OrderService for Service {
         let order = OrderRef { provider, id, account, machine_no };
         record.asks(&order);
         let answer = async {
-            let caller = identity?.caller;
-            self.orders.get(&caller, &order, max_age_of(max_age)?, deadline).await
+            let identity = identity?;
+            record.holds_share(identity.places(1)?);
+            self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline).await
         };
         let answer = answer.await.map_err(|error| record.fail(&error))?;
         record.found(&answer);
@@ -102,7 +103,7 @@ impl OrderService for Service {
         let record = Record::of(request.extensions());
         let identity = Identity::of(request.extensions());
         let answer =
-            async { self.batch(&identity?.caller, request.into_inner(), deadline, &record).await };
+            async { self.batch(&identity?, request.into_inner(), deadline, &record).await };
         answer.await.map(Response::new).map_err(|error| record.fail(&error))
     }
 
@@ -132,7 +133,7 @@ impl Service {
     /// The result of each order of a batch. Equal ones are asked for once.
     async fn batch(
         &self,
-        caller: &Caller,
+        identity: &Identity,
         request: BatchGetOrdersRequest,
         deadline: Instant,
         record: &Record,
@@ -148,12 +149,14 @@ impl Service {
             .iter()
             .map(|order| {
                 *places.entry(order).or_insert_with(|| {
-                    distinct.push((order, self.orders.get(caller, order, max_age, deadline)));
+                    let answer = self.orders.get(&identity.caller, order, max_age, deadline);
+                    distinct.push((order, answer));
                     distinct.len() - 1
                 })
             })
             .collect();
         record.holds(self.admission.batch(distinct.len())?);
+        record.holds_share(identity.places(distinct.len())?);
         let (distinct, calls): (Vec<_>, Vec<_>) = distinct.into_iter().unzip();
         let outcomes = join_all(calls).await;
         let mut failed = 0;

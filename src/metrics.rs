@@ -113,6 +113,10 @@ metrics! {
         "1 while the server is ready, else 0.";
     CALLS_IN_FLIGHT: Gauge<0> = "order_query_calls_in_flight" [],
         "Places of max_in_flight that are taken; a batch takes one for each different order.";
+    ACCOUNT_IN_FLIGHT: Gauge<1> = "order_query_account_calls_in_flight" ["account"],
+        "Callers that wait for an answer of the account, at most its max_in_flight.";
+    CLIENT_IN_FLIGHT: Gauge<1> = "order_query_client_calls_in_flight" ["client"],
+        "Places of a client's max_in_flight that are taken; only of clients that have one.";
     WATCHES: Gauge<0> = "order_query_watches" [],
         "Watches that are open.";
     CONNECTIONS: Gauge<1> = "order_query_connections" ["listener"],

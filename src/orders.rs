@@ -148,9 +148,20 @@ impl Orders {
         let content_at = now + deadline.saturating_duration_since(now) / 10 * 9;
         // What is under way now was under way at the arrival, and is young enough for anyone.
         let mut under_way = self.0.flights.under_way(&question.key);
+        let mut place = None;
         loop {
             if let Some(answer) = self.at_hand(question) {
                 return answer.map(Answer::from);
+            }
+            // A watch has a place of its own.
+            if place.is_none() && question.asker.priority != quota::Priority::Poller {
+                match question.account.place() {
+                    Ok(taken) => place = Some(taken),
+                    Err(error) => {
+                        let stale = self.stale(question, Some(&error));
+                        return stale.map(Answer::from).ok_or(error);
+                    }
+                }
             }
             let mut flight = match self.join(question, under_way.take()) {
                 Ok(flight) => flight,

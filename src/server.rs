@@ -99,13 +99,13 @@ async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
-                let Listener { name, limit, .. } = terms.listener;
+                let limit = terms.listener.limit;
                 let open = connections.tasks.len();
                 let full = open >= terms.limits.max_connections as usize;
                 if full {
                     SHED.add([limit], 1);
                     if refusals.is_time() {
-                        tracing::warn!(listener = name, open, "{}", full_text(&terms));
+                        log_full(&terms, open);
                     }
                 }
                 if !full || terms.limits.idle.is_some() && connections.end_idlest() {
@@ -120,13 +120,16 @@ async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
     while connections.ended().await.is_some() {}
 }
 
-/// What is logged where no further connection fits.
-fn full_text(terms: &Terms) -> String {
-    let limit = terms.listener.limit;
+fn log_full(terms: &Terms, open: usize) {
+    let listener = terms.listener.name;
     if terms.limits.idle.is_some() {
-        format!("{limit} are open; for each new one the one that is idle for longest is closed")
+        tracing::warn!(
+            listener,
+            open,
+            "admin_connections are open; the one that is idle for longest ends for each new one"
+        );
     } else {
-        format!("{limit} are open; more are closed at once")
+        tracing::warn!(listener, open, "max_connections are open; more are closed at once");
     }
 }
 

@@ -13,15 +13,22 @@ use tokio::sync::watch::Receiver;
 use tonic::service::Routes;
 
 use crate::budget::{Budget, Share};
+use crate::grpc::callers::Callers;
 use crate::metrics::{self, READY};
 use crate::orders::Orders;
 use crate::peer::Peer;
 
 /// The health service, and `GET /metrics`. Nothing else is there: a probe that asks for another page
 /// must not take an empty answer for a good one.
-pub(super) fn routes(health: Routes, orders: Orders, ready: Receiver<bool>) -> Routes {
+pub(super) fn routes(
+    health: Routes,
+    orders: Orders,
+    callers: Callers,
+    ready: Receiver<bool>,
+) -> Routes {
     let metrics = get(move |request: Request| {
         let Peer { pages, .. } = Peer::of(request.extensions());
+        callers.measure();
         page(pages, orders.clone(), *ready.borrow())
     });
     let routes = health.into_axum_router().route("/metrics", metrics);

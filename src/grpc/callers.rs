@@ -15,10 +15,13 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use self::tokens::{Digest, Tokens};
+use super::admission::RETRY;
 use super::record::Record;
+use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
+use crate::metrics::{CLIENT_IN_FLIGHT, SHED};
 pub use crate::orders::Caller;
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
@@ -28,6 +31,12 @@ const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
 
 /// What a client may set as `vendor_calls_per_minute`.
 const CALLS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
+
+/// What a client may set as `max_in_flight`.
+const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
+
+/// What metrics call the limit of a client's calls.
+const IN_FLIGHT_LIMIT: &str = "client_max_in_flight";
 
 /// How callers connect, as far as it matters for what they show.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +61,8 @@ struct Client {
     caller: Caller,
     has_token: bool,
     tls_name: Option<String>,
+    /// How many calls it may have under way; `None`: as many as all together.
+    in_flight: Option<Arc<Budget>>,
 }
 
 impl Callers {
@@ -65,6 +76,7 @@ impl Callers {
         clock: &Arc<dyn Clock>,
     ) -> Self {
         let Some(section) = section else { return Self(None) };
+        SHED.add([IN_FLIGHT_LIMIT], 0);
         let tokens = Arc::new(Tokens::new(Arc::clone(clock)));
         let mut clients: Vec<Client> = Vec::new();
         for (name, table) in section.sections() {
@@ -89,10 +101,20 @@ impl Callers {
         self.0.as_ref().map(|known| known.clients.len())
     }
 
+    /// Puts on the page how many calls each client has under way.
+    pub fn measure(&self) {
+        for client in self.0.iter().flat_map(|known| &known.clients) {
+            if let Some(in_flight) = &client.in_flight {
+                let used = u32::try_from(in_flight.used()).unwrap_or(u32::MAX);
+                CLIENT_IN_FLIGHT.set([&client.caller.name], used.into());
+            }
+        }
+    }
+
     /// Finds out whose request it is that has these headers.
     fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Error> {
         let Some(known) = &self.0 else {
-            return Ok(Identity { caller: Caller::default(), proof: None });
+            return Ok(Identity { caller: Caller::default(), in_flight: None, proof: None });
         };
         let shown = bearer(headers)?.map(Digest::of);
         let (index, client) = match &shown {
@@ -103,7 +125,8 @@ impl Callers {
             return Err(unknown("the certificate does not go with the token"));
         }
         let proof = shown.map(|shown| Proof { known: Arc::clone(known), client: index, shown });
-        Ok(Identity { caller: client.caller.clone(), proof })
+        let in_flight = client.in_flight.clone();
+        Ok(Identity { caller: client.caller.clone(), in_flight, proof })
     }
 }
 
@@ -150,8 +173,11 @@ impl Client {
             accounts: own.map(Into::into),
             vendor_calls_per_minute: section.count("vendor_calls_per_minute", CALLS_RANGE),
         };
+        let in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE);
+        let in_flight =
+            in_flight.map(|limit| Budget::new(usize::try_from(limit).unwrap_or(usize::MAX)));
         section.finish();
-        Self { caller, has_token, tls_name }
+        Self { caller, has_token, tls_name, in_flight }
     }
 
     /// Whether one certificate would be both of them.
@@ -222,6 +248,7 @@ fn unknown(detail: &str) -> Error {
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) caller: Caller,
+    in_flight: Option<Arc<Budget>>,
     /// The token that it was known by.
     proof: Option<Proof>,
 }
@@ -241,6 +268,20 @@ impl Identity {
     pub(super) fn of(extensions: &Extensions) -> Result<Self, Error> {
         let identity = extensions.get().cloned();
         identity.ok_or_else(|| unknown("nobody has looked who it is"))
+    }
+
+    /// Takes places for as many of the client's own calls.
+    ///
+    /// # Errors
+    /// `SERVER_OVERLOADED` where its `max_in_flight` leaves none.
+    pub(super) fn places(&self, count: usize) -> Result<Option<Share>, Error> {
+        let Some(in_flight) = &self.in_flight else { return Ok(None) };
+        let places = in_flight.take(count.min(in_flight.limit())).ok_or_else(|| {
+            SHED.add([IN_FLIGHT_LIMIT], 1);
+            let text = "this caller has too many calls under way; wait for some of them";
+            Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)
+        });
+        places.map(Some)
     }
 
     /// Whether it is still known by what it showed.

@@ -13,6 +13,7 @@ use tracing::Level;
 
 use super::admission::Places;
 use super::status::{self, code_name};
+use crate::budget::Share;
 use crate::error::Error;
 use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
@@ -44,6 +45,7 @@ struct Line {
     /// `None` until it is known: a caller that leaves first never knows.
     outcome: Option<Result<(), Box<Error>>>,
     places: Vec<Places>,
+    shares: Vec<Share>,
 }
 
 /// What became of a batch.
@@ -86,6 +88,7 @@ impl Record {
             messages: streams.then_some(0),
             outcome: None,
             places: Vec::new(),
+            shares: Vec::new(),
         })))
     }
 
@@ -107,6 +110,11 @@ impl Record {
     /// Keeps places for as long as the call lasts.
     pub(super) fn holds(&self, places: Places) {
         self.line().places.push(places);
+    }
+
+    /// Keeps a client's places for as long as the call lasts.
+    pub(super) fn holds_share(&self, share: Option<Share>) {
+        self.line().shares.extend(share);
     }
 
     /// Who asks, by the name in the configuration.

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::calls::Calls;
 use super::standing::{Hindrance, Standing};
+use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::{Section, is_name};
 use crate::error::Error;
+use crate::metrics::{ACCOUNT_IN_FLIGHT, SHED};
 use crate::pb::{self, ErrorReason, Order, OrderRef};
 use crate::providers::{self, Means, Provider, Query, Rules};
 
@@ -23,6 +25,12 @@ const LIMIT_CEILING: u32 = 10_000;
 /// How many calls an account may have under way at one time, and at most.
 const MAX_CONCURRENCY: usize = 64;
 const CONCURRENCY_CEILING: u32 = 1000;
+
+/// What an account may set as `max_in_flight`.
+const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
+
+/// What metrics call the limit of an account's calls.
+const IN_FLIGHT_LIMIT: &str = "account_max_in_flight";
 
 /// One configured account.
 pub struct Account {
@@ -38,6 +46,8 @@ pub struct Account {
     pub(super) rules: Rules,
     /// What the stores know the account by: the vendor's own identity, not the name.
     pub(super) key: String,
+    /// How many callers may wait for an answer of this account at one time.
+    in_flight: Arc<Budget>,
     is_default: bool,
     pub(super) vendor: Box<dyn Provider>,
 }
@@ -58,13 +68,14 @@ impl Account {
             calls: Calls::new(MAX_CONCURRENCY),
             rules: vendor.rules(),
             key: key(&[&provider.word(), &vendor.identity()]),
+            in_flight: Budget::new(usize::MAX),
             is_default,
             vendor,
         }
     }
 
     /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
-    fn read(name: &str, mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
+    fn read(name: &str, mut section: Section, share: u32, clock: &Arc<dyn Clock>) -> Option<Self> {
         section.check_name(name);
         let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
         let words: Vec<_> = words.iter().map(|(word, known)| (word.as_str(), *known)).collect();
@@ -82,13 +93,35 @@ impl Account {
         let per_day = rules.and_then(|rules| rules.calls_per_order_per_day);
         let per_day = limit(&mut section, "calls_per_order_per_day", per_day);
         let concurrency = concurrency(&mut section);
+        let in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE).unwrap_or(share);
         section.finish();
         let mut account = Self::new(name, provider, is_default, vendor?);
         account.calls = Calls::new(concurrency);
+        account.in_flight = Budget::new(usize::try_from(in_flight).unwrap_or(usize::MAX));
         account.rules.freshness = freshness.unwrap_or(account.rules.freshness);
         account.rules.calls_per_minute = per_minute;
         account.rules.calls_per_order_per_day = per_day;
         Some(account)
+    }
+
+    /// A place for a caller that waits for an answer of this account.
+    ///
+    /// # Errors
+    /// `PROVIDER_UNAVAILABLE` where its share of the server's places is taken.
+    pub(super) fn place(&self) -> Result<Share, Error> {
+        self.in_flight.take(1).ok_or_else(|| {
+            SHED.add([IN_FLIGHT_LIMIT], 1);
+            Error::unavailable(
+                "too many calls wait for this account's vendor, and other accounts need their \
+                 places; ask again later",
+            )
+        })
+    }
+
+    /// Puts on the page how many callers wait.
+    pub(super) fn measure_places(&self) {
+        let used = u32::try_from(self.in_flight.used()).unwrap_or(u32::MAX);
+        ACCOUNT_IN_FLIGHT.set([&self.name], used.into());
     }
 
     /// Whether calls have to be counted before they are sent.
@@ -159,9 +192,16 @@ impl Accounts {
         Self(accounts.into_iter().map(Arc::new).collect())
     }
 
-    /// Reads the tables of all accounts. What is wrong is noted in them.
+    /// Reads the tables of all accounts. What is wrong is noted in them. Of the server's
+    /// `max_in_flight` places one of several accounts has half, unless it sets its own.
     #[must_use]
-    pub fn read(tables: Vec<(String, Section)>, clock: &Arc<dyn Clock>) -> Self {
+    pub fn read(
+        tables: Vec<(String, Section)>,
+        max_in_flight: u32,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        SHED.add([IN_FLIGHT_LIMIT], 0);
+        let share = if tables.len() > 1 { max_in_flight.div_ceil(2) } else { u32::MAX };
         let mut accounts: Vec<Account> = Vec::new();
         let mut identities = HashMap::new();
         let mut defaults = HashMap::new();
@@ -171,7 +211,7 @@ impl Accounts {
             if accounts.iter().any(|account| account.name == name) {
                 place.problem("", "is configured twice");
             }
-            let Some(account) = Account::read(&name, table, clock) else { continue };
+            let Some(account) = Account::read(&name, table, share, clock) else { continue };
             let identity = (account.provider, account.vendor.identity());
             if let Some(other) = identities.insert(identity, name.clone()) {
                 let text = format!(

@@ -34,6 +34,7 @@ impl Orders {
         let (under_way, waiting) = account.calls.count();
         VENDOR_CALLS_UNDER_WAY.set([name], under_way);
         VENDOR_CALLS_WAITING.set([name], waiting);
+        account.measure_places();
         for (hindrance, gauge) in
             [(Hindrance::Refused, &CREDENTIALS_REFUSED), (Hindrance::Failing, &BREAKER_OPEN)]
         {

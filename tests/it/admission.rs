@@ -210,3 +210,88 @@ async fn a_batch_takes_a_place_for_each_of_its_different_orders() {
         assert_eq!(answer.unwrap().source(), Source::Cache);
     }
 }
+
+/// A server with the account of the vendor that hangs, and another one of a vendor that does not.
+async fn beside_another(limits: &str, own: &str) -> (Held, Played) {
+    let other = Played::start(move |_| async move {
+        answer(200, r#"{"code":0,"data":{"orderNo":"1","orderStatus":"已发货"}}"#)
+    })
+    .await;
+    let mut held = Held::start("server.max_in_flight = 100").await;
+    let config = format!(
+        "{limits}\n[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{}\"\ndefault = true\n\
+         timeout = \"1m\"\nuser_id = \"agent\"\nsecret = \"s\"\n{own}\n\
+         [accounts.other]\nprovider = \"haoka\"\nbase_url = \"{}\"\nuser_id = \"o\"\nsecret = \"s\"\n",
+        held.vendor.url(),
+        other.url()
+    );
+    held.server = Serving::start(&config);
+    (held, other)
+}
+
+/// What a call to the other vendor gets.
+async fn ask_other(server: &Serving) -> Result<(), Failed> {
+    let question = order_query::pb::GetOrderRequest {
+        account: "other".to_owned(),
+        ..question(Provider::Haoka, "A1")
+    };
+    let answer = timeout(PATIENCE, bare_client(server.address).get_order(question)).await.unwrap();
+    answer.map(drop).map_err(|status| Failed::from(&status))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_accounts_vendor_takes_no_more_than_its_share_of_the_places() {
+    for (own, share) in [("", 2), ("max_in_flight = 3", 3), ("max_in_flight = 1", 1)] {
+        let (held, _other) = beside_another("server.max_in_flight = 4", own).await;
+        let mut calls = JoinSet::new();
+        for call in 0..share {
+            calls.spawn(held.ask(&format!("order-{call}"), None));
+        }
+        held.vendor.was_asked(share).await;
+        let refused = held.ask("one-more", None).await.unwrap_err();
+        assert_eq!(refused.reason, "PROVIDER_UNAVAILABLE", "{own}");
+        assert_eq!(refused.retry_delay, Some(std::time::Duration::from_secs(1)), "{own}");
+        ask_other(&held.server).await.unwrap();
+        held.assert_serving().await;
+        held.gate.add_permits(share + 1);
+        for answered in calls.join_all().await {
+            assert_eq!(answered.unwrap().source(), Source::Live, "{own}");
+        }
+        held.ask("one-more", None).await.unwrap();
+        // What is known needs no place.
+        assert_eq!(held.ask("order-0", None).await.unwrap().source(), Source::Cache);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_takes_no_more_than_its_own_places() {
+    const SMALL: &str = "token-of-the-small-one";
+    const OTHER: &str = "token-of-the-other-one";
+    let clients = format!(
+        "server.max_in_flight = 10\nclients.small = {{ token = \"{SMALL}\", max_in_flight = 2 }}\n\
+         clients.other.token = \"{OTHER}\""
+    );
+    let (held, _vendor) = beside_another(&clients, "").await;
+    let ask = |token: &str, id: &str| {
+        let mut request = Request::new(question(Provider::Haoka, id));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let mut client = bare_client(held.server.address);
+        async move {
+            let answer = timeout(PATIENCE, client.get_order(request)).await.unwrap();
+            answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
+        }
+    };
+    let mut calls = JoinSet::new();
+    for id in ["A1", "A2"] {
+        calls.spawn(ask(SMALL, id));
+    }
+    held.vendor.was_asked(2).await;
+    assert_overloaded(&ask(SMALL, "A3").await.unwrap_err());
+    calls.spawn(ask(OTHER, "A3"));
+    held.vendor.was_asked(3).await;
+    held.gate.add_permits(4);
+    for answered in calls.join_all().await {
+        answered.unwrap();
+    }
+    ask(SMALL, "A4").await.unwrap();
+}

@@ -36,14 +36,25 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["peer", "budget", "random", "certificate", "metrics", "config"]),
-    ("grpc", &["orders", "peer", "error", "clock", "pb", "spans", "metrics", "config"]),
+    ("grpc", &["orders", "peer", "budget", "error", "clock", "pb", "spans", "metrics", "config"]),
     ("health", &["orders", "peer", "budget", "error", "clock", "pb", "config"]),
     ("telemetry", &["spans", "metrics", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
     (
         "orders",
-        &["providers", "store", "error", "clock", "pb", "random", "spans", "metrics", "config"],
+        &[
+            "providers",
+            "store",
+            "budget",
+            "error",
+            "clock",
+            "pb",
+            "random",
+            "spans",
+            "metrics",
+            "config",
+        ],
     ),
     // It implements a trait of the vendors'.
     ("store", &["providers", "error", "clock", "pb", "random", "spans", "metrics", "config"]),

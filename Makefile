@@ -10,7 +10,7 @@ shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz sc
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: run test lint fuzz bench dashboard fmt image sbom
+.PHONY: run test lint fuzz bench siege dashboard fmt image sbom
 
 # The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
 run:
@@ -50,6 +50,10 @@ fuzz:
 # How many answers a second, from memory and from a vendor.
 bench:
 	cargo bench --locked --bench answers
+
+# Every attack at one time, for a minute.
+siege:
+	SIEGE_SECONDS=60 cargo test --locked --test it -- --nocapture siege::
 
 # The dashboard of four minutes with trouble of every kind, as a picture for the documentation.
 dashboard:

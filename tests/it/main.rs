@@ -38,6 +38,7 @@ mod rules;
 mod sandbox;
 mod secrets;
 mod server;
+mod siege;
 mod store;
 mod store_redis;
 mod store_redis_faults;

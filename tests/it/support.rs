@@ -88,6 +88,14 @@ pub async fn connect(address: SocketAddr) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
+/// The most memory that a process has had, in bytes.
+pub fn peak_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
 /// Limits that no test reaches which does not want to.
 pub fn limits() -> Limits {
     Limits {

@@ -23,19 +23,11 @@ use tonic_health::pb::health_client::HealthClient;
 use super::say;
 use crate::child::{PATIENCE, Serving};
 use crate::played::{Played, answer};
-use crate::support::{connect, limits, serve_within};
+use crate::support::{connect, limits, peak_memory, serve_within};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
 const MIB: u64 = 1 << 20;
-
-/// The most memory that a process has had, in bytes.
-fn peak(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024
-}
 
 /// A connection of HTTP/2 by hand, whose peer may send so much of each answer.
 async fn by_hand(
@@ -112,7 +104,7 @@ async fn requests_whose_message_never_comes_are_ended_and_hold_little() {
     }
     assert_eq!(ended + refused, CONNECTIONS * STREAMS);
     assert!(ended >= 4096, "{ended}");
-    let peak = peak(server.child.id());
+    let peak = peak_memory(server.child.id());
     assert!(peak < 128 * MIB, "{} MiB", peak / MIB);
 }
 
@@ -217,7 +209,7 @@ async fn answers_that_are_not_taken_are_bounded_in_bytes() {
         }
     }
     assert!(refused > 0);
-    let peak = peak(server.child.id());
+    let peak = peak_memory(server.child.id());
     assert!(peak < 128 * MIB, "{} MiB", peak / MIB);
     driver.abort();
     assert!(timeout(PATIENCE, is_serving(server.address)).await.unwrap());

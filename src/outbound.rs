@@ -85,6 +85,8 @@ pub struct Client {
     account: String,
     http: reqwest::Client,
     base: Url,
+    /// The same in the one form that all ways to write it have.
+    known_as: String,
     timeout: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -99,7 +101,7 @@ impl Client {
     /// Where the vendor is: part of what tells one account from another.
     #[must_use]
     pub fn base_url(&self) -> &str {
-        self.base.as_str()
+        &self.known_as
     }
 
     /// How long one attempt may take, connecting included.

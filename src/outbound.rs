@@ -225,6 +225,20 @@ impl Answer {
         self.tls.as_ref()?.peer_certificate()
     }
 
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether it is a page for people, or a status without one: what is written on the way to a vendor,
+    /// not by it.
+    #[must_use]
+    pub fn is_page(&self) -> bool {
+        let body = self.body.trim_ascii_start();
+        if body.is_empty() { self.status != 200 } else { body.starts_with(b"<") }
+    }
+
     /// What an HTTP status other than 2xx means where the body does not say it better.
     ///
     /// # Errors

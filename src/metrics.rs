@@ -95,6 +95,8 @@ metrics! {
         "Access tokens asked for, by account and outcome: OK or a reason of the contract.";
     UNKNOWN_WORDS: Counter<2> = "order_query_unknown_words_total" ["provider", "field"],
         "Words of a vendor that have no name in the contract and were passed on as OTHER.";
+    UNREADABLE_FIELDS: Counter<2> = "order_query_unreadable_fields_total" ["provider", "field"],
+        "Fields of orders that could not be read and were left unset.";
     // Limits.
     QUOTA_LIMIT: Gauge<2> = "order_query_quota_limit" ["account", "limit"],
         "How many calls a limit allows in its minute.";

@@ -85,6 +85,8 @@ pub struct Client {
     account: String,
     http: reqwest::Client,
     base: Url,
+    /// The same in the one form that all ways to write it have.
+    known_as: String,
     timeout: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -99,7 +101,7 @@ impl Client {
     /// Where the vendor is: part of what tells one account from another.
     #[must_use]
     pub fn base_url(&self) -> &str {
-        self.base.as_str()
+        &self.known_as
     }
 
     /// How long one attempt may take, connecting included.
@@ -221,6 +223,20 @@ impl Answer {
     #[must_use]
     pub fn certificate(&self) -> Option<&[u8]> {
         self.tls.as_ref()?.peer_certificate()
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether it is a page for people, or a status without one: what is written on the way to a vendor,
+    /// not by it.
+    #[must_use]
+    pub fn is_page(&self) -> bool {
+        let body = self.body.trim_ascii_start();
+        if body.is_empty() { self.status != 200 } else { body.starts_with(b"<") }
     }
 
     /// What an HTTP status other than 2xx means where the body does not say it better.

@@ -46,7 +46,8 @@ impl Client {
             .map_err(|text| section.problem("base_url", text))
             .ok()?;
         let account = section.name().to_owned();
-        Some(Self { account, http, base, timeout, clock: Arc::clone(clock) })
+        let known_as = known_as(base.clone());
+        Some(Self { account, http, base, known_as, timeout, clock: Arc::clone(clock) })
     }
 }
 
@@ -89,6 +90,20 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
         "http" if is_loopback(&url) => Ok(url),
         _ => Err("must begin with https:// (http:// is accepted for a loopback address only)"),
     }
+}
+
+/// What tells the vendor from others. A final dot of the host says something to the resolver, and nothing
+/// of the vendor; that of the path (`/.`) leaves a slash. The host's letters and the port are in one form
+/// already.
+fn known_as(mut url: Url) -> String {
+    let host = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned);
+    if let Some(host) = host {
+        // Fails for no host that is one with a dot behind it.
+        let _ = url.set_host(Some(&host));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    url.into()
 }
 
 fn is_loopback(url: &Url) -> bool {

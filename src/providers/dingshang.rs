@@ -9,17 +9,18 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use iso_currency::Currency;
-use prost_types::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
-use super::wire::{self, List, Refusal, Scalar, Words};
+use super::wire::{self, Object, Read, Refusal, Scalar, Words};
 use super::{Means, Proof, Provider, Query, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
 use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{self, ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
+
+/// What metrics and logs know the vendor by.
+const VENDOR: &str = "dingshang";
 
 /// The vendor names no limits.
 const RULES: Rules = Rules {
@@ -28,10 +29,6 @@ const RULES: Rules = Rules {
     calls_per_order_per_day: None,
     longest_call: Duration::from_secs(3),
 };
-
-/// An id of 0 is protobuf's word for none (*assumed*, as is that an absent amount is not 0: it
-/// is a text, and only numbers and booleans are left out for being 0 and false).
-const NO_ID: &str = "0";
 
 /// That amounts are in this currency, where the account sets none, is *assumed*.
 const CURRENCY: Currency = Currency::CNY;
@@ -139,7 +136,7 @@ pub(super) fn configure(
         section.warn("app_key", "is not set, so requests to the vendor go unsigned");
     }
     let currency = currency?;
-    Some(Box::new(Dingshang {
+    let dingshang = Dingshang {
         client: client?,
         app_id: app_id?,
         app_secret: app_secret?,
@@ -148,7 +145,10 @@ pub(super) fn configure(
         currency: currency.code(),
         // Currencies without a smaller unit (gold, say) have no exponent.
         digits: currency.exponent().unwrap_or(0).into(),
-    }))
+    };
+    // Every field of a blank order can be read.
+    let _ = Object::blank(VENDOR).must_object("data").and_then(|data| dingshang.order(&data));
+    Some(Box::new(dingshang))
 }
 
 fn fits_a_header(text: &str) -> Result<(), String> {
@@ -219,10 +219,10 @@ impl Provider for Dingshang {
     /// signature either.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         let answer = self.post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost).await?;
-        let taken = accepted(&answer).and_then(|envelope| match (envelope.data, &self.app_key) {
-            (None, _) => Err(Error::unreadable("it holds no data")),
-            (_, Some(_)) => Ok("app_id and app_secret taken, app_key not proved"),
-            (_, None) => Ok("app_id and app_secret taken"),
+        let taken = accepted(&answer).and_then(|envelope| match &self.app_key {
+            _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
+            Some(_) => Ok("app_id and app_secret taken, app_key not proved"),
+            None => Ok("app_id and app_secret taken"),
         });
         Ok(Proof::of(&answer, taken))
     }
@@ -247,14 +247,16 @@ impl Dingshang {
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let envelope = accepted(answer)?;
-        let data = envelope.data.map(RawValue::get).filter(|data| data.starts_with('{'));
-        let data = data.ok_or_else(|| Error::unreadable("it holds no order"))?;
-        let data: Data = wire::read(data.as_bytes())?;
-        match data.order_id.some() {
+        let data = accepted(answer)?.must_object("data")?;
+        match data.must_whole("order_id")?.some() {
             None => Err(Error::unreadable("it holds no order")),
             Some(id) if id != query.id => Err(Error::unreadable("it is about another order")),
-            Some(_) => self.translate(&data, query, answer.sent.into()),
+            Some(_) => Ok(Order {
+                id: query.id.clone(),
+                machine_no: query.machine_no.clone(),
+                observe_time: Some(answer.sent.into()),
+                ..self.order(&data)?
+            }),
         }
     }
 
@@ -275,60 +277,71 @@ impl Dingshang {
         json.map(|json| BASE64.encode(json)).map_err(|error| Error::internal(error.to_string()))
     }
 
-    fn translate(&self, data: &Data, query: &Query, observe: Timestamp) -> Result<Order, Error> {
-        let items = data.records.0.iter().map(|record| self.item(record));
+    /// The order that `data` tells of.
+    fn order(&self, data: &Object) -> Result<Order, Error> {
+        let status = data.must_whole("status")?;
+        let total = data.must("amount", |it| it.amount(self.digits))?;
+        let items = data.list("records").into_iter();
         Ok(Order {
             provider: pb::Provider::Dingshang.into(),
-            id: query.id.clone(),
-            machine_no: query.machine_no.clone(),
-            merchant_order_id: data.trade_id.text().to_owned(),
-            status: STATUS.meaning(data.status.text()).into(),
-            provider_status: data.status.text().to_owned(),
-            observe_time: Some(observe),
-            total: self.money(&data.amount, "amount")?,
-            create_date: data.date.day("date")?,
-            items: items.collect::<Result<_, _>>()?,
-            pickup_code_id: nonzero(&data.pickup_code_id),
-            dispense_notice_count: data.notify_send_count.integer("notify_send_count")?.or(Some(0)),
+            merchant_order_id: data.id("trade_id"),
+            status: STATUS.meaning(&status).into(),
+            provider_status: status.text().to_owned(),
+            total: self.money(total),
+            create_date: data.side("date", Scalar::day).unwrap_or_default(),
+            items: items.map(|record| self.item(record.as_ref())).collect(),
+            pickup_code_id: nonzero(data.id("pickup_code_id")),
+            dispense_notice_count: data.side("notify_send_count", count),
             ..Order::default()
         })
     }
 
-    fn item(&self, record: &Record) -> Result<OrderItem, Error> {
-        Ok(OrderItem {
-            id: nonzero(&record.id),
-            product_id: nonzero(&record.product_id),
-            quantity: record.quantity.integer("records.quantity")?.or(Some(0)),
-            total: self.money(&record.price, "records.price")?,
-            fulfillment_status: RECORD_STATUS.meaning(record.status.text()).into(),
-            provider_status: record.status.text().to_owned(),
-            dispense_notified: record.notify_sent.flag("records.notify_sent")?.or(Some(false)),
+    /// A line of the order. One that cannot be read tells nothing, but that it is there.
+    fn item(&self, record: Option<&Object>) -> OrderItem {
+        let Some(record) = record else { return OrderItem::default() };
+        let (fulfillment_status, provider_status) = record.word("status", &RECORD_STATUS);
+        OrderItem {
+            id: nonzero(record.id("id")),
+            product_id: nonzero(record.id("product_id")),
+            quantity: record.side("quantity", count),
+            // Of the whole line.
+            total: self.money(record.side("price", |it| it.amount(self.digits))),
+            fulfillment_status: fulfillment_status.into(),
+            provider_status,
+            dispense_notified: record
+                .side("notify_sent", |it| it.flag().map(|sent| sent.or(Some(false)))),
             ..OrderItem::default()
-        })
+        }
     }
 
-    fn money(&self, amount: &Scalar, field: &str) -> Result<Option<Money>, Error> {
-        let minor_units = amount.amount(field, self.digits)?;
-        Ok(minor_units
-            .map(|minor_units| Money { currency_code: self.currency.to_owned(), minor_units }))
+    /// That an absent amount is not 0 is *assumed*: it is a text, and only numbers and booleans are
+    /// left out for being 0 and false.
+    fn money(&self, minor_units: Option<i64>) -> Option<Money> {
+        let currency_code = self.currency.to_owned();
+        minor_units.map(|minor_units| Money { currency_code, minor_units })
     }
 }
 
 /// The envelope of an answer that is no refusal.
-fn accepted(answer: &Answer) -> Result<Envelope<'_>, Error> {
-    let envelope: Envelope<'_> = wire::envelope(answer)?;
+fn accepted(answer: &Answer) -> Result<Object, Error> {
+    let (envelope, code) = wire::envelope(VENDOR, answer, "code")?;
     // Zero fields are left out, the code among them.
-    if let Some(code) = envelope.code.some().filter(|code| *code != "0") {
-        let row = wire::row(&[ERRORS], code);
-        return Err(wire::refused(row, answer, code, envelope.message.text()));
+    if code.nonzero().is_some() {
+        let row = wire::row(&[ERRORS], code.value());
+        return Err(wire::refused(row, answer, &code, &envelope.said(&["message"])));
     }
     answer.check_status()?;
     Ok(envelope)
 }
 
-/// An id, where there is one.
-fn nonzero(id: &Scalar) -> String {
-    id.some().filter(|id| *id != NO_ID).unwrap_or_default().to_owned()
+/// A number that is left out where it is 0.
+fn count(number: &Scalar) -> Read<i64> {
+    number.integer().map(|count| count.or(Some(0)))
+}
+
+/// An id, where there is one: 0 is protobuf's word for none (*assumed*).
+fn nonzero(id: String) -> String {
+    if id == "0" { String::new() } else { id }
 }
 
 /// The signature (*found*): the fields that are not empty, sorted, and the key behind them.
@@ -340,42 +353,6 @@ fn sign(fields: &[(&str, &str)], key: &Secret) -> String {
         text = format!("{text}{name}={value}&");
     }
     wire::md5_hex(&format!("{text}key={}", key.expose())).to_uppercase()
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(default)]
-    code: Scalar,
-    #[serde(default)]
-    message: Scalar,
-    /// Of a failure it is `{}`, null or a text.
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Data {
-    order_id: Scalar,
-    trade_id: Scalar,
-    date: Scalar,
-    amount: Scalar,
-    status: Scalar,
-    notify_send_count: Scalar,
-    records: List<Record>,
-    pickup_code_id: Scalar,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Record {
-    id: Scalar,
-    product_id: Scalar,
-    quantity: Scalar,
-    /// Of the whole line.
-    price: Scalar,
-    status: Scalar,
-    notify_sent: Scalar,
 }
 
 #[cfg(test)]

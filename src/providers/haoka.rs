@@ -2,15 +2,12 @@
 //! page of that call but in its public clients; what is *assumed* is our reading.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use prost_types::Timestamp;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::wire::{self, Maybe, Refusal, Scalar, Words};
+use super::wire::{self, Object, Refusal, Scalar, Words};
 use super::{CLOCK_TOLERANCE, Means, Proof, Provider, Query, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
@@ -19,6 +16,9 @@ use crate::outbound::{Answer, Body, Client, Request};
 use crate::pb::{
     self, ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard,
 };
+
+/// What metrics and logs know the vendor by.
+const VENDOR: &str = "haoka";
 
 const BASE_URL: &str = "https://haokaopenapi.lot-ml.com";
 
@@ -68,12 +68,23 @@ static CARD_STATUS: Words<ActivationStatus> = Words::new(
 /// The only error text that is documented.
 const NOT_FOUND: &str = "订单不存在";
 
+/// How long the vendor is left alone once it blocks us (*assumed*).
+const BLOCKED_WAIT: Duration = Duration::from_mins(1);
+
 /// What other error texts hold; their meaning is *assumed*.
 const ERROR_TEXTS: &[(&str, Refusal)] = {
     const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-    const BLOCKED: Refusal = Refusal::too_often(Duration::from_mins(1), Closing::ForTheTime);
+    const BLOCKED: Refusal = Refusal::too_often(BLOCKED_WAIT, Closing::ForTheTime);
     &[("签名", REJECTED), ("时间戳", REJECTED), ("频繁", BLOCKED), ("拦截", BLOCKED)]
 };
+
+/// With which HTTP statuses a firewall answers in the vendor's place when it blocks (*assumed*). 404 is
+/// not among them: it comes from a wrong `base_url`.
+const BLOCK_PAGE_STATUSES: &[u16] = &[200, 302, 403, 405, 418, 444, 493];
+
+/// How many such pages in a row are a block (*assumed*): one alone may be a single request's, or a
+/// gateway's.
+const BLOCK_PAGES: u32 = 3;
 
 /// How the request's fields are sent; public clients do both (*found*).
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +100,8 @@ pub(super) fn configure(
 ) -> Option<Box<dyn Provider>> {
     STATUS.announce();
     CARD_STATUS.announce();
+    // Every field of a blank order can be read.
+    let _ = Object::blank(VENDOR).must_object("data").and_then(|data| order(&data));
     let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
     let user_id: Option<String> = section.require("user_id");
     let secret = section.require_secret("secret", |_| Ok(()));
@@ -100,6 +113,7 @@ pub(super) fn configure(
         secret: secret?,
         encoding,
         clocks_differ: AtomicBool::new(false),
+        pages: AtomicU32::new(0),
     }))
 }
 
@@ -110,6 +124,8 @@ struct Haoka {
     encoding: Encoding,
     /// Whether the last answer's `Date` was far from our clock.
     clocks_differ: AtomicBool,
+    /// How many pages of a firewall have come since the vendor's own last answer.
+    pages: AtomicU32,
 }
 
 #[async_trait]
@@ -133,7 +149,7 @@ impl Provider for Haoka {
     async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
         let answer = super::through(means.gate, self.send(query)).await?;
         self.compare_clocks(&answer);
-        Self::read(query, &answer)
+        self.read(query, &answer)
     }
 
     /// Every call of the vendor's that tells of credentials is one for an order, and counts as one.
@@ -170,31 +186,57 @@ impl Haoka {
         self.client.send(request).await
     }
 
-    fn read(query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let envelope: Envelope<'_> = wire::envelope(answer)?;
-        match envelope.code.some() {
-            Some("0") => {}
-            Some(code) => {
-                let text = envelope.text();
-                let row = row(envelope.message.text(), &text);
-                return Err(wire::refused(row, answer, code, &text));
-            }
+    fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
+        let (envelope, code) = match wire::envelope(VENDOR, answer, "code") {
             // What is no envelope of the vendor's may come from a gateway before it.
-            None => {
+            Ok((_, code)) if code.some().is_none() => {
                 return Err(answer
                     .check_status()
                     .err()
                     .unwrap_or_else(|| Error::unreadable("it holds no code")));
             }
+            Ok(read) => read,
+            Err(error) => return Err(self.block(answer).unwrap_or(error)),
+        };
+        self.pages.store(0, Ordering::Relaxed);
+        if code.nonzero().is_some() {
+            let (row, text) = refusal(&envelope);
+            return Err(wire::refused(row, answer, &code, &text));
         }
         answer.check_status()?;
-        let data = envelope.data.0.filter(Data::is_an_order);
-        let data = data.ok_or_else(|| Error::unreadable("it holds no order"))?;
+        let data = envelope.must_object("data")?;
+        let told = ["orderNo", "downOrderNo", "orderStatus"];
+        if told.iter().all(|name| data.scalar(name).some().is_none()) {
+            // Or what should tell it cannot be read.
+            data.must_whole("downOrderNo")?;
+            data.must_whole("orderStatus")?;
+            return Err(Error::unreadable("it holds no order"));
+        }
         // The vendor masks numbers with "*".
-        if data.down_order_no.some().is_some_and(|id| !id.contains('*') && id != query.id) {
+        let id = data.must_whole("downOrderNo")?;
+        if id.some().is_some_and(|id| !id.contains('*') && id != query.id) {
             return Err(Error::unreadable("it is about another order"));
         }
-        data.translate(query, answer.sent.into())
+        let order = order(&data)?;
+        Ok(Order { id: query.id.clone(), observe_time: Some(answer.sent.into()), ..order })
+    }
+
+    /// The error for a page that a firewall has written in the vendor's place, once there are so many
+    /// in a row that it blocks us: whoever goes on asking is blocked for longer.
+    fn block(&self, answer: &Answer) -> Option<Error> {
+        if !(BLOCK_PAGE_STATUSES.contains(&answer.status()) && answer.is_page()) {
+            return None;
+        }
+        let pages = self.pages.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        (pages >= BLOCK_PAGES).then(|| Error {
+            closes: Some(Closing::UntilProbed),
+            retry_after: Some(BLOCKED_WAIT),
+            ..Error::new(
+                ErrorReason::ProviderQuotaExhausted,
+                "a firewall answers in the vendor's place, so the vendor is left alone for a while; \
+                 the operator should ask the vendor about a block, and check the account's base_url",
+            )
+        })
     }
 
     /// Warns when the vendor's clock and ours begin to differ.
@@ -217,97 +259,49 @@ fn sign(id: &str, timestamp: &str, user_id: &str, secret: &Secret) -> String {
     wire::md5_hex(&format!("DownOrderID={id}&Timestamp={timestamp}&user_id={user_id}{secret}"))
 }
 
-/// What an error means: by its message alone, or by what it and `errs` hold together.
-fn row(message: &str, text: &str) -> Option<Refusal> {
-    if message == NOT_FOUND {
-        return Some(Refusal::new(ErrorReason::OrderNotFound));
+/// What an error means, by its message alone or by all that it says; and that.
+fn refusal(envelope: &Object) -> (Option<Refusal>, String) {
+    let text = envelope.said(&["message", "errs"]);
+    let is_not_found = match envelope.texts("message").as_slice() {
+        [message] => message.whole().is_ok() && message.text() == NOT_FOUND,
+        _ => false,
+    };
+    if is_not_found {
+        return (Some(Refusal::new(ErrorReason::OrderNotFound)), text);
     }
-    ERROR_TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, row)| *row)
+    let row = ERROR_TEXTS.iter().find(|(part, _)| text.contains(part)).map(|(_, row)| *row);
+    (row, text)
 }
 
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(default)]
-    code: Scalar,
-    #[serde(default)]
-    message: Scalar,
-    #[serde(default)]
-    data: Maybe<Data>,
-    /// A list of texts, where there is one; a text alone is taken as well.
-    #[serde(borrow)]
-    errs: Option<&'a RawValue>,
-}
-
-impl Envelope<'_> {
-    /// The message and the texts of `errs`.
-    fn text(&self) -> String {
-        let errs = self.errs.map_or("", RawValue::get);
-        let errs = serde_json::from_str::<Vec<Scalar>>(errs)
-            .or_else(|_| serde_json::from_str(errs).map(|text| vec![text]))
-            .unwrap_or_default();
-        let texts = [&self.message].into_iter().chain(&errs).filter_map(Scalar::some);
-        texts.collect::<Vec<_>>().join("; ")
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Data {
-    order_no: Scalar,
-    down_order_no: Scalar,
-    name: Scalar,
-    express_name: Scalar,
-    express_code: Scalar,
-    order_status: Scalar,
-    create_time: Scalar,
-    third_phone: Scalar,
-    remark: Scalar,
-    card_status: Scalar,
-    activation_time: Scalar,
-    is_first_charge: Scalar,
-    first_charge: Scalar,
-}
-
-impl Data {
-    fn is_an_order(&self) -> bool {
-        [&self.order_no, &self.down_order_no, &self.order_status]
-            .iter()
-            .any(|field| field.some().is_some())
-    }
-
-    fn translate(&self, query: &Query, observe_time: Timestamp) -> Result<Order, Error> {
-        let (status, terminal) = STATUS.meaning(self.order_status.text());
-        let shipment = Shipment {
-            carrier: self.express_name.text().to_owned(),
-            tracking_number: self.express_code.text().to_owned(),
-        };
-        let recipient = Recipient {
-            name: self.name.text().to_owned(),
-            phone: self.third_phone.text().to_owned(),
-        };
-        let sim_card = SimCard {
-            activation_status: CARD_STATUS.meaning(self.card_status.text()).into(),
-            provider_status: self.card_status.text().to_owned(),
-            activation_time: self.activation_time.civil_time("activationTime", HOURS_AHEAD)?,
-            first_topped_up: self.is_first_charge.flag("isFirstCharge")?,
-            first_top_up: self.first_charge.text().to_owned(),
-        };
-        Ok(Order {
-            provider: pb::Provider::Haoka.into(),
-            id: query.id.clone(),
-            provider_order_id: self.order_no.text().to_owned(),
-            status: status.into(),
-            provider_status: self.order_status.text().to_owned(),
-            terminal,
-            observe_time: Some(observe_time),
-            create_time: self.create_time.civil_time("createTime", HOURS_AHEAD)?,
-            shipment: told(shipment),
-            sim_card: told(sim_card),
-            recipient: told(recipient),
-            remark: self.remark.text().to_owned(),
-            ..Order::default()
-        })
-    }
+/// The order that `data` tells of.
+fn order(data: &Object) -> Result<Order, Error> {
+    let provider_status = data.must_whole("orderStatus")?;
+    let (status, terminal) = STATUS.meaning(&provider_status);
+    let (activation_status, card_status) = data.word("cardStatus", &CARD_STATUS);
+    let time = |it: &Scalar| it.civil_time(HOURS_AHEAD);
+    let shipment =
+        Shipment { carrier: data.text("expressName"), tracking_number: data.text("expressCode") };
+    let recipient = Recipient { name: data.text("name"), phone: data.text("thirdPhone") };
+    let sim_card = SimCard {
+        activation_status: activation_status.into(),
+        provider_status: card_status,
+        activation_time: data.side("activationTime", time),
+        first_topped_up: data.side("isFirstCharge", Scalar::flag),
+        first_top_up: data.text("firstCharge"),
+    };
+    Ok(Order {
+        provider: pb::Provider::Haoka.into(),
+        provider_order_id: data.id("orderNo"),
+        status: status.into(),
+        provider_status: provider_status.text().to_owned(),
+        terminal,
+        create_time: data.side("createTime", time),
+        shipment: told(shipment),
+        sim_card: told(sim_card),
+        recipient: told(recipient),
+        remark: data.text("remark"),
+        ..Order::default()
+    })
 }
 
 /// The message, unless the vendor told nothing of it.

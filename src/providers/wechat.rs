@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prost_types::Timestamp;
-use serde::Deserialize;
 
 use self::token::Tokens;
-use super::wire::{self, Maybe, Refusal, Scalar, Words};
+use super::wire::{self, Object, Read, Refusal, Scalar, Words};
 use super::{Means, Proof, Provider, Query, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
@@ -23,6 +22,9 @@ use crate::pb::{
     self, ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
     ResourceUsage,
 };
+
+/// What metrics and logs know the vendor by.
+const VENDOR: &str = "wechat";
 
 const BASE_URL: &str = "https://api.weixin.qq.com";
 
@@ -42,9 +44,6 @@ const REQUESTS: u32 = 5;
 
 /// `orderPrice` is documented to be in cents; of which currency is *assumed*.
 const CURRENCY: &str = "CNY";
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 
 /// `order.status`, as documented. The page promises of none that it is the last.
 static STATUS: Words<OrderStatus> = Words::new(
@@ -113,6 +112,8 @@ pub(super) fn configure(
 ) -> Option<Box<dyn Provider>> {
     STATUS.announce();
     INVOICE_STATUS.announce();
+    // Every field of a blank order can be read.
+    let _ = Object::blank(VENDOR).must_object("order").and_then(|order| translated(&order));
     let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
@@ -207,22 +208,24 @@ impl Wechat {
     }
 
     fn read(query: &Query, answer: &Answer) -> Result<Asked, Error> {
-        let envelope: Envelope = wire::envelope(answer)?;
-        if let Some(code) = failure(&envelope.errcode) {
-            let text = envelope.errmsg.text();
-            if TOKEN_REFUSED.contains(&code) {
+        let (envelope, code) = wire::envelope(VENDOR, answer, "errcode")?;
+        // It is absent or 0 in a success.
+        if let Some(value) = code.nonzero() {
+            let text = envelope.said(&["errmsg"]);
+            if TOKEN_REFUSED.contains(&value) {
                 let rejected = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-                return Ok(Asked::TokenRefused(rejected.error(code, text)));
+                return Ok(Asked::TokenRefused(rejected.error(code.text(), &text)));
             }
-            return Err(wire::refused(row(ORDER_ERRORS, code), answer, code, text));
+            return Err(wire::refused(row(ORDER_ERRORS, value), answer, &code, &text));
         }
         answer.check_status()?;
-        let order = envelope.order.0.ok_or_else(|| Error::unreadable("it holds no order"))?;
-        if order.order_id.text() != query.id {
+        let order = envelope.must_object("order")?;
+        if order.must_whole("orderId")?.value() != query.id {
             return Err(Error::unreadable("it is about another order"));
         }
-        let order = order.translate(query, answer.sent.into())?;
-        Ok(Asked::Order(Box::new(order)))
+        let order = translated(&order)?;
+        let (id, observe_time) = (query.id.clone(), Some(answer.sent.into()));
+        Ok(Asked::Order(Box::new(Order { id, observe_time, ..order })))
     }
 }
 
@@ -234,154 +237,71 @@ fn read(query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
     }
 }
 
-/// The code of an answer that is an error: `errcode` is absent or 0 in a success.
-fn failure(errcode: &Scalar) -> Option<&str> {
-    errcode.some().filter(|code| *code != "0")
-}
-
 /// The row of a code in the table of its call, or in the one of every call.
 fn row(of_call: &[(&str, Refusal)], code: &str) -> Option<Refusal> {
     wire::row(&[of_call, ERRORS], code)
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(default)]
-    errcode: Scalar,
-    #[serde(default)]
-    errmsg: Scalar,
-    #[serde(default)]
-    order: Maybe<WireOrder>,
+/// The order that `order` tells of.
+fn translated(order: &Object) -> Result<Order, Error> {
+    let status = order.must_whole("status")?;
+    let total = order.must("orderPrice", Scalar::integer)?;
+    let product = order.object("orderProductInfo");
+    Ok(Order {
+        provider: pb::Provider::Wechat.into(),
+        status: STATUS.meaning(&status).into(),
+        provider_status: status.text().to_owned(),
+        total: total.map(|minor_units| Money { currency_code: CURRENCY.to_owned(), minor_units }),
+        create_time: order.side("createTime", milliseconds),
+        update_time: order.side("updateTime", milliseconds),
+        payment: order.object("payInfo").as_ref().map(payment),
+        invoice: order.object("invoiceInfo").as_ref().map(invoice),
+        items: product.as_ref().map(item).into_iter().collect(),
+        usage: order.object("usage").as_ref().and_then(usage),
+        ..Order::default()
+    })
 }
 
-#[derive(Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[derive(Default)]
-struct WireOrder {
-    order_id: Scalar,
-    status: Scalar,
-    create_time: Scalar,
-    update_time: Scalar,
-    order_price: Scalar,
-    pay_info: Maybe<PayInfo>,
-    order_product_info: Maybe<Product>,
-    invoice_info: Maybe<InvoiceInfo>,
-    usage: Maybe<Usage>,
+fn milliseconds(time: &Scalar) -> Read<Timestamp> {
+    time.unix_time(Duration::from_millis(1))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct PayInfo {
-    apply_pay_time: Scalar,
-    finish_pay_time: Scalar,
+fn seconds(time: &Scalar) -> Read<Timestamp> {
+    time.unix_time(Duration::from_secs(1))
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Product {
-    sp_spu_id: Scalar,
-    sp_sku_id: Scalar,
-    sp_biz_id: Scalar,
-    spu_name: Scalar,
-    sku_name: Scalar,
-    sku_cnt: Scalar,
-    validity_begin_time: Scalar,
-    validity_end_time: Scalar,
-    /// What the page's sample calls `validityEndTime`.
-    validity: Scalar,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct InvoiceInfo {
-    invoice_status: Scalar,
-    invoice_apply_time: Scalar,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Usage {
-    used: Scalar,
-    all: Scalar,
-}
-
-impl WireOrder {
-    fn translate(&self, query: &Query, observe_time: Timestamp) -> Result<Order, Error> {
-        let total = self.order_price.integer("orderPrice")?;
-        let product = self.order_product_info.0.as_ref();
-        Ok(Order {
-            provider: pb::Provider::Wechat.into(),
-            id: query.id.clone(),
-            status: STATUS.meaning(self.status.text()).into(),
-            provider_status: self.status.text().to_owned(),
-            observe_time: Some(observe_time),
-            total: total
-                .map(|minor_units| Money { currency_code: CURRENCY.to_owned(), minor_units }),
-            create_time: time(&self.create_time, "createTime", MILLISECOND)?,
-            update_time: time(&self.update_time, "updateTime", MILLISECOND)?,
-            payment: self.pay_info.0.as_ref().map(PayInfo::translate).transpose()?,
-            invoice: self.invoice_info.0.as_ref().map(InvoiceInfo::translate).transpose()?,
-            items: product.map(Product::translate).transpose()?.into_iter().collect(),
-            usage: self.usage.0.as_ref().map(Usage::translate).transpose()?.flatten(),
-            ..Order::default()
-        })
+fn payment(info: &Object) -> Payment {
+    Payment {
+        apply_time: info.side("applyPayTime", seconds),
+        finish_time: info.side("finishPayTime", seconds),
     }
 }
 
-/// A time. That 0 stands for "none yet" is *assumed*: no order is of 1970.
-fn time(scalar: &Scalar, field: &str, unit: Duration) -> Result<Option<Timestamp>, Error> {
-    let time = scalar.unix_time(field, unit)?;
-    Ok(time.filter(|time| *time != Timestamp::default()))
+fn invoice(info: &Object) -> Invoice {
+    let (status, provider_status) = info.word("invoiceStatus", &INVOICE_STATUS);
+    let apply_time = info.side("invoiceApplyTime", seconds);
+    Invoice { status: status.into(), provider_status, apply_time }
 }
 
-impl PayInfo {
-    fn translate(&self) -> Result<Payment, Error> {
-        Ok(Payment {
-            apply_time: time(&self.apply_pay_time, "payInfo.applyPayTime", SECOND)?,
-            finish_time: time(&self.finish_pay_time, "payInfo.finishPayTime", SECOND)?,
-        })
+fn item(product: &Object) -> OrderItem {
+    // What the page's sample calls `validityEndTime`.
+    let sample_end = product.side("validity", seconds);
+    OrderItem {
+        product_id: product.id("spSpuId"),
+        sku_id: product.id("spSkuId"),
+        business_id: product.id("spBizId"),
+        product_name: product.text("spuName"),
+        sku_name: product.text("skuName"),
+        quantity: product.side("skuCnt", Scalar::integer),
+        valid_from: product.side("validityBeginTime", seconds),
+        valid_until: product.side("validityEndTime", seconds).or(sample_end),
+        ..OrderItem::default()
     }
 }
 
-impl InvoiceInfo {
-    fn translate(&self) -> Result<Invoice, Error> {
-        Ok(Invoice {
-            status: INVOICE_STATUS.meaning(self.invoice_status.text()).into(),
-            provider_status: self.invoice_status.text().to_owned(),
-            apply_time: time(&self.invoice_apply_time, "invoiceInfo.invoiceApplyTime", SECOND)?,
-        })
-    }
-}
-
-impl Product {
-    fn translate(&self) -> Result<OrderItem, Error> {
-        let end = match self.validity_end_time.some() {
-            Some(_) => &self.validity_end_time,
-            None => &self.validity,
-        };
-        Ok(OrderItem {
-            product_id: self.sp_spu_id.text().to_owned(),
-            sku_id: self.sp_sku_id.text().to_owned(),
-            business_id: self.sp_biz_id.text().to_owned(),
-            product_name: self.spu_name.text().to_owned(),
-            sku_name: self.sku_name.text().to_owned(),
-            quantity: self.sku_cnt.integer("orderProductInfo.skuCnt")?,
-            valid_from: time(
-                &self.validity_begin_time,
-                "orderProductInfo.validityBeginTime",
-                SECOND,
-            )?,
-            valid_until: time(end, "orderProductInfo.validityEndTime", SECOND)?,
-            ..OrderItem::default()
-        })
-    }
-}
-
-impl Usage {
-    /// Unset unless the vendor tells both numbers: the contract has no way to leave out one.
-    fn translate(&self) -> Result<Option<ResourceUsage>, Error> {
-        let used = self.used.integer("usage.used")?;
-        let total = self.all.integer("usage.all")?;
-        Ok(used.zip(total).map(|(used, total)| ResourceUsage { used, total }))
-    }
+/// Unset unless the vendor tells both numbers: the contract has no way to leave out one.
+fn usage(usage: &Object) -> Option<ResourceUsage> {
+    let used = usage.side("used", Scalar::integer);
+    let total = usage.side("all", Scalar::integer);
+    used.zip(total).map(|(used, total)| ResourceUsage { used, total })
 }

@@ -43,6 +43,9 @@ enum How {
     Fixed(StatusCode, &'static str, Option<(&'static str, &'static str)>, &'static [u8]),
     /// The first half of the ordinary answer, as if it were the whole.
     Truncated,
+    /// The ordinary answer, and in it a field that nobody knows, with a text that was cut in the middle
+    /// of a character.
+    Cut,
     /// Arrays in arrays.
     Nested,
     /// A text that goes on for 100 MiB, made as it is sent.
@@ -111,6 +114,8 @@ static FAULTS: &[Fault] = &[
     fault("fault-reset", 9015, "half of the body, then the connection is cut", How::Reset),
     fault("fault-list", 9016, "a JSON array in place of the object", body(b"[]")),
     fault("fault-bytes", 9017, "bytes that are not UTF-8", body(b"{\"code\":0,\"message\":\"\xff\xfe\"}")),
+    fault("fault-cut", 9018, "an ordinary order, and a text cut in the middle of a character in a field that nobody knows", How::Cut),
+    fault("fault-block", 9019, "HTTP 403 with a page in HTML, as a firewall blocks", page(StatusCode::FORBIDDEN, None)),
 ];
 
 /// Sends a reply, at the pace that it asks for. The `Date` is that of the sandbox's clock. An
@@ -140,6 +145,10 @@ async fn play(how: &How, ordinary: String) -> io::Result<Response<Body>> {
             response
         }
         How::Truncated => ok(Body::from(half)),
+        How::Cut => {
+            let order = whole.strip_prefix(b"{").unwrap_or(&whole);
+            ok(Body::from([b"{\"note\":\"\xe5\x8f\xb7\xe5\x8f\",", order].concat()))
+        }
         How::Nested => {
             // Under the names that hold the order, so that no reader skips it as unknown.
             let nest = "[".repeat(DEPTH) + &"]".repeat(DEPTH);

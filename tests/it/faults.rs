@@ -16,7 +16,7 @@ use order_query::grpc;
 use order_query::grpc::callers::Callers;
 use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
-use order_query::pb::{Order, Provider};
+use order_query::pb::{Order, OrderStatus, Provider};
 use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
 use order_query::sandbox::Sandbox;
 use order_query::store::Memory;
@@ -62,6 +62,7 @@ async fn every_fault_of_the_transport_has_its_reason() {
         ("fault-reset", "9015", UNAVAILABLE, Some(1), false),
         ("fault-list", "9016", INVALID, None, false),
         ("fault-bytes", "9017", INVALID, None, false),
+        ("fault-block", "9019", ERROR, None, false),
         // The last: a vendor that is asked too often may have to be left alone.
         ("fault-429", "9004", QUOTA, Some(30), false),
     ];
@@ -80,6 +81,45 @@ async fn every_fault_of_the_transport_has_its_reason() {
             assert_eq!(failed.metadata["account"], format!("{}-sandbox", provider.word()));
             assert!(!failed.message.contains("http://"), "{}", failed.message);
         }
+    }
+}
+
+/// What vendors write loosely costs neither the order nor what a refusal means.
+#[tokio::test]
+async fn loose_answers_say_what_they_say() {
+    let (_sandbox, server) = impatient_server().await;
+    for (provider, id, expected) in [
+        (Provider::Haoka, "time-none", Ok((OrderStatus::Canceled, true))),
+        (Provider::Haoka, "side-types", Ok((OrderStatus::Canceled, true))),
+        (Provider::Haoka, "time-no-date", Ok((OrderStatus::Shipped, false))),
+        (Provider::Haoka, "numbers-with-points", Ok((OrderStatus::Shipped, false))),
+        (Provider::Haoka, "fault-cut", Ok((OrderStatus::Shipped, false))),
+        (Provider::Haoka, "error-unknown-order-list", Err("ORDER_NOT_FOUND")),
+        (Provider::Wechat, "time-zero", Ok((OrderStatus::Paid, false))),
+        (Provider::Wechat, "time-too-large", Ok((OrderStatus::Paid, false))),
+        (Provider::Wechat, "side-types", Ok((OrderStatus::Paid, false))),
+        (Provider::Wechat, "numbers-with-points", Ok((OrderStatus::Paid, false))),
+        (Provider::Wechat, "fault-cut", Ok((OrderStatus::Paid, false))),
+        (Provider::Wechat, "price-word", Err("PROVIDER_RESPONSE_INVALID")),
+        (Provider::Wechat, "error-list", Err("ORDER_NOT_FOUND")),
+        (Provider::Dingshang, "215", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "216", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "217", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "218", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "319", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "337", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "338", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "9018", Ok((OrderStatus::Paid, false))),
+        (Provider::Dingshang, "334", Err("PROVIDER_RESPONSE_INVALID")),
+        (Provider::Dingshang, "345", Err("ORDER_NOT_FOUND")),
+        // The last, because it pauses the account.
+        (Provider::Haoka, "error-blocked-list", Err("PROVIDER_QUOTA_EXHAUSTED")),
+        (Provider::Haoka, "shipped", Err("PROVIDER_QUOTA_EXHAUSTED")),
+    ] {
+        let outcome = server.order(provider, id).await;
+        let told = outcome.as_ref().map(|order| (order.status(), order.terminal));
+        let told = told.map_err(|failed| failed.reason.as_str());
+        assert_eq!(told, expected, "{provider:?} {id}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod contract;
+mod counted;
 mod errors;
 mod fields;
 mod properties;

@@ -542,6 +542,8 @@ async fn every_vendor_plays_the_faults() {
             (9010, "fault-nested", 200, "{\"errcode\":0,\"code\":0,\"order\":[[[["),
             (9016, "fault-list", 200, "[]"),
             (9017, "fault-bytes", 200, "{\"code\":0,\"message\":\"\u{fffd}"),
+            (9018, "fault-cut", 200, "{\"note\":\"号\u{fffd}\","),
+            (9019, "fault-block", 403, "<html>"),
         ] {
             let number = number.to_string();
             let id = if vendor == Vendor::Dingshang { number.as_str() } else { name };

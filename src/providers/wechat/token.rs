@@ -11,11 +11,10 @@ mod proof;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{UNLISTED, failure, row};
+use super::{UNLISTED, VENDOR, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Error, Trouble, outcome};
@@ -338,28 +337,17 @@ fn noted<T>(outcome: Result<T, Error>) -> Option<T> {
         .ok()
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(default)]
-    errcode: Scalar,
-    #[serde(default)]
-    errmsg: Scalar,
-    #[serde(default)]
-    access_token: Scalar,
-    #[serde(default)]
-    expires_in: Scalar,
-}
-
 fn read(answer: &Answer) -> Result<Token, Error> {
-    let envelope: Envelope = wire::envelope(answer)?;
-    if let Some(code) = failure(&envelope.errcode) {
-        let text = envelope.errmsg.text();
-        return Err(wire::refused(row(TOKEN_ERRORS, code), answer, code, text));
+    let (envelope, code) = wire::envelope(VENDOR, answer, "errcode")?;
+    if let Some(value) = code.nonzero() {
+        let text = envelope.said(&["errmsg"]);
+        return Err(wire::refused(row(TOKEN_ERRORS, value), answer, &code, &text));
     }
     answer.check_status()?;
-    let value = envelope.access_token.some();
+    let value = envelope.must_whole("access_token")?;
+    let value = Some(value.text()).filter(|text| !text.is_empty());
     let value = value.ok_or_else(|| Error::unreadable("it holds no access_token"))?;
-    let seconds = envelope.expires_in.integer("expires_in")?.unwrap_or_default();
+    let seconds = envelope.must("expires_in", Scalar::integer)?.unwrap_or_default();
     let life = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
     let life = life.ok_or_else(|| Error::unreadable("its access_token has no life left"))?;
     let life = Duration::from_secs(life).min(LONGEST_LIFE);

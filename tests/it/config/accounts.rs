@@ -274,11 +274,25 @@ fn two_accounts_with_one_identity_are_refused() {
         let path = same.lines().next().unwrap().trim_matches(['[', ']']).to_owned();
         // Another secret or another name makes no other account of it.
         wrong(&format!("{first}{same}"), &path, "is the same account at the vendor as accounts.a-");
-        let slash = with(&same, "base_url = \"https://vendor.example/\"");
-        wrong(&format!("{first}{slash}"), &path, "is the same account at the vendor");
+        for written in [
+            "https://vendor.example/",
+            "https://vendor.example.",
+            "https://vendor.example./",
+            "https://Vendor.EXAMPLE",
+            "https://vendor.example:443",
+            "HTTPS://vendor.example.:443//",
+            "https://vendor.example/.",
+        ] {
+            let written = with(&same, &format!("base_url = \"{written}\""));
+            wrong(&format!("{first}{written}"), &path, "is the same account at the vendor");
+        }
 
-        let elsewhere = with(&same, "base_url = \"https://other.example\"");
-        fine(&format!("{first}{elsewhere}"));
+        for written in
+            ["https://other.example", "https://vendor.example:8443", "https://vendor.example/a"]
+        {
+            let elsewhere = with(&same, &format!("base_url = \"{written}\""));
+            fine(&format!("{first}{elsewhere}"));
+        }
         let id = if account == HAOKA { "user_id" } else { "app_id" };
         fine(&format!("{first}{}", with(&same, &format!("{id} = \"other\""))));
     }

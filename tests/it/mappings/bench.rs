@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use axum::body::Bytes;
 use order_query::clock::ManualClock;
 use order_query::pb::{DESCRIPTORS, GetOrderRequest, Order, Provider};
 use prost::Message as _;
@@ -130,9 +131,9 @@ impl Vendor {
 
     /// What becomes of that answer to the order call, on a server that was never asked before: no
     /// limit, token or earlier answer plays a part.
-    pub(super) async fn outcome(&self, body: impl Into<String>) -> Value {
+    pub(super) async fn outcome(&self, body: impl Into<Bytes>) -> Value {
         let bench = Bench::start(self).await;
-        bench.scripted.answers(200, body.into());
+        bench.scripted.answers(200, body);
         bench.finish(self.question()).await
     }
 }

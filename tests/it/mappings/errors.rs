@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, ORDER_CALL, Vendor, vendors};
+use super::bench::{Bench, ORDER_CALL, Vendor, vendors, with_member};
+use super::fields::cut;
 use crate::support::Reply;
 use order_query::pb::Provider;
 
@@ -114,6 +115,125 @@ async fn an_error_needs_no_text() {
             let body = errors.body.replace("CODE", "77").replace("TEXT", text);
             let outcome = vendor.outcome(body).await;
             assert_eq!(outcome, group.expected(77, ""), "{} {text}", vendor.provider.word());
+        }
+    }
+}
+
+/// What writers put where they have no object, no list and no text; and what they should not.
+const SHAPES: &[&str] = &[
+    "null",
+    "[]",
+    "{}",
+    "[ ]",
+    "false",
+    "true",
+    "0",
+    "7",
+    "0.0",
+    "\"\"",
+    "[1]",
+    "[[]]",
+    "[{}]",
+    "[null]",
+    "{\"0\":{}}",
+    "{\"a\":[]}",
+    "NaN",
+    "\"@CUT@\"",
+    "{\"@CUT@\":\"\\ud83d\"}",
+];
+
+/// PHP and .NET write a refusal's envelope in many shapes: the code decides, and a text where it is one.
+#[tokio::test]
+async fn a_refusal_is_told_by_its_code_whatever_its_envelope_holds() {
+    let others = ["data", "order", "errs", "access_token", "expires_in", "unknown"];
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        for group in &errors.error {
+            let (code, text) = &group.rows[0];
+            let body = errors.body(&code.to_string(), text);
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let name = vendor.provider.word();
+            for call in &group.calls {
+                for shape in SHAPES {
+                    let mut body = body.to_string();
+                    for other in others {
+                        let json = serde_json::from_str(&body).unwrap();
+                        body = with_member(&json, &format!("/{other}"), Some("\"@SHAPE@\""));
+                    }
+                    let body = cut(&body.replace("\"@SHAPE@\"", shape));
+                    let outcome = group.outcome(&vendor, call, Reply::new(200, body)).await;
+                    assert_eq!(outcome, group.expected(*code, text), "{name} {call} {shape}");
+                }
+                // The same code in other letters.
+                let written = format!("{code}.0");
+                let reply = Reply::new(200, errors.body(&written, text));
+                let mut expected = group.expected(*code, text);
+                expected["failure"]["provider_code"] = json!(written);
+                assert_eq!(group.outcome(&vendor, call, reply).await, expected, "{name} {call}");
+            }
+        }
+    }
+}
+
+/// What is no text says nothing. Of Haoka's errors the text is all that tells them apart.
+#[tokio::test]
+async fn a_refusal_needs_no_text_that_is_one() {
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        let nameless = errors.error.iter().find(|group| group.reason == "PROVIDER_ERROR").unwrap();
+        for group in &errors.error {
+            let (code, text) = &group.rows[0];
+            let written = |text: &str| {
+                let body = errors.body.replace("CODE", &code.to_string()).replace("TEXT", text);
+                Reply::new(200, cut(&body))
+            };
+            let name = vendor.provider.word();
+            for call in &group.calls {
+                let told = if vendor.provider == Provider::Haoka { nameless } else { group };
+                for shape in SHAPES {
+                    let outcome = group.outcome(&vendor, call, written(shape)).await;
+                    assert_eq!(outcome, told.expected(*code, ""), "{name} {call} {shape}");
+                }
+                let listed = format!("[{},null,{{}}]", json!(text));
+                let outcome = group.outcome(&vendor, call, written(&listed)).await;
+                assert_eq!(outcome, group.expected(*code, text), "{name} {call} {listed}");
+            }
+        }
+    }
+}
+
+/// A text that was cut says what can be read of it, and no more: it is not exactly another one.
+#[tokio::test]
+async fn a_refusals_text_may_be_cut() {
+    let vendor = Vendor::of(Provider::Haoka);
+    let outcome = async |text: &str| {
+        let body = Errors::of(&vendor).body.replace("CODE", "-1").replace("TEXT", text);
+        vendor.outcome(cut(&body)).await["failure"].clone()
+    };
+    let blocked = outcome("\"操作频繁，已拦@CUT@\"").await;
+    assert_eq!(blocked["reason"], "PROVIDER_QUOTA_EXHAUSTED");
+    assert_eq!(blocked["provider_message"], "操作频繁，已拦");
+    assert_eq!(outcome("\"订单不存在@CUT@\"").await["reason"], "PROVIDER_ERROR");
+}
+
+/// A code that cannot be read is no code.
+#[tokio::test]
+async fn a_code_that_cannot_be_read_says_nothing() {
+    for vendor in vendors() {
+        let errors = Errors::of(&vendor);
+        for call in vendor.paths().into_keys() {
+            for code in ["[]", "{}", "[-1]", "\"-1@CUT@\"", "NaN"] {
+                let body = errors.body.replace("CODE", code).replace("TEXT", "\"订单不存在\"");
+                let group = &errors.error[0];
+                for (status, expected) in
+                    [(200, "PROVIDER_RESPONSE_INVALID"), (503, "PROVIDER_UNAVAILABLE")]
+                {
+                    let reply = Reply::new(status, cut(&body));
+                    let outcome = group.outcome(&vendor, call, reply).await;
+                    let name = vendor.provider.word();
+                    assert_eq!(outcome["failure"]["reason"], expected, "{name} {call} {code}");
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::bench::{Bench, ORDER_CALL, Vendor, put, vendors, with_member};
-use super::fields::{Fields, Kind};
+use super::fields::{Field, Fields, Kind};
 
 /// How many answers each property is tried with, for each vendor and call.
 const CASES: u32 = 256;
@@ -192,6 +192,29 @@ fn a_sample_with_any_member_in_it_is_survived() {
     });
 }
 
+/// Whatever stands in a field that an order can do without, its status and its end are told.
+#[test]
+fn no_side_field_decides() {
+    for vendor in vendors() {
+        // A terminal order is asked for once.
+        let fits = |it: &Field| !it.must && it.of == "order";
+        let sides: Vec<_> = Fields::of(&vendor).field.into_iter().filter(fits).collect();
+        let answers = (any::<Index>(), any_json());
+        check(&vendor, &answers, |runtime, bench, (place, json)| {
+            let field = &sides[place.index(sides.len())];
+            let mut body = field.answer(&vendor);
+            put(&mut body, &field.at, Some(json));
+            let body = body.to_string().into_bytes();
+            let outcome = outcome(runtime, bench, ORDER_CALL, 200, body)?;
+            let expected = field.expected(&vendor);
+            for told in ["id", "status", "providerStatus", "terminal", "total"] {
+                prop_assert_eq!(&outcome[told], &expected[told], "{} {}", &field.at, &outcome);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// What a decimal text says in units of its last allowed place, worked out apart from the
 /// program; none where it is not one, or says more than can be told.
 fn minor_units(text: &str, digits: usize) -> Option<i64> {
@@ -245,7 +268,7 @@ fn an_amount_is_exact_or_refused() {
             let sample = field.answer(&vendor);
             tried.push((vendor.provider, field.at.clone()));
             check(&vendor, &any_amount(), |runtime, bench, text| {
-                amount_is_exact(runtime, bench, &sample, &field.at, (total, digits), &text)
+                amount_is_exact(runtime, bench, &sample, &field, (total, digits), &text)
             });
         }
     }
@@ -257,16 +280,15 @@ fn amount_is_exact(
     runtime: &Runtime,
     bench: &Bench<'_>,
     sample: &Value,
-    at: &str,
+    field: &Field,
     (total, digits): (&str, usize),
     text: &str,
 ) -> Result<(), TestCaseError> {
     let is_number = serde_json::from_str::<f64>(text).is_ok() && text.trim() == text;
     let spellings = [json!(text).to_string()];
-    // Whole cents have no point at all.
-    let said = minor_units(text, digits).filter(|_| digits > 0 || !text.contains('.'));
+    let said = minor_units(text, digits);
     for raw in spellings.into_iter().chain(is_number.then(|| text.to_owned())) {
-        let body = with_member(sample, at, Some(&raw)).into_bytes();
+        let body = with_member(sample, &field.at, Some(&raw)).into_bytes();
         let outcome = outcome(runtime, bench, ORDER_CALL, 200, body)?;
         // A zero is left out of JSON.
         let units = |total: &Value| total["minorUnits"].as_str().map_or("0".into(), str::to_owned);
@@ -277,7 +299,9 @@ fn amount_is_exact(
             said => prop_assert_eq!(told, said, "{} in {}", raw, outcome),
         }
         let refused = outcome["failure"]["reason"] == "PROVIDER_RESPONSE_INVALID";
-        prop_assert!(told.is_some() || text.is_empty() || refused, "{}", outcome);
+        // The order's own money, that is. A line that cannot be read costs nothing else.
+        let is_untold = told.is_none() && !text.is_empty();
+        prop_assert_eq!(refused, is_untold && field.must, "{}", outcome);
     }
     Ok(())
 }

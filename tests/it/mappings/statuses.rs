@@ -1,6 +1,9 @@
 //! HTTP statuses: what they mean where the answer does not say it better, and that a code of the
 //! vendor's tables says it better.
 
+use std::time::Duration;
+
+use order_query::pb::{GetOrderRequest, Provider};
 use serde_json::{Value, json};
 
 use super::bench::{Bench, ORDER_CALL, Vendor, unreadable, vendors};
@@ -164,5 +167,90 @@ async fn an_answer_has_a_largest_size() {
             let outcome = outcome(&vendor, ORDER_CALL, reply(200, &[], padded(size))).await;
             assert_eq!(outcome, expected, "{} {size}", vendor.provider.word());
         }
+    }
+}
+
+/// What a firewall answers in the place of a vendor that it guards: a status, and a page or nothing.
+const BLOCK_PAGES: &[(u16, &str)] = &[
+    (403, "<html><h1>403 Forbidden</h1></html>"),
+    (405, " \r\n<!doctype html>"),
+    (418, "<html></html>"),
+    (444, ""),
+    (493, "<html></html>"),
+    (302, ""),
+    (302, "<a href='/blocked'>moved</a>"),
+    (200, "<html>请稍后再试</html>"),
+];
+
+/// Asks for orders of that vendor while it answers so, and gives back the reasons.
+async fn reasons(bench: &Bench<'_>, replies: &[(u16, String)]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (index, (status, body)) in replies.iter().enumerate() {
+        bench.scripted.answers(*status, body.clone());
+        // Each for another order, so that no order's own limit is met.
+        let question =
+            GetOrderRequest { id: format!("{}", 1000 + index), ..bench.vendor.question() };
+        let outcome = bench.ask(question).await;
+        reasons.push(outcome["failure"]["reason"].as_str().unwrap_or("OK").to_owned());
+    }
+    reasons
+}
+
+/// Haoka blocks who asks too often, and for longer who goes on.
+#[tokio::test]
+async fn pages_in_a_row_in_haokas_place_are_a_block() {
+    let vendor = Vendor::of(Provider::Haoka);
+    for (status, page) in BLOCK_PAGES {
+        let bench = Bench::start(&vendor).await;
+        let page = (*status, (*page).to_owned());
+        let one = if *status == 200 { "PROVIDER_RESPONSE_INVALID" } else { "PROVIDER_ERROR" };
+        let told = reasons(&bench, &vec![page.clone(); 6]).await;
+        let blocked = "PROVIDER_QUOTA_EXHAUSTED";
+        assert_eq!(told, [one, one, blocked, blocked, blocked, blocked], "{page:?}");
+        assert_eq!(bench.scripted.arrived().len(), 3, "{page:?}");
+        // Each minute one call looks whether it is over.
+        for asked in [4, 5] {
+            bench.clock.advance(Duration::from_mins(1));
+            assert_eq!(reasons(&bench, &vec![page.clone(); 3]).await, [blocked; 3], "{page:?}");
+            assert_eq!(bench.scripted.arrived().len(), asked, "{page:?}");
+        }
+        bench.clock.advance(Duration::from_mins(1));
+        let order = (200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#.to_owned());
+        assert_eq!(reasons(&bench, &vec![order; 3]).await, ["OK"; 3], "{page:?}");
+        bench.clock.advance(Duration::from_secs(1));
+        assert_eq!(reasons(&bench, std::slice::from_ref(&page)).await, [one], "{page:?}");
+    }
+}
+
+/// A few pages are no block: of a wrong `base_url`, of one request, of a gateway. Nor are any at a
+/// vendor that is not known to block.
+#[tokio::test]
+async fn other_pages_close_no_account() {
+    let page = |status| (status, "<html></html>".to_owned());
+    let haoka = Vendor::of(Provider::Haoka);
+    let words = [
+        (200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#),
+        (200, r#"{"code":-1,"message":"订单不存在"}"#),
+        (403, r#"{"code":-1,"message":"系统异常","data":[]}"#),
+    ];
+    for (status, word) in words {
+        let bench = Bench::start(&haoka).await;
+        let word = (status, word.to_owned());
+        let replies = [page(403), page(200), word.clone(), page(403), page(403), word, page(403)];
+        reasons(&bench, &replies).await;
+        assert_eq!(bench.scripted.arrived().len(), replies.len());
+    }
+    for (vendor, replies) in [
+        (&haoka, vec![page(404); 6]),
+        (&haoka, vec![(403, r#"{"status":403}"#.to_owned()); 6]),
+        (&haoka, vec![(200, String::new()); 6]),
+        (&Vendor::of(Provider::Dingshang), vec![page(403); 6]),
+        (&Vendor::of(Provider::Wechat), vec![page(403); 6]),
+    ] {
+        let bench = Bench::start(vendor).await;
+        reasons(&bench, &replies).await;
+        let arrived = bench.scripted.arrived();
+        let of_order = arrived.iter().filter(|call| !call.uri.path().starts_with("/cgi-bin/"));
+        assert_eq!(of_order.count(), replies.len(), "{}", vendor.provider.word());
     }
 }

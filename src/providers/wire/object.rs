@@ -1,0 +1,274 @@
+//! Objects of vendors' answers, read so that no field decides over more than itself. Used by the
+//! vendors' modules only.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::Words;
+use super::mend::mended;
+use super::scalar::{Read, Scalar};
+use crate::error::Error;
+use crate::metrics::UNREADABLE_FIELDS;
+
+/// The fields that were logged as unreadable: no more than the code has.
+static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// An object in a vendor's answer. Members that nobody asks for can be anything.
+pub(in crate::providers) struct Object {
+    provider: &'static str,
+    /// Where it stands in the answer: `data.records`; empty for the answer itself.
+    path: String,
+    members: Members,
+    is_blank: bool,
+}
+
+#[derive(Default)]
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+impl Object {
+    /// Reads a vendor's answer. What it holds may be personal, so the error tells the place only.
+    pub(super) fn read(provider: &'static str, json: &[u8]) -> Result<Self, Error> {
+        let members = serde_json::from_str(&mended(json)).map_err(|error| {
+            let what = if error.is_data() { "is no JSON object" } else { "is not JSON" };
+            let (line, column) = (error.line(), error.column());
+            Error::unreadable(format!("it {what} (line {line}, column {column})"))
+        })?;
+        Ok(Self { provider, path: String::new(), members, is_blank: false })
+    }
+
+    /// An answer in which everything is there and tells nothing. Whatever is read of it begins to
+    /// be counted: an alert must see the first field that cannot be read.
+    pub(in crate::providers) fn blank(provider: &'static str) -> Self {
+        Self { provider, path: String::new(), members: Members::default(), is_blank: true }
+    }
+
+    fn child(&self, name: &str, members: Members) -> Self {
+        Self { path: self.place(name), members, ..*self }
+    }
+
+    fn place(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The member's JSON, where the vendor has written any: the last of several, as most readers have it.
+    fn raw(&self, name: &str) -> Option<&RawValue> {
+        self.all(name).last()
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &RawValue> {
+        self.members.0.iter().filter(move |(known, _)| known == name).map(|(_, raw)| &**raw)
+    }
+
+    /// Whether the vendor has written anything there but null.
+    pub(in crate::providers) fn has(&self, name: &str) -> bool {
+        self.raw(name).is_some_and(|raw| raw.get() != "null")
+    }
+
+    /// What stands there.
+    pub(in crate::providers) fn scalar(&self, name: &str) -> Scalar {
+        self.raw(name).map(Scalar::of).unwrap_or_default()
+    }
+
+    /// The texts there: one, or those of a list. What else stands there is none.
+    pub(in crate::providers) fn texts(&self, name: &str) -> Vec<Scalar> {
+        let Some(raw) = self.raw(name) else { return Vec::new() };
+        let listed = serde_json::from_str::<Vec<&RawValue>>(raw.get());
+        let listed = listed.unwrap_or_else(|_| vec![raw]);
+        let texts = listed.into_iter().filter(|raw| raw.get().starts_with('"'));
+        texts.map(Scalar::of).filter(|text| !text.text().is_empty()).collect()
+    }
+
+    /// What the vendor says in these members, for people.
+    pub(in crate::providers) fn said(&self, names: &[&str]) -> String {
+        let texts: Vec<_> = names.iter().flat_map(|name| self.texts(name)).collect();
+        texts.iter().map(Scalar::text).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What an answer cannot do without: it is read as a whole and in one way only, or not at all.
+    ///
+    /// # Errors
+    /// `PROVIDER_RESPONSE_INVALID`
+    pub(in crate::providers) fn must<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Scalar) -> Read<T>,
+    ) -> Result<Option<T>, Error> {
+        self.check_once(name)?;
+        let field = self.place(name);
+        read(&self.scalar(name)).map_err(|what| Error::unreadable(format!("{field} is not {what}")))
+    }
+
+    /// The same of a text.
+    ///
+    /// # Errors
+    /// `PROVIDER_RESPONSE_INVALID`
+    pub(in crate::providers) fn must_whole(&self, name: &str) -> Result<Scalar, Error> {
+        self.must(name, Scalar::whole).map(Option::unwrap_or_default)
+    }
+
+    /// The object that the answer is about.
+    ///
+    /// # Errors
+    /// `PROVIDER_RESPONSE_INVALID` where there is none.
+    pub(in crate::providers) fn must_object(&self, name: &str) -> Result<Self, Error> {
+        self.check_once(name)?;
+        let raw = self.raw(name).map_or("", RawValue::get);
+        match serde_json::from_str(raw) {
+            _ if self.is_blank => Ok(self.child(name, Members::default())),
+            Ok(members) => Ok(self.child(name, members)),
+            Err(_) => Err(Error::unreadable("it holds no order")),
+        }
+    }
+
+    fn check_once(&self, name: &str) -> Result<(), Error> {
+        let mut all = self.all(name).map(RawValue::get);
+        let first = all.next();
+        if all.any(|other| Some(other) != first) {
+            let field = self.place(name);
+            return Err(Error::unreadable(format!("{field} is there twice, with two values")));
+        }
+        Ok(())
+    }
+
+    /// A field that the answer can do without: where it cannot be read it is unset, and counted.
+    pub(in crate::providers) fn side<T>(
+        &self,
+        name: &'static str,
+        read: impl FnOnce(&Scalar) -> Read<T>,
+    ) -> Option<T> {
+        self.counted(name, read(&self.scalar(name)))
+    }
+
+    /// A text of that kind.
+    pub(in crate::providers) fn text(&self, name: &'static str) -> String {
+        self.side(name, Scalar::legible).unwrap_or_default()
+    }
+
+    /// An id of that kind. One that is cut would be another's.
+    pub(in crate::providers) fn id(&self, name: &'static str) -> String {
+        let id = self.side(name, Scalar::whole).unwrap_or_default();
+        id.value().to_owned()
+    }
+
+    /// A word of that kind, what it means and to the letter. One that is cut could look like another.
+    pub(in crate::providers) fn word<T: Copy>(
+        &self,
+        name: &'static str,
+        words: &Words<T>,
+    ) -> (T, String) {
+        let word = self.side(name, Scalar::whole).unwrap_or_default();
+        (words.meaning(&word), word.text().to_owned())
+    }
+
+    /// An object of that kind.
+    pub(in crate::providers) fn object(&self, name: &'static str) -> Option<Self> {
+        if self.is_blank {
+            self.counted::<()>(name, Ok(None));
+            return Some(self.child(name, Members::default()));
+        }
+        let raw = self.raw(name).filter(|raw| !stands_for_none(raw))?;
+        let members = serde_json::from_str(raw.get()).map(Some);
+        let members = self.counted(name, members.map_err(|_| "an object"));
+        members.map(|members| self.child(name, members))
+    }
+
+    /// A list of objects of that kind. An element that cannot be read is `None`, and counted.
+    pub(in crate::providers) fn list(&self, name: &'static str) -> Vec<Option<Self>> {
+        if self.is_blank {
+            return vec![self.object(name)];
+        }
+        let Some(raw) = self.raw(name).filter(|raw| !stands_for_none(raw)) else {
+            return Vec::new();
+        };
+        let listed = serde_json::from_str::<Vec<&RawValue>>(raw.get()).map(Some);
+        let listed = self.counted(name, listed.map_err(|_| "a list")).unwrap_or_default();
+        // An empty object is an element that tells nothing; what else stands for none is no element.
+        let elements =
+            listed.into_iter().filter(|raw| raw.get().starts_with('{') || !stands_for_none(raw));
+        let elements = elements.map(|raw| {
+            let members = serde_json::from_str(raw.get()).map(Some);
+            let members = self.counted(name, members.map_err(|_| "a list of objects"));
+            members.map(|members| self.child(name, members))
+        });
+        elements.collect()
+    }
+
+    /// What could be read; what could not is counted, and logged once.
+    fn counted<T>(&self, name: &str, read: Read<T>) -> Option<T> {
+        let count = |count| UNREADABLE_FIELDS.add([self.provider, &self.place(name)], count);
+        if self.is_blank {
+            count(0);
+        }
+        read.unwrap_or_else(|expected| {
+            count(1);
+            let field = format!("{} {}", self.provider, self.place(name));
+            let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.insert(field.clone()) {
+                // Not what stands there: it may be personal.
+                tracing::warn!(
+                    field,
+                    expected,
+                    "a vendor's field cannot be read; it is left unset, and the order stays as it is"
+                );
+            }
+            None
+        })
+    }
+}
+
+/// Whether the JSON is what vendors write where no object and no list is.
+fn stands_for_none(json: &RawValue) -> bool {
+    match json.get().as_bytes() {
+        b"null" | b"false" | b"0" | b"\"\"" => true,
+        [b'{', inner @ .., b'}'] | [b'[', inner @ .., b']'] => inner.trim_ascii().is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::ErrorReason;
+
+    #[test]
+    fn an_unreadable_answer_is_told_without_its_content() {
+        let cases = [
+            ("{\"name\": \"田女士\"", "it is not JSON"),
+            ("[\"田女士\"]", "it is no JSON object"),
+            ("田女士", "it is not JSON"),
+        ];
+        for (json, expected) in cases {
+            let error = Object::read("haoka", json.as_bytes()).err().unwrap();
+            assert_eq!(error.reason, ErrorReason::ProviderResponseInvalid);
+            assert!(error.message.contains(expected), "{}", error.message);
+            assert!(!error.message.contains('田'), "{}", error.message);
+        }
+    }
+}

@@ -281,7 +281,7 @@ impl Dingshang {
     fn order(&self, data: &Object) -> Result<Order, Error> {
         let status = data.must_whole("status")?;
         let total = data.must("amount", |it| it.amount(self.digits))?;
-        let items = data.list("records").into_iter();
+        let items = data.list("records", |record| self.item(record))?;
         Ok(Order {
             provider: pb::Provider::Dingshang.into(),
             merchant_order_id: data.id("trade_id"),
@@ -289,7 +289,7 @@ impl Dingshang {
             provider_status: status.text().to_owned(),
             total: self.money(total),
             create_date: data.side("date", Scalar::day).unwrap_or_default(),
-            items: items.map(|record| self.item(record.as_ref())).collect(),
+            items,
             pickup_code_id: nonzero(data.id("pickup_code_id")),
             dispense_notice_count: data.side("notify_send_count", count),
             ..Order::default()

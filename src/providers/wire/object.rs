@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -14,6 +14,12 @@ use super::mend::mended;
 use super::scalar::{Read, Scalar};
 use crate::error::Error;
 use crate::metrics::UNREADABLE_FIELDS;
+
+/// How many members an object may have: more than any vendor's. Each takes many times its bytes.
+const MEMBERS: usize = 1000;
+
+/// How many lines an order may have.
+const ELEMENTS: usize = 1000;
 
 /// The fields that were logged as unreadable: no more than the code has.
 static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -43,6 +49,9 @@ impl<'de> Deserialize<'de> for Members {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
+                    if members.len() == MEMBERS {
+                        return Err(A::Error::custom("too many members"));
+                    }
                     members.push(member);
                 }
                 Ok(Members(members))
@@ -52,10 +61,42 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
+/// The first elements of a list, one more than an order may have at most.
+#[derive(Default)]
+struct Elements<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Elements<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Elements<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Elements<'de>, A::Error> {
+                let mut elements = Vec::new();
+                while elements.len() <= ELEMENTS {
+                    let Some(element) = list.next_element()? else { return Ok(Elements(elements)) };
+                    elements.push(element);
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
+    }
+}
+
 impl Object {
     /// Reads a vendor's answer. What it holds may be personal, so the error tells the place only.
     pub(super) fn read(provider: &'static str, json: &[u8]) -> Result<Self, Error> {
-        let members = serde_json::from_str(&mended(json)).map_err(|error| {
+        // An escape may be half a surrogate pair, which only `mended` sees.
+        let plain = std::str::from_utf8(json).ok().filter(|text| !text.contains("\\u"));
+        let whole = plain.and_then(|text| serde_json::from_str(text).ok());
+        let members = whole.map_or_else(|| serde_json::from_str(&mended(json)), Ok);
+        let members = members.map_err(|error| {
             let what = if error.is_data() { "is no JSON object" } else { "is not JSON" };
             let (line, column) = (error.line(), error.column());
             Error::unreadable(format!("it {what} (line {line}, column {column})"))
@@ -199,25 +240,38 @@ impl Object {
         members.map(|members| self.child(name, members))
     }
 
-    /// A list of objects of that kind. An element that cannot be read is `None`, and counted.
-    pub(in crate::providers) fn list(&self, name: &'static str) -> Vec<Option<Self>> {
+    /// What is made of each element of a list of objects of that kind. One that cannot be read is
+    /// `None`, and counted.
+    ///
+    /// # Errors
+    /// `PROVIDER_RESPONSE_INVALID` where there are more than an order may have.
+    pub(in crate::providers) fn list<T>(
+        &self,
+        name: &'static str,
+        make: impl Fn(Option<&Self>) -> T,
+    ) -> Result<Vec<T>, Error> {
         if self.is_blank {
-            return vec![self.object(name)];
+            return Ok(vec![make(self.object(name).as_ref())]);
         }
         let Some(raw) = self.raw(name).filter(|raw| !stands_for_none(raw)) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let listed = serde_json::from_str::<Vec<&RawValue>>(raw.get()).map(Some);
-        let listed = self.counted(name, listed.map_err(|_| "a list")).unwrap_or_default();
+        let listed = serde_json::from_str::<Elements<'_>>(raw.get()).map(Some);
+        let Elements(listed) = self.counted(name, listed.map_err(|_| "a list")).unwrap_or_default();
+        if listed.len() > ELEMENTS {
+            let field = self.place(name);
+            return Err(Error::unreadable(format!("{field} has more than {ELEMENTS} elements")));
+        }
         // An empty object is an element that tells nothing; what else stands for none is no element.
         let elements =
             listed.into_iter().filter(|raw| raw.get().starts_with('{') || !stands_for_none(raw));
         let elements = elements.map(|raw| {
             let members = serde_json::from_str(raw.get()).map(Some);
             let members = self.counted(name, members.map_err(|_| "a list of objects"));
-            members.map(|members| self.child(name, members))
+            let element = members.map(|members| self.child(name, members));
+            make(element.as_ref())
         });
-        elements.collect()
+        Ok(elements.collect())
     }
 
     /// What could be read; what could not is counted, and logged once.

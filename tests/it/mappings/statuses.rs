@@ -170,6 +170,30 @@ async fn an_answer_has_a_largest_size() {
     }
 }
 
+/// More lines than an order has take many times their bytes; nothing of such an answer is kept.
+#[tokio::test]
+async fn an_order_has_at_most_a_thousand_lines() {
+    let vendors = vendors();
+    let vendor = vendors.iter().find(|vendor| vendor.provider == Provider::Dingshang).unwrap();
+    let sample: Value = serde_json::from_str(&vendor.text("order.answer.json")).unwrap();
+    let with = |records: Vec<Value>| {
+        let mut answer = sample.clone();
+        answer["data"]["records"] = records.into();
+        answer.to_string()
+    };
+    let line = sample["data"]["records"][0].clone();
+    for (line, count, fits) in [
+        (line.clone(), 1000, true),
+        (line, 1001, false),
+        (json!({}), 1000, true),
+        (json!({}), 60_000, false),
+    ] {
+        let body = with(vec![line; count]);
+        let outcome = outcome(vendor, ORDER_CALL, reply(200, &[], body)).await;
+        assert_eq!(outcome != unreadable(), fits, "{count}: {outcome}");
+    }
+}
+
 /// What a firewall answers in the place of a vendor that it guards: a status, and a page or nothing.
 const BLOCK_PAGES: &[(u16, &str)] = &[
     (403, "<html><h1>403 Forbidden</h1></html>"),

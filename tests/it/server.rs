@@ -3,6 +3,7 @@
 mod aging;
 mod drain;
 mod limits;
+mod reflection;
 mod stall;
 mod tls;
 

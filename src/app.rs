@@ -166,6 +166,7 @@ impl App {
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
+        let routes = routes.into_axum_router().fallback(grpc::no_such_service).into();
         let public = Terms { listener: SERVER, routes, tls, limits, stopping: stopping.clone() };
         let servers = [
             tokio::spawn(server::serve(listener, public)),

@@ -1,6 +1,5 @@
 //! Reflection: what it knows, and that a name that it does not know ends nothing.
 
-use order_query::pb::order_service_server::SERVICE_NAME;
 use prost::Message as _;
 use prost_types::FileDescriptorProto;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -39,8 +38,8 @@ fn shown(answer: MessageResponse) -> String {
     }
 }
 
-#[tokio::test]
-async fn every_name_has_an_answer_and_none_ends_the_stream() {
+/// What is asked, and what comes of it.
+fn cases() -> Vec<(Option<MessageRequest>, &'static str)> {
     use MessageRequest::{
         AllExtensionNumbersOfType, FileByFilename, FileContainingExtension, FileContainingSymbol,
         ListServices,
@@ -48,17 +47,15 @@ async fn every_name_has_an_answer_and_none_ends_the_stream() {
     const NOT_FOUND: &str = "5";
     const INVALID_ARGUMENT: &str = "3";
     const CONTRACT: &str = "orderquery/v1/order_service.proto";
+    const SERVICES: &str = "orderquery.v1.OrderService grpc.health.v1.Health \
+        grpc.reflection.v1.ServerReflection grpc.reflection.v1alpha.ServerReflection";
     let symbol = |name: &str| Some(FileContainingSymbol(name.to_owned()));
-    let services = format!(
-        "{SERVICE_NAME} grpc.health.v1.Health grpc.reflection.v1.ServerReflection \
-         grpc.reflection.v1alpha.ServerReflection"
-    );
     let extension =
         ExtensionRequest { containing_type: "google.rpc.ErrorInfo".into(), extension_number: 1 };
-    let cases = [
+    vec![
         (symbol("no.such.Symbol"), NOT_FOUND),
         (symbol(""), NOT_FOUND),
-        (symbol(SERVICE_NAME), CONTRACT),
+        (symbol("orderquery.v1.OrderService"), CONTRACT),
         (symbol("orderquery.v1.OrderService.GetOrder"), CONTRACT),
         (symbol("orderquery.v1.OrderService.NoSuchMethod"), NOT_FOUND),
         (symbol("orderquery.v1.Order"), CONTRACT),
@@ -81,13 +78,20 @@ async fn every_name_has_an_answer_and_none_ends_the_stream() {
         (Some(FileContainingExtension(extension)), NOT_FOUND),
         (Some(AllExtensionNumbersOfType("google.rpc.ErrorInfo".into())), "google.rpc.ErrorInfo []"),
         (Some(AllExtensionNumbersOfType("no.such.Type".into())), NOT_FOUND),
-        (Some(ListServices(String::new())), &services),
+        (Some(ListServices(String::new())), SERVICES),
         (None, INVALID_ARGUMENT),
-    ];
-    let questions = cases.clone().map(|(message_request, _)| ServerReflectionRequest {
-        host: "any".to_owned(),
-        message_request,
-    });
+    ]
+}
+
+#[tokio::test]
+async fn every_name_has_an_answer_and_none_ends_the_stream() {
+    let questions: Vec<_> = cases()
+        .into_iter()
+        .map(|(message_request, _)| ServerReflectionRequest {
+            host: "any".to_owned(),
+            message_request,
+        })
+        .collect();
     let server = Serving::start_with("", |command| {
         command.arg("--dev");
     });
@@ -99,7 +103,7 @@ async fn every_name_has_an_answer_and_none_ends_the_stream() {
     let mut client = AlphaClient::new(channel);
     let alpha = client.server_reflection_info(tokio_stream::iter(asked)).await;
     let mut alpha = alpha.unwrap().into_inner();
-    for (question, (case, expected)) in questions.into_iter().zip(cases) {
+    for (question, (case, expected)) in questions.into_iter().zip(cases()) {
         let answer = answers.message().await.unwrap().expect("the stream goes on");
         let same: v1::ServerReflectionResponse = renamed(&alpha.message().await.unwrap().unwrap());
         assert_eq!(answer, same);

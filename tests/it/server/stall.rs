@@ -6,40 +6,15 @@ use std::net::TcpStream;
 
 use order_query::pb::{OrderRef, Provider, WatchOrderRequest};
 
-use super::{Frames, GOAWAY, PREFACE, RESET, frame, knock};
+use super::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, PREFACE, RESET, call, frame, knock};
 use crate::child::Serving;
 use crate::support::question;
-use crate::unread::framed;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-
-/// The flags of a stream's only DATA frame, and of HEADERS that are whole.
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 
 /// As many calls as one connection may have under way beside a watch.
 const CALLS: u32 = 255;
 
-/// A call of that method, with this message.
-fn call(stream: u32, method: &str, message: &impl prost::Message) -> Vec<u8> {
-    let path = format!("/orderquery.v1.OrderService/{method}");
-    let kind = "application/grpc";
-    let [path_length, kind_length] = [path.len(), kind.len()].map(|n| u8::try_from(n).unwrap());
-    // POST, http, and two literals whose names are in HPACK's own table.
-    let block = [
-        &[0x83, 0x86, 0x04, path_length],
-        path.as_bytes(),
-        &[0x0f, 0x10, kind_length],
-        kind.as_bytes(),
-    ]
-    .concat();
-    let body = framed(0, &message.encode_to_vec());
-    [frame(HEADERS, END_HEADERS, stream, &block), frame(DATA, END_STREAM, stream, &body)].concat()
-}
-
 fn get(stream: u32) -> Vec<u8> {
-    call(stream, "GetOrder", &question(Provider::Haoka, "shipped"))
+    call(stream, None, "GetOrder", &question(Provider::Haoka, "shipped"))
 }
 
 /// A connection with a watch under way, on its first stream.
@@ -48,7 +23,7 @@ fn watching(server: &Serving) -> (TcpStream, Frames) {
     let mut frames = Frames::of(stream.try_clone().unwrap());
     let id = "shipped".to_owned();
     let order = OrderRef { provider: Provider::Haoka.into(), id, ..OrderRef::default() };
-    let watch = call(1, "WatchOrder", &WatchOrderRequest { order: Some(order) });
+    let watch = call(1, None, "WatchOrder", &WatchOrderRequest { order: Some(order) });
     stream.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &watch].concat()).unwrap();
     assert!(frames.any(|frame| (frame.kind, frame.stream) == (DATA, 1)), "no first message");
     (stream, frames)
@@ -98,7 +73,7 @@ fn messages_that_come_after_their_answers_cost_their_connection_nothing() {
     let mut streams = (3..).step_by(2);
     for round in 0..8 {
         let round_of: Vec<u32> = streams.by_ref().take(CALLS as usize).collect();
-        let calls = round_of.iter().map(|&stream| call(stream, "NoSuchMethod", &()));
+        let calls = round_of.iter().map(|&stream| call(stream, None, "NoSuchMethod", &()));
         // All of a call but its last frame, and that frame.
         let split = calls.map(|call| {
             let at = call.len() - (9 + 5);

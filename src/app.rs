@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod proof;
+mod reflection;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use crate::metrics::RELOADS;
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
-use crate::{config, grpc, pb, server, store, telemetry};
+use crate::{config, grpc, server, store, telemetry};
 
 /// How many connections the listener for probes may have: a few for each that probes or scrapes.
 const ADMIN_CONNECTIONS: u32 = 100;
@@ -163,8 +164,9 @@ impl App {
             &config.server,
         ));
         if config.server.reflection {
-            routes = add_reflection(routes)?;
+            routes = reflection::add(routes).map_err(io::Error::other)?;
         }
+        let routes = routes.into_axum_router().fallback(grpc::no_such_service).into();
         let public = Terms { listener: SERVER, routes, tls, limits, stopping: stopping.clone() };
         let servers = [
             tokio::spawn(server::serve(listener, public)),
@@ -264,18 +266,4 @@ async fn bind(setting: &str, address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {address} ({setting}): {error}"))
     })
-}
-
-/// Adds reflection in both versions: official clients still ask with v1alpha.
-fn add_reflection(routes: Routes) -> io::Result<Routes> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let v1 = builder().build_v1().map_err(io::Error::other)?;
-    let v1alpha = builder().build_v1alpha().map_err(io::Error::other)?;
-    let limit = grpc::REQUEST_LIMIT;
-    let v1 = v1.max_decoding_message_size(limit);
-    Ok(routes.add_service(v1).add_service(v1alpha.max_decoding_message_size(limit)))
 }

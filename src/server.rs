@@ -4,6 +4,7 @@
 //! CANCELLED, takes hyper's limits off, cuts calls under way on a connection of age, reads
 //! certificates once, and waits for ever for a peer that says nothing.
 
+mod body;
 mod connection;
 mod io;
 mod tls;

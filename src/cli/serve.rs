@@ -1,11 +1,13 @@
 //! `order-query serve`
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigFile, Failure, told_to_stop};
 use crate::app::{App, Setup};
@@ -40,6 +42,9 @@ impl Serve {
             setup.config.server.drain_delay = Duration::ZERO;
         }
         let _outgoing = telemetry::init(&setup.config.telemetry)?;
+        if !self.dev {
+            outlive_hangups()?;
+        }
         let stop = told_to_stop()?;
         let app = App::start(setup).await?;
         stop.await;
@@ -49,6 +54,21 @@ impl Serve {
             () = at_once => Err(Failure::Failed("stopped at once by a second signal".to_owned())),
         }
     }
+}
+
+/// Keeps SIGHUP, which other servers are told with that their files have changed, from ending this one.
+/// With `--dev` it belongs to a person at a terminal, and ends with it.
+fn outlive_hangups() -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(
+                "SIGHUP changes nothing: files are read again when they change, and the configuration \
+                 at a restart"
+            );
+        }
+    });
+    Ok(())
 }
 
 /// The sandbox vendors, on free ports.

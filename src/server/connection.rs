@@ -18,6 +18,7 @@ use tonic::body::Body;
 use tower::ServiceExt as _;
 
 use super::Terms;
+use super::body::Drained;
 use super::io::Io;
 use crate::peer::Peer;
 use crate::random;
@@ -25,8 +26,10 @@ use crate::random;
 /// How many calls one connection may have under way.
 const STREAMS: u32 = 256;
 
-/// How many streams a peer may make us reset before it is taken for an attacker.
-const LOCAL_RESETS: usize = 1024;
+/// How many streams a peer may reset before they are looked at, and may make us reset in all, before it is
+/// taken for an attacker. While we stand still the deadlines of all calls of a connection may pass, and
+/// those of the calls that are made in their place: h2's own limit, 20, would end the connection then.
+const RESETS: usize = 4 * STREAMS as usize;
 
 /// The most that the headers of a request may take, in bytes.
 const HEADER_LIMIT: u32 = 64 * 1024;
@@ -77,7 +80,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let peer = Peer { names, leaving: leaving.clone() };
     let routes = terms.routes.clone().map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        request
+        request.map(Drained::new)
     });
     let patience = terms.limits.longest_call + ANSWER_GRACE;
     let routes = routes.map_future(move |answer| within(patience, answer));
@@ -116,7 +119,8 @@ fn protocols(http1: bool) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
         .max_header_list_size(HEADER_LIMIT)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);

@@ -70,7 +70,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["server"]),
     ("webpki", &["server"]),
     ("axum", &["app", "sandbox"]),
-    ("hyper", &["server", "sandbox"]),
+    ("hyper", &["outbound", "server", "sandbox"]),
     ("hyper_util", &["server", "sandbox"]),
     ("clap", &["cli"]),
     ("toml", &["config"]),

@@ -1,5 +1,5 @@
-"""The README and docs/, held against what they tell their readers to do: the commands are run, the options,
-paths and names are those of the program, the image and the manifests.
+"""The README and docs/, held against what they tell their readers to do: the commands are run, the
+options, paths and names are those of the program, the image and the manifests.
 
 `make test` runs it. Nothing leaves the machine.
 """
@@ -95,7 +95,8 @@ def test_nothing_but_what_is_built_from_enters_the_image():
 def test_the_configuration_has_one_path_everywhere():
     paths = set(re.findall(r"/etc/order-query[\w./-]*\.toml", "".join(
         path.read_text() for path in [
-            ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/*.md"), *DEPLOY.rglob("*.yaml"),
+            ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/*.md"),
+            *DEPLOY.rglob("*.yaml"),
         ])))
     assert paths == {"/etc/order-query/config/config.toml"}
 
@@ -118,8 +119,8 @@ def test_the_containers_command_fits_the_readmes_own_configuration(tmp_path):
     config = tomllib.loads(text)
     assert config["store"]["url"].removeprefix("file:").rpartition("/")[0] == volume
     assert option["-e"] == re.findall(r'env = "(\w+)"', text)
-    assert option["-p"] == [f"127.0.0.1:{port}:{port}" for port in
-                            [config[table]["listen"].split(":")[1] for table in ["server", "admin"]]]
+    ports = [config[table]["listen"].split(":")[1] for table in ["server", "admin"]]
+    assert option["-p"] == [f"127.0.0.1:{port}:{port}" for port in ports]
 
     # Laid out as the README says, it is a configuration that nothing is wrong with.
     place = tmp_path / folder.removeprefix("$PWD/")
@@ -141,7 +142,8 @@ def test_make_image_tags_what_the_manifests_and_the_readme_name(tmp_path):
     assert tags == {"order-query", f"order-query:{CARGO['version']}"}, done
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     named = {compose[name]["image"] for name in ["server", "sandbox"]}
-    named |= set(re.findall(r"image: (order-query\S*)", (DEPLOY / "base/deployment.yaml").read_text()))
+    deployment = (DEPLOY / "base/deployment.yaml").read_text()
+    named |= set(re.findall(r"image: (order-query\S*)", deployment))
     named |= set(re.findall(r"docker-image (\S+)", OPERATIONS))
     assert named == {f"order-query:{CARGO['version']}"}
 
@@ -149,7 +151,8 @@ def test_make_image_tags_what_the_manifests_and_the_readme_name(tmp_path):
 def test_make_lists_its_commands_as_the_guide_does():
     [*listed] = [line.split()[0] for line in shell(ROOT, "make").stdout.splitlines()]
     rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    guide = re.findall(r"^\| `make ?(\w*)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    guide = re.findall(r"^\| `make ?(\w*)` \|", guide, re.MULTILINE)
     assert listed == rules == ["help", *guide[1:]]
 
 
@@ -196,7 +199,8 @@ def test_the_example_of_errors_prints_what_is_said_and_pauses_nobody(tmp_path):
 
 
 # What may be installed: none of these packages has a service.
-WITHOUT_SERVICE = {"python3", "python3-venv", "gcc", "g++", "libc6-dev", "redis-tools", "openssl", "git"}
+WITHOUT_SERVICE = {"python3", "python3-venv", "gcc", "g++", "libc6-dev", "redis-tools", "openssl",
+                   "git"}
 
 
 def test_no_service_is_installed():
@@ -212,7 +216,8 @@ EMPTY = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured\n"
 
 @pytest.mark.parametrize("reports, last", [
     ({"python.xml": CASE, "rust.xml": CASE, "doc.log": EMPTY}, "2 passed, 0 failed"),
-    ({"python.xml": CASE, "rust.log": EMPTY.replace("0 passed", "3 passed") + EMPTY}, "4 passed, 0 failed"),
+    ({"python.xml": CASE, "rust.log": EMPTY.replace("0 passed", "3 passed") + EMPTY},
+     "4 passed, 0 failed"),
 ])
 def test_the_count_ends_with_its_line_and_has_no_suite_of_nothing(tmp_path, reports, last):
     for name, text in reports.items():

@@ -1,10 +1,11 @@
-"""What a person sees who starts the server at a terminal, and what a program that reads it gets instead."""
+"""What a person sees who starts the server at a terminal, and what a program gets instead."""
 
 import contextlib
 import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import time
@@ -12,18 +13,18 @@ from collections.abc import Iterator
 
 from conftest import BINARY, START_SECONDS, STOP_SECONDS
 
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
+ENVIRONMENT = {key: value for key, value in os.environ.items()
+               if not key.startswith("ORDER_QUERY_")}
 
 
-def read_until(stream: int, wanted: str) -> str:
-    """What comes, up to the line with this in it."""
+def read_until(terminal: int, *wanted: str) -> str:
+    """What comes, up to the end of a line with one of these in it."""
     text = b""
     end = time.monotonic() + START_SECONDS
-    while wanted not in text.decode().rpartition("\n")[0]:
-        assert time.monotonic() < end, text
-        chunk = os.read(stream, 4096)
-        assert chunk, text
-        text += chunk
+    while not any(word in text.decode().rpartition("\n")[0] for word in wanted):
+        ready, _, _ = select.select([terminal], [], [], max(0, end - time.monotonic()))
+        assert ready, f"none of {wanted} came, but {text}"
+        text += os.read(terminal, 4096)
     return text.decode()
 
 
@@ -83,14 +84,11 @@ def test_without_a_terminal_it_says_what_programs_read(tmp_path):
 def test_a_terminal_gets_no_json_where_no_configuration_asks_for_it():
     ours, its = pty.openpty()
     # The default ports may be taken by whoever runs the tests: it says so, in one way or the other.
-    process = subprocess.Popen([BINARY, "serve", "--dev"], env=ENVIRONMENT, stdin=subprocess.DEVNULL,
-                               stdout=its, stderr=its)
+    process = subprocess.Popen([BINARY, "serve", "--dev"], env=ENVIRONMENT,
+                               stdin=subprocess.DEVNULL, stdout=its, stderr=its)
     os.close(its)
-    text = ""
     try:
-        while "listening" not in text and "cannot listen" not in text:
-            text += os.read(ours, 4096).decode()
-        assert '{"' not in text
+        assert '{"' not in read_until(ours, "listening", "cannot listen")
     finally:
         process.kill()
         process.wait()

@@ -44,10 +44,10 @@ EVERY = [*OVERLAYS, "example", *WHOLE[:2]]
 def deploy(tmp_path_factory) -> pathlib.Path:
     """A copy of this folder with the sandbox's secrets made, and `example` filled in twice."""
     copy = tmp_path_factory.mktemp("deploy") / "deploy"
-    shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("secrets", "__pycache__"))
+    shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("secrets", "made-by-*", "__pycache__"))
     shutil.copytree(DEPLOY / "example/secrets", copy / "example/secrets")
     run(copy / "trial-secrets")
-    secrets = copy / "components/sandbox/secrets"
+    secrets = copy / "components/sandbox/made-by-trial-secrets"
 
     for name in ["filled", "filled-standalone"]:
         filled = copy / name

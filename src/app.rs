@@ -106,6 +106,12 @@ impl Setup {
             Err(Problems(problems))
         }
     }
+
+    /// Whether callers are spoken to in TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
 }
 
 /// A running server.

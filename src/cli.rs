@@ -10,6 +10,7 @@ mod serve;
 mod sheet;
 mod watch;
 
+use std::env;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -141,6 +142,17 @@ pub fn no_runtime(error: &io::Error) -> ExitCode {
 fn print(line: impl fmt::Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}")
         .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
+}
+
+/// This program, as a shell finds it again from here: it need not be on the PATH.
+fn invoked() -> String {
+    let name = env::args_os().next().unwrap_or_default();
+    let name = sheet::plain(&name.to_string_lossy());
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte)) {
+        name
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
 }
 
 /// Resolves at SIGTERM and at Ctrl-C.

@@ -64,7 +64,7 @@ const VENDORS: &[&str] = &["wechat", "dingshang", "haoka"];
 /// Libraries that only some rooms may name.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["outbound"]),
-    ("rustls", &["outbound", "server"]),
+    ("rustls", &["outbound", "server", "cli"]),
     ("redis", &["store"]),
     ("redb", &["store"]),
     ("tokio_rustls", &["server"]),

@@ -1,6 +1,6 @@
 //! What can be set, and what is wrong with it: reads the one TOML file and reports every mistake
-//! at once, each with its path. A leaf: it knows no other part, and every part may use it to
-//! read its own settings (see [`Section`]).
+//! at once, each with its path. It knows no other part but `certificate`, and every part may use it
+//! to read its own settings (see [`Section`]).
 
 mod reload;
 mod secret;
@@ -15,16 +15,15 @@ use http::Uri;
 use http::uri::Scheme;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::certificate::Pem;
+
 pub use reload::{Reload, Reloaded, Take};
 pub use secret::{RotatingSecret, Secret, read_secret};
-pub use section::{Problem, Problems, Section, is_name, read_file};
+pub use section::{PEM_LIMIT, Problem, Problems, Section, is_name, read_file, read_pem};
 pub use value::{Ratio, Value};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
-
-/// The largest file of certificates that is read, in bytes.
-const PEM_LIMIT: u64 = 1024 * 1024;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -243,10 +242,7 @@ impl Traces {
             }
         }
         let ratio = section.take(RATIO).unwrap_or(Ratio(1.0));
-        let authorities = section.file(AUTHORITIES, PEM_LIMIT);
-        if authorities.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
-            section.problem(AUTHORITIES, "holds no certificate in PEM");
-        }
+        let authorities = section.pem(AUTHORITIES, Pem::Authorities);
         let text: String = section.take(ENDPOINT)?;
         let Some(endpoint) = collector(&text) else {
             let form = "must be like \"http://127.0.0.1:4317\" or \"https://collector.example:4317\": \

@@ -17,7 +17,8 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::{Failure, sheet};
-use crate::config::{Secret, read_file, read_secret};
+use crate::certificate::Pem;
+use crate::config::{Secret, read_pem, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
 /// How long connecting may take, a TLS handshake included.
@@ -29,9 +30,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Holds this caller's token, where no file does.
 const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
-
-/// The largest file of certificates or keys that is read, in bytes.
-const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// Which order, and of which server.
 #[derive(Args)]
@@ -119,14 +117,15 @@ impl Tls {
     fn config(&self) -> Result<ClientTlsConfig, Failure> {
         let mut config = match &self.authority {
             Some(path) => {
-                let authority = pem("--ca-file", path)?;
+                let authority = pem("--ca-file", path, Pem::Authorities)?;
                 ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))
             }
             None => ClientTlsConfig::new().with_native_roots(),
         };
         if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
-            let certificate = pem("--cert-file", certificate)?;
-            config = config.identity(Identity::from_pem(certificate, pem("--key-file", key)?));
+            let certificate = pem("--cert-file", certificate, Pem::Chain)?;
+            let key = pem("--key-file", key, Pem::Key)?;
+            config = config.identity(Identity::from_pem(certificate, key));
         }
         Ok(config)
     }
@@ -136,8 +135,8 @@ impl Tls {
     }
 }
 
-fn pem(argument: &str, path: &Path) -> Result<String, Failure> {
-    read_file(path, PEM_LIMIT).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
+fn pem(argument: &str, path: &Path, pem: Pem) -> Result<String, Failure> {
+    read_pem(path, pem).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
 }
 
 fn provider(word: &str) -> Result<Provider, String> {

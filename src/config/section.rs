@@ -13,6 +13,10 @@ use std::time::Duration;
 
 use super::reload::{Reload, Take};
 use super::value::Value;
+use crate::certificate::Pem;
+
+/// The largest file of certificates or keys that is read, in bytes.
+pub const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// The longest name of an account or a client, in bytes.
 const NAME_LIMIT: usize = 64;
@@ -224,10 +228,10 @@ impl Section {
         Some(given)
     }
 
-    /// The text of the file that the key names.
-    pub fn file(&mut self, key: &str, limit: u64) -> Option<String> {
+    /// What the PEM file holds that the key names.
+    pub fn pem(&mut self, key: &str, pem: Pem) -> Option<String> {
         let path: String = self.take(key)?;
-        read_file(&self.context.path(&path), limit).map_err(|text| self.problem(key, text)).ok()
+        read_pem(&self.context.path(&path), pem).map_err(|text| self.problem(key, text)).ok()
     }
 
     /// Has files that are in use read again when they change: `contents` is what they hold now,
@@ -290,6 +294,15 @@ impl Section {
 pub fn is_name(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// What a PEM file holds, in the form that every library reads alike.
+///
+/// # Errors
+/// What is wrong with the file, and its path.
+pub fn read_pem(path: &Path, pem: Pem) -> Result<String, String> {
+    let text = read_file(path, PEM_LIMIT)?;
+    pem.read(&text).map_err(|wrong| format!("{} {wrong}", path.display()))
 }
 
 /// The text of a file of at most `limit` bytes.

@@ -3,7 +3,7 @@
 mod aging;
 mod drain;
 mod limits;
-mod tls;
+pub mod tls;
 
 use std::error::Error as _;
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -24,7 +24,7 @@ const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"
 
 /// Shakes hands, and waits for the server's first bytes: with TLS 1.3 a client hears only then
 /// that its certificate was refused.
-async fn handshake(
+pub async fn handshake(
     server: &Serving,
     config: &Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {

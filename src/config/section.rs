@@ -2,6 +2,7 @@
 //! it, so that all mistakes are reported together. Used by whoever has settings to read.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -17,6 +18,9 @@ use crate::certificate::Pem;
 
 /// The largest file of certificates or keys that is read, in bytes.
 pub const PEM_LIMIT: u64 = 1024 * 1024;
+
+/// How alike a key and a setting must be, at most 1, to be taken for a slip of the pen.
+const ALIKE: f64 = 0.65;
 
 /// The longest name of an account or a client, in bytes.
 const NAME_LIMIT: usize = 64;
@@ -68,6 +72,8 @@ impl Context {
 pub struct Section {
     path: String,
     table: toml::Table,
+    /// The settings that were asked for.
+    known: RefCell<BTreeSet<String>>,
     context: Rc<Context>,
 }
 
@@ -90,7 +96,12 @@ impl Section {
             warnings: RefCell::default(),
             reloads: RefCell::default(),
         };
-        Ok(Self { path: String::new(), table, context: Rc::new(context) })
+        Ok(Self::new(String::new(), table, Rc::new(context)))
+    }
+
+    fn new(path: String, table: toml::Table, context: Rc<Context>) -> Self {
+        Self { path, table, known: RefCell::default(), context }
+    }
     }
 
     /// What is wrong with the whole file, as far as it has been read.
@@ -132,8 +143,7 @@ impl Section {
     /// The same place without its keys, to note problems at after the section is read.
     #[must_use]
     pub fn place(&self) -> Self {
-        let context = Rc::clone(&self.context);
-        Self { path: self.path.clone(), table: toml::Table::new(), context }
+        Self::new(self.path.clone(), toml::Table::new(), Rc::clone(&self.context))
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -160,14 +170,23 @@ impl Section {
         table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Remembers that there is such a setting.
+    fn know(&self, key: &str) {
+        if !self.known.borrow().contains(key) {
+            self.known.borrow_mut().insert(key.to_owned());
+        }
+    }
+
     /// Whether the key is set and not yet taken.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
+        self.know(key);
         self.table.contains_key(key)
     }
 
     /// The key's value; `None` where it is absent, or wrong and noted.
     pub fn take<V: Value>(&mut self, key: &str) -> Option<V> {
+        self.know(key);
         let value = self.table.remove(key)?;
         V::read(value, &self.context).map_err(|text| self.problem(key, text)).ok()
     }
@@ -263,6 +282,7 @@ impl Section {
     /// The table of that name; an empty one where there is none.
     #[must_use]
     pub fn section(&mut self, key: &str) -> Self {
+        self.know(key);
         let table = match self.table.remove(key) {
             None => toml::Table::new(),
             Some(toml::Value::Table(table)) => table,
@@ -271,7 +291,7 @@ impl Section {
                 toml::Table::new()
             }
         };
-        Self { path: self.path_of(key), table, context: Rc::clone(&self.context) }
+        Self::new(self.path_of(key), table, Rc::clone(&self.context))
     }
 
     /// The tables in this one, with their names.
@@ -281,10 +301,12 @@ impl Section {
         names.into_iter().map(|name| (name.clone(), self.section(&name))).collect()
     }
 
-    /// Notes every key that nobody took.
+    /// Notes every key that nobody took, and the setting that it may be meant for.
     pub fn finish(self) {
         for key in self.table.keys() {
-            self.problem(key, "is not a setting of this version");
+            let meant = nearest(key, &self.known.borrow())
+                .map_or_else(String::new, |known| format!("; did you mean {known}?"));
+            self.problem(key, format!("is not a setting of this version{meant}"));
         }
     }
 }
@@ -294,6 +316,19 @@ impl Section {
 pub fn is_name(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// The setting that is most like a key, unless none is.
+fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let key = key.to_ascii_lowercase();
+    let likeness = |known: &str| {
+        // A part of a name is meant for it more likely still: "key" for "key_file".
+        let is_part = key.len() > 2 && (known.contains(&key) || key.contains(known));
+        strsim::normalized_damerau_levenshtein(&key, known) + f64::from(is_part)
+    };
+    let near = known.iter().map(|known| (likeness(known), known.as_str()));
+    let near = near.filter(|(likeness, _)| *likeness >= ALIKE);
+    near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
 }
 
 /// What a PEM file holds, in the form that every library reads alike.

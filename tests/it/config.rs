@@ -7,6 +7,7 @@ mod documented;
 mod safety;
 mod secret;
 mod server;
+mod suggestions;
 mod tls;
 
 use std::path::Path;

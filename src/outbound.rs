@@ -204,10 +204,7 @@ impl Client {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
-        let advice = is_untrusted(&error).then_some(
-            "check base_url and this machine's clock, and set ca_file to the authority of the \
-             vendor's certificate where the system does not know it",
-        );
+        let advice = tls_error(&error).and_then(tls_advice);
         // A connection that was never made carried nothing.
         let unsent = error.is_connect();
         let trouble = Some(Trouble::Passing);
@@ -261,17 +258,37 @@ impl Answer {
     }
 }
 
-/// Whether the vendor's certificate is the reason.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let causes = iter::successors(error.source(), |&cause| {
+/// What TLS failed with, if it did.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut causes = iter::successors(error.source(), |&cause| {
         // What an I/O error was made of is not among its causes.
         match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(made_of) => Some(made_of),
             None => cause.source(),
         }
     });
-    let mut certificates = causes.filter_map(|cause| cause.downcast_ref());
-    certificates.any(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+    causes.find_map(|cause| cause.downcast_ref())
+}
+
+/// What to do where TLS fails.
+fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    match error {
+        rustls::Error::InvalidCertificate(_) => Some(
+            "check base_url and this machine's clock, and set ca_file to the authority of the \
+             vendor's certificate where the system does not know it",
+        ),
+        rustls::Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
+        | rustls::Error::PeerIncompatible(_) => Some(
+            "the vendor's side and this one have no version of TLS or no cipher in common, or it \
+             knows no host of this name: check base_url; TLS 1.2 with ECDHE and AES-GCM or \
+             ChaCha20, and TLS 1.3, are spoken here",
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            Some("what answers at base_url does not speak TLS: check its port")
+        }
+        _ => None,
+    }
 }
 
 /// An error and what caused it, without the URL.

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::reload::{Reload, Take};
-use super::value::Value;
+use super::value::{Value, read_value};
 use crate::certificate::Pem;
 
 /// The largest file of certificates or keys that is read, in bytes.
@@ -188,7 +188,7 @@ impl Section {
     pub fn take<V: Value>(&mut self, key: &str) -> Option<V> {
         self.know(key);
         let value = self.table.remove(key)?;
-        V::read(value, &self.context).map_err(|text| self.problem(key, text)).ok()
+        read_value(value, &self.context).map_err(|text| self.problem(key, text)).ok()
     }
 
     /// The key's value; where it is absent, that is noted as well.
@@ -210,7 +210,7 @@ impl Section {
     pub fn environment<V: Value>(&self, name: &str) -> Option<V> {
         let text = env::var_os(name).filter(|text| !text.is_empty())?;
         let value = match text.into_string() {
-            Ok(text) => V::read(toml::Value::String(text), &self.context),
+            Ok(text) => read_value(toml::Value::String(text), &self.context),
             Err(_) => Err("is not UTF-8".to_owned()),
         };
         value.map_err(|text| self.problem(name, text)).ok()

@@ -4,6 +4,7 @@
 mod accounts;
 mod clients;
 mod documented;
+mod placeholder;
 mod safety;
 mod secret;
 mod server;

@@ -2,7 +2,7 @@
 //! a failed call says.
 #![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
 
-use std::env;
+use std::env::{self, VarError};
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,9 +83,13 @@ impl Which {
                 let token = read_secret(path);
                 Some(token.map_err(|text| Failure::Failed(format!("--token-file: {text}")))?)
             }
-            None => {
-                env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(Secret::from)
-            }
+            None => match env::var(TOKEN_VARIABLE) {
+                Ok(token) if !token.is_empty() => Some(Secret::from(token)),
+                Ok(_) | Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::Failed(format!("{TOKEN_VARIABLE} is not UTF-8")));
+                }
+            },
         };
         if let Some(token) = token {
             let value = format!("Bearer {}", token.expose());

@@ -195,6 +195,9 @@ impl Store {
         const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\" or the \
                              same with rediss://";
         let url: Option<Secret> = section.take("url");
+        if let Some(url) = &url {
+            section.warn_of_unseen("url", url);
+        }
         let path = url.as_ref().and_then(|url| url.expose().strip_prefix("file:"));
         let store = match url.as_ref().map(Secret::expose) {
             None | Some("memory:") => Self::Memory,

@@ -74,6 +74,7 @@ impl Section {
         mut take: impl FnMut(Secret) -> Result<(), String> + Send + 'static,
     ) -> Option<()> {
         let Found { secret, file } = self.take(key)?;
+        self.warn_of_unseen(key, &secret);
         take(secret).map_err(|text| self.problem(key, text)).ok()?;
         if let Some((path, text)) = file {
             let take =
@@ -81,6 +82,25 @@ impl Section {
             self.watch(key, vec![path], FILE_LIMIT, &[text], Box::new(take));
         }
         Some(())
+    }
+
+    /// Notes what is in a secret that nobody sees in an editor, and that an editor or a shell may have
+    /// put there.
+    pub(super) fn warn_of_unseen(&self, key: &str, Secret(text): &Secret) {
+        let unseen = |c: char| {
+            matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        let what = if text.starts_with('\u{feff}') {
+            "begins with a byte order mark"
+        } else if text.contains(unseen) {
+            "has a character in it that has no width"
+        } else if text.trim() != text {
+            "begins or ends with a space"
+        } else {
+            return;
+        };
+        self.warn(key, format!("{what}, which is taken for a part of the secret"));
     }
 
     /// The key's secret. `fits` says what is wrong with one, now and when its file changes.

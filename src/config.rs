@@ -7,7 +7,7 @@ mod secret;
 mod section;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -182,12 +182,22 @@ impl Server {
 impl Admin {
     fn read(mut section: Section, server_listen: SocketAddr) -> Self {
         let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
-        if listen == server_listen && listen.port() != 0 {
+        if clash(listen, server_listen) {
             section.problem("listen", "is the same address as server.listen");
         }
         section.finish();
         Self { listen }
     }
+}
+
+/// Whether one process cannot listen on both: every address of the machine is the other one, too.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // What listens on all of IPv6 listens on IPv4 as well.
+    let holds =
+        |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+    let overlap = ip == other_ip || holds(ip, other_ip) || holds(other_ip, ip);
+    one.port() == other.port() && one.port() != 0 && overlap
 }
 
 impl Store {

@@ -1,7 +1,7 @@
 //! A table of the configuration file that is read key by key and remembers what is wrong with
 //! it, so that all mistakes are reported together. Used by whoever has settings to read.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
@@ -55,6 +55,8 @@ impl std::error::Error for Problems {}
 /// What all sections of a file share.
 pub struct Context {
     directory: PathBuf,
+    /// The folder that stands for the root of the file system.
+    root: OnceCell<PathBuf>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     reloads: RefCell<Vec<Reload>>,
@@ -63,7 +65,10 @@ pub struct Context {
 impl Context {
     /// The path as the file means it: relative ones count from the file's own folder.
     pub(super) fn path(&self, path: &str) -> PathBuf {
-        self.directory.join(path)
+        match (self.root.get(), Path::new(path).strip_prefix("/")) {
+            (Some(root), Ok(below)) => root.join(below),
+            _ => self.directory.join(path),
+        }
     }
 }
 
@@ -92,6 +97,7 @@ impl Section {
         })?;
         let context = Context {
             directory: directory.to_owned(),
+            root: OnceCell::new(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
             reloads: RefCell::default(),
@@ -102,6 +108,18 @@ impl Section {
     fn new(path: String, table: toml::Table, context: Rc<Context>) -> Self {
         Self { path, table, known: RefCell::default(), context }
     }
+
+    /// From here on a folder stands for the root of the file system: that of another machine, whose
+    /// configuration this is.
+    pub fn set_root(&self, folder: PathBuf) {
+        // The first one holds.
+        let _ = self.context.root.set(folder);
+    }
+
+    /// Whether the file is about this machine.
+    #[must_use]
+    pub fn is_of_this_machine(&self) -> bool {
+        self.context.root.get().is_none()
     }
 
     /// What is wrong with the whole file, as far as it has been read.

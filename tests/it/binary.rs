@@ -2,5 +2,6 @@
 //! stream, and how it ends.
 
 mod commands;
+mod elsewhere;
 mod ending;
 mod settings;

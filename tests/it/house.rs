@@ -80,6 +80,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("md5", &["providers", "sandbox"]),
     ("base64", &["providers", "sandbox", "certificate"]),
     ("ring", &["grpc", "server"]),
+    ("rustix", &["store"]),
     ("strsim", &["config"]),
     ("subtle", &["grpc"]),
     ("prometheus", &["metrics"]),

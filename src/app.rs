@@ -66,6 +66,7 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        let is_of_this_machine = root.is_of_this_machine();
         let clients = root.has("clients").then(|| root.section("clients"));
         let mut server = root.section("server");
         let tls = server.has("tls").then(|| server.section("tls"));
@@ -84,11 +85,12 @@ impl Setup {
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
-        if let Err(text) = store::check(&config.store) {
+        // The store of another machine is not here.
+        if let Err(text) = store::check(&config.store, is_of_this_machine) {
             problems.push(Problem { path: "store.url".to_owned(), text });
         }
         if let Err(text) = telemetry::check(&config.telemetry) {
-            problems.push(Problem { path: "telemetry.otlp_ca_file".to_owned(), text });
+            problems.push(Problem { path: "telemetry.otlp_endpoint".to_owned(), text });
         }
         if problems.is_empty() && accounts.is_empty() {
             let text = "none is configured, so nothing could be asked".to_owned();

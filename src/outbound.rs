@@ -228,10 +228,7 @@ impl Client {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
-        let advice = is_untrusted(&error).then_some(
-            "check base_url and this machine's clock, and set ca_file to the authority of the \
-             vendor's certificate where the system does not know it",
-        );
+        let advice = tls_error(&error).and_then(tls_advice);
         let trouble = Some(Trouble::Passing);
         Error { unsent, trouble, advice, ..Error::unavailable(message).detail(causes(error)) }
     }
@@ -297,12 +294,6 @@ impl Answer {
     }
 }
 
-/// Whether the vendor's certificate is the reason.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let mut certificates = sources(error).filter_map(|cause| cause.downcast_ref());
-    certificates.any(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
-}
-
 /// Whether the vendor has ended the connection: over TLS without a word that this is the end, or
 /// before all had come that HTTP promised.
 fn is_ended(error: &reqwest::Error) -> bool {
@@ -326,6 +317,32 @@ fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Err
             None => cause.source(),
         }
     })
+}
+
+/// What TLS failed with, if it did.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    sources(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What to do where TLS fails.
+fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    match error {
+        rustls::Error::InvalidCertificate(_) => Some(
+            "check base_url and this machine's clock, and set ca_file to the authority of the \
+             vendor's certificate where the system does not know it",
+        ),
+        rustls::Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
+        | rustls::Error::PeerIncompatible(_) => Some(
+            "the vendor's side and this one have no version of TLS or no cipher in common, or it \
+             knows no host of this name: check base_url; TLS 1.2 with ECDHE and AES-GCM or \
+             ChaCha20, and TLS 1.3, are spoken here",
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            Some("what answers at base_url does not speak TLS: check its port")
+        }
+        _ => None,
+    }
 }
 
 /// An error and what caused it, without the URL.

@@ -4,7 +4,7 @@
 
 mod symptom;
 
-use std::env;
+use std::env::{self, VarError};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,8 @@ use tonic_types::StatusExt as _;
 
 use self::symptom::Symptom;
 use super::{Failure, sheet};
-use crate::config::{Secret, read_file, read_secret};
+use crate::certificate::Pem;
+use crate::config::{Secret, read_pem, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
 /// How long connecting may take, a TLS handshake included.
@@ -35,9 +36,6 @@ const CONNECT: &str = "cannot connect to";
 
 /// Holds this caller's token, where no file does.
 const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
-
-/// The largest file of certificates or keys that is read, in bytes.
-const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// Which order, and of which server.
 #[derive(Args)]
@@ -91,9 +89,13 @@ impl Which {
                 let token = read_secret(path);
                 Some(token.map_err(|text| Failure::Failed(format!("--token-file: {text}")))?)
             }
-            None => {
-                env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(Secret::from)
-            }
+            None => match env::var(TOKEN_VARIABLE) {
+                Ok(token) if !token.is_empty() => Some(Secret::from(token)),
+                Ok(_) | Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::Failed(format!("{TOKEN_VARIABLE} is not UTF-8")));
+                }
+            },
         };
         if let Some(token) = token {
             let value = format!("Bearer {}", token.expose());
@@ -125,7 +127,7 @@ impl Tls {
     fn config(&self, endpoint: &Endpoint) -> Result<ClientTlsConfig, Failure> {
         let config = match &self.authority {
             Some(path) => {
-                let authority = pem("--ca-file", path)?;
+                let authority = pem("--ca-file", path, Pem::Authorities)?;
                 ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))
             }
             None => ClientTlsConfig::new().with_native_roots(),
@@ -134,8 +136,9 @@ impl Tls {
         let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         let mut config = config.domain_name(host);
         if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
-            let certificate = pem("--cert-file", certificate)?;
-            config = config.identity(Identity::from_pem(certificate, pem("--key-file", key)?));
+            let certificate = pem("--cert-file", certificate, Pem::Chain)?;
+            let key = pem("--key-file", key, Pem::Key)?;
+            config = config.identity(Identity::from_pem(certificate, key));
         }
         Ok(config)
     }
@@ -145,8 +148,8 @@ impl Tls {
     }
 }
 
-fn pem(argument: &str, path: &Path) -> Result<String, Failure> {
-    read_file(path, PEM_LIMIT).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
+fn pem(argument: &str, path: &Path, pem: Pem) -> Result<String, Failure> {
+    read_pem(path, pem).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
 }
 
 fn provider(word: &str) -> Result<Provider, String> {

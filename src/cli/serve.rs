@@ -104,7 +104,7 @@ pub(super) fn accounts(sandbox: &Sandbox) -> Result<Section, Problems> {
 pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Problems> {
     let problem =
         |path: &str, text: String| Problems(vec![Problem { path: path.to_owned(), text }]);
-    match &file.path {
+    match file.path() {
         None if may_be_absent => Section::parse("", Path::new("")),
         None => Err(problem(
             "--config",

@@ -3,5 +3,6 @@
 
 mod commands;
 mod connecting;
+mod elsewhere;
 mod ending;
 mod settings;

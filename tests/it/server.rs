@@ -6,7 +6,7 @@ mod drain;
 mod limits;
 mod reflection;
 mod stall;
-mod tls;
+pub mod tls;
 
 use std::error::Error as _;
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};

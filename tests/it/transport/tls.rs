@@ -1,6 +1,6 @@
 //! Certificates and redirects.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -56,9 +56,12 @@ impl Secured {
         format!("https://{}", self.vendor.address)
     }
 
+    pub fn ca_path(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
     pub fn ca_file(&self) -> String {
-        let path: &Path = self.directory.path();
-        format!("ca_file = \"{}\"", path.join("ca.pem").display())
+        format!("ca_file = \"{}\"", self.ca_path().display())
     }
 }
 

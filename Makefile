@@ -5,22 +5,32 @@ lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
 shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz scripts/install scripts/test
 
+# What `make lint` could not check, a line each.
+unchecked := target/lint-unchecked
+
+# The image's names: the one for people, and the one that the manifests ask for.
+image_tags := --tag order-query --tag order-query:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
 # The fuzz targets as cargo-fuzz builds them, but without libFuzzer and the sanitizer, which need a C++
 # compiler and RUSTC_BOOTSTRAP. Where a platform is named, the flags are not for what the build runs.
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: run test lint fuzz bench siege dashboard fmt image sbom
+.PHONY: help run test lint fuzz bench siege dashboard fmt image sbom
 
-# The vendors' sandbox and the server, with three orders asked for: nothing has to be configured.
-run:
+# The first: what `make` alone does. A target's one line is behind its `##`.
+help: ## shows this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand --tabs=12
+
+run: ## the demo: sandbox vendors and a server, with three orders asked for; nothing has to be configured
 	cargo run --release --locked -- demo
 
-test:
+test: ## builds, and runs every test, Python and Rust; the last line says how many passed and failed
 	scripts/install test
 	scripts/test
 
-lint:
+lint: ## formats, warnings, licences, advisories and manifests; the last line says what was not checked
+	@rm -f $(unchecked)
 	scripts/install lint
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -36,49 +46,49 @@ lint:
 	cargo fetch --locked --manifest-path fuzz/Cargo.toml
 	$(lint_bin)/cargo-deny --offline --manifest-path fuzz/Cargo.toml --config deny.toml \
 		check --hide-inclusion-graph licenses bans sources
-	scripts/advisories
+	scripts/advisories $(unchecked)
 	$(lint_bin)/hadolint Dockerfile
 	$(lint_bin)/shellcheck $(shell_sources)
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".
 	$(lint_bin)/ruff check --no-cache --line-length 100 --config 'src = []' $(python_sources)
+	@if [ -s $(unchecked) ]; then \
+		echo "lint: passed, but NOT CHECKED: $$(cat $(unchecked))"; \
+	else \
+		echo "lint: passed"; \
+	fi
 
-# A minute for each fuzz target, after a build of its own in target/fuzz/.
-fuzz:
+fuzz: ## a minute for each fuzz target, after a build of its own in target/fuzz/
 	scripts/install fuzz
 	scripts/fuzz
 
-# How many answers a second, from memory and from a vendor.
-bench:
+bench: ## how many answers a second, from memory and from the sandbox vendors
 	cargo bench --locked --bench answers
 
-# Every attack at one time, for a minute.
-siege:
+siege: ## every attack at one time, for a minute: memory, probes and other callers
 	SIEGE_SECONDS=60 cargo test --locked --test it -- --nocapture siege::
 
-# The dashboard of four minutes with trouble of every kind, as a picture for the documentation.
-dashboard:
+dashboard: ## draws docs/dashboard.png from a real run of four minutes with trouble of every kind
 	scripts/install dashboard
 	cargo build --locked
 	target/venv/dashboard/bin/python deploy/draw_dashboard.py docs/dashboard.png
 
-fmt:
+fmt: ## formats Rust and the contract
 	scripts/install lint
 	cargo fmt
 	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(lint_bin)/buf format --write
 
 # buildah knows health checks in Docker's own format only.
-image:
+image: ## builds the container image, with Docker or buildah
 	@if docker info >/dev/null 2>&1; then \
-		docker build --tag order-query .; \
+		docker build $(image_tags) .; \
 	elif command -v buildah >/dev/null; then \
-		buildah bud --format docker --tag order-query .; \
+		buildah bud --format docker $(image_tags) .; \
 	else \
 		echo "make image needs a running Docker engine, or buildah; neither is here" >&2; \
 		exit 1; \
 	fi
 
-# What the program is made of, for each target of deny.toml: target/sbom/.
-sbom:
+sbom: ## writes what the program is made of, for each target of deny.toml, to target/sbom/
 	scripts/install sbom
 	python3 scripts/sbom.py

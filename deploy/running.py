@@ -15,6 +15,8 @@ import pytest
 DEPLOY = pathlib.Path(__file__).parent
 ROOT = DEPLOY.parent
 BINARY = pathlib.Path(os.environ.get("ORDER_QUERY_BIN", ROOT / "target/debug/order-query"))
+# What scripts/install could not have without a service, it puts here.
+os.environ["PATH"] += f":{ROOT / 'target/tools/bin'}"
 
 # The waits have ends, far beyond what a busy machine needs.
 SECONDS = 60

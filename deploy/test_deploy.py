@@ -11,6 +11,7 @@ import contextlib
 import json
 import pathlib
 import queue
+import re
 import shutil
 import socket
 import sys
@@ -44,21 +45,24 @@ EVERY = [*OVERLAYS, "example", *WHOLE[:2]]
 def deploy(tmp_path_factory) -> pathlib.Path:
     """A copy of this folder with the sandbox's secrets made, and `example` filled in twice."""
     copy = tmp_path_factory.mktemp("deploy") / "deploy"
-    shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("secrets", "__pycache__"))
+    shutil.copytree(DEPLOY, copy, symlinks=True,
+                    ignore=shutil.ignore_patterns("secrets", "made-by-*", "__pycache__"))
     shutil.copytree(DEPLOY / "example/secrets", copy / "example/secrets")
     run(copy / "trial-secrets")
-    secrets = copy / "components/sandbox/secrets"
+    secrets = copy / "components/sandbox/made-by-trial-secrets"
 
     for name in ["filled", "filled-standalone"]:
         filled = copy / name
-        shutil.copytree(copy / "example", filled)
+        shutil.copytree(copy / "example", filled, symlinks=True)
         for path in filled.rglob("secrets/**/*"):
             if path.is_file():
                 assert path.read_text() == f"{PLACEHOLDER}\n", f"{path} is not marked"
                 path.write_text(f"{TOKEN}\n")
         for file in ["tls.crt", "tls.key"]:
             shutil.copy(secrets / "tls" / file, filled / "secrets/tls" / file)
-        (filled / "secrets/redis-url").write_text("redis://127.0.0.1:6379/0\n")
+        (filled / "secrets/store/url").write_text("redis://127.0.0.1:6379/0\n")
+        config = filled / "config.toml"
+        config.write_text(re.sub(PLACEHOLDER, "filled-in", config.read_text(), flags=re.I))
     file = copy / "filled-standalone/kustomization.yaml"
     kustomization = yaml.safe_load(file.read_text())
     kustomization["resources"] = ["../overlays/standalone"]
@@ -350,8 +354,39 @@ def test_the_configuration_is_in_order(built, tmp_path, name):
 def test_what_is_not_filled_in_does_not_start(built, tmp_path):
     [_, *config] = here(built["example"], tmp_path)
     told = run(BINARY, "check", *config, code=78)
-    for path in ["server.tls", "store.url", "clients.billing.token"]:
-        assert f"\n{path}" in told, told
+    # All that is to be filled in, and nothing else.
+    assert {line.split(": ")[0] for line in told.splitlines()[1:]} == {
+        "server.tls.cert_file", "server.tls.key_file", "store.url", "clients.billing.token",
+        "accounts.service-market.app_id", "accounts.service-market.app_secret",
+        "accounts.vending.base_url", "accounts.vending.app_id", "accounts.vending.app_secret",
+        "accounts.vending.app_key", "accounts.cards.user_id", "accounts.cards.secret",
+    }
+    assert run(BINARY, "serve", *config, code=78) == told
+
+
+@pytest.mark.parametrize("name", ["example", "filled", "filled-standalone"])
+def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
+    """As docs/operations.md says, with its files as they are kept."""
+    command = "order-query check --root deploy/production --config deploy/production/config.toml"
+    assert f"\n{command}\n" in (ROOT / "docs/operations.md").read_text()
+    arguments = command.replace("deploy/production", str(deploy / name)).split()[1:]
+    told = run(BINARY, *arguments, code=78 if name == "example" else 0)
+    if name == "example":
+        assert "\naccounts.cards.secret: still has the REPLACE-ME" in told, told
+    else:
+        assert told == "the configuration is fine; accounts: 3, clients: 1\n"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_pods_files_are_checked_elsewhere(built, tmp_path, name):
+    """Below a root, whatever is mounted: the volume of the store needs not be there."""
+    mounted(built[name], tmp_path)
+    shutil.rmtree(tmp_path / "var", ignore_errors=True)
+    [_, *arguments] = server_container(built[name])["args"]
+    arguments = [arg.replace("/etc/order-query", f"{tmp_path}/etc/order-query")
+                 for arg in arguments]
+    told = run(BINARY, "check", "--root", tmp_path, *arguments)
+    assert told == "the configuration is fine; accounts: 3, clients: 1\n"
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -29,9 +29,10 @@ def count(report: pathlib.Path) -> tuple[int, int, int]:
 def main() -> int:
     """Counts, prints, and tells whether all is well."""
     counts = {path.name: count(path) for path in sorted(pathlib.Path(sys.argv[1]).iterdir())}
-    for name, (passed, failed, skipped) in counts.items():
-        print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
     # There may be no examples in the documentation, but there are tests in Python and in Rust.
+    for name, (passed, failed, skipped) in counts.items():
+        if passed or failed or skipped:
+            print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
     empty = [suite for suite in ("python", "rust")
              if not any(sum(n[:2]) for name, n in counts.items() if name.startswith(suite))]
     for suite in empty:

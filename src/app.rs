@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod proof;
+mod reflection;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use crate::metrics::RELOADS;
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
-use crate::{config, grpc, pb, server, store, telemetry};
+use crate::{config, grpc, server, store, telemetry};
 
 /// How many connections the listener for probes may have: a few for each that probes or scrapes.
 const ADMIN_CONNECTIONS: u32 = 100;
@@ -68,6 +69,7 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        let is_of_this_machine = root.is_of_this_machine();
         let clients = root.has("clients").then(|| root.section("clients"));
         let mut server = root.section("server");
         let tls = server.has("tls").then(|| server.section("tls"));
@@ -86,11 +88,12 @@ impl Setup {
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
-        if let Err(text) = store::check(&config.store) {
+        // The store of another machine is not here.
+        if let Err(text) = store::check(&config.store, is_of_this_machine) {
             problems.push(Problem { path: "store.url".to_owned(), text });
         }
         if let Err(text) = telemetry::check(&config.telemetry) {
-            problems.push(Problem { path: "telemetry.otlp_ca_file".to_owned(), text });
+            problems.push(Problem { path: "telemetry.otlp_endpoint".to_owned(), text });
         }
         if problems.is_empty() && accounts.is_empty() {
             let text = "none is configured, so nothing could be asked".to_owned();
@@ -107,6 +110,12 @@ impl Setup {
         } else {
             Err(Problems(problems))
         }
+    }
+
+    /// Whether callers are spoken to in TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
     }
 }
 
@@ -179,11 +188,11 @@ impl App {
             &config.server,
         ));
         if config.server.reflection {
-            routes = add_reflection(routes)?;
+            routes = reflection::add(routes).map_err(io::Error::other)?;
         }
         let public = Terms {
             listener: SERVER,
-            routes,
+            routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
             bounds_itself: grpc::PATH,
             tls,
             limits,
@@ -287,18 +296,4 @@ async fn bind(setting: &str, address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {address} ({setting}): {error}"))
     })
-}
-
-/// Adds reflection in both versions: official clients still ask with v1alpha.
-fn add_reflection(routes: Routes) -> io::Result<Routes> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let v1 = builder().build_v1().map_err(io::Error::other)?;
-    let v1alpha = builder().build_v1alpha().map_err(io::Error::other)?;
-    let limit = grpc::REQUEST_LIMIT;
-    let v1 = v1.max_decoding_message_size(limit);
-    Ok(routes.add_service(v1).add_service(v1alpha.max_decoding_message_size(limit)))
 }

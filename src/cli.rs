@@ -10,14 +10,16 @@ mod serve;
 mod sheet;
 mod watch;
 
+use std::env;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,8 +58,21 @@ enum Command {
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration, a TOML file
-    #[arg(long = "config", value_name = "FILE", env = "ORDER_QUERY_CONFIG")]
+    // Any text: an empty variable, such as Compose's `${X:-}`, is no wrong argument.
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        env = "ORDER_QUERY_CONFIG",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     path: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file, where one is named: an empty variable is not set.
+    fn path(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 /// Why a command failed, and with it the exit code.
@@ -141,6 +156,17 @@ pub fn no_runtime(error: &io::Error) -> ExitCode {
 fn print(line: impl fmt::Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}")
         .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
+}
+
+/// This program, as a shell finds it again from here: it need not be on the PATH.
+fn invoked() -> String {
+    let name = env::args_os().next().unwrap_or_default();
+    let name = sheet::plain(&name.to_string_lossy());
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte)) {
+        name
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
 }
 
 /// Resolves at SIGTERM and at Ctrl-C.

@@ -1,13 +1,13 @@
 //! What can be set, and what is wrong with it: reads the one TOML file and reports every mistake
-//! at once, each with its path. A leaf: it knows no other part, and every part may use it to
-//! read its own settings (see [`Section`]).
+//! at once, each with its path. It knows no other part but `certificate`, and every part may use it
+//! to read its own settings (see [`Section`]).
 
 mod reload;
 mod secret;
 mod section;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,16 +15,15 @@ use http::Uri;
 use http::uri::Scheme;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::certificate::Pem;
+
 pub use reload::{Reload, Reloaded, Take};
 pub use secret::{RotatingSecret, Secret, read_secret};
-pub use section::{Problem, Problems, Section, is_name, read_file};
+pub use section::{PEM_LIMIT, Problem, Problems, Section, is_name, read_file, read_pem};
 pub use value::{Ratio, Value};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
-
-/// The largest file of certificates that is read, in bytes.
-const PEM_LIMIT: u64 = 1024 * 1024;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -183,7 +182,7 @@ impl Server {
 impl Admin {
     fn read(mut section: Section, server_listen: SocketAddr) -> Self {
         let listen = section.take("listen").unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090)));
-        if listen == server_listen && listen.port() != 0 {
+        if clash(listen, server_listen) {
             section.problem("listen", "is the same address as server.listen");
         }
         section.finish();
@@ -191,11 +190,24 @@ impl Admin {
     }
 }
 
+/// Whether one process cannot listen on both: every address of the machine is the other one, too.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // What listens on all of IPv6 listens on IPv4 as well.
+    let holds =
+        |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+    let overlap = ip == other_ip || holds(ip, other_ip) || holds(other_ip, ip);
+    one.port() == other.port() && one.port() != 0 && overlap
+}
+
 impl Store {
     fn read(mut section: Section) -> Self {
         const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\" or the \
                              same with rediss://";
         let url: Option<Secret> = section.take("url");
+        if let Some(url) = &url {
+            section.warn_of_unseen("url", url);
+        }
         let path = url.as_ref().and_then(|url| url.expose().strip_prefix("file:"));
         let store = match url.as_ref().map(Secret::expose) {
             None | Some("memory:") => Self::Memory,
@@ -243,10 +255,7 @@ impl Traces {
             }
         }
         let ratio = section.take(RATIO).unwrap_or(Ratio(1.0));
-        let authorities = section.file(AUTHORITIES, PEM_LIMIT);
-        if authorities.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
-            section.problem(AUTHORITIES, "holds no certificate in PEM");
-        }
+        let authorities = section.pem(AUTHORITIES, Pem::Authorities);
         let text: String = section.take(ENDPOINT)?;
         let Some(endpoint) = collector(&text) else {
             let form = "must be like \"http://127.0.0.1:4317\" or \"https://collector.example:4317\": \

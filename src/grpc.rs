@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status};
 use self::admission::Admission;
 use self::callers::{Callers, Identified, Identity};
 use self::calls::Calls;
+pub use self::calls::no_such_service;
 use self::deadline::{Deadline, out_of_time};
 use self::record::{Counts, Record};
 use crate::config;

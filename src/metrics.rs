@@ -134,7 +134,7 @@ metrics! {
     RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
         "Files of a setting that have changed, by outcome: taken, or unfit and the old ones used on.";
     LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],
-        "Log lines that were lost because nobody read them in time.";
+        "Log lines that were lost because nobody read them in time, or that could not be written.";
     SPANS_LOST: Counter<0> = "order_query_spans_lost_total" [],
         "Spans that were lost because no collector took them in time.";
     BUILD_INFO: Gauge<1> = "order_query_build_info" ["version"],

@@ -6,6 +6,7 @@
 //! repeats nothing, and prints no URL.
 #![allow(clippy::disallowed_types, reason = "the one room of reqwest")]
 
+mod departure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod settings;
@@ -18,8 +19,10 @@ use std::{io, iter};
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::tls::TlsInfo;
 use reqwest::{Method, Url};
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
+use self::departure::Departure;
 use crate::clock::Clock;
 use crate::error::{Closing, Error, Trouble};
 use crate::metrics::{CLOCK_DIFFERENCE_SECONDS, VENDOR_REQUEST_SECONDS};
@@ -135,13 +138,16 @@ impl Client {
         outcome
     }
 
-    async fn exchange(&self, request: reqwest::Request) -> Result<Answer, Error> {
+    async fn exchange(&self, mut request: reqwest::Request) -> Result<Answer, Error> {
         let sent = self.clock.now();
         #[cfg(fuzzing)]
         if let Some(answer) = fuzzing::played(request.url().path(), sent) {
             return Ok(answer);
         }
-        let mut response = self.http.execute(request).await.map_err(|error| self.failure(error))?;
+        let departure = Departure::of(&mut request);
+        let answered = self.http.execute(request).await;
+        let mut response =
+            answered.map_err(|error| self.failure(error, departure.never_began()))?;
         let date = header_date(response.headers(), DATE.as_str());
         let now = self.clock.wall();
         let sent_then = now - self.clock.now().duration_since(sent).unwrap_or_default();
@@ -152,16 +158,31 @@ impl Client {
             CLOCK_DIFFERENCE_SECONDS.set([&self.account], seconds.into());
         }
         let tls = response.extensions_mut().remove();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.failure(error))? {
-            if body.len() + chunk.len() > BODY_LIMIT {
-                return Err(Error::unreadable("it is larger than 256 KiB"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = self.body(&mut response).await?;
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
         let status = response.status().as_u16();
         Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
+    }
+
+    /// The answer's body. Where its connection ends before HTTP says that it is whole, the body may say
+    /// it itself, and a status that is no success says enough without.
+    async fn body(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > BODY_LIMIT => {
+                    return Err(Error::unreadable("it is larger than 256 KiB"));
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return Ok(body),
+                Err(error)
+                    if is_ended(&error) && (is_whole(&body) || !response.status().is_success()) =>
+                {
+                    return Ok(body);
+                }
+                Err(error) => return Err(self.failure(error, false)),
+            }
+        }
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
@@ -197,21 +218,17 @@ impl Client {
         builder.build().map_err(|error| Error::internal(causes(error)))
     }
 
-    fn failure(&self, error: reqwest::Error) -> Error {
-        let message = if error.is_timeout() {
-            format!("the vendor did not answer within {:?}; ask again later", self.timeout)
-        } else if error.is_connect() {
+    /// Why there is no answer to a request that was sent, or was not.
+    fn failure(&self, error: reqwest::Error, unsent: bool) -> Error {
+        let message = if unsent {
             "the vendor cannot be reached; ask again later".to_owned()
+        } else if error.is_timeout() {
+            format!("the vendor did not answer within {:?}; ask again later", self.timeout)
         } else {
             "the connection to the vendor broke before its answer was whole; ask again later"
                 .to_owned()
         };
-        let advice = is_untrusted(&error).then_some(
-            "check base_url and this machine's clock, and set ca_file to the authority of the \
-             vendor's certificate where the system does not know it",
-        );
-        // A connection that was never made carried nothing.
-        let unsent = error.is_connect();
+        let advice = tls_error(&error).and_then(tls_advice);
         let trouble = Some(Trouble::Passing);
         Error { unsent, trouble, advice, ..Error::unavailable(message).detail(causes(error)) }
     }
@@ -277,17 +294,55 @@ impl Answer {
     }
 }
 
-/// Whether the vendor's certificate is the reason.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let causes = iter::successors(error.source(), |&cause| {
+/// Whether the vendor has ended the connection: over TLS without a word that this is the end, or
+/// before all had come that HTTP promised.
+fn is_ended(error: &reqwest::Error) -> bool {
+    let mut kinds =
+        sources(error).filter_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+    kinds.any(|kind| matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset))
+}
+
+/// Whether it is whole by its own account: a JSON object ends where it says so. What could still
+/// follow would add nothing to it.
+fn is_whole(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+}
+
+/// What caused an error.
+fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    iter::successors(error.source(), |&cause| {
         // What an I/O error was made of is not among its causes.
         match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(made_of) => Some(made_of),
             None => cause.source(),
         }
-    });
-    let mut certificates = causes.filter_map(|cause| cause.downcast_ref());
-    certificates.any(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
+    })
+}
+
+/// What TLS failed with, if it did.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    sources(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What to do where TLS fails.
+fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    match error {
+        rustls::Error::InvalidCertificate(_) => Some(
+            "check base_url and this machine's clock, and set ca_file to the authority of the \
+             vendor's certificate where the system does not know it",
+        ),
+        rustls::Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
+        | rustls::Error::PeerIncompatible(_) => Some(
+            "the vendor's side and this one have no version of TLS or no cipher in common, or it \
+             knows no host of this name: check base_url; TLS 1.2 with ECDHE and AES-GCM or \
+             ChaCha20, and TLS 1.3, are spoken here",
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            Some("what answers at base_url does not speak TLS: check its port")
+        }
+        _ => None,
+    }
 }
 
 /// An error and what caused it, without the URL.

@@ -137,12 +137,14 @@ pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Sto
     })
 }
 
-/// Whether the store can be meant, without opening it.
+/// Whether the store can be meant, without opening it; a file must be one that could be opened or
+/// made here, if it `is_here`.
 ///
 /// # Errors
-/// What is wrong with its URL, without the URL.
-pub fn check(store: &config::Store) -> Result<(), String> {
+/// What is wrong with its URL, without the URL, or with the file.
+pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
     match store {
+        config::Store::File(path) if is_here => File::check(path),
         config::Store::Memory | config::Store::File(_) => Ok(()),
         config::Store::Redis(url) => Redis::check(url.expose()),
     }

@@ -59,11 +59,6 @@ impl Setup {
         let wanted = self.accounts.prove_with_store();
         match &self.config.store {
             config::Store::Memory => return Err(Without::Reason(NOT_SHARED)),
-            config::Store::File(path) if !File::has_folder(path) => {
-                let path = path.display();
-                let text = format!("the folder of the store file {path} does not exist; create it");
-                return Err(Without::Trouble(text));
-            }
             config::Store::File(path) if !wanted || matches!(path.try_exists(), Ok(false)) => {
                 return Ok(None);
             }

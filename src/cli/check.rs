@@ -1,5 +1,6 @@
 //! `order-query check`
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -20,11 +21,19 @@ pub(super) struct Check {
     /// certificate good? Spends no call for an order
     #[arg(long)]
     live: bool,
+    /// The folder that stands for the root of the file system where the server runs: absolute paths
+    /// of the configuration are looked for below it, and the store's file is not
+    #[arg(long, value_name = "DIR", conflicts_with = "live")]
+    root: Option<PathBuf>,
 }
 
 impl Check {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let setup = Setup::read(open(&self.config, false)?, None, Arc::new(SystemClock))?;
+        let configuration = open(&self.config, false)?;
+        if let Some(root) = self.root {
+            configuration.set_root(root);
+        }
+        let setup = Setup::read(configuration, None, Arc::new(SystemClock))?;
         for Problem { path, text } in &setup.warnings {
             print(format_args!("warning: {path}: {text}"))?;
         }

@@ -2,8 +2,10 @@
 //! a failed call says.
 #![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
 
-use std::env;
-use std::error::Error as _;
+mod symptom;
+
+use std::env::{self, VarError};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,8 +18,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
+use self::symptom::Symptom;
 use super::{Failure, sheet};
-use crate::config::{Secret, read_file, read_secret};
+use crate::certificate::Pem;
+use crate::config::{Secret, read_pem, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
 /// How long connecting may take, a TLS handshake included.
@@ -27,11 +31,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What failed before anything was asked.
+const CONNECT: &str = "cannot connect to";
+
 /// Holds this caller's token, where no file does.
 const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
-
-/// The largest file of certificates or keys that is read, in bytes.
-const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// Which order, and of which server.
 #[derive(Args)]
@@ -72,9 +76,9 @@ impl Which {
         }
     }
 
-    /// A connection to the server.
-    pub(super) async fn connect(&self) -> Result<Channel, Failure> {
-        connect(&self.endpoint, &self.tls).await
+    /// Which server.
+    pub(super) fn server(&self) -> Server<'_> {
+        Server { endpoint: &self.endpoint, tls: &self.tls }
     }
 
     /// The request, with the token of whoever asks.
@@ -85,9 +89,13 @@ impl Which {
                 let token = read_secret(path);
                 Some(token.map_err(|text| Failure::Failed(format!("--token-file: {text}")))?)
             }
-            None => {
-                env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()).map(Secret::from)
-            }
+            None => match env::var(TOKEN_VARIABLE) {
+                Ok(token) if !token.is_empty() => Some(Secret::from(token)),
+                Ok(_) | Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::Failed(format!("{TOKEN_VARIABLE} is not UTF-8")));
+                }
+            },
         };
         if let Some(token) = token {
             let value = format!("Bearer {}", token.expose());
@@ -116,17 +124,21 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    fn config(&self) -> Result<ClientTlsConfig, Failure> {
-        let mut config = match &self.authority {
+    fn config(&self, endpoint: &Endpoint) -> Result<ClientTlsConfig, Failure> {
+        let config = match &self.authority {
             Some(path) => {
-                let authority = pem("--ca-file", path)?;
+                let authority = pem("--ca-file", path, Pem::Authorities)?;
                 ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))
             }
             None => ClientTlsConfig::new().with_native_roots(),
         };
+        // An address of IPv6 is in brackets in a URL, and not in a certificate.
+        let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
+        let mut config = config.domain_name(host);
         if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
-            let certificate = pem("--cert-file", certificate)?;
-            config = config.identity(Identity::from_pem(certificate, pem("--key-file", key)?));
+            let certificate = pem("--cert-file", certificate, Pem::Chain)?;
+            let key = pem("--key-file", key, Pem::Key)?;
+            config = config.identity(Identity::from_pem(certificate, key));
         }
         Ok(config)
     }
@@ -136,8 +148,8 @@ impl Tls {
     }
 }
 
-fn pem(argument: &str, path: &Path) -> Result<String, Failure> {
-    read_file(path, PEM_LIMIT).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
+fn pem(argument: &str, path: &Path, pem: Pem) -> Result<String, Failure> {
+    read_pem(path, pem).map_err(|text| Failure::Failed(format!("{argument}: {text}")))
 }
 
 fn provider(word: &str) -> Result<Provider, String> {
@@ -147,43 +159,83 @@ fn provider(word: &str) -> Result<Provider, String> {
     })
 }
 
-/// A connection to a server.
-pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<Channel, Failure> {
-    let failed = |text: &str| Err(Failure::Failed(text.to_owned()));
-    let cannot = |error: tonic::transport::Error| {
-        let mut text = format!("cannot connect to {}", endpoint.uri());
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
+/// A server that is asked, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Server<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) tls: &'a Tls,
+}
+
+impl Server<'_> {
+    /// A connection to it.
+    pub(super) async fn connect(&self) -> Result<Channel, Failure> {
+        let failed = |text: &str| Err(Failure::Failed(text.to_owned()));
+        let timed = self
+            .endpoint
+            .clone()
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        let ready = match self.endpoint.uri().scheme_str() {
+            Some("https") => match timed.tls_config(self.tls.config(self.endpoint)?) {
+                Ok(ready) => ready,
+                Err(error) => return Err(self.unconnected(&error).await),
+            },
+            Some("http") if self.tls.is_set() => {
+                return failed("--ca-file and --cert-file need an --endpoint with https://");
+            }
+            Some("http") => timed,
+            _ => return failed("--endpoint must begin with http:// or https://"),
+        };
+        // The endpoint's own time for connecting ends before the TLS handshake.
+        match timeout(CONNECT_TIMEOUT, ready.connect()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(self.unconnected(&error).await),
+            Err(elapsed) => Err(self.unreachable(CONNECT, Some(&Symptom::Silent), &elapsed)),
         }
-        Failure::Failed(text)
-    };
-    let timed = endpoint
-        .clone()
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let ready = match endpoint.uri().scheme_str() {
-        Some("https") => timed.tls_config(tls.config()?).map_err(cannot)?,
-        Some("http") if tls.is_set() => {
-            return failed("--ca-file and --cert-file need an --endpoint with https://");
-        }
-        Some("http") => timed,
-        _ => return failed("--endpoint must begin with http:// or https://"),
-    };
-    // The endpoint's own time for connecting ends before the TLS handshake.
-    timeout(CONNECT_TIMEOUT, ready.connect()).await.map_or_else(
-        |_elapsed| {
-            let uri = endpoint.uri();
-            failed(&format!("cannot connect to {uri}: no answer within {CONNECT_TIMEOUT:?}"))
-        },
-        |connected| connected.map_err(cannot),
-    )
+    }
+
+    /// Why the first call on a new connection failed, where it is not the server that says so.
+    pub(super) async fn lost(&self, status: &Status) -> Option<Failure> {
+        let symptom = Symptom::of_call(self, status).await?;
+        Some(self.unreachable("cannot ask", Some(&symptom), status))
+    }
+
+    /// Why the first call on a new connection failed, whoever says so.
+    pub(super) async fn failed(&self, status: &Status) -> Failure {
+        self.lost(status).await.unwrap_or_else(|| told(status))
+    }
+
+    async fn unconnected(&self, error: &tonic::transport::Error) -> Failure {
+        self.unreachable(CONNECT, Symptom::of_connecting(self, error).await.as_ref(), error)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.endpoint.uri().scheme_str() == Some("https")
+    }
+
+    fn unreachable(
+        &self,
+        what: &str,
+        symptom: Option<&Symptom>,
+        error: &(dyn Error + 'static),
+    ) -> Failure {
+        let uri = self.endpoint.uri().to_string();
+        let text = if let Some(symptom) = symptom {
+            let looks = sheet::plain(&symptom.looks(self.tls));
+            format!("{looks}\n  try: {}", symptom.advice(self))
+        } else {
+            // Some errors repeat the words of those behind them.
+            let mut causes: Vec<_> = symptom::chain(error).map(ToString::to_string).collect();
+            causes.dedup();
+            sheet::plain(&causes.join(": "))
+        };
+        Failure::Failed(format!("{what} {}: {text}", uri.trim_end_matches('/')))
+    }
 }
 
 /// What a failed call says, for people: the reason, what happened and what to do, and the
 /// vendor's own words.
-pub(super) fn told(status: &Status) -> String {
+pub(super) fn told(status: &Status) -> Failure {
     let details = status.get_error_details();
     let mut text = match details.error_info() {
         Some(info) => sheet::plain(&format!("{}: {}", info.reason, status.message())),
@@ -204,7 +256,7 @@ pub(super) fn told(status: &Status) -> String {
             text = format!("{text}\n  {name}: {}", sheet::plain(&value));
         }
     }
-    text
+    Failure::Failed(text)
 }
 
 /// The canonical JSON of a message of the contract.

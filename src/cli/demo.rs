@@ -7,8 +7,8 @@ use clap::Args;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
-use super::client::{self, Tls};
-use super::{Failure, get, print, serve, sheet, told_to_stop};
+use super::client::{Server, Tls};
+use super::{Failure, get, invoked, print, serve, sheet, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -61,17 +61,19 @@ impl Demo {
         let url = format!("http://{}", app.address);
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let channel = client::connect(&endpoint, &Tls::default()).await?;
+        let server = Server { endpoint: &endpoint, tls: &Tls::default() };
+        let program = invoked();
         for provider in Provider::all() {
             let id = sample(provider).to_owned();
-            print(format_args!("$ order-query get {} {id} --endpoint {url}", provider.word()))?;
+            print(format_args!("$ {program} get {} {id} --endpoint {url}", provider.word()))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
-            print(sheet::order(&get::ask(channel.clone(), Request::new(request)).await?))?;
+            print(sheet::order(&get::ask(server, Request::new(request)).await?))?;
         }
         if !self.once {
             print(format_args!(
-                "Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md"
+                "Serving on {url} until Ctrl-C. All orders of the sandbox: docs/sandbox.md\n\
+                 In another terminal: {program} get haoka settled --endpoint {url}"
             ))?;
             stop.await;
         }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use tonic::Request;
-use tonic::transport::Channel;
 
-use super::client::{Which, json, told};
+use super::client::{Server, Which, json};
 use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
@@ -19,12 +18,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 pub(super) struct Get {
     #[command(flatten)]
     which: Which,
-    /// How old the answer may be at most, such as 0s or 10m
+    /// How old the answer may be at most, such as 10m; 0 asks the vendor now
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<prost_types::Duration>,
 }
 
 fn duration(text: &str) -> Result<prost_types::Duration, String> {
+    // Of nothing the unit does not matter.
+    let text = if text == "0" { "0s" } else { text };
     let parsed = jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok();
     parsed
         .and_then(|duration| duration.try_into().ok())
@@ -36,7 +37,7 @@ impl Get {
         let OrderRef { provider, id, account, machine_no } = self.which.order();
         let request = GetOrderRequest { provider, id, account, machine_no, max_age: self.max_age };
         let request = self.which.request(request)?;
-        let answer = ask(self.which.connect().await?, request).await?;
+        let answer = ask(self.which.server(), request).await?;
         if self.which.json {
             print(json("GetOrderResponse", &answer)?)?;
         } else {
@@ -48,15 +49,14 @@ impl Get {
 
 /// One call of `GetOrder`.
 pub(super) async fn ask(
-    channel: Channel,
+    server: Server<'_>,
     mut request: Request<GetOrderRequest>,
 ) -> Result<GetOrderResponse, Failure> {
     request.set_timeout(ANSWER_TIMEOUT);
-    match tokio::time::timeout(ANSWER_TIMEOUT, OrderServiceClient::new(channel).get_order(request))
-        .await
-    {
+    let mut client = OrderServiceClient::new(server.connect().await?);
+    match tokio::time::timeout(ANSWER_TIMEOUT, client.get_order(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(Failure::Failed(told(&status))),
+        Ok(Err(status)) => Err(server.failed(&status).await),
         Err(_elapsed) => Err(Failure::Failed(format!("no answer within {ANSWER_TIMEOUT:?}"))),
     }
 }

@@ -10,12 +10,17 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::{Tls, connect};
+use super::client::{Server, Tls};
 use super::sheet::plain;
 use super::{Failure, print};
 
 /// Probes are asked every few seconds: an answer that takes longer is none.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Beside the account names, which are the server's own.
+const UNKNOWN: &str = "the server has no health of that name\n  try: readiness, liveness, \
+    orderquery.v1.OrderService, account/NAME with an account of its configuration, or nothing for the \
+    whole server";
 
 /// Asks a running server for its health.
 #[derive(Args)]
@@ -33,21 +38,25 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut client = HealthClient::new(connect(&self.endpoint, &self.tls).await?);
+        let server = Server { endpoint: &self.endpoint, tls: &self.tls };
+        let mut client = HealthClient::new(server.connect().await?);
         let mut request = Request::new(HealthCheckRequest { service: self.service });
         request.set_timeout(TIMEOUT);
         let answer = tokio::time::timeout(TIMEOUT, client.check(request)).await;
         let status = match answer {
             Err(_elapsed) => return Err(Failure::Failed(format!("no answer within {TIMEOUT:?}"))),
             Ok(Err(status)) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,
-            Ok(Err(status)) => return Err(Failure::Failed(plain(status.message()))),
+            Ok(Err(status)) => {
+                let told = || Failure::Failed(plain(status.message()));
+                return Err(server.lost(&status).await.unwrap_or_else(told));
+            }
             Ok(Ok(response)) => response.get_ref().status(),
         };
         print(status.as_str_name())?;
-        if status == ServingStatus::Serving {
-            Ok(())
-        } else {
-            Err(Failure::Failed("it is not serving".to_owned()))
+        match status {
+            ServingStatus::Serving => Ok(()),
+            ServingStatus::ServiceUnknown => Err(Failure::Failed(UNKNOWN.to_owned())),
+            _ => Err(Failure::Failed("it is not serving".to_owned())),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! `order-query serve`
 
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ConfigFile, Failure, told_to_stop};
+use super::{ConfigFile, Failure, invoked, print, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
-use crate::config::{Problem, Problems, Section, read_file};
+use crate::config::{LogFormat, Problem, Problems, Section, read_file};
 use crate::sandbox::Sandbox;
 use crate::telemetry;
 
@@ -38,10 +40,20 @@ impl Serve {
             setup.config.server.reflection = true;
             // Nobody has to hear of its end before it ends.
             setup.config.server.drain_delay = Duration::ZERO;
+            if self.config.path.is_none() && io::stderr().is_terminal() {
+                setup.config.telemetry.log_format = LogFormat::Text;
+            }
         }
+        let scheme = if setup.is_encrypted() { "https" } else { "http" };
         let _outgoing = telemetry::init(&setup.config.telemetry)?;
+        if !self.dev {
+            outlive_hangups()?;
+        }
         let stop = told_to_stop()?;
         let app = App::start(setup).await?;
+        if self.dev && io::stdout().is_terminal() {
+            print(greeting(&app, scheme))?;
+        }
         stop.await;
         let at_once = told_to_stop()?;
         tokio::select! {
@@ -49,6 +61,32 @@ impl Serve {
             () = at_once => Err(Failure::Failed("stopped at once by a second signal".to_owned())),
         }
     }
+}
+
+/// Keeps SIGHUP, which other servers are told with that their files have changed, from ending this one.
+/// With `--dev` it belongs to a person at a terminal, and ends with it.
+fn outlive_hangups() -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(
+                "SIGHUP changes nothing: files are read again when they change, and the configuration \
+                 at a restart"
+            );
+        }
+    });
+    Ok(())
+}
+
+/// For a person at a terminal: what runs where, and what to do next.
+fn greeting(App { address, admin_address, .. }: &App, scheme: &str) -> String {
+    let program = invoked();
+    format!(
+        "Serving until Ctrl-C, over vendors that are played (docs/sandbox.md has their orders):\n  \
+         orders              {scheme}://{address}\n  \
+         health and metrics  http://{admin_address}\n\
+         In another terminal: {program} get haoka shipped --endpoint {scheme}://{address}"
+    )
 }
 
 /// The sandbox vendors, on free ports.
@@ -66,7 +104,7 @@ pub(super) fn accounts(sandbox: &Sandbox) -> Result<Section, Problems> {
 pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Problems> {
     let problem =
         |path: &str, text: String| Problems(vec![Problem { path: path.to_owned(), text }]);
-    match &file.path {
+    match file.path() {
         None if may_be_absent => Section::parse("", Path::new("")),
         None => Err(problem(
             "--config",

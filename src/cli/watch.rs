@@ -17,12 +17,23 @@ pub(super) struct Watch {
 impl Watch {
     /// Bounded by the order's own life, and by Ctrl-C.
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let failed = |status| Failure::Failed(told(&status));
-        let mut client = OrderServiceClient::new(self.which.connect().await?);
+        let server = self.which.server();
         let request = WatchOrderRequest { order: Some(self.which.order()) };
         let request = self.which.request(request)?;
-        let mut news = client.watch_order(request).await.map_err(failed)?.into_inner();
-        while let Some(change) = news.message().await.map_err(failed)? {
+        let mut client = OrderServiceClient::new(server.connect().await?);
+        let mut news = match client.watch_order(request).await {
+            Ok(news) => news.into_inner(),
+            Err(status) => return Err(server.failed(&status).await),
+        };
+        let mut heard = false;
+        loop {
+            let change = match news.message().await {
+                Ok(Some(change)) => change,
+                Ok(None) => return Ok(()),
+                Err(status) if heard => return Err(told(&status)),
+                Err(status) => return Err(server.failed(&status).await),
+            };
+            heard = true;
             if self.which.json {
                 print(json("WatchOrderResponse", &change)?)?;
             } else {
@@ -31,6 +42,5 @@ impl Watch {
                 print(sheet::order(&answer))?;
             }
         }
-        Ok(())
     }
 }

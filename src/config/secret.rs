@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::section::{Context, Section, read_file};
-use super::value::{Value, checked_text};
+use super::value::{Value, check_filled_in, checked_text};
 
 /// The largest secret file that is read, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
@@ -74,6 +74,7 @@ impl Section {
         mut take: impl FnMut(Secret) -> Result<(), String> + Send + 'static,
     ) -> Option<()> {
         let Found { secret, file } = self.take(key)?;
+        self.warn_of_unseen(key, &secret);
         take(secret).map_err(|text| self.problem(key, text)).ok()?;
         if let Some((path, text)) = file {
             let take =
@@ -81,6 +82,25 @@ impl Section {
             self.watch(key, vec![path], FILE_LIMIT, &[text], Box::new(take));
         }
         Some(())
+    }
+
+    /// Notes what is in a secret that nobody sees in an editor, and that an editor or a shell may have
+    /// put there.
+    pub(super) fn warn_of_unseen(&self, key: &str, Secret(text): &Secret) {
+        let unseen = |c: char| {
+            matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        let what = if text.starts_with('\u{feff}') {
+            "begins with a byte order mark"
+        } else if text.contains(unseen) {
+            "has a character in it that has no width"
+        } else if text.trim() != text {
+            "begins or ends with a space"
+        } else {
+            return;
+        };
+        self.warn(key, format!("{what}, which is taken for a part of the secret"));
     }
 
     /// The key's secret. `fits` says what is wrong with one, now and when its file changes.
@@ -146,15 +166,16 @@ impl Found {
         let mut entries = table.into_iter();
         match (entries.next(), entries.next()) {
             (Some((key, toml::Value::String(name))), None) if key == "env" => {
-                let text = env::var(&name).map_err(|error| {
-                    let what = match error {
-                        env::VarError::NotPresent => "is not set",
-                        // The error's own text would hold the value.
-                        env::VarError::NotUnicode(_) => "is not UTF-8",
-                    };
-                    format!("the environment variable {} {what}", shown(&name))
+                let wrong = |what| format!("the environment variable {} {what}", shown(&name));
+                let text = env::var(&name).map_err(|error| match error {
+                    env::VarError::NotPresent => wrong("is not set"),
+                    // The error's own text would hold the value.
+                    env::VarError::NotUnicode(_) => wrong("is not UTF-8"),
                 })?;
-                Ok(Self { secret: checked_text(text).map(Secret)?, file: None })
+                if text.is_empty() {
+                    return Err(wrong("is empty"));
+                }
+                Ok(Self { secret: filled_in(text)?, file: None })
             }
             (Some((key, toml::Value::String(path))), None) if key == "file" => {
                 let path = context.path(&path);
@@ -179,7 +200,13 @@ pub fn read_secret(path: &Path) -> Result<Secret, String> {
 fn of_file(content: &str) -> Result<Secret, String> {
     let text =
         content.strip_suffix('\n').map_or(content, |text| text.strip_suffix('\r').unwrap_or(text));
-    checked_text(text.to_owned()).map(Secret)
+    filled_in(text.to_owned())
+}
+
+/// The secret that is this text, found outside of the configuration.
+fn filled_in(text: String) -> Result<Secret, String> {
+    check_filled_in(&text)?;
+    checked_text(text).map(Secret)
 }
 
 /// The name of a variable, unless it may be a secret that was put in its place.

@@ -1,7 +1,8 @@
 //! A table of the configuration file that is read key by key and remembers what is wrong with
 //! it, so that all mistakes are reported together. Used by whoever has settings to read.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
 use std::fs::File;
@@ -12,7 +13,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::reload::{Reload, Take};
-use super::value::Value;
+use super::value::{Value, read_value};
+use crate::certificate::Pem;
+
+/// The largest file of certificates or keys that is read, in bytes.
+pub const PEM_LIMIT: u64 = 1024 * 1024;
+
+/// How alike a key and a setting must be, at most 1, to be taken for a slip of the pen.
+const ALIKE: f64 = 0.65;
 
 /// The longest name of an account or a client, in bytes.
 const NAME_LIMIT: usize = 64;
@@ -47,6 +55,8 @@ impl std::error::Error for Problems {}
 /// What all sections of a file share.
 pub struct Context {
     directory: PathBuf,
+    /// The folder that stands for the root of the file system.
+    root: OnceCell<PathBuf>,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     reloads: RefCell<Vec<Reload>>,
@@ -55,7 +65,10 @@ pub struct Context {
 impl Context {
     /// The path as the file means it: relative ones count from the file's own folder.
     pub(super) fn path(&self, path: &str) -> PathBuf {
-        self.directory.join(path)
+        match (self.root.get(), Path::new(path).strip_prefix("/")) {
+            (Some(root), Ok(below)) => root.join(below),
+            _ => self.directory.join(path),
+        }
     }
 }
 
@@ -64,6 +77,8 @@ impl Context {
 pub struct Section {
     path: String,
     table: toml::Table,
+    /// The settings that were asked for.
+    known: RefCell<BTreeSet<String>>,
     context: Rc<Context>,
 }
 
@@ -82,11 +97,29 @@ impl Section {
         })?;
         let context = Context {
             directory: directory.to_owned(),
+            root: OnceCell::new(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
             reloads: RefCell::default(),
         };
-        Ok(Self { path: String::new(), table, context: Rc::new(context) })
+        Ok(Self::new(String::new(), table, Rc::new(context)))
+    }
+
+    fn new(path: String, table: toml::Table, context: Rc<Context>) -> Self {
+        Self { path, table, known: RefCell::default(), context }
+    }
+
+    /// From here on a folder stands for the root of the file system: that of another machine, whose
+    /// configuration this is.
+    pub fn set_root(&self, folder: PathBuf) {
+        // The first one holds.
+        let _ = self.context.root.set(folder);
+    }
+
+    /// Whether the file is about this machine.
+    #[must_use]
+    pub fn is_of_this_machine(&self) -> bool {
+        self.context.root.get().is_none()
     }
 
     /// What is wrong with the whole file, as far as it has been read.
@@ -128,8 +161,7 @@ impl Section {
     /// The same place without its keys, to note problems at after the section is read.
     #[must_use]
     pub fn place(&self) -> Self {
-        let context = Rc::clone(&self.context);
-        Self { path: self.path.clone(), table: toml::Table::new(), context }
+        Self::new(self.path.clone(), toml::Table::new(), Rc::clone(&self.context))
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -156,16 +188,25 @@ impl Section {
         table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Remembers that there is such a setting.
+    fn know(&self, key: &str) {
+        if !self.known.borrow().contains(key) {
+            self.known.borrow_mut().insert(key.to_owned());
+        }
+    }
+
     /// Whether the key is set and not yet taken.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
+        self.know(key);
         self.table.contains_key(key)
     }
 
     /// The key's value; `None` where it is absent, or wrong and noted.
     pub fn take<V: Value>(&mut self, key: &str) -> Option<V> {
+        self.know(key);
         let value = self.table.remove(key)?;
-        V::read(value, &self.context).map_err(|text| self.problem(key, text)).ok()
+        read_value(value, &self.context).map_err(|text| self.problem(key, text)).ok()
     }
 
     /// The key's value; where it is absent, that is noted as well.
@@ -187,7 +228,7 @@ impl Section {
     pub fn environment<V: Value>(&self, name: &str) -> Option<V> {
         let text = env::var_os(name).filter(|text| !text.is_empty())?;
         let value = match text.into_string() {
-            Ok(text) => V::read(toml::Value::String(text), &self.context),
+            Ok(text) => read_value(toml::Value::String(text), &self.context),
             Err(_) => Err("is not UTF-8".to_owned()),
         };
         value.map_err(|text| self.problem(name, text)).ok()
@@ -224,10 +265,10 @@ impl Section {
         Some(given)
     }
 
-    /// The text of the file that the key names.
-    pub fn file(&mut self, key: &str, limit: u64) -> Option<String> {
+    /// What the PEM file holds that the key names.
+    pub fn pem(&mut self, key: &str, pem: Pem) -> Option<String> {
         let path: String = self.take(key)?;
-        read_file(&self.context.path(&path), limit).map_err(|text| self.problem(key, text)).ok()
+        read_pem(&self.context.path(&path), pem).map_err(|text| self.problem(key, text)).ok()
     }
 
     /// Has files that are in use read again when they change: `contents` is what they hold now,
@@ -259,6 +300,7 @@ impl Section {
     /// The table of that name; an empty one where there is none.
     #[must_use]
     pub fn section(&mut self, key: &str) -> Self {
+        self.know(key);
         let table = match self.table.remove(key) {
             None => toml::Table::new(),
             Some(toml::Value::Table(table)) => table,
@@ -267,7 +309,7 @@ impl Section {
                 toml::Table::new()
             }
         };
-        Self { path: self.path_of(key), table, context: Rc::clone(&self.context) }
+        Self::new(self.path_of(key), table, Rc::clone(&self.context))
     }
 
     /// The tables in this one, with their names.
@@ -277,10 +319,12 @@ impl Section {
         names.into_iter().map(|name| (name.clone(), self.section(&name))).collect()
     }
 
-    /// Notes every key that nobody took.
+    /// Notes every key that nobody took, and the setting that it may be meant for.
     pub fn finish(self) {
         for key in self.table.keys() {
-            self.problem(key, "is not a setting of this version");
+            let meant = nearest(key, &self.known.borrow())
+                .map_or_else(String::new, |known| format!("; did you mean {known}?"));
+            self.problem(key, format!("is not a setting of this version{meant}"));
         }
     }
 }
@@ -290,6 +334,28 @@ impl Section {
 pub fn is_name(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// The setting that is most like a key, unless none is.
+fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    let key = key.to_ascii_lowercase();
+    let likeness = |known: &str| {
+        // A part of a name is meant for it more likely still: "key" for "key_file".
+        let is_part = key.len() > 2 && (known.contains(&key) || key.contains(known));
+        strsim::normalized_damerau_levenshtein(&key, known) + f64::from(is_part)
+    };
+    let near = known.iter().map(|known| (likeness(known), known.as_str()));
+    let near = near.filter(|(likeness, _)| *likeness >= ALIKE);
+    near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
+}
+
+/// What a PEM file holds, in the form that every library reads alike.
+///
+/// # Errors
+/// What is wrong with the file, and its path.
+pub fn read_pem(path: &Path, pem: Pem) -> Result<String, String> {
+    let text = read_file(path, PEM_LIMIT)?;
+    pem.read(&text).map_err(|wrong| format!("{} {wrong}", path.display()))
 }
 
 /// The text of a file of at most `limit` bytes.

@@ -20,6 +20,34 @@ pub trait Value: Sized {
     fn read(value: toml::Value, context: &Context) -> Result<Self, String>;
 }
 
+/// What stands in our examples where an operator's own values belong, in any case.
+const PLACEHOLDER: &str = "replace-me";
+
+/// Reads a value, unless somebody still has to fill it in.
+///
+/// # Errors
+/// What is wrong with the value, without the value.
+pub(super) fn read_value<V: Value>(value: toml::Value, context: &Context) -> Result<V, String> {
+    fn check(value: &toml::Value) -> Result<(), String> {
+        match value {
+            toml::Value::String(text) => check_filled_in(text),
+            toml::Value::Array(values) => values.iter().try_for_each(check),
+            toml::Value::Table(table) => table.values().try_for_each(check),
+            _ => Ok(()),
+        }
+    }
+    check(&value)?;
+    V::read(value, context)
+}
+
+/// Whether a text has nothing in it that is left of an example.
+pub(super) fn check_filled_in(text: &str) -> Result<(), String> {
+    if text.to_ascii_lowercase().contains(PLACEHOLDER) {
+        return Err("still has the REPLACE-ME of the example in it; fill it in".to_owned());
+    }
+    Ok(())
+}
+
 /// The text, if it is one: not empty, and without control characters.
 pub(super) fn checked_text(text: String) -> Result<String, String> {
     if text.trim().is_empty() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -20,6 +20,7 @@ use tower::Service;
 use super::admission::{Admission, RETRY};
 use super::deadline::{Deadline, out_of_time};
 use super::record::Record;
+use super::status;
 use crate::config;
 use crate::error::Error;
 use crate::pb::ErrorReason;
@@ -28,6 +29,10 @@ use crate::peer::Outstanding;
 /// How much longer than its deadline a call is waited for: handlers know more of what they were
 /// doing, and answer for themselves.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// Which compression messages are in, and which ones can be read.
+const ENCODING: &str = "grpc-encoding";
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// How a method answers, and so what bounds it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,12 +97,17 @@ where
         let (name, kind) = method(S::NAME, request.uri().path());
         let record = Record::new(name, kind == Kind::Stream, request.headers());
         if !speaks_grpc(request.headers()) {
-            return Box::pin(async move { Ok(unsupported(&record)) });
+            let message = "the content-type is not application/grpc";
+            let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
+            return Box::pin(async { Ok(unsupported()) });
         }
         let deadline = Deadline::new(request.headers(), self.limit);
         if let Err(error) = self.admit(kind, &record, deadline) {
             return Box::pin(async move { Ok(record.fail(&error).into_http()) });
         }
+        // A message says itself whether it is compressed, and short ones are not, whatever clients
+        // are set to. tonic would refuse them by the header.
+        let compression = request.headers_mut().remove(ENCODING).is_some();
         request.extensions_mut().insert(deadline);
         request.extensions_mut().insert(record.clone());
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -110,7 +120,7 @@ where
                 }
                 Err(_elapsed) => record.fail(&out_of_time()).into_http(),
             };
-            let mut answer = explained(answer, kind, &record);
+            let mut answer = explained(answer, kind, compression, &record);
             // Its places are taken until its caller has taken the answer.
             answer.extensions_mut().insert(Outstanding::new(move || refusal(&record)));
             Ok(answer)
@@ -137,33 +147,57 @@ fn refusal(record: &Record) -> HeaderMap {
     trailers
 }
 
+/// Whether that is what the contract is spoken in: gRPC, with protobuf inside.
 fn speaks_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"]
+        .iter()
+        .any(|ours| kind.eq_ignore_ascii_case(ours))
+}
+
+/// What anyone gets who asks for a service that is not served here.
+pub async fn no_such_service(headers: HeaderMap) -> Response<Body> {
+    if !speaks_grpc(&headers) {
+        return unsupported();
+    }
+    let message = "this server has no such service";
+    status::status(&Error::new(ErrorReason::Unimplemented, message)).into_http()
 }
 
 /// Who does not speak gRPC is answered in HTTP, as gRPC's protocol says.
-fn unsupported(record: &Record) -> Response<Body> {
-    let message = "the content-type is not application/grpc";
-    let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
+fn unsupported() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 
 /// The answer, with details where it is a failure without any: one that tonic answers for itself.
-/// Handlers' failures have theirs.
-fn explained(mut answer: Response<Body>, kind: Kind, record: &Record) -> Response<Body> {
+/// Handlers' failures have theirs. `compression` is whether the caller has named one.
+fn explained(
+    mut answer: Response<Body>,
+    kind: Kind,
+    compression: bool,
+    record: &Record,
+) -> Response<Body> {
     let headers = answer.headers();
     if headers.contains_key("grpc-status-details-bin") {
         return answer;
     }
-    match Status::from_header_map(headers).map(|status| status.code()) {
+    match Status::from_header_map(headers).map(|status| (status.code(), status)) {
         // What becomes of a stream is known at its end.
         None if kind == Kind::Stream => {}
-        None | Some(Code::Ok) => record.succeed(),
+        None | Some((Code::Ok, _)) => record.succeed(),
         // Nobody listens any more.
-        Some(Code::Cancelled) => {}
-        Some(code) => {
+        Some((Code::Cancelled, _)) => {}
+        Some((code, status)) => {
+            let code = if compression && status.message().contains("compressed-flag") {
+                let none = HeaderValue::from_static("identity");
+                answer.headers_mut().insert(ACCEPT_ENCODING, none);
+                Code::Unimplemented
+            } else {
+                code
+            };
             // Further headers stay: such as which compression can be read. Those that are added
             // are plain ASCII, so nothing of this fails.
             let _ = record.fail(&unread(code)).add_header(answer.headers_mut());

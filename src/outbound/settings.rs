@@ -8,11 +8,9 @@ use std::time::Duration;
 use reqwest::{Certificate, Proxy, Url};
 
 use super::{Client, causes};
+use crate::certificate::Pem;
 use crate::clock::Clock;
 use crate::config::Section;
-
-/// The largest `ca_file` that is read, in bytes.
-const CA_FILE_LIMIT: u64 = 1024 * 1024;
 
 /// How long connecting may take, within the whole attempt's time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,12 +52,9 @@ impl Client {
 /// The certificates of `ca_file`; none where it is not set, or wrong and noted.
 fn certificates(section: &mut Section) -> Vec<Certificate> {
     const KEY: &str = "ca_file";
-    let Some(pem) = section.file(KEY, CA_FILE_LIMIT) else { return Vec::new() };
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
-    if certificates.is_empty() {
-        section.problem(KEY, "holds no certificate in PEM");
-    }
-    certificates
+    let Some(pem) = section.pem(KEY, Pem::Authorities) else { return Vec::new() };
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes());
+    certificates.map_err(|error| section.problem(KEY, causes(error))).unwrap_or_default()
 }
 
 /// The account's `proxy`; `None` where it is not set, or wrong and noted.

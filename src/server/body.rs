@@ -106,7 +106,7 @@ impl Body for Arriving {
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         match Pin::new(body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.unshared += frame.data_ref().map_or(0, |data| data.len());
+                this.unshared += frame.data_ref().map_or(0, hyper::body::Buf::remaining);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
@@ -140,7 +140,7 @@ impl Drop for Arriving {
 async fn drain(mut body: Incoming) {
     let mut left = DRAIN_LIMIT;
     while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let length = frame.data_ref().map_or(0, |data| data.len());
+        let length = frame.data_ref().map_or(0, hyper::body::Buf::remaining);
         let Some(rest) = left.checked_sub(length) else { return };
         left = rest;
     }

@@ -2,69 +2,112 @@
 //! whoever shows one. Used by `server`; `app` reads the settings with it.
 
 use std::io;
+use std::mem;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CertificateError, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
-use crate::certificate::not_after;
-use crate::config::{Section, read_file};
+use crate::certificate::{Pem, not_after};
+use crate::config::{PEM_LIMIT, Section, read_file};
 use crate::metrics::TLS_EXPIRY_SECONDS;
-
-/// The largest file that is read, in bytes.
-const FILE_LIMIT: u64 = 1024 * 1024;
 
 /// What HTTP/2 is called in a handshake.
 const ALPN: &[u8] = b"h2";
 
+/// How often at most it is logged that handshakes fail.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+const CERT_FILE: &str = "cert_file";
+const KEY_FILE: &str = "key_file";
+const CLIENT_CA_FILE: &str = "client_ca_file";
+
+/// A setting, and what is wrong with it.
+type Wrong = (&'static str, String);
+
 /// `[server.tls]`: how a listener shakes hands.
-pub struct Tls(watch::Receiver<Arc<ServerConfig>>);
+pub struct Tls {
+    handshakes: watch::Receiver<Arc<ServerConfig>>,
+    failures: Mutex<Failures>,
+}
+
+/// Handshakes that failed.
+#[derive(Default)]
+struct Failures {
+    last_logged: Option<Instant>,
+    /// How many since then.
+    count: u64,
+}
+
+/// A setting that names a PEM file.
+struct Part {
+    key: &'static str,
+    pem: Pem,
+    file: PathBuf,
+}
+
+impl Part {
+    /// What the file holds whose content this is.
+    fn read(&self, content: &str) -> Result<String, String> {
+        let wrong = |wrong: String| format!("{} {wrong}", self.file.display());
+        self.pem.read(content).map_err(wrong)
+    }
+}
 
 impl Tls {
     /// Reads `[server.tls]`, and again whenever its files change. `None` where something is wrong,
     /// which is noted.
     #[must_use]
     pub fn read(mut section: Section) -> Option<Self> {
-        let mut path = |key, required| {
+        let mut part = |key, pem, required| {
             let path: Option<String> =
                 if required { section.require(key) } else { section.take(key) };
-            path.map(|path| (key, section.resolve(&path)))
+            path.map(|path| Part { key, pem, file: section.resolve(&path) })
         };
-        let files =
-            [path("cert_file", true), path("key_file", true), path("client_ca_file", false)];
-        let (complete, place) = (files[0].is_some() && files[1].is_some(), section.place());
+        let parts = [
+            part(CERT_FILE, Pem::Chain, true),
+            part(KEY_FILE, Pem::Key, true),
+            part(CLIENT_CA_FILE, Pem::Authorities, false),
+        ];
+        let (complete, place) = (parts[0].is_some() && parts[1].is_some(), section.place());
         section.finish();
-        let (keys, files): (Vec<&str>, Vec<PathBuf>) = files.into_iter().flatten().unzip();
-        let texts: Vec<Option<String>> = keys
+        let parts: Vec<Part> = parts.into_iter().flatten().collect();
+        let read = |part: &Part| {
+            let content = read_file(&part.file, PEM_LIMIT)?;
+            Ok((part.read(&content)?, content))
+        };
+        let read: Vec<Option<(String, String)>> = parts
             .iter()
-            .zip(&files)
-            .map(|(key, file)| {
-                read_file(file, FILE_LIMIT).map_err(|text| place.problem(key, text)).ok()
-            })
+            .map(|part| read(part).map_err(|text: String| place.problem(part.key, text)).ok())
             .collect();
-        let texts = texts.into_iter().collect::<Option<Vec<String>>>().filter(|_| complete)?;
-        let config = server_config(&texts)
-            .map_err(|(file, text)| place.problem(keys.get(file).unwrap_or(&""), text))
-            .ok()?;
+        let read = read.into_iter().collect::<Option<Vec<_>>>().filter(|_| complete)?;
+        let (pems, contents): (Vec<String>, Vec<String>) = read.into_iter().unzip();
+        let config = server_config(&pems).map_err(|(key, text)| place.problem(key, text)).ok()?;
         let (current, handshakes) = watch::channel(Arc::new(config));
-        let take = move |texts: &[String]| {
-            let config = server_config(texts)
-                .map_err(|(file, text)| format!("{}: {text}", keys.get(file).unwrap_or(&"")))?;
+        let files = parts.iter().map(|part| part.file.clone()).collect();
+        let take = move |contents: &[String]| {
+            let told = |(key, text): Wrong| format!("{key}: {text}");
+            let pems = parts
+                .iter()
+                .zip(contents)
+                .map(|(part, content)| part.read(content).map_err(|text| told((part.key, text))));
+            let config = server_config(&pems.collect::<Result<Vec<_>, _>>()?).map_err(told)?;
             current.send_replace(Arc::new(config));
             Ok(())
         };
-        place.watch("", files, FILE_LIMIT, &texts, Box::new(take));
-        Some(Self(handshakes))
+        place.watch("", files, PEM_LIMIT, &contents, Box::new(take));
+        Some(Self { handshakes, failures: Mutex::default() })
     }
 
     /// Shakes hands, with the certificate as it is now. Gives back the names of the peer's own
@@ -73,43 +116,85 @@ impl Tls {
         &self,
         stream: S,
     ) -> io::Result<(TlsStream<S>, Arc<[String]>)> {
-        let config = Arc::clone(&self.0.borrow());
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let config = Arc::clone(&self.handshakes.borrow());
+        let accepted = TlsAcceptor::from(config).accept(stream).await;
+        let stream = accepted.inspect_err(|error| self.note_failure(error))?;
         let (_, session) = stream.get_ref();
         let names = session.peer_certificates().and_then(<[_]>::first).map(names);
         Ok((stream, names.unwrap_or_default()))
+    }
+
+    /// Logs that a handshake failed, once in a while, and in our own words: whoever likes can make
+    /// one fail. A peer that only looks whether the port is open has begun none.
+    fn note_failure(&self, error: &io::Error) {
+        let error = error.get_ref().and_then(|error| error.downcast_ref());
+        let Some(reason) = error.map(reason) else { return };
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        if failures.last_logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
+            let count = mem::take(&mut failures.count);
+            failures.last_logged = Some(Instant::now());
+            drop(failures);
+            tracing::info!(count, reason, "TLS handshakes fail");
+        }
+    }
+}
+
+/// Why a handshake failed, without anything that the peer sent.
+fn reason(error: &rustls::Error) -> &'static str {
+    use rustls::Error as E;
+    match error {
+        E::NoCertificatesPresented => "the caller shows no certificate",
+        E::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the caller's certificate has expired",
+        E::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "the caller's certificate is of no authority in client_ca_file"
+        }
+        E::InvalidCertificate(_) => "the caller's certificate is not valid",
+        E::AlertReceived(_) => "the caller refuses, as where it does not trust cert_file",
+        E::PeerIncompatible(_) | E::NoApplicationProtocol => {
+            "the caller has no version, cipher or protocol in common with this server"
+        }
+        _ => "the caller does not speak TLS as it should, if it speaks TLS",
     }
 }
 
 /// What a listener shakes hands with: certificate, key and, perhaps, the authorities of its peers'
 /// certificates, all PEM. An error tells which of them is wrong.
-fn server_config(texts: &[String]) -> Result<ServerConfig, (usize, String)> {
-    let [certificate, key, authorities @ ..] = texts else {
-        return Err((0, "is missing".to_owned()));
+fn server_config(pems: &[String]) -> Result<ServerConfig, Wrong> {
+    let [certificate, key, authorities @ ..] = pems else {
+        return Err((CERT_FILE, "is missing".to_owned()));
     };
-    let chain = certificates(certificate).map_err(|text| (0, text))?;
+    let chain = certificates(certificate).map_err(|error| (CERT_FILE, unfit(&error)))?;
     let end = chain.iter().filter_map(|certificate| not_after(certificate)).min();
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .map_err(|_| (1, "holds no unencrypted private key in PEM".to_owned()))?;
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok();
+    let key = key.filter(|key| provider.key_provider.load_private_key(key.clone_key()).is_ok());
+    let Some(key) = key else {
+        let text = "cannot be used: it must be a key of RSA with 2048 to 4096 bits, of ECDSA over \
+                    P-256 or P-384, or of Ed25519";
+        return Err((KEY_FILE, text.to_owned()));
+    };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| (0, error.to_string()))?;
+        .map_err(|error| (CERT_FILE, error.to_string()))?;
     let builder = match authorities.first() {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
+            let unfit = |error: &rustls::Error| (CLIENT_CA_FILE, unfit(error));
             let mut roots = RootCertStore::empty();
-            for authority in certificates(authorities).map_err(|text| (2, text))? {
-                roots.add(authority).map_err(|error| (2, unfit(&error)))?;
+            for authority in certificates(authorities).map_err(|error| unfit(&error))? {
+                roots.add(authority).map_err(|error| unfit(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = verifier.build().map_err(|error| (2, error.to_string()))?;
+            let verifier = verifier.build().map_err(|error| (CLIENT_CA_FILE, error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => (1, "is not the key of cert_file".to_owned()),
-        error => (0, unfit(&error)),
+        rustls::Error::InconsistentKeys(_) => (KEY_FILE, "is not the key of cert_file".to_owned()),
+        error => (CERT_FILE, unfit(&error)),
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if let Some(since_1970) = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
@@ -122,14 +207,10 @@ fn server_config(texts: &[String]) -> Result<ServerConfig, (usize, String)> {
     Ok(config)
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let certificates = certificates.unwrap_or_default();
-    if certificates.is_empty() {
-        Err("holds no certificate in PEM".to_owned())
-    } else {
-        Ok(certificates)
-    }
+/// The certificates of a PEM text that has been read whole.
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, rustls::Error> {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>();
+    certificates.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 fn unfit(error: &rustls::Error) -> String {

@@ -71,10 +71,13 @@ impl File {
         disk::is_held(path)
     }
 
-    /// Whether the file's folder is there: the store makes the file, and no folder.
-    #[must_use]
-    pub fn has_folder(path: &Path) -> bool {
-        disk::folder(path).is_dir()
+    /// Whether the file can be opened, or made where there is none. Opens no store, and touches
+    /// nothing.
+    ///
+    /// # Errors
+    /// What [`open`](Self::open) would fail with.
+    pub fn check(path: &Path) -> Result<(), String> {
+        disk::check(path).map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
     fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {

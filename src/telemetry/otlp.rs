@@ -107,13 +107,14 @@ fn resource() -> Resource {
     Resource::builder_empty().with_attributes(attributes).build()
 }
 
-/// Whether the collector's certificate could be checked by the authorities that are set.
+/// Whether the collector's certificate could be checked.
 ///
 /// # Errors
 /// Why not.
 pub(super) fn check(traces: &Traces) -> Result<(), String> {
-    let endpoint = endpoint(traces);
-    endpoint.map(drop).map_err(|_| "holds a certificate that cannot be read".to_owned())
+    endpoint(traces).map(drop).map_err(|_| {
+        "cannot be checked: the system has no authorities; set telemetry.otlp_ca_file".to_owned()
+    })
 }
 
 fn endpoint(traces: &Traces) -> Result<Endpoint, tonic::transport::Error> {

@@ -1,7 +1,8 @@
 //! Log lines on their way out. Used by `telemetry` only.
 //!
 //! Whoever reads the log may stop reading it. The lines then wait here, up to a bound; further
-//! ones are lost and counted, and nobody who writes one is held up.
+//! ones are lost and counted, and nobody who writes one is held up. So are those that cannot be written,
+//! where the reader has left or the disk is full.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -52,10 +53,10 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Writes what comes, without end. A line that cannot be written, such as where the reader has
-    /// left, is no reason to end.
-    pub(super) fn write_to(&self, mut out: impl Write) {
-        let mut batch = Vec::new();
+    /// Writes what comes, without end. A line that cannot be written is no reason to end.
+    pub(super) fn write_to(&self, out: impl Write) {
+        let mut out = Lines { out, is_torn: false };
+        let (mut batch, mut unwritten) = (Vec::new(), 0);
         loop {
             let nothing = |state: &mut State| state.waiting.is_empty() && state.lost == 0;
             let state = self.filled.wait_while(self.lock(), nothing);
@@ -64,7 +65,16 @@ impl Queue {
             let lost = mem::take(&mut state.lost);
             state.writing = true;
             drop(state);
-            let _ = out.write_all(&batch);
+            match out.write(&batch) {
+                0 if unwritten > 0 && !batch.is_empty() => {
+                    let lost = mem::take(&mut unwritten);
+                    tracing::warn!(lost, "log lines were lost, because they could not be written");
+                }
+                failed => {
+                    LOG_LINES_LOST.add([], failed);
+                    unwritten += failed;
+                }
+            }
             batch.clear();
             if lost > 0 {
                 tracing::warn!(lost, "log lines were lost, because nobody read them in time");
@@ -78,6 +88,36 @@ impl Queue {
     pub(super) fn flush(&self, time: Duration) {
         let unwritten = |state: &mut State| state.writing || !state.waiting.is_empty();
         drop(self.emptied.wait_timeout_while(self.lock(), time, unwritten));
+    }
+}
+
+/// Where lines go.
+struct Lines<W> {
+    out: W,
+    /// The last line was written in part.
+    is_torn: bool,
+}
+
+impl<W: Write> Lines<W> {
+    /// Writes them. Gives back how many of them could not be written whole.
+    fn write(&mut self, lines: &[u8]) -> u64 {
+        // What is left of a line must not spoil the next one.
+        if self.is_torn && self.out.write_all(b"\n").is_ok() {
+            self.is_torn = false;
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(written @ 1..) => {
+                    let (done, left) = rest.split_at(written.min(rest.len()));
+                    self.is_torn = !done.ends_with(b"\n");
+                    rest = left;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        rest.split_inclusive(|byte| *byte == b'\n').count() as u64
     }
 }
 
@@ -172,6 +212,41 @@ mod tests {
         assert!(rest.lines().all(|line| line.len() == 1023) && rest.len() == LIMIT);
         queue.flush(Duration::from_mins(1));
         assert_eq!(count(&queue), (0, 0));
+    }
+
+    /// A disk that takes so many bytes, in two parts.
+    struct Disk<'a>(&'a mut Vec<u8>, usize);
+
+    impl Write for Disk<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.1).min(6);
+            self.1 -= taken;
+            self.0.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_spoil_no_other() {
+        const LINES: &[u8] = b"first\nsecond\nthird\n";
+        for (room, lost, kept) in [
+            (0, 3, "fourth\n"),
+            (3, 3, "fir\nfourth\n"),
+            (6, 2, "first\nfourth\n"),
+            (8, 2, "first\nse\nfourth\n"),
+            (18, 1, "first\nsecond\nthird\nfourth\n"),
+            (19, 0, "first\nsecond\nthird\nfourth\n"),
+        ] {
+            let mut written = Vec::new();
+            let mut lines = Lines { out: Disk(&mut written, room), is_torn: false };
+            assert_eq!(lines.write(LINES), lost, "{room}");
+            lines.out.1 = 100;
+            assert_eq!(lines.write(b"fourth\n"), 0, "{room}");
+            assert_eq!(String::from_utf8(written).unwrap(), kept, "{room}");
+        }
     }
 
     #[test]

@@ -42,6 +42,16 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    /// An authority that this one vouches for.
+    pub fn subordinate(&self) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "subordinate");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
     /// A certificate with these names: addresses, DNS names and URIs.
     pub fn issue(&self, names: &[&str]) -> Pair {
         self.issue_as(names, CertificateParams::default())
@@ -110,12 +120,17 @@ pub fn client(
 
 /// The server's settings for a folder with its certificate, and the authority of its callers'.
 pub fn settings(folder: &Path, callers: Option<&Authority>) -> String {
-    let shown = folder.display();
-    let ca = callers.map(|authority| {
+    if let Some(authority) = callers {
         std::fs::write(folder.join("ca.crt"), &authority.pem).unwrap();
-        format!("client_ca_file = \"{shown}/ca.crt\"\n")
-    });
-    let ca = ca.unwrap_or_default();
+    }
+    settings_of(folder, callers.is_some())
+}
+
+/// The same, for a folder that has all files.
+pub fn settings_of(folder: &Path, asks_callers: bool) -> String {
+    let shown = folder.display();
+    let ca =
+        if asks_callers { format!("client_ca_file = \"{shown}/ca.crt\"\n") } else { String::new() };
     format!("[server.tls]\ncert_file = \"{shown}/tls.crt\"\nkey_file = \"{shown}/tls.key\"\n{ca}")
 }
 

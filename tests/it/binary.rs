@@ -2,5 +2,7 @@
 //! stream, and how it ends.
 
 mod commands;
+mod connecting;
+mod elsewhere;
 mod ending;
 mod settings;

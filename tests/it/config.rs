@@ -4,9 +4,11 @@
 mod accounts;
 mod clients;
 mod documented;
+mod placeholder;
 mod safety;
 mod secret;
 mod server;
+mod suggestions;
 mod tls;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use self::source::{File, paths, sources};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["app", "telemetry", "sandbox", "error", "clock", "pb", "config"]),
+    ("cli", &["app", "telemetry", "sandbox", "error", "clock", "pb", "certificate", "config"]),
     (
         "app",
         &[
@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // It implements a trait of the vendors'.
     ("store", &["providers", "error", "clock", "pb", "random", "spans", "metrics", "config"]),
     ("providers", &["outbound", "error", "clock", "pb", "random", "metrics", "config"]),
-    ("outbound", &["error", "clock", "pb", "spans", "metrics", "config"]),
+    ("outbound", &["error", "clock", "pb", "spans", "certificate", "metrics", "config"]),
     ("spans", &["error", "pb"]),
     ("error", &["pb", "config"]),
     ("clock", &[]),
@@ -69,7 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("metrics", &[]),
     ("certificate", &[]),
-    ("config", &[]),
+    ("config", &["certificate"]),
 ];
 
 /// The vendors: each is a module of `providers`, and knows no other.
@@ -78,13 +78,13 @@ const VENDORS: &[&str] = &["wechat", "dingshang", "haoka"];
 /// Libraries that only some rooms may name.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["outbound"]),
-    ("rustls", &["outbound", "server"]),
+    ("rustls", &["outbound", "server", "certificate", "cli"]),
     ("redis", &["store"]),
     ("redb", &["store"]),
     ("tokio_rustls", &["server"]),
     ("webpki", &["server"]),
     ("axum", &["app", "sandbox"]),
-    ("hyper", &["server", "sandbox"]),
+    ("hyper", &["outbound", "server", "sandbox"]),
     ("hyper_util", &["server", "sandbox"]),
     ("clap", &["cli"]),
     ("toml", &["config"]),
@@ -92,8 +92,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tonic_reflection", &["app"]),
     ("tonic_health", &["health", "app", "cli"]),
     ("md5", &["providers", "sandbox"]),
-    ("base64", &["providers", "sandbox"]),
+    ("base64", &["providers", "sandbox", "certificate"]),
     ("ring", &["grpc", "server"]),
+    ("rustix", &["store"]),
+    ("strsim", &["config"]),
     ("subtle", &["grpc"]),
     ("prometheus", &["metrics"]),
     ("x509_cert", &["certificate"]),

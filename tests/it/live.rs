@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use axum::http::Method;
 use order_query::clock::{Clock, ManualClock, SystemClock};
 use order_query::sandbox::{Kind, Sandbox, Vendor};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::authority::Authority;
 use crate::child::{Ended, run, write};
@@ -284,6 +286,39 @@ async fn certificates_are_told_with_the_days_that_are_left() {
             assert!(told.contains(&true), "{line}");
             let advice = line.ends_with("; have the vendor renew its certificate");
             assert_eq!(advice, verdict == "warning", "{line}");
+        }
+    }
+}
+
+/// What answers at this address sends these bytes, whatever it is told.
+async fn answering(bytes: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    format!("https://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vendor_whose_tls_is_another_is_not_taken_for_trouble_of_the_network() {
+    let nothing_in_common = "; the vendor's side and this one have no version of TLS or no cipher";
+    let no_tls = "; what answers at base_url does not speak TLS: check its port";
+    for (bytes, advice) in [
+        // Alerts: no cipher in common, too weak, no version in common.
+        (&b"\x15\x03\x03\x00\x02\x02\x28"[..], nothing_in_common),
+        (b"\x15\x03\x03\x00\x02\x02\x47", nothing_in_common),
+        (b"\x15\x03\x03\x00\x02\x02\x46", nothing_in_common),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", no_tls),
+    ] {
+        let checked = check(&accounts(&answering(bytes).await, ""));
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        for account in ["market", "vending", "cards"] {
+            let line = checked.line(&format!("failed: accounts.{account}"));
+            assert!(line.contains(advice), "{line}");
         }
     }
 }

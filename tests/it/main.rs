@@ -26,6 +26,7 @@ mod logging;
 mod mappings;
 mod metrics;
 mod mounted;
+mod pem;
 mod played;
 mod pressure;
 mod redis_proxy;

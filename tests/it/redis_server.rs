@@ -111,6 +111,10 @@ impl RedisServer {
     fn try_start(&mut self) -> bool {
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
+        // What scripts/install could not have without a service, it puts there.
+        let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:{installed}"));
         command.arg("--dir").arg(self.directory.path()).args(["--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
         match &self.certificate {

@@ -148,6 +148,7 @@ async fn an_unfit_secret_leaves_the_one_before_in_use() {
         let field = Field::new(&case, &mounted).await;
         let mut unfit =
             vec![String::new(), "  \n".into(), "two\nlines\n".into(), "x".repeat(65537)];
+        unfit.push("Replace-Me\n".into());
         if case.key == "app_secret" && case.provider == Provider::Dingshang {
             unfit.push("密".into());
         }

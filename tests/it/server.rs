@@ -1,13 +1,16 @@
 //! The listener from outside: what a connection may take, how it ends, and TLS.
 
 mod aging;
+mod authorities;
 mod budgets;
 mod drain;
 mod limits;
-mod tls;
+mod reflection;
+mod stall;
+pub mod tls;
 
 use std::error::Error as _;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -17,10 +20,84 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::child::PATIENCE;
 use crate::support::question;
+use crate::unread::framed;
 
 /// How long a test waits for a connection to be ended: less than until a keepalive would do it.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// What a client of HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The kinds of frames.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const GOAWAY: u8 = 7;
+
+/// The flags of a stream's only DATA frame, and of HEADERS that are whole.
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A call of that method, with this message: the frames that a client sends.
+fn call(
+    stream: u32,
+    authority: Option<&str>,
+    method: &str,
+    message: &impl prost::Message,
+) -> Vec<u8> {
+    let path = format!("/orderquery.v1.OrderService/{method}");
+    // Literals whose names are in HPACK's own table.
+    let literal = |name: &[u8], value: &str| {
+        [name, &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
+    };
+    // POST and http.
+    let mut block = vec![0x83, 0x86];
+    block.extend(literal(&[0x04], &path));
+    block.extend(authority.map(|authority| literal(&[0x01], authority)).unwrap_or_default());
+    block.extend(literal(&[0x0f, 0x10], "application/grpc"));
+    let body = framed(0, &message.encode_to_vec());
+    [frame(HEADERS, END_HEADERS, stream, &block), frame(DATA, END_STREAM, stream, &body)].concat()
+}
+
+/// A frame that a server has sent.
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// The frames that a server sends, until it ends the connection.
+struct Frames(BufReader<TcpStream>);
+
+impl Frames {
+    fn of(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        let mut header = [0; 9];
+        self.0.read_exact(&mut header).ok()?;
+        let [a, b, c, kind, flags, stream @ ..] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
+    }
+}
 
 /// A bare connection.
 fn knock(address: SocketAddr) -> TcpStream {

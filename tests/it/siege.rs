@@ -10,7 +10,6 @@ use axum::body::Bytes;
 use axum::http::Request;
 use h2::client::SendRequest;
 use order_query::pb::{BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider};
-use prost::Message as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -46,7 +45,6 @@ async fn bad_vendor() -> Played {
     let too_large = order(vec![item; 2900].join(","));
     let empty = order(vec!["{}"; 60_000].join(","));
     let small = order(item.to_owned());
-    let [large, too_large, empty, small] = [large, too_large, empty, small].map(Bytes::from);
     Played::start(move |asked: Asked| {
         let id = asked.uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         let body = match id.as_bytes().first() {
@@ -56,12 +54,12 @@ async fn bad_vendor() -> Played {
             _ => small.clone(),
         };
         // The vendor repeats the id that it was asked for.
-        let body = String::from_utf8_lossy(&body).replacen("\"order_id\":1", &format!("\"order_id\":{id}"), 1);
+        let body = body.replacen("\"order_id\":1", &format!("\"order_id\":{id}"), 1);
         async move {
             if id.starts_with('4') {
                 sleep(Duration::from_secs(2)).await;
             }
-            answer(200, &*body)
+            answer(200, body)
         }
     })
     .await
@@ -102,7 +100,9 @@ async fn half_sent(address: SocketAddr) {
             for number in 0..4 {
                 request = request.header(format!("x-{number}"), &long);
             }
-            let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else { break };
+            let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else {
+                break;
+            };
             let Ok(stream) = client.send_request(request.body(()).unwrap(), false) else { break };
             open.push(stream);
         }
@@ -116,7 +116,9 @@ async fn health_watches(address: SocketAddr) {
     let mut open = Vec::new();
     for _ in 0..256 {
         let request = post("/grpc.health.v1.Health/Watch").body(()).unwrap();
-        let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else { break };
+        let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else {
+            break;
+        };
         let Ok((answer, mut body)) = client.send_request(request, false) else { break };
         let _ = body.send_data(framed(&HealthCheckRequest::default()), true);
         open.push((answer, body));
@@ -138,8 +140,11 @@ async fn untaken_batches(address: SocketAddr) {
         for _ in 0..250 {
             let request = post("/orderquery.v1.OrderService/BatchGetOrders")
                 .header("authorization", format!("Bearer {HOSTILE}"));
-            let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else { break };
-            let Ok((answer, mut body)) = client.send_request(request.body(()).unwrap(), false) else {
+            let Ok(()) = std::future::poll_fn(|context| client.poll_ready(context)).await else {
+                break;
+            };
+            let Ok((answer, mut body)) = client.send_request(request.body(()).unwrap(), false)
+            else {
                 break;
             };
             let _ = body.send_data(batch.clone(), true);

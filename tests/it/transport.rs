@@ -2,7 +2,9 @@
 //! without an end.
 
 mod bodies;
+mod ends;
 mod proxies;
+mod sent;
 pub mod tls;
 
 /// An account at each vendor, at one address. `more` is set for each of them.

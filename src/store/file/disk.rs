@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::StorageBackend;
+use rustix::fs::{Access, access};
 
 use crate::random;
 
@@ -52,8 +53,36 @@ pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
     }
 }
 
+/// Whether a file can be opened, or made where there is none. Touches nothing.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        // A pipe would be waited for until somebody reads from it.
+        Ok(metadata) if !metadata.is_file() => Err("is not a regular file".to_owned()),
+        Ok(_) => {
+            let opened = OpenOptions::new().read(true).write(true).open(path);
+            opened.map(drop).map_err(|error| format!("cannot be opened: {error}"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let allowed = access(folder(path), Access::WRITE_OK | Access::EXEC_OK);
+            allowed.map_err(|error| not_made(&error.into()))
+        }
+        Err(error) => Err(format!("cannot be opened: {error}")),
+    }
+}
+
+/// Why a file could not be made.
+fn not_made(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "is in a folder that does not exist; create it".to_owned(),
+        _ => format!("cannot be created: {error}"),
+    }
+}
+
 /// The folder of a file.
-pub(super) fn folder(path: &Path) -> &Path {
+fn folder(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
 }
@@ -95,10 +124,7 @@ impl Draft {
         // It will hold access tokens and personal data: for the owner only.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "is in a folder that does not exist; create it".to_owned(),
-            _ => format!("cannot be created: {error}"),
-        })?;
+        let file = file.map_err(|error| not_made(&error))?;
         Ok(Self { file: lock(file)?, path })
     }
 

@@ -109,6 +109,19 @@ async fn nobody_new_is_let_in_once_it_stops() {
     assert_eq!(held.server.child.end().code, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_nothing() {
+    let mut held = Held::start().await;
+    let question = held.under_way().await;
+    for _ in 0..2 {
+        held.server.child.signal("HUP");
+        held.server.child.err.with("SIGHUP changes nothing");
+    }
+    held.gate.add_permits(1);
+    assert_eq!(question.end().code, Some(0));
+    assert_eq!(held.server.stop().code, Some(0));
+}
+
 /// What a Watch says next.
 async fn next(
     watch: &mut tonic::Streaming<tonic_health::pb::HealthCheckResponse>,

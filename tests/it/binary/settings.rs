@@ -94,6 +94,38 @@ fn a_configuration_is_needed_and_the_environment_can_name_it() {
     assert_eq!(Child::start(both).end().code, Some(0));
 }
 
+/// Compose sets what it has no value for to nothing: `${X:-}`.
+#[test]
+fn a_variable_that_is_empty_is_not_set() {
+    const OURS: [&str; 3] = ["ORDER_QUERY_CONFIG", "ORDER_QUERY_LOG", "ORDER_QUERY_TOKEN"];
+    let run = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.envs(OURS.map(|name| (name, "")));
+        Child::start(command).end()
+    };
+    for subcommand in ["serve", "check"] {
+        let missing = run(&[subcommand]);
+        assert_eq!((missing.code, missing.out.as_str()), (Some(78), ""), "{missing:?}");
+        assert!(missing.err.contains("--config: is missing"), "{}", missing.err);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, HAOKA);
+    assert_eq!(run(&["check", "--config", &path]).code, Some(0));
+
+    // It comes as far as the port, which somebody has: we, or who had it before.
+    let _taken = TcpListener::bind("127.0.0.1:50051");
+    let dev = run(&["serve", "--dev"]);
+    assert_eq!(dev.code, Some(1), "{dev:?}");
+    assert!(dev.err.contains("error: cannot listen on 127.0.0.1:50051"), "{}", dev.err);
+
+    let server = Serving::start_with("", |command| {
+        command.arg("--dev").envs(OURS.map(|name| (name, "")));
+    });
+    let mut get = server.get_command(&["haoka", "settled"]);
+    get.envs(OURS.map(|name| (name, "")));
+    assert_eq!(Child::start(get).end().code, Some(0));
+}
+
 #[test]
 fn a_port_in_use_is_told_with_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -167,7 +199,8 @@ fn secrets_come_from_the_environment() {
     let path = write(&directory, &config);
     for (value, problem) in [
         (OsString::from("fine"), None),
-        (OsString::from(""), Some("is empty")),
+        (OsString::from(""), Some("the environment variable ORDER_QUERY_TEST_A is empty")),
+        (OsString::from("replace-me"), Some("still has the REPLACE-ME of the example in it")),
         (OsString::from("two\nlines"), Some("control character")),
         (OsString::from_vec(vec![b'a', 0xff]), Some("is not UTF-8")),
     ] {

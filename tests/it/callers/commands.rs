@@ -1,6 +1,8 @@
 //! The commands as callers: with a token, and over TLS.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::{AUDIT, BILLING, two_clients};
 use crate::authority::{self, Authority};
@@ -14,10 +16,12 @@ fn serving() -> Serving {
 }
 
 /// Asks with these arguments, and a token in the environment.
-async fn asks(arguments: &[&str], token: Option<&str>) -> Ended {
+async fn asks(arguments: &[&str], token: Option<impl AsRef<OsStr>>) -> Ended {
     let mut command = command(arguments);
     command.env_remove("ORDER_QUERY_TOKEN");
-    command.envs(token.map(|token| ("ORDER_QUERY_TOKEN", token)));
+    if let Some(token) = token {
+        command.env("ORDER_QUERY_TOKEN", token);
+    }
     tokio::task::spawn_blocking(|| Child::start(command).end()).await.unwrap()
 }
 
@@ -67,6 +71,18 @@ async fn get_and_watch_show_the_token() {
                 }
             }
         }
+    }
+}
+
+/// What is empty is not set, and what cannot be read is told.
+#[tokio::test]
+async fn a_token_in_the_environment_that_is_no_text_is_told() {
+    let server = serving();
+    let token = OsStr::from_bytes(b"token-of-nobody-\xff");
+    for subcommand in ["get", "watch"] {
+        let arguments = [subcommand, "haoka", "settled", "--endpoint", &server.url()];
+        let ended = asks(&arguments, Some(token)).await;
+        assert_eq!(ended.err, "error: ORDER_QUERY_TOKEN is not UTF-8\n");
     }
 }
 

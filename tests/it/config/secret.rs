@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
-use super::{HAOKA, problems_in};
+use super::{DINGSHANG, HAOKA, WECHAT, problems_in, read_in};
 use crate::child::PATIENCE;
 use crate::played::{Played, answer};
 use crate::support::Server;
@@ -85,6 +85,53 @@ fn a_file_that_holds_no_secret_is_told() {
             }
         }
     }
+}
+
+#[test]
+fn what_nobody_sees_in_a_secret_is_warned_of_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mark, width, space) = ("byte order mark", "no width", "begins or ends with a space");
+    for (content, told) in [
+        ("word", None),
+        ("a word", None),
+        ("wörd密", None),
+        ("\u{feff}word", Some(mark)),
+        ("wo\u{feff}rd", Some(width)),
+        ("word\u{200b}", Some(width)),
+        ("wo\u{200d}rd", Some(width)),
+        ("\u{2060}word", Some(width)),
+        ("wo\u{ad}rd", Some(width)),
+        ("\u{202e}word", Some(width)),
+        ("word ", Some(space)),
+        (" word\n", Some(space)),
+        ("word\u{a0}", Some(space)),
+        ("word\u{3000}", Some(space)),
+    ] {
+        fs::write(directory.path().join("secret"), content).unwrap();
+        let plain = serde_json::to_string(content.trim_end_matches('\n')).unwrap();
+        for (account, path) in [
+            (WECHAT.replace("\"s\"", "{ file = \"secret\" }"), "accounts.market.app_secret"),
+            (WECHAT.replace("\"s\"", &plain), "accounts.market.app_secret"),
+            (DINGSHANG.replace("\"k\"", "{ file = \"secret\" }"), "accounts.vending.app_key"),
+            (HAOKA.replace("\"s\"", "{ file = \"secret\" }"), "accounts.cards.secret"),
+        ] {
+            let setup = read_in(directory.path(), &account).ok().unwrap();
+            let told = told.map(|told| (path, told));
+            let warned: Vec<_> =
+                setup.warnings.iter().map(|it| (it.path.as_str(), it.text.as_str())).collect();
+            match (told, warned.as_slice()) {
+                (None, []) => {}
+                (Some((path, told)), [(warned_path, text)]) => {
+                    assert_eq!(*warned_path, path);
+                    assert!(text.contains(told) && !text.contains("word"), "{content:?}: {text}");
+                }
+                _ => panic!("{content:?}: {warned:?}"),
+            }
+        }
+    }
+    let lines = format!("store.url = \"redis://:wo\u{200b}rd@h:6379/0\"\n{HAOKA}");
+    let setup = read_in(directory.path(), &lines).ok().unwrap();
+    assert_eq!(setup.warnings[0].path, "store.url");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `[server.tls]`: what is wrong with each file, told without what is in it.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use super::{HAOKA, problems_in};
 use crate::authority::Authority;
@@ -75,6 +77,41 @@ fn each_file_must_be_what_it_is_for() {
                 assert!(!text.contains("s3cret"), "{text}");
             }
             _ => panic!("{tls}: {told:?}"),
+        }
+    }
+}
+
+/// A key of this kind with a certificate of its own, made by openssl.
+fn made_by_openssl(folder: &Path, kind: &[&str]) {
+    let mut openssl = Command::new("openssl");
+    openssl.current_dir(folder).args(["req", "-x509", "-nodes", "-subj", "/CN=localhost"]);
+    openssl.args(["-keyout", "tls.key", "-out", "tls.crt", "-newkey"]).args(kind);
+    assert!(openssl.output().unwrap().status.success(), "{kind:?}");
+}
+
+#[test]
+fn a_key_that_cannot_be_used_is_blamed_itself_with_what_can_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let tls = "[server.tls]\ncert_file = \"tls.crt\"\nkey_file = \"tls.key\"\n";
+    for (kind, is_fine) in [
+        (&["ec", "-pkeyopt", "ec_paramgen_curve:P-256"][..], true),
+        (&["ec", "-pkeyopt", "ec_paramgen_curve:P-384"], true),
+        (&["ed25519"], true),
+        (&["rsa:2048"], true),
+        (&["ec", "-pkeyopt", "ec_paramgen_curve:P-521"], false),
+        (&["rsa:1024"], false),
+        (&["ed448"], false),
+    ] {
+        made_by_openssl(directory.path(), kind);
+        let problems = problems_in(directory.path(), &format!("{tls}{HAOKA}"));
+        match problems.as_slice() {
+            [] => assert!(is_fine, "{kind:?}"),
+            [problem] => {
+                assert!(!is_fine, "{kind:?}: {problem:?}");
+                assert_eq!(problem.path, "server.tls.key_file", "{kind:?}");
+                assert!(problem.text.contains("P-256 or P-384"), "{kind:?}: {problem:?}");
+            }
+            _ => panic!("{kind:?}: {problems:?}"),
         }
     }
 }

@@ -104,15 +104,18 @@ async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_whose_folder_is_not_there_is_a_failure() {
+async fn a_file_whose_folder_is_not_there_is_a_mistake_and_nobody_is_asked() {
     let sandbox = sandbox().await;
     for token in ["classic", "stable"] {
         let directory = tempfile::tempdir().unwrap();
         let path = write(&directory, &config(&sandbox, "file:data/orders.redb", token));
         let checked = check_at(&path);
-        assert_eq!(checked.code, Some(1), "{checked:?}");
-        let line = checked.line("failed: store.url");
-        assert!(line.ends_with("/data/orders.redb does not exist; create it"), "{line}");
+        assert_eq!((checked.code, checked.out.as_str()), (Some(78), ""), "{checked:?}");
+        let told = "/data/orders.redb is in a folder that does not exist; create it\n";
+        assert!(
+            checked.err.contains("\nstore.url: ") && checked.err.ends_with(told),
+            "{checked:?}"
+        );
         assert_eq!(names(&directory), ["order-query.toml"]);
     }
 }
@@ -125,9 +128,8 @@ async fn a_pipe_in_the_files_place_is_not_waited_for() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let path = write(&directory, &config(&sandbox, "file:orders.redb", "classic"));
     let checked = check_at(&path);
-    assert_eq!(checked.code, Some(1), "{checked:?}");
-    checked.line("failed: store.url");
-    assert_not_asked(&checked, "the store cannot be used");
+    assert_eq!((checked.code, checked.out.as_str()), (Some(78), ""), "{checked:?}");
+    assert!(checked.err.ends_with("orders.redb is not a regular file\n"), "{checked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

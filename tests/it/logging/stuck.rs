@@ -97,6 +97,25 @@ async fn a_log_that_nobody_reads_holds_nobody_up_and_tells_what_it_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_that_cannot_be_written_are_counted() {
+    const { assert!(3 * LINES == 303) };
+    let mut unread = Unread::start();
+    // Nobody holds the other end of the log's pipe any more.
+    drop(std::mem::replace(&mut unread.log, BufReader::new(std::io::pipe().unwrap().0)));
+    unread.flood(3).await;
+    let all_counted = async {
+        loop {
+            let page = page_at(unread.admin_address).await;
+            let lost = value(&page, "order_query_log_lines_lost_total").unwrap();
+            if lost >= 303.0 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, all_counted).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nobody_reads_does_not_keep_the_server_from_ending() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let unread = Unread::start();

@@ -1,6 +1,5 @@
 //! What a connection may take: the time until it speaks, and how many there may be.
 
-use std::io::{BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
@@ -18,14 +17,12 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use super::{closes, knock, say};
+use super::{Frames, GOAWAY, PREFACE, RESET, closes, frame, knock, say};
 use crate::authority::Authority;
 use crate::child::{self, Child, PATIENCE, Serving};
 use crate::support::{connect, raw, serve};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The first bytes of a TLS handshake.
 const HALF_HANDSHAKE: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01];
@@ -160,29 +157,6 @@ async fn streams_and_headers_are_bounded() {
     driver.abort();
 }
 
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// What frames a server has sent, kinds and payloads, until it ends the connection.
-fn frames(stream: TcpStream) -> Vec<(u8, Vec<u8>)> {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut stream = BufReader::new(stream);
-    let mut frames = Vec::new();
-    let mut header = [0; 9];
-    while stream.read_exact(&mut header).is_ok() {
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
-        let mut payload = vec![0; length as usize];
-        if stream.read_exact(&mut payload).is_err() {
-            break;
-        }
-        frames.push((header[3], payload));
-    }
-    frames
-}
-
 /// A stream's first frame, which is wrong in a way that is the stream's own error, or is not.
 fn headers(stream: u32, is_fine: bool) -> Vec<u8> {
     const HEADERS: u8 = 1;
@@ -194,8 +168,6 @@ fn headers(stream: u32, is_fine: bool) -> Vec<u8> {
 
 #[test]
 fn who_resets_streams_or_makes_us_do_it_without_end_is_sent_away() {
-    const RESET: u8 = 3;
-    const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
     let server = Serving::start(HAOKA);
     for by_peer in [false, true] {
@@ -208,9 +180,12 @@ fn who_resets_streams_or_makes_us_do_it_without_end_is_sent_away() {
             }
         }
         let stream = say(server.address, &bytes);
-        let last = frames(stream).into_iter().rfind(|(kind, _)| *kind == GOAWAY);
-        let (_, payload) = last.expect("a GOAWAY");
-        assert_eq!(payload[4..8], ENHANCE_YOUR_CALM, "by the peer: {by_peer}");
+        let last = Frames::of(stream).filter(|frame| frame.kind == GOAWAY).last();
+        assert_eq!(
+            last.expect("a GOAWAY").payload[4..8],
+            ENHANCE_YOUR_CALM,
+            "by the peer: {by_peer}"
+        );
     }
 }
 

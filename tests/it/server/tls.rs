@@ -24,7 +24,7 @@ const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"
 
 /// Shakes hands, and waits for the server's first bytes: with TLS 1.3 a client hears only then
 /// that its certificate was refused.
-async fn handshake(
+pub async fn handshake(
     server: &Serving,
     config: &Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
@@ -80,6 +80,34 @@ async fn callers_must_show_a_certificate_where_their_authority_is_set() {
             let shaken = handshake(&secured.server, &config).await;
             assert_eq!(shaken.is_ok(), let_in, "{version:?}: {:?}", shaken.err());
         }
+    }
+}
+
+/// Whoever likes can make a handshake fail: it is told once a minute, by kind.
+#[tokio::test]
+async fn handshakes_that_fail_are_told_once_without_what_a_stranger_sent() {
+    let (callers, strangers) = (Authority::new(), Authority::new());
+    let named = strangers.issue(&["name-of-a-stranger.example"]);
+    for (shows, trusts, reason) in [
+        (None, None, "the caller shows no certificate"),
+        (Some(&named), None, "the caller's certificate is of no authority in client_ca_file"),
+        (None, Some(&strangers), "the caller refuses, as where it does not trust cert_file"),
+    ] {
+        let mut secured = secured(Some(&callers));
+        // A probe that only looks whether the port is open.
+        drop(TcpStream::connect(secured.server.address).await.unwrap());
+        let trusted = trusts.unwrap_or(&secured.authority).pem.clone();
+        let config = Arc::new(client(&trusted, BOTH, shows));
+        for _ in 0..3 {
+            assert!(handshake(&secured.server, &config).await.is_err());
+        }
+        secured.server.child.err.with("TLS handshakes fail");
+        let log = secured.server.stop().err;
+        let told: Vec<_> = log.lines().filter(|it| it.contains("TLS handshakes fail")).collect();
+        let [line] = told.as_slice() else { panic!("{told:?}") };
+        assert!(line.contains(&format!("\"reason\":\"{reason}\"")), "{line}");
+        assert!(line.contains("\"count\":1") && line.contains("\"level\":\"INFO\""), "{line}");
+        assert!(!log.contains("stranger"), "{log}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::authority::Authority;
 use crate::child::{Ended, Serving};
 use crate::collector::{Collector, Mood};
 use crate::metrics::{cards, page_at, value};
+use crate::pem::glued;
 use crate::support::question;
 
 /// What the lines about spans begin with.
@@ -104,8 +105,11 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("collector-ca.pem");
-    std::fs::write(&file, &ours.pem).unwrap();
-    for (authority, is_ours) in [(&ours, true), (&strangers, false)] {
+    let glued = glued(&strangers.pem, &ours.pem);
+    for (authority, content, is_ours) in
+        [(&ours, &ours.pem, true), (&strangers, &ours.pem, false), (&ours, &glued, true)]
+    {
+        std::fs::write(&file, content).unwrap();
         let (collector, address) = secured(authority);
         let server = Serving::start(&format!(
             "[telemetry]\notlp_endpoint = \"https://{address}\"\notlp_ca_file = \"{}\"\n{}",

@@ -1,6 +1,6 @@
 //! Certificates and redirects.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -44,15 +44,7 @@ impl Secured {
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
-        let (chain, key) = pair.der();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let vendor = Played::start_over(Some(acceptor), move |_| {
+        let vendor = Played::start_over(Some(acceptor(pair)), move |_| {
             let answer = answer();
             async move { answer }
         })
@@ -64,10 +56,25 @@ impl Secured {
         format!("https://{}", self.vendor.address)
     }
 
-    pub fn ca_file(&self) -> String {
-        let path: &Path = self.directory.path();
-        format!("ca_file = \"{}\"", path.join("ca.pem").display())
+    pub fn ca_path(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
     }
+
+    pub fn ca_file(&self) -> String {
+        format!("ca_file = \"{}\"", self.ca_path().display())
+    }
+}
+
+/// Shows that certificate, and asks for none.
+pub fn acceptor(pair: &Pair) -> TlsAcceptor {
+    let (chain, key) = pair.der();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// The vendor cannot be reached, and what the caller is told holds no URL.

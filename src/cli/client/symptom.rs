@@ -1,0 +1,245 @@
+//! Why a server could not be asked: what it looks like from here, and what to try. Used by `client` alone.
+#![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
+
+use std::error::Error;
+use std::io;
+use std::iter::successors;
+
+use rustls::{AlertDescription, CertificateError};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::{CONNECT_TIMEOUT, Server, Tls};
+
+/// How tonic begins where HTTP is answered, and not by gRPC.
+const NO_STATUS: &str = "grpc-status header missing";
+
+/// What is wrong on the way to a server, as far as it can be seen from here.
+pub(super) enum Symptom {
+    /// The name of the host has no address.
+    NoSuchHost,
+    /// The machine is there, and turns the connection down.
+    NobodyListens,
+    /// Nobody answers in time.
+    Silent,
+    /// It speaks TLS, and was not spoken to in it.
+    Encrypted,
+    /// It was spoken to in TLS, and speaks something else.
+    Plaintext,
+    /// No authority that is trusted here has signed its certificate.
+    UnknownAuthority,
+    /// Its certificate is unfit in another way.
+    Certificate(CertificateError),
+    /// It ends the connection to a caller with this certificate, or without one.
+    Unwelcome,
+    /// It ends the connection.
+    Ended,
+    /// It answers in HTTP, with these words.
+    NotGrpc(String),
+    /// It has no service of that name.
+    NoSuchService,
+}
+
+impl Symptom {
+    /// Why no connection could be made.
+    pub(super) async fn of_connecting(
+        server: &Server<'_>,
+        error: &(dyn Error + 'static),
+    ) -> Option<Self> {
+        if let Some(error) = find::<rustls::Error>(error) {
+            return Self::of_tls(error);
+        }
+        if chain(error).any(|cause| cause.to_string().starts_with("HTTP/2 was not negotiated")) {
+            return Some(Self::NotGrpc("HTTP/2 is not offered".to_owned()));
+        }
+        let uri = server.endpoint.uri();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        if lookup_host((host, 0)).await.is_err() {
+            return Some(Self::NoSuchHost);
+        }
+        match find::<io::Error>(error)?.kind() {
+            io::ErrorKind::ConnectionRefused => Some(Self::NobodyListens),
+            io::ErrorKind::TimedOut => Some(Self::Silent),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Some(Self::Ended),
+            _ => None,
+        }
+    }
+
+    /// Why the first call failed on a new connection; `None` where the server itself says why.
+    pub(super) async fn of_call(server: &Server<'_>, status: &Status) -> Option<Self> {
+        let Some(error) = status.source() else { return Self::of_answer(status) };
+        if let Some(error) = find::<rustls::Error>(error) {
+            return Self::of_tls(error);
+        }
+        Some(if server.is_encrypted() {
+            // The server's own words about it may be lost when it ends the connection.
+            Self::Unwelcome
+        } else if speaks_tls(server.endpoint).await {
+            Self::Encrypted
+        } else {
+            Self::Ended
+        })
+    }
+
+    /// What an answer is that no order-query gives.
+    fn of_answer(status: &Status) -> Option<Self> {
+        if status.get_details_error_info().is_some() {
+            None
+        } else if status.code() == Code::Unimplemented {
+            Some(Self::NoSuchService)
+        } else {
+            let words = status.message().strip_prefix(NO_STATUS)?;
+            Some(Self::NotGrpc(words.trim_start_matches(", mapped from ").to_owned()))
+        }
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Self> {
+        use AlertDescription as Alert;
+        match error {
+            rustls::Error::InvalidMessage(_) => Some(Self::Plaintext),
+            // Another authority of the same name has signed it where the signature is bad.
+            rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => Some(Self::UnknownAuthority),
+            rustls::Error::InvalidCertificate(error) => Some(Self::Certificate(error.clone())),
+            rustls::Error::NoApplicationProtocol => {
+                Some(Self::NotGrpc("HTTP/2 is not offered".to_owned()))
+            }
+            rustls::Error::AlertReceived(
+                Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::DecryptError,
+            ) => Some(Self::Unwelcome),
+            _ => None,
+        }
+    }
+
+    /// What it looks like from here.
+    pub(super) fn looks(&self, tls: &Tls) -> String {
+        let looks = match self {
+            Self::NoSuchHost => "the name of the host has no address",
+            Self::NobodyListens => "nothing listens there",
+            Self::Silent => return format!("no answer within {CONNECT_TIMEOUT:?}"),
+            Self::Encrypted => "it speaks TLS",
+            Self::Plaintext => "it does not speak TLS",
+            Self::UnknownAuthority if tls.authority.is_some() => {
+                "its certificate is of another authority"
+            }
+            Self::UnknownAuthority => {
+                "its certificate is of an authority that this machine does not trust"
+            }
+            Self::Certificate(error) => return format!("its certificate is unfit: {error}"),
+            Self::Unwelcome if tls.certificate.is_some() => {
+                "it ended the connection, as a server does that does not take a caller's certificate"
+            }
+            Self::Unwelcome => {
+                "it ended the connection, as a server does that wants a certificate of callers"
+            }
+            Self::Ended => "it ended the connection",
+            Self::NotGrpc(words) => return format!("what answers speaks no gRPC: {words}"),
+            Self::NoSuchService => "what answers does not know the call",
+        };
+        looks.to_owned()
+    }
+
+    /// What to try.
+    pub(super) fn advice(&self, Server { endpoint, tls }: &Server<'_>) -> String {
+        let at = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let advice = match (self, &tls.authority, &tls.certificate) {
+            (Self::NoSuchHost, ..) => "another name",
+            (Self::NobodyListens, ..) => {
+                "the port that the server says it listens on: for orders server.listen, 50051 unless \
+                 it is set, for health admin.listen, 9090; `serve --dev` starts a server to try"
+            }
+            (Self::Silent, ..) => {
+                "whether the address is right, and whether a firewall is in between"
+            }
+            (Self::Encrypted, ..) => {
+                return format!(
+                    "--endpoint https://{at}, with --ca-file where the authority is your own"
+                );
+            }
+            (Self::Plaintext, ..) => return format!("--endpoint http://{at}"),
+            (Self::UnknownAuthority, Some(path), _) => {
+                let path = path.display();
+                return format!("--ca-file with that authority's certificate: {path} is not it");
+            }
+            (Self::UnknownAuthority, None, _) => {
+                "--ca-file FILE, with the certificate of that authority"
+            }
+            (Self::Certificate(error), ..) => for_certificate(error),
+            (Self::Unwelcome, _, Some(path)) => {
+                let path = path.display();
+                return format!(
+                    "--cert-file with one of the authority in the server's client_ca_file that is \
+                     not out of date: {path} is none"
+                );
+            }
+            (Self::Unwelcome, _, None) => {
+                "--cert-file and --key-file, with one of the authority in the server's client_ca_file"
+            }
+            (Self::Ended, ..) => {
+                "whether it is the port of an order-query; if so, it has just stopped, or has as \
+                 many connections as it takes"
+            }
+            (Self::NotGrpc(_), ..) => "the server itself; a proxy in between must pass gRPC on",
+            (Self::NoSuchService, ..) => {
+                "the port for orders, server.listen: 50051 unless it is set; that for health and \
+                 metrics, admin.listen or 9090, has nothing else"
+            }
+        };
+        advice.to_owned()
+    }
+}
+
+fn for_certificate(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "--endpoint with a name that the certificate is for"
+        }
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            "a new certificate for the server, unless the clock of this machine is wrong"
+        }
+        _ => "another certificate for the server",
+    }
+}
+
+/// Whether that port answers in TLS, by the way in which it fails: no authority is trusted.
+async fn speaks_tls(endpoint: &Endpoint) -> bool {
+    let uri = endpoint.uri().to_string().replacen("http://", "https://", 1);
+    let encrypted = Endpoint::from_shared(uri)
+        .and_then(|endpoint| endpoint.tls_config(ClientTlsConfig::new().domain_name("localhost")));
+    let Ok(encrypted) = encrypted else { return false };
+    match timeout(CONNECT_TIMEOUT, encrypted.connect()).await {
+        Ok(Err(error)) => find::<rustls::Error>(&error)
+            .is_some_and(|error| !matches!(error, rustls::Error::InvalidMessage(_))),
+        _ => false,
+    }
+}
+
+/// An error and those behind it.
+pub(super) fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |&error| error.source())
+}
+
+/// The first of that kind in the chain. What is wrapped in an `io::Error` is not its source.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    chain(error).find_map(|cause| {
+        let inner = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<E>();
+        cause.downcast_ref::<E>().or_else(inner)
+    })
+}

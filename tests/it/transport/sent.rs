@@ -1,0 +1,135 @@
+//! Whether a call was sent, and so counts: the connection says it, not which timer was first.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::stream;
+use order_query::pb::{GetOrderRequest, Provider};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::tls::Secured;
+use super::{ANSWER, accounts};
+use crate::played::{Asked, Played, answer};
+use crate::support::{Server, question};
+
+/// One attempt as long as connecting may take, and one call in all.
+pub const ONCE: &str = "timeout = \"50ms\"\ncalls_per_minute = 1\ncalls_per_order_per_day = 1";
+
+/// A question that may have the last calls of a day.
+fn anew(provider: Provider, id: &str) -> GetOrderRequest {
+    GetOrderRequest { max_age: Some(prost_types::Duration::default()), ..question(provider, id) }
+}
+
+/// The reasons that an order of each vendor has no answer, when it is asked for twice; empty where
+/// it has one.
+pub async fn reasons(config: &str) -> Vec<(Provider, [String; 2])> {
+    let server = Server::start(config).await;
+    let mut reasons = Vec::new();
+    for provider in Provider::all() {
+        let ask = async || {
+            server
+                .get(anew(provider, "54"))
+                .await
+                .map_or_else(|failed| failed.reason, |_| String::new())
+        };
+        reasons.push((provider, [ask().await, ask().await]));
+    }
+    reasons
+}
+
+/// Takes connections until its backlog is full: what comes then is dropped.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut crowd = Vec::new();
+    let patience = Duration::from_millis(300);
+    while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+        crowd.push(stream.unwrap());
+    }
+    (listener, crowd)
+}
+
+#[tokio::test]
+async fn what_never_had_a_connection_is_not_counted() {
+    let (full, _crowd) = full().await;
+    // Nobody accepts: the system completes the connection, and nothing is ever answered.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let [full, silent] = [&full, &silent].map(|listener| listener.local_addr().unwrap());
+    let tunnel = format!("{ONCE}\nproxy = \"http://{silent}\"");
+    for (case, config) in [
+        ("a dropped SYN", accounts(&format!("http://{full}"), ONCE)),
+        ("a dropped SYN, with TLS", accounts(&format!("https://{full}"), ONCE)),
+        ("a handshake without an end", accounts(&format!("https://{silent}"), ONCE)),
+        ("a proxy that does not let through", accounts("https://vendor.example", &tunnel)),
+    ] {
+        for (provider, reasons) in reasons(&config).await {
+            assert_eq!(reasons, ["PROVIDER_UNAVAILABLE"; 2], "{case}: {provider:?}");
+        }
+    }
+}
+
+/// Answers for a token, and never for an order.
+async fn token_only(asked: Asked) -> axum::http::Response<Body> {
+    if !asked.uri.path().contains("token") {
+        pending::<()>().await;
+    }
+    answer(200, ANSWER)
+}
+
+#[tokio::test]
+async fn what_may_have_left_is_counted() {
+    let vendor = Played::start(token_only).await;
+    let proxied = format!("{ONCE}\nproxy = \"{}\"", vendor.url());
+    let secured = Secured::answering("127.0.0.1", || {
+        let begun = stream::once(async { Ok::<_, std::io::Error>(ANSWER[..9].to_owned()) });
+        answer(200, Body::from_stream(futures_util::StreamExt::chain(begun, stream::pending())))
+    })
+    .await;
+    let known = format!("{ONCE}\n{}", secured.ca_file());
+    for (case, config) in [
+        ("no answer", accounts(&vendor.url(), ONCE)),
+        ("no answer of a proxy", accounts("http://127.0.0.1:1", &proxied)),
+        ("half an answer, with TLS", accounts(&secured.url(), &known)),
+    ] {
+        for (provider, reasons) in reasons(&config).await {
+            // Without a token no order is asked for.
+            let is_token = provider == Provider::Wechat && case.contains("half");
+            let second = if is_token { "PROVIDER_UNAVAILABLE" } else { "PROVIDER_QUOTA_EXHAUSTED" };
+            assert_eq!(reasons, ["PROVIDER_UNAVAILABLE", second], "{case}: {provider:?}");
+        }
+    }
+}
+
+/// A connection that is used again carries the request at once.
+#[tokio::test]
+async fn what_a_used_connection_may_have_carried_is_counted() {
+    for provider in Provider::all() {
+        let answers = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&answers);
+        let vendor = Played::start(move |_| {
+            let answers = asked.load(Ordering::Relaxed);
+            async move {
+                if !answers {
+                    pending::<()>().await;
+                }
+                answer(200, ANSWER)
+            }
+        })
+        .await;
+        let limits = "timeout = \"50ms\"\ncalls_per_order_per_day = 1";
+        let server = Server::start(&accounts(&vendor.url(), limits)).await;
+        let asks = async |id| server.get(anew(provider, id)).await.map_err(|failed| failed.reason);
+        assert_eq!(asks("54").await.map(drop), Ok(()), "{provider:?}");
+        answers.store(false, Ordering::Relaxed);
+        for reason in ["PROVIDER_UNAVAILABLE", "PROVIDER_QUOTA_EXHAUSTED"] {
+            assert_eq!(asks("55").await.unwrap_err(), reason, "{provider:?}");
+        }
+        assert_eq!(vendor.connections(), 1, "{provider:?}");
+    }
+}

@@ -62,7 +62,7 @@ def deploy(tmp_path_factory) -> pathlib.Path:
             shutil.copy(secrets / "tls" / file, filled / "secrets/tls" / file)
         (filled / "secrets/store/url").write_text("redis://127.0.0.1:6379/0\n")
         config = filled / "config.toml"
-        config.write_text(re.sub(PLACEHOLDER, "filled-in", config.read_text(), flags=re.I))
+        config.write_text(re.sub(PLACEHOLDER, "filled-in", config.read_text(), flags=re.IGNORECASE))
     file = copy / "filled-standalone/kustomization.yaml"
     kustomization = yaml.safe_load(file.read_text())
     kustomization["resources"] = ["../overlays/standalone"]

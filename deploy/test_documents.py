@@ -40,7 +40,10 @@ def command(document: str, beginning: str) -> str:
 def shell(folder: pathlib.Path, line: str, **more: str) -> subprocess.CompletedProcess:
     """Runs a line as its reader would, with the tests' own Python."""
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(line, shell=True, cwd=folder, env={**os.environ, "PATH": path, **more},
+    # A reader's `make` is not one that another `make` has started, as `make test` starts this.
+    outer = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS"}
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(line, shell=True, cwd=folder, env={**environment, "PATH": path, **more},
                           capture_output=True, encoding="utf-8", timeout=SECONDS, check=False)
 
 

@@ -183,12 +183,14 @@ impl Orders {
             };
             match landed.as_ref() {
                 Landed::Live(known, vendor_latency) => {
-                    let response = question.found(known, Source::Live);
+                    let response = question.found(known, Source::Live, self.0.clock.now());
                     return Ok(Answer { response, vendor_latency: *vendor_latency });
                 }
                 // Who began was content with less, so this question asks for itself.
                 Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
-                Landed::Kept(known) => return Ok(question.found(known, Source::Cache).into()),
+                Landed::Kept(known) => {
+                    return Ok(question.found(known, Source::Cache, self.0.clock.now()).into());
+                }
                 // Its own limits are what stopped who began, and they are not this question's.
                 Landed::Failed(error, asker) if question.may_fare_better(error, asker) => {}
                 Landed::Failed(error, _) => {
@@ -208,9 +210,8 @@ impl Orders {
             }
         }
         let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
-        question
-            .is_content(&known, self.0.clock.now())
-            .then(|| Ok(question.found(&known, Source::Cache)))
+        let now = self.0.clock.now();
+        question.is_content(&known, now).then(|| Ok(question.found(&known, Source::Cache, now)))
     }
 
     /// The last state that is known, where it may take the place of `error` or of a wait.
@@ -228,9 +229,10 @@ impl Orders {
         }
         let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
         known.state.as_ref()?;
-        let mut answer = question.found(&known, Source::Stale);
+        let now = self.0.clock.now();
+        let mut answer = question.found(&known, Source::Stale, now);
         let wait = error.and_then(|error| error.retry_after).unwrap_or_default();
-        let earliest = (self.0.clock.now() + wait).into();
+        let earliest = (now + wait).into();
         answer.refresh_time = Some(later(answer.refresh_time, earliest));
         Some(answer)
     }
@@ -263,7 +265,7 @@ impl Orders {
             Err(error) => Landed::Failed(error, question.asker.clone()),
         };
         if let Landed::Live(Known { state: Some(state), .. }, _) = &landed {
-            self.0.watching.learned(&question.key, state);
+            self.0.watching.learned(&question.key, state, self.0.clock.now());
         }
         pilot.land(landed);
     }
@@ -316,7 +318,9 @@ impl Orders {
             }
             tokio::time::sleep(question::LEASE_POLL).await;
             if let Some(known) = self.recall(question).await?
-                && known.state.as_ref().and_then(observed) > observed_before
+                && let Some(at) = known.state.as_ref().and_then(observed)
+                // Not only a later one: what was known may have been of a clock that was ahead.
+                && Some(at) != observed_before
             {
                 return Ok(Some(known));
             }

@@ -5,6 +5,7 @@
 //! There are three kinds behind one trait: [`Memory`] for the life of the process, [`File`] on one
 //! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
+mod ends;
 mod file;
 mod leases;
 mod ledger;
@@ -30,6 +31,9 @@ use crate::config;
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::TokenStore;
+
+/// How often a store that cannot be used yet is tried.
+const OPENING_POLL: Duration = Duration::from_millis(100);
 
 /// Remembers what the vendors' rules need.
 ///
@@ -59,8 +63,9 @@ pub trait Store: TokenStore {
     /// Gives the call's slots back: nothing was sent.
     async fn give_back(&self, call: &Call) -> Result<(), Error>;
 
-    /// Closes an account for a while: the vendor says that it is asked too often. With `probe`,
-    /// one call is let through each time that `wait` is over, until [`reopen`](Self::reopen).
+    /// Closes an account for a while, an hour at most: the vendor says that it is asked too often.
+    /// With `probe`, one call is let through each time that `wait` is over, until
+    /// [`reopen`](Self::reopen).
     async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error>;
 
     /// Opens an account that is closed with `probe`, if a probe was let through since: its vendor
@@ -68,8 +73,15 @@ pub trait Store: TokenStore {
     /// open an account that is closed without `probe`.
     async fn reopen(&self, account: &str) -> Result<(), Error>;
 
+    /// Proves that the store can be read and written now: with keys of its own, which are soon gone.
+    async fn ping(&self) -> Result<(), Error>;
+
     /// Resolves once the store can be used: a server may not be there yet.
-    async fn opened(&self);
+    async fn opened(&self) {
+        while self.ping().await.is_err() {
+            tokio::time::sleep(OPENING_POLL).await;
+        }
+    }
 
     /// Whether other processes use the same store, so that a lease joins their calls with ours.
     fn is_shared(&self) -> bool;
@@ -107,6 +119,14 @@ pub struct Call {
     /// How long after it is sent the vendor may come to count it: the slot of a call whose answer
     /// never came is free again after this and the window's period.
     pub in_flight: Duration,
+}
+
+impl Call {
+    /// What a store knows the call's slots by: its id, and for how many milliseconds it may be in
+    /// flight. So whoever reads a slot knows how late it can be free, whatever is configured by then.
+    fn mark(&self) -> String {
+        format!("{}~{}", self.id, self.in_flight.as_nanos().div_ceil(1_000_000))
+    }
 }
 
 /// Whether a call may be made.
@@ -150,8 +170,9 @@ pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
     }
 }
 
-/// Whether an order's state may take the place of the one that is known.
-fn newer(state: &Order, known: &Order) -> bool {
+/// Whether an order's state may take the place of the one that is known. What seems to be observed in
+/// the future is of a clock that was ahead, and must not keep the truth out until then.
+pub(crate) fn newer(state: &Order, known: &Order, now: SystemTime) -> bool {
     let time = |order: &Order| order.observe_time.map(|time| (time.seconds, time.nanos));
-    !known.terminal && time(state) >= time(known)
+    !known.terminal && (time(state) >= time(known) || !ends::ahead(known, now).is_zero())
 }

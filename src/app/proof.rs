@@ -59,22 +59,28 @@ impl Setup {
         let wanted = self.accounts.prove_with_store();
         match &self.config.store {
             config::Store::Memory => return Err(Without::Reason(NOT_SHARED)),
-            config::Store::File(path) if !wanted || matches!(path.try_exists(), Ok(false)) => {
-                return Ok(None);
-            }
             config::Store::File(path) if File::is_held(path) => {
-                return Err(Without::Reason(IN_USE));
+                return if wanted { Err(Without::Reason(IN_USE)) } else { Ok(None) };
             }
-            config::Store::File(_) | config::Store::Redis(_) => {}
+            config::Store::File(path) => {
+                File::prove_writes(path).map_err(Without::Trouble)?;
+                if !wanted || matches!(path.try_exists(), Ok(false)) {
+                    return Ok(None);
+                }
+            }
+            config::Store::Redis(_) => {}
         }
         let store = store::open(&self.config.store, &self.clock).map_err(Without::Trouble)?;
         if timeout(STORE_PATIENCE, store.opened()).await.is_ok() {
             return Ok(Some(store));
         }
-        let why = store.recall("", None).await.err().and_then(|error| error.detail);
-        Err(Without::Trouble(format!(
-            "not reached within {STORE_PATIENCE:?} ({}); check the server, and the way to it",
-            why.unwrap_or_default()
-        )))
+        let Err(error) = store.ping().await else { return Ok(Some(store)) };
+        let why = error.detail.unwrap_or_default();
+        Err(Without::Trouble(match error.advice {
+            Some(advice) => format!("cannot be used ({why}); {advice}"),
+            None => format!(
+                "not reached within {STORE_PATIENCE:?} ({why}); check the server, and the way to it"
+            ),
+        }))
     }
 }

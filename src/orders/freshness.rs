@@ -46,10 +46,11 @@ pub(super) fn observed(state: &Order) -> Option<SystemTime> {
     state.observe_time.and_then(|time| SystemTime::try_from(time).ok())
 }
 
-/// From when on asking again, without `max_age`, can bring news; `None` for a terminal order.
-pub(super) fn refresh_time(rules: &Rules, known: &Known) -> Option<SystemTime> {
+/// From when on asking again, without `max_age`, can bring news; `None` for a terminal order. What
+/// seems to be of the future is known now.
+pub(super) fn refresh_time(rules: &Rules, known: &Known, now: SystemTime) -> Option<SystemTime> {
     let state = known.state.as_ref().filter(|state| !state.terminal)?;
-    let observed = observed(state)?;
+    let observed = observed(state)?.min(now);
     let limit = calls_per_day(rules, false).and_then(|limit| usize::try_from(limit).ok());
     let taken = known.spent.len();
     // With each slot that is free again the freshness is shorter, and a call may be had.
@@ -99,15 +100,19 @@ mod tests {
         let state = Order { observe_time: Some(start.into()), ..Order::default() };
         let day = |hours| start + Duration::from_hours(hours);
         let mut known = Known { state: Some(state), spent: vec![day(20); 3] };
-        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_mins(30)));
+        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(30)));
         known.spent = (1..=9).map(|slot| day(slot * 2)).collect();
-        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_hours(6)));
+        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_hours(6)));
         // Six calls of the day before free the freshness as they leave the day.
         known.spent = (0..6).map(|slot| start + Duration::from_mins(5 + slot)).collect();
-        assert_eq!(refresh_time(&RULES, &known), Some(start + Duration::from_mins(15)));
+        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(15)));
         known.spent = (11..=19).map(day).collect();
-        assert_eq!(refresh_time(&RULES, &known), Some(day(12)), "two of nine must be free");
+        assert_eq!(refresh_time(&RULES, &known, start), Some(day(12)), "two of nine must be free");
+        known.spent.clear();
+        let before = start - Duration::from_hours(1000);
+        let soon = before + Duration::from_mins(15);
+        assert_eq!(refresh_time(&RULES, &known, before), Some(soon), "observed in the future");
         known.state.as_mut().unwrap().terminal = true;
-        assert_eq!(refresh_time(&RULES, &known), None);
+        assert_eq!(refresh_time(&RULES, &known, start), None);
     }
 }

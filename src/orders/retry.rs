@@ -10,17 +10,28 @@ pub(super) const ATTEMPTS: u32 = 2;
 /// caller waits, and because what a longer one would mend is the breaker's business.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How many calls pay for one attempt more: a vendor in trouble sees a tenth more at most.
+/// How many calls pay for one retry: in the long run a vendor in trouble sees a tenth more at most.
 const CALLS_PER_RETRY: u32 = 10;
+
+/// How many retries an account begins with, so that its first calls, and those of an account that
+/// is seldom asked, can be made again.
+const RESERVE: u32 = 5;
 
 /// How many retries may be saved up, so that a quiet day does not pay for a storm.
 const SAVED_RETRIES: u32 = 10;
 
-/// What the calls of an account have paid for. It begins with nothing, so that a tenth is a tenth
-/// from the first call on.
-#[derive(Debug, Default)]
+/// The retries that an account has left. At no time has a vendor seen more of them than the reserve
+/// and a tenth of the calls.
+#[derive(Debug)]
 pub(super) struct Budget {
+    /// In calls: a retry costs [`CALLS_PER_RETRY`].
     calls: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { calls: RESERVE * CALLS_PER_RETRY }
+    }
 }
 
 impl Budget {
@@ -61,7 +72,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn retries_are_a_tenth_of_the_calls_at_any_time(
+        fn retries_are_the_reserve_and_a_tenth_of_the_calls_at_any_time(
             are_calls in proptest::collection::vec(any::<bool>(), 0..1000),
         ) {
             let mut budget = Budget::default();
@@ -73,9 +84,19 @@ mod tests {
                 } else {
                     retries += u32::from(budget.spend());
                 }
-                prop_assert!(retries * 10 <= calls);
+                prop_assert!(retries <= 5 + calls / 10, "{retries} retries of {calls} calls");
             }
         }
+    }
+
+    #[test]
+    fn an_account_begins_with_a_reserve() {
+        let mut budget = Budget::default();
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), 5);
+        (0..9).for_each(|_| budget.earn());
+        assert!(!budget.spend(), "a retry is paid for by ten calls");
+        budget.earn();
+        assert!(budget.spend());
     }
 
     #[test]

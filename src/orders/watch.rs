@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::caller::Share;
-use super::freshness::refresh_time;
+use super::freshness::{observed, refresh_time};
 use super::question::Question;
 use super::quota::Priority;
 use super::{Answer, Caller, Inner, Orders};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
+use crate::store::newer;
 
 /// How often a shared store is looked at for what other processes have learned.
 const REREAD: Duration = Duration::from_secs(5);
@@ -48,9 +49,9 @@ impl Watchers {
     }
 
     /// Tells an order's watchers, if there are any, what someone has learned.
-    pub(super) fn learned(&self, order: &str, state: &Order) {
+    pub(super) fn learned(&self, order: &str, state: &Order, now: SystemTime) {
         for poller in self.lock().get(order).iter().flat_map(|pollers| pollers.values()) {
-            poller.send_if_modified(|told| told.learn(state, Source::Live));
+            poller.send_if_modified(|told| told.learn(state, Source::Live, now));
         }
     }
 
@@ -76,13 +77,12 @@ impl Watchers {
 
 impl Told {
     /// Takes the state over, unless it is older. True where watchers have to hear of it.
-    fn learn(&mut self, state: &Order, source: Source) -> bool {
+    fn learn(&mut self, state: &Order, source: Source, now: SystemTime) -> bool {
         let Some((known, _)) = &self.latest else {
             self.latest = Some((state.clone(), source));
             return true;
         };
-        let time = |order: &Order| order.observe_time.map(|time| (time.seconds, time.nanos));
-        if known.terminal || time(state) < time(known) {
+        if !newer(state, known, now) {
             return false;
         }
         let changed = !same(known, state);
@@ -208,7 +208,7 @@ impl Poller {
                     // Each watcher is told its own name for the account.
                     let state =
                         Order { account: String::new(), ..answer.order.unwrap_or_default() };
-                    self.tell.send_if_modified(|told| told.learn(&state, source));
+                    self.tell.send_if_modified(|told| told.learn(&state, source, now));
                     // A terminal order has no next time.
                     let Some(next) = next else { return };
                     next
@@ -257,9 +257,13 @@ impl Poller {
                 && let Ok(Some(known)) = self.orders.recall(&self.question).await
                 && let Some(state) = &known.state
             {
-                self.tell.send_if_modified(|told| told.learn(state, Source::Cache));
-                next = refresh_time(&self.question.account.rules, &known)
-                    .map_or(next, |refresh| next.max(refresh));
+                let now = clock.now();
+                self.tell.send_if_modified(|told| told.learn(state, Source::Cache, now));
+                // One that seems to be of the future is of unknown age, and puts nothing off.
+                if observed(state).is_some_and(|observed| observed <= now) {
+                    next = refresh_time(&self.question.account.rules, &known, now)
+                        .map_or(next, |refresh| next.max(refresh));
+                }
             }
         }
         ControlFlow::Continue(())

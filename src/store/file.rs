@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::disk::{Draft, Locked};
 use self::tables::Keep;
 use self::writer::{Job, Report, Shared, Writer};
+use super::ends::Ahead;
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
 use super::{Call, Known, Store, Take};
@@ -36,6 +37,9 @@ const RECENT_BYTES: u64 = 64 << 20;
 
 /// What an order in memory takes besides its own bytes, about.
 const RECENT_OVERHEAD: usize = 256;
+
+/// Whose time stands in the file.
+const CLOCK: &str = "this machine's";
 
 /// How many changes wait for the thread that writes. Whoever has one more waits with it.
 const QUEUE: usize = 1024;
@@ -80,6 +84,16 @@ impl File {
         disk::check(path).map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
+    /// Proves that the file can be made, or written where it is there: by another one beside it, which
+    /// is gone again. The file itself is not touched.
+    ///
+    /// # Errors
+    /// A text for the operator.
+    pub fn prove_writes(path: &Path) -> Result<(), String> {
+        disk::prove_writes(path)
+            .map_err(|problem| format!("the store file {} {problem}", path.display()))
+    }
+
     fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
         if let Some(file) = disk::open(path)? {
             return Self::start(file, clock);
@@ -88,7 +102,7 @@ impl File {
         let (disk, database) = writer::open_database(&draft.file)?;
         tables::guarded(|| tables::found(&database))?;
         drop(database);
-        disk.go_live().map_err(|error| format!("cannot be written: {error}"))?;
+        disk.go_live().map_err(|error| disk::unwritten(&error.to_string()))?;
         let file = Arc::clone(&draft.file);
         if draft.publish(path)? {
             return Self::start(file, clock);
@@ -109,21 +123,23 @@ impl File {
         let (disk, database) = writer::open_database(&file).map_err(damaged)?;
         tables::check_format(&database)?;
         let mut ledger = tables::load(&database).map_err(damaged)?;
-        let unwritten = |problem: String| {
-            format!("cannot be written: {problem}; make room or set the permissions right")
-        };
+        let unwritten = |problem: String| disk::unwritten(&problem);
         disk.go_live().map_err(|error| unwritten(error.to_string()))?;
         let now = clock.now();
-        let free_again = ledger.over(now);
-        tables::prune(&database, &free_again, now).map_err(unwritten)?;
-        for fact in free_again {
+        let cut = ledger.beyond(now);
+        let facts = [cut.facts, ledger.over(now)].concat();
+        tables::prune(&database, &facts, now).map_err(unwritten)?;
+        for fact in facts {
             ledger.set(fact);
         }
+        let ahead = Ahead::default();
+        ahead.report(CLOCK, cut.ahead);
         let shared = Arc::new(Shared {
             clock,
             ledger: Mutex::new(ledger),
             recent: recent_orders(),
             database: RwLock::new(Arc::new(database)),
+            ahead,
         });
         let (jobs, asked) = mpsc::channel(QUEUE);
         let writer = Writer::new(Arc::clone(&shared), file, disk);
@@ -162,6 +178,17 @@ impl File {
         happened: impl Fn(&Ledger, SystemTime) -> Vec<Fact> + Send + 'static,
     ) -> Result<(), Error> {
         self.change(move |ledger, now| ((), happened(ledger, now))).await
+    }
+
+    /// Cuts what cannot be true of a call's windows: opened, the file told no window's period.
+    async fn cut(&self, call: &Call) -> Result<(), Error> {
+        let cut = self.shared.ledger().beyond_windows(&call.windows, self.shared.clock.now());
+        if cut.facts.is_empty() {
+            return Ok(());
+        }
+        self.shared.ahead.report(CLOCK, cut.ahead);
+        let windows = call.windows.clone();
+        self.note(move |ledger, now| ledger.beyond_windows(&windows, now).facts).await
     }
 
     /// Hands the thread a job, and waits for what becomes of it.
@@ -229,6 +256,7 @@ impl Store for File {
     }
 
     async fn take(&self, call: &Call) -> Result<Take, Error> {
+        self.cut(call).await?;
         let call = call.clone();
         self.change(move |ledger, now| ledger.take(&call, now)).await
     }
@@ -253,7 +281,10 @@ impl Store for File {
         self.note(move |ledger, _| ledger.reopen(&account)).await
     }
 
-    async fn opened(&self) {}
+    async fn ping(&self) -> Result<(), Error> {
+        // Opening has written the file. What becomes of its disk later is told by what fails.
+        Ok(())
+    }
 
     fn is_shared(&self) -> bool {
         false

@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use super::ends::{self, LONGEST_PERIOD, LONGEST_TOKEN};
 use super::slots::{Closure, Slots};
-use super::{Call, Known, Take};
+use super::{Call, Known, Take, Window};
 use crate::pb::Order;
 use crate::providers::Token;
 
@@ -19,7 +20,7 @@ const SWEEP_AT: usize = 10_000;
 /// One thing that is remembered; `None` where it is not, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
-    /// When a call's slot is free again.
+    /// When the slot of the call of that mark is free again.
     Slot { window: String, call: String, free_at: Option<SystemTime> },
     /// That an account is closed.
     Closure { account: String, closure: Option<Closure> },
@@ -75,10 +76,10 @@ impl Ledger {
 
     /// Whether a call may be made.
     pub(super) fn take(&self, call: &Call, now: SystemTime) -> (Take, Vec<Fact>) {
-        let none = Slots::default();
+        let (none, mark) = (Slots::default(), call.mark());
         let slots = |key: &String| self.windows.get(key).unwrap_or(&none);
         let full = call.windows.iter().enumerate().filter_map(|(index, window)| {
-            Some((slots(&window.key).full_for(window, call, now)?, index))
+            Some((slots(&window.key).full_for(window, &mark, now)?, index))
         });
         // Of several full windows the one that is full for longest: before, no call can be made.
         if let Some((wait, index)) = full.max() {
@@ -87,7 +88,7 @@ impl Ledger {
         let mut facts = Vec::new();
         // A call that holds its slots was let through before, and is no second probe.
         let repeated = !call.windows.is_empty()
-            && call.windows.iter().all(|window| slots(&window.key).holds(call, now));
+            && call.windows.iter().all(|window| slots(&window.key).holds(&mark, now));
         // After the windows, because it lets a probe through: that call must also be made.
         if let Some(closure) = self.closures.get(&call.account).filter(|_| !repeated) {
             match closure.knock(now) {
@@ -99,28 +100,30 @@ impl Ledger {
         }
         for window in &call.windows {
             let slots = slots(&window.key);
-            facts.extend(slots.over(now).map(|id| slot(&window.key, id, None)));
+            facts.extend(slots.over(now).map(|over| slot(&window.key, over, None)));
             let free_at = slots.taken_until(window, call, now);
-            facts.push(slot(&window.key, &call.id, Some(free_at)));
+            facts.push(slot(&window.key, &mark, Some(free_at)));
         }
         (Take::Taken, facts)
     }
 
     /// The call's answer has come.
     pub(super) fn settle(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+        let mark = call.mark();
         let settled = call.windows.iter().filter_map(|window| {
-            let free_at = self.windows.get(&window.key)?.settled(window, call, now)?;
-            Some(slot(&window.key, &call.id, Some(free_at)))
+            let free_at = self.windows.get(&window.key)?.settled(window, &mark, now)?;
+            Some(slot(&window.key, &mark, Some(free_at)))
         });
         settled.collect()
     }
 
     /// The call was never sent.
     pub(super) fn give_back(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+        let mark = call.mark();
         let held = call.windows.iter().filter(|window| {
-            self.windows.get(&window.key).is_some_and(|slots| slots.holds(call, now))
+            self.windows.get(&window.key).is_some_and(|slots| slots.holds(&mark, now))
         });
-        held.map(|window| slot(&window.key, &call.id, None)).collect()
+        held.map(|window| slot(&window.key, &mark, None)).collect()
     }
 
     /// An account is open, if a probe was let through.
@@ -140,6 +143,38 @@ impl Ledger {
         let held = self.tokens.get(identity).is_some_and(|held| held.value == token.value);
         let gone = || Fact::Token { identity: identity.to_owned(), token: None };
         held.then(gone).into_iter().collect()
+    }
+
+    /// What cannot be true, cut to what can, as far as a key alone tells it: a slot is of the longest
+    /// window that there is. Of a token nobody knows when it ends, so it is none.
+    pub(super) fn beyond(&self, now: SystemTime) -> Cut {
+        let mut cut = Cut::default();
+        for (window, slots) in &self.windows {
+            cut.slots(window, slots, LONGEST_PERIOD, now);
+        }
+        for (account, closure) in &self.closures {
+            if let Some(beyond) = ends::beyond(closure.until, closure.longest(), now) {
+                let closure = Some(Closure { until: now + closure.longest(), ..*closure });
+                cut.add(Fact::Closure { account: account.clone(), closure }, beyond);
+            }
+        }
+        for (identity, token) in &self.tokens {
+            if let Some(beyond) = ends::beyond(token.renew_at, LONGEST_TOKEN, now) {
+                cut.add(Fact::Token { identity: identity.clone(), token: None }, beyond);
+            }
+        }
+        cut
+    }
+
+    /// What cannot be true of these windows, cut to what can.
+    pub(super) fn beyond_windows(&self, windows: &[Window], now: SystemTime) -> Cut {
+        let mut cut = Cut::default();
+        for window in windows {
+            if let Some(slots) = self.windows.get(&window.key) {
+                cut.slots(&window.key, slots, window.period, now);
+            }
+        }
+        cut
     }
 
     /// The slots that are free again.
@@ -182,6 +217,27 @@ impl Ledger {
                 let before = put(&mut self.tokens, &identity, token);
                 Fact::Token { identity, token: before }
             }
+        }
+    }
+}
+
+/// Times that cannot be true, cut to what can.
+#[derive(Debug, Default)]
+pub(super) struct Cut {
+    pub(super) facts: Vec<Fact>,
+    /// By how much a clock was ahead, at least.
+    pub(super) ahead: Duration,
+}
+
+impl Cut {
+    fn add(&mut self, fact: Fact, beyond: Duration) {
+        self.facts.push(fact);
+        self.ahead = self.ahead.max(beyond);
+    }
+
+    fn slots(&mut self, window: &str, slots: &Slots, period: Duration, now: SystemTime) {
+        for (call, latest, beyond) in slots.beyond(period, now) {
+            self.add(slot(window, call, Some(latest)), beyond);
         }
     }
 }

@@ -77,10 +77,10 @@ impl Store for Memory {
     }
 
     async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.with(|all, _| {
+        self.with(|all, now| {
             let terminal = all.terminal_orders.contains_key(order);
             let known = self.open_orders.get(order);
-            if terminal || !known.is_none_or(|known| newer(state, &known)) {
+            if terminal || !known.is_none_or(|known| newer(state, &known, now)) {
             } else if state.terminal {
                 all.terminal_orders.insert(order.to_owned(), state.clone());
                 self.open_orders.invalidate(order);
@@ -115,7 +115,9 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn opened(&self) {}
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
 
     fn is_shared(&self) -> bool {
         false

@@ -70,8 +70,8 @@ impl<S: Store> Store for Observed<S> {
         self.observe("reopen", self.store.reopen(account)).await
     }
 
-    async fn opened(&self) {
-        self.store.opened().await;
+    async fn ping(&self) -> Result<(), Error> {
+        self.store.ping().await
     }
 
     fn is_shared(&self) -> bool {

@@ -16,6 +16,7 @@
 pub mod fuzzing;
 mod link;
 mod recent;
+mod refusals;
 mod scripts;
 
 use std::sync::Arc;
@@ -27,19 +28,27 @@ use prost::Message as _;
 
 use self::link::{Errand, Failure, Link};
 use self::recent::Recent;
+use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
+use super::ends::{
+    self, Ahead, CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_PERIOD, LONGEST_TOKEN,
+};
 use super::{Call, Known, Memory, Store, Take};
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::error::Error;
 use crate::pb::Order;
-use crate::providers::{Token, TokenStore};
+use crate::providers::{Token, TokenStore, new_id};
 
 /// How long an order is remembered that is not terminal.
 const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
-/// How often a server that is not there yet is looked for.
-const OPENING_POLL: Duration = Duration::from_millis(100);
+/// How long the keys of a proof last where it does not delete them itself.
+const PROBE_LIFE: Duration = Duration::from_secs(10);
+
+/// Whose time stands in the server, and in the orders that it holds.
+const SERVERS: &str = "the Redis server's";
+const REPLICAS: &str = "a replica's";
 
 /// What the scripts say of a value that they were to read: there is none, it is there, or it is
 /// garbage. Nothing else that stands in their answer is a value.
@@ -55,6 +64,7 @@ pub struct Redis {
     own: Memory,
     recent: Recent,
     garbage_seen: AtomicBool,
+    ahead: Ahead,
 }
 
 impl Redis {
@@ -69,9 +79,10 @@ impl Redis {
         Ok(Self {
             own: Memory::new(Arc::clone(&clock)),
             clock,
-            server: Runner { link, time: None },
+            server: Runner { link, time: None, refusals: Refusals::default() },
             recent: Recent::new(),
             garbage_seen: AtomicBool::new(false),
+            ahead: Ahead::default(),
         })
     }
 
@@ -120,23 +131,28 @@ impl Redis {
 
     /// Takes the slots in the server; also whether they may be taken where that failed.
     async fn take_there(&self, call: &Call) -> Result<Take, (Failure, bool)> {
-        let mut input = Input::default().key("closed", &call.account).argument(&call.id);
+        let mut input = Input::default().key("closed", &call.account).argument(call.mark());
+        input = input.argument(millis(LONGEST_PAUSE)).argument(millis(LONGEST_FLIGHT));
         for window in &call.windows {
             let life = millis(call.in_flight.saturating_add(window.period));
-            input = input.key("slots", &window.key).argument(window.limit).argument(life);
+            input = input.key("slots", &window.key).argument(window.limit);
+            input = input.argument(millis(window.period)).argument(life);
         }
         let mut errand = Errand::new();
         let answer = self.server.run_noting(&scripts::TAKE, input, &mut errand).await;
         let answer: Vec<u64> = answer.map_err(|failure| (failure, errand.in_doubt))?;
+        if let [_, _, _, ahead] = answer[..] {
+            self.ahead.report(SERVERS, Duration::from_millis(ahead));
+        }
         match answer[..] {
-            [0] => Ok(Take::Taken),
-            [1, index, wait] if index < call.windows.len() as u64 =>
+            [0, 0, 0, _] => Ok(Take::Taken),
+            [1, index, wait, _] if index < call.windows.len() as u64 =>
             {
                 #[allow(clippy::cast_possible_truncation, reason = "the index of a window")]
                 Ok(Take::Full(index as usize, Duration::from_millis(wait)))
             }
-            [2, wait] => Ok(Take::Closed(Duration::from_millis(wait))),
-            _ => Err((Failure::Refused("the answer cannot be read".to_owned()), true)),
+            [2, 0, wait, _] => Ok(Take::Closed(Duration::from_millis(wait))),
+            _ => Err((Failure::Unreadable, true)),
         }
     }
 
@@ -157,13 +173,15 @@ impl Store for Redis {
         let mut input = Input::default().key("order", order);
         if let Some(window) = window {
             input = input.key("slots", window);
+            input = input.argument(millis(LONGEST_PERIOD)).argument(millis(LONGEST_FLIGHT));
         }
-        let (found, bytes, spent): (u8, Option<Vec<u8>>, Vec<u64>) =
+        let (found, bytes, spent, ahead): (u8, Option<Vec<u8>>, Vec<u64>, u64) =
             self.server.run(&scripts::RECALL, input).await?;
+        self.ahead.report(SERVERS, Duration::from_millis(ahead));
         let there = self.read(found, bytes.as_deref());
         // What the server has lost is still known here.
         let state = match there {
-            Some(there) => Some(self.recent.learn(order, there)),
+            Some(there) => Some(self.recent.learn(order, there, self.clock.now())),
             None => self.recent.get(order),
         };
         let spent: Vec<_> = spent.into_iter().map(|left| self.later(left)).collect();
@@ -178,12 +196,15 @@ impl Store for Redis {
             .argument(sortable_observe_time(state))
             .argument(u8::from(state.terminal))
             .argument(state.encode_to_vec())
-            .argument(millis(OPEN_ORDER_LIFE));
+            .argument(millis(OPEN_ORDER_LIFE))
+            .argument(millis(CLOCKS_DIFFER));
         // Before the server is asked: what a vendor said is known, wherever else it can be kept.
-        self.recent.keep(order, state.clone());
-        let (found, later): (u8, Option<Vec<u8>>) = self.server.run(&scripts::KEEP, input).await?;
+        self.recent.keep(order, state.clone(), self.clock.now());
+        let (found, later, ahead): (u8, Option<Vec<u8>>, u64) =
+            self.server.run(&scripts::KEEP, input).await?;
+        self.ahead.report(REPLICAS, Duration::from_millis(ahead));
         if let Some(later) = self.read(found, later.as_deref()) {
-            self.recent.learn(order, later);
+            self.recent.learn(order, later, self.clock.now());
         }
         Ok(())
     }
@@ -202,7 +223,7 @@ impl Store for Redis {
 
     async fn settle(&self, call: &Call) -> Result<(), Error> {
         self.own.settle(call).await?;
-        let mut input = Input::default().argument(&call.id);
+        let mut input = Input::default().argument(call.mark());
         for window in &call.windows {
             input = input.key("slots", &window.key).argument(millis(window.period));
         }
@@ -211,7 +232,7 @@ impl Store for Redis {
 
     async fn give_back(&self, call: &Call) -> Result<(), Error> {
         self.own.give_back(call).await?;
-        let mut input = Input::default().argument(&call.id);
+        let mut input = Input::default().argument(call.mark());
         for window in &call.windows {
             input = input.key("slots", &window.key);
         }
@@ -219,6 +240,7 @@ impl Store for Redis {
     }
 
     async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
+        let wait = wait.min(LONGEST_PAUSE);
         let every = if probe { wait } else { Duration::ZERO };
         let input = Input::default().key("closed", account);
         let input = input.argument(millis(wait)).argument(millis(every));
@@ -230,10 +252,10 @@ impl Store for Redis {
         Ok(self.server.run(&scripts::REOPEN, input).await?)
     }
 
-    async fn opened(&self) {
-        while self.recall("", None).await.is_err() {
-            tokio::time::sleep(OPENING_POLL).await;
-        }
+    async fn ping(&self) -> Result<(), Error> {
+        let own = new_id();
+        let input = Input::default().key("probe", &own).key("probe", &format!("{own} set"));
+        Ok(self.server.run(&scripts::PROBE, input.argument(millis(PROBE_LIFE))).await?)
     }
 
     fn is_shared(&self) -> bool {
@@ -252,7 +274,12 @@ impl TokenStore for Redis {
             // Whoever asks gets another one, which takes its place.
             self.note_garbage("token");
         }
-        let renew_at = self.later(left);
+        let (now, renew_at) = (self.clock.now(), self.later(left));
+        if let Some(beyond) = ends::beyond(renew_at, LONGEST_TOKEN, now) {
+            // Nobody knows when it ends.
+            self.ahead.report(SERVERS, beyond);
+            return Ok(None);
+        }
         Ok(value.map(|value| Token { value: Secret::from(&*value), renew_at }))
     }
 
@@ -269,7 +296,9 @@ impl TokenStore for Redis {
 
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
         let input = Input::default().key("lease", what).argument(owner).argument(millis(life));
-        Ok(self.server.run(&scripts::LEASE, input).await?)
+        let (granted, ahead): (bool, u64) = self.server.run(&scripts::LEASE, input).await?;
+        self.ahead.report(SERVERS, Duration::from_millis(ahead));
+        Ok(granted)
     }
 
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {

@@ -9,9 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use super::ends::{self, LONGEST_PAUSE};
 use super::{Call, Window};
 
-/// The slots of one window: when each is free again, by the call that took it.
+/// The slots of one window: when each is free again, by the mark of the call that took it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Slots(BTreeMap<String, SystemTime>);
 
@@ -21,10 +22,10 @@ impl Slots {
     pub(super) fn full_for(
         &self,
         window: &Window,
-        call: &Call,
+        mark: &str,
         now: SystemTime,
     ) -> Option<Duration> {
-        let others = self.0.iter().filter(|(id, _)| **id != call.id);
+        let others = self.0.iter().filter(|(other, _)| *other != mark);
         let taken = sorted(others.map(|(_, free_at)| *free_at), now);
         let limit = usize::try_from(window.limit).unwrap_or(usize::MAX);
         let first_to_wait_for = taken.len().checked_sub(limit)?;
@@ -37,7 +38,7 @@ impl Slots {
     /// free earlier than was said.
     pub(super) fn taken_until(&self, window: &Window, call: &Call, now: SystemTime) -> SystemTime {
         let free_at = now + call.in_flight + window.period;
-        self.0.get(&call.id).map_or(free_at, |held| free_at.max(*held))
+        self.0.get(&call.mark()).map_or(free_at, |held| free_at.max(*held))
     }
 
     /// When the call's slot is free again once its answer has come; `None` where that changes
@@ -45,21 +46,35 @@ impl Slots {
     pub(super) fn settled(
         &self,
         window: &Window,
-        call: &Call,
+        mark: &str,
         now: SystemTime,
     ) -> Option<SystemTime> {
         let free_at = now + window.period;
-        self.0.get(&call.id).is_some_and(|held| free_at < *held).then_some(free_at)
+        self.0.get(mark).is_some_and(|held| free_at < *held).then_some(free_at)
     }
 
     /// Whether the call holds a slot.
-    pub(super) fn holds(&self, call: &Call, now: SystemTime) -> bool {
-        self.0.get(&call.id).is_some_and(|free_at| *free_at > now)
+    pub(super) fn holds(&self, mark: &str, now: SystemTime) -> bool {
+        self.0.get(mark).is_some_and(|free_at| *free_at > now)
     }
 
     /// The calls whose slots are free again.
     pub(super) fn over(&self, now: SystemTime) -> impl Iterator<Item = &String> {
-        self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(id, _)| id)
+        self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(mark, _)| mark)
+    }
+
+    /// The calls whose slots are free later than can be true in a window of that period: when they
+    /// are free at the latest, and how far beyond that they are now.
+    pub(super) fn beyond(
+        &self,
+        period: Duration,
+        now: SystemTime,
+    ) -> impl Iterator<Item = (&String, SystemTime, Duration)> {
+        self.0.iter().filter_map(move |(mark, free_at)| {
+            let longest = period + ends::flight(mark);
+            let beyond = ends::beyond(*free_at, longest, now)?;
+            Some((mark, now + longest, beyond))
+        })
     }
 
     /// Whether every slot is free again.
@@ -73,10 +88,10 @@ impl Slots {
     }
 
     /// Notes until when a call holds a slot, or that it holds none. What was noted before.
-    pub(super) fn set(&mut self, id: String, free_at: Option<SystemTime>) -> Option<SystemTime> {
+    pub(super) fn set(&mut self, mark: String, free_at: Option<SystemTime>) -> Option<SystemTime> {
         match free_at {
-            Some(free_at) => self.0.insert(id, free_at),
-            None => self.0.remove(&id),
+            Some(free_at) => self.0.insert(mark, free_at),
+            None => self.0.remove(&mark),
         }
     }
 
@@ -107,8 +122,14 @@ pub(super) struct Closure {
 impl Closure {
     /// Closed from now on.
     pub(super) fn new(wait: Duration, probe: bool, now: SystemTime) -> Self {
+        let wait = wait.min(LONGEST_PAUSE);
         let probe_every = if probe { wait } else { Duration::ZERO };
         Self { until: now + wait, probe_every, probing: false }
+    }
+
+    /// The longest that it can last from now on.
+    pub(super) fn longest(self) -> Duration {
+        if self.probe_every.is_zero() { LONGEST_PAUSE } else { self.probe_every }
     }
 
     /// What a call finds: how long the account is closed, or, where the call may go through, what

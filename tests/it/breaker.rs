@@ -303,7 +303,8 @@ async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
         assert!(failed.retry_delay.is_some_and(|wait| wait <= Duration::from_secs(2)));
         let arrived = failing.arrived().len();
-        assert!(arrived * 10 <= calls * 11, "{arrived} requests for {calls} calls");
+        let most = calls + 5 + calls / 10;
+        assert!(arrived <= most, "{arrived} requests for {calls} calls");
     }
     // A slow machine may have taken as long as a pause.
     assert!(failing.arrived().len() <= 2 * ENOUGH, "{}", failing.arrived().len());

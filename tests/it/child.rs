@@ -127,6 +127,12 @@ impl Lines {
         panic!("{text:?} was never written, but:\n{}", self.seen)
     }
 
+    /// The line that has this in it: one that has come before, or else the next one.
+    pub fn ever(&mut self, text: &str) -> String {
+        let before = self.seen.lines().find(|line| line.contains(text)).map(str::to_owned);
+        before.unwrap_or_else(|| self.with(text))
+    }
+
     /// Everything, once the child has closed its end.
     pub fn rest(&mut self) -> &str {
         while self.next().is_some() {}

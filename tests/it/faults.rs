@@ -184,7 +184,7 @@ async fn a_vendor_that_is_down_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_vendor_that_hangs_up_is_unavailable_and_not_asked_twice() {
+async fn a_vendor_that_hangs_up_is_unavailable_and_asked_again_only_without_limits() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -201,7 +201,8 @@ async fn a_vendor_that_hangs_up_is_unavailable_and_not_asked_twice() {
             (Code::Unavailable, "PROVIDER_UNAVAILABLE")
         );
     }
-    assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), 3);
+    // WeChat's token is waited for, and Haoka may have counted its call: Dingshang's is made again.
+    assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), 3 + 1);
 }
 
 /// A module that panics, in its check or in its call.

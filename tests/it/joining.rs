@@ -68,7 +68,9 @@ impl Store for Slow {
     async fn reopen(&self, account: &str) -> Result<(), Error> {
         self.memory.reopen(account).await
     }
-    async fn opened(&self) {}
+    async fn ping(&self) -> Result<(), Error> {
+        Ok(())
+    }
     fn is_shared(&self) -> bool {
         self.is_shared
     }

@@ -397,7 +397,7 @@ async fn a_vendors_clock_and_calls_that_are_made_once_more_are_told() {
 async fn a_shared_store_that_is_gone_is_told_of() {
     let vendor = vendor().await;
     let mut redis = RedisServer::start();
-    let store = format!("store.url = \"redis://127.0.0.1:{}/0\"\n", redis.port);
+    let store = format!("store.url = \"{}\"\n", redis.url());
     let server = Serving::start(&format!("{store}{}", cards(&vendor.url(), "")));
     let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
     until_told(&server, &["order_query_ready 1", &format!("{left} 200")]).await;

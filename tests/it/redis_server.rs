@@ -17,6 +17,18 @@ use tempfile::TempDir;
 /// How long a server may take to start: it takes some 10 ms.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// The user that stores have, with the rights that the documentation names and no others.
+const USER: &str = "order-query";
+const PASSWORD: &str = "least";
+
+/// That user's rule, as the documentation has it.
+pub fn rights() -> Vec<&'static str> {
+    let document = include_str!("../../docs/configuration.md");
+    let (_, rest) = document.split_once("ACL SETUSER order-query on >PASSWORD ").unwrap();
+    let (rule, _) = rest.split_once("```").unwrap();
+    rule.split_whitespace().filter(|word| *word != "\\").collect()
+}
+
 /// A running server.
 pub struct RedisServer {
     pub port: u16,
@@ -30,6 +42,24 @@ impl RedisServer {
     /// A server on a port that is free.
     pub fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), None)
+    }
+
+    /// A node of a cluster that has no slots.
+    pub fn start_cluster_node() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("more.conf"), "cluster-enabled yes\n").unwrap();
+        Self::start_in(directory, None)
+    }
+
+    /// Takes its directory away: it can save nothing there any more.
+    pub fn remove_directory(&self) {
+        fs::remove_dir_all(self.directory.path()).unwrap();
+    }
+
+    /// Gives the stores' user another rule.
+    pub fn set_rights(&self, rule: &[&str]) {
+        let words = [&["ACL", "SETUSER", USER, "reset", "on", ">least"], rule].concat();
+        let _: redis::Value = self.say(&words);
     }
 
     /// A server that speaks TLS alone, as `localhost`, and the file of its certificate.
@@ -85,9 +115,14 @@ impl RedisServer {
         self.signal("CONT");
     }
 
-    /// The address of its first database.
+    /// The address of its first database, for the user with the least rights.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        Self::url_at(self.port)
+    }
+
+    /// The same, where something else leads to the server.
+    pub fn url_at(port: u16) -> String {
+        format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}/0")
     }
 
     /// A store in it, over the system's clock.
@@ -102,9 +137,14 @@ impl RedisServer {
 
     /// Says something to it, as an operator does.
     pub fn say<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]).query(&mut connection).unwrap()
+        redis::from_redis_value(self.try_say(words).unwrap()).unwrap()
+    }
+
+    /// Says something that it may turn down.
+    pub fn try_say(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let url = format!("redis://127.0.0.1:{}/0", self.port);
+        let mut connection = redis::Client::open(url)?.get_connection()?;
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
     }
 
     /// Whether it runs; not where the port is taken.
@@ -115,8 +155,14 @@ impl RedisServer {
         let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:{installed}"));
+        let more = self.directory.path().join("more.conf");
+        if more.exists() {
+            command.arg(more);
+        }
         command.arg("--dir").arg(self.directory.path()).args(["--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+        let user = ["--user", USER, "on", &format!(">{PASSWORD}")].map(str::to_owned);
+        command.args(user).args(rights());
         match &self.certificate {
             None => command.args(["--port", &port]),
             Some(certificate) => command

@@ -27,11 +27,7 @@ impl Field {
     async fn new(change: impl Fn(&str) -> String) -> Self {
         let sandbox = sandbox_at(Arc::new(SystemClock)).await;
         let redis = RedisServer::start();
-        let config = format!(
-            "store.url = \"redis://127.0.0.1:{}/0\"\n{}",
-            redis.port,
-            change(&sandbox.accounts())
-        );
+        let config = format!("store.url = \"{}\"\n{}", redis.url(), change(&sandbox.accounts()));
         let replicas = (0..3).map(|_| Serving::start(&config)).collect();
         Self { sandbox, redis, replicas }
     }
@@ -144,9 +140,10 @@ async fn a_watcher_hears_what_another_replica_learns_without_another_call() {
     let answer = |status| format!("{{\"code\":0,\"data\":{{\"orderStatus\":\"{status}\"}}}}");
     let redis = RedisServer::start();
     let config = format!(
-        "store.url = \"redis://127.0.0.1:{}/0\"\n[accounts.h]\nprovider = \"haoka\"\n\
+        "store.url = \"{}\"\n[accounts.h]\nprovider = \"haoka\"\n\
          user_id = \"agent\"\nsecret = \"agent-secret\"\nbase_url = \"http://{}\"\n",
-        redis.port, vendor.address
+        redis.url(),
+        vendor.address
     );
     let replicas = [Serving::start(&config), Serving::start(&config)];
     let [mut here, mut there] = [

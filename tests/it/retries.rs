@@ -24,7 +24,10 @@ use crate::support::{Failed, Reply, Scripted, Server, question};
 use crate::transport::ANSWER;
 use crate::transport::tls::Secured;
 
-/// How many calls pay for one retry.
+/// How many retries an account begins with.
+const RESERVE: usize = 5;
+
+/// How many calls pay for one more.
 const PAID: usize = 10;
 
 const TOKEN: &str = r#"{"access_token":"t","expires_in":7200}"#;
@@ -85,30 +88,49 @@ async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
     ];
     for (provider, more, failure, is_repeated) in cases {
         let case = format!("{provider:?} {more} {failure:?}");
-        let calls = if provider == Provider::Haoka { PAID - 1 } else { PAID };
-        let (vendor, server) = after(calls, provider, more).await;
-        let before = vendor.arrived().len();
-        vendor.replies_at("", [failure, reply(200, ANSWER)]);
-        let outcome = ask(&server, provider).await;
-        assert_eq!(outcome.is_ok(), is_repeated, "{case}: {outcome:?}");
-        let arrived = vendor.arrived().len() - before;
-        assert_eq!(arrived, 1 + usize::from(is_repeated), "{case}");
+        // The first call of a server, and a later one.
+        for calls in [0, PAID - 1] {
+            let (vendor, server) = after(calls, provider, more).await;
+            let path = if provider == Provider::Wechat { "/wxa/" } else { "" };
+            vendor.replies_at(path, [failure.clone(), reply(200, ANSWER)]);
+            let asked =
+                || vendor.arrived().iter().filter(|a| !a.uri.path().contains("token")).count();
+            let before = asked();
+            let outcome = ask(&server, provider).await;
+            assert_eq!(outcome.is_ok(), is_repeated, "{case}: {outcome:?}");
+            assert_eq!(asked() - before, 1 + usize::from(is_repeated), "{case}");
+        }
     }
 }
 
 #[tokio::test]
-async fn calls_pay_for_a_retry_before_it_is_made_and_for_one_each() {
-    for calls in [0, PAID - 3, PAID - 2, PAID - 1] {
-        let (vendor, server) = after(calls, Provider::Dingshang, "").await;
-        vendor.answers(503, "");
-        // A call that fails pays as well.
-        for call in calls + 1..calls + 3 {
-            let before = vendor.arrived().len();
-            ask(&server, Provider::Dingshang).await.unwrap_err();
-            let retries = usize::from(call == PAID);
-            assert_eq!(vendor.arrived().len() - before, 1 + retries, "{calls} {call}");
-        }
+async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
+    let (vendor, server) = after(0, Provider::Dingshang, "").await;
+    let mut calls = 0;
+    let mut retries_of = async |fails: bool| {
+        calls += 1;
+        let before = vendor.arrived().len();
+        let failure = fails.then(|| Reply::new(503, ""));
+        vendor.replies_at("", failure.into_iter().chain([Reply::new(200, ANSWER)]));
+        let outcome = ask(&server, Provider::Dingshang).await;
+        let retries = vendor.arrived().len() - before - 1;
+        assert_eq!(outcome.is_ok(), !fails || retries == 1, "{calls}: {outcome:?}");
+        retries
+    };
+    for _ in 0..RESERVE {
+        assert_eq!(retries_of(true).await, 1);
     }
+    assert_eq!(retries_of(true).await, 0);
+    for _ in RESERVE + 2..PAID {
+        assert_eq!(retries_of(false).await, 0);
+    }
+    // A call that fails pays as well, and so have the first ones.
+    assert_eq!(retries_of(true).await, 1, "paid for by ten calls");
+    for _ in 1..PAID {
+        assert_eq!(retries_of(false).await, 0);
+    }
+    assert_eq!(retries_of(true).await, 1, "paid for by ten more");
+    assert_eq!(retries_of(true).await, 0);
 }
 
 #[tokio::test]
@@ -198,7 +220,7 @@ impl providers::Provider for Shaky {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shaky_vendor_sees_a_tenth_more_and_not_a_third() {
+async fn a_shaky_vendor_sees_the_reserve_and_a_tenth_more_and_not_a_third() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let vendor = Box::new(Shaky(Arc::clone(&attempts)));
     let account = Account::new("shaky", Provider::Haoka, true, vendor);
@@ -228,6 +250,6 @@ async fn a_shaky_vendor_sees_a_tenth_more_and_not_a_third() {
     }
     let attempts = attempts.load(Ordering::SeqCst);
     // What calls of the last batch have paid for may be left.
-    assert!((328..=330).contains(&attempts), "{attempts} attempts for 300 calls");
+    assert!((333..=335).contains(&attempts), "{attempts} attempts for 300 calls");
     assert!(failed < 110 - 20, "{failed} of 300 failed: retries help");
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that reckons wrongly may fail")]
 
 mod accounts;
+mod ahead;
 mod calls;
 mod crash;
 mod file;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_query::clock::ManualClock;
+use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::Order;
 use order_query::store::{Call, File, Memory, Store, Take, Window};
 use prost_types::Timestamp;
@@ -64,6 +65,7 @@ macro_rules! every_store {
                 a_repeated_take_takes_no_second_slot
                 a_lowered_limit_holds_at_once
                 what_is_spent_is_known_with_the_order
+                a_long_flight_is_not_cut_for_a_short_one
                 of_many_calls_at_one_time_the_limit_passes
             }
             accounts {
@@ -72,6 +74,7 @@ macro_rules! every_store {
                 of_many_probes_at_one_time_one_passes
                 a_call_that_finds_no_room_is_no_probe
                 closing_again_counts_from_then
+                no_account_is_closed_for_longer_than_an_hour_at_once
                 only_a_probe_reopens_an_account
                 a_token_is_what_was_saved_last
                 a_token_is_dropped_only_if_it_is_still_that_one
@@ -88,6 +91,14 @@ macro_rules! every_store {
 macro_rules! every_lasting_store {
     ($fixture:ident) => {
         contract! { $fixture:
+            ahead {
+                slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule
+                what_is_spent_by_a_clock_that_was_ahead_is_told_so
+                pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule
+                a_token_of_a_clock_that_was_ahead_is_had_anew
+                a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_it_was_granted
+                an_order_of_the_future_gives_way_to_the_next_answer
+            }
             kept {
                 orders_are_there_again
                 spent_calls_are_there_again
@@ -129,6 +140,9 @@ pub trait Fixture: Send + Sync {
     /// The same store, opened again. For stores whose memory outlives them.
     fn restart(self) -> impl Future<Output = Self> + Send;
 
+    /// The same by a clock that shows so much less: the one before was ahead.
+    fn restart_earlier(self, by: Duration) -> impl Future<Output = Self> + Send;
+
     /// Moves to shortly before the end of a wait: to the last millisecond, where time stands still.
     fn advance_almost(&self, wait: Duration) -> impl Future<Output = ()> + Send {
         async move { self.advance(wait.saturating_sub(Self::rest())).await }
@@ -169,6 +183,10 @@ impl Fixture for MemoryStore {
     async fn restart(self) -> Self {
         unreachable!("its memory ends with it")
     }
+
+    async fn restart_earlier(self, _: Duration) -> Self {
+        unreachable!("its memory ends with it, and its clock never goes back")
+    }
 }
 
 pub struct FileStore {
@@ -207,18 +225,23 @@ impl Fixture for FileStore {
         let store = File::open(&path, Arc::new(clock.clone())).unwrap();
         Self { store: Arc::new(store), clock, folder }
     }
+
+    async fn restart_earlier(self, by: Duration) -> Self {
+        let clock = ManualClock::new(self.clock.now() - by);
+        Self { clock, ..self }.restart().await
+    }
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
 const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 /// At most `limit` calls a minute.
-fn minute(key: &str, limit: u32) -> Window {
+pub fn minute(key: &str, limit: u32) -> Window {
     Window { key: key.to_owned(), limit, period: MINUTE }
 }
 
 /// A call of the account "account", 5 s in flight at most.
-fn call(id: &str, windows: &[Window]) -> Call {
+pub fn call(id: &str, windows: &[Window]) -> Call {
     Call {
         id: id.to_owned(),
         account: "account".to_owned(),
@@ -228,7 +251,7 @@ fn call(id: &str, windows: &[Window]) -> Call {
 }
 
 /// An order's state, as it was observed then.
-fn observed(seconds: i64, remark: &str) -> Order {
+pub fn observed(seconds: i64, remark: &str) -> Order {
     let observe_time = Some(Timestamp { seconds: 1_790_000_000 + seconds, nanos: 7 });
     Order { id: "id".to_owned(), remark: remark.to_owned(), observe_time, ..Order::default() }
 }

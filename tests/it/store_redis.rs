@@ -180,7 +180,7 @@ async fn the_latest_state_wins_for_all_replicas_and_a_final_one_stays() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, c], .. } = replicas;
     // These differ by less than a 64-bit float can tell.
-    let late = 253_402_300_799;
+    let late = 1_790_000_000;
     let paid = order(late, 999_999_999, OrderStatus::Paid, false);
     let before = order(late, 999_999_998, OrderStatus::AwaitingPayment, false);
     a.keep("1", &paid).await.unwrap();

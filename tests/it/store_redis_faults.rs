@@ -176,7 +176,7 @@ async fn a_connection_that_the_server_ended_is_made_anew_without_a_word() {
 async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
     let (first, second) = (RedisServer::start(), RedisServer::start());
     let line = Line::to(first.port).await;
-    let url = format!("redis://127.0.0.1:{}", line.port);
+    let url = RedisServer::url_at(line.port);
     let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
     assert_eq!(store.take(&call("1", "minute", 9)).await, Ok(Take::Taken));
     let () = first.say(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -192,7 +192,7 @@ async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
 async fn a_slot_whose_answer_was_lost_counts_as_taken() {
     let server = RedisServer::start();
     let line = Line::to(server.port).await;
-    let url = format!("redis://127.0.0.1:{}", line.port);
+    let url = RedisServer::url_at(line.port);
     let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
     // The server knows the scripts by now, so that what is sent once is what runs.
     assert_all_work(&store, "another").await;

@@ -102,6 +102,24 @@ pub(super) fn is_empty(file: &Locked) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.len() == 0)
 }
 
+/// Writes a file beside it, which is gone again, and opens it for writing where it is there.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+pub(super) fn prove_writes(path: &Path) -> Result<(), String> {
+    let draft = Draft::beside(path)?;
+    let written = draft.file.write_all_at(&[1; 4096], 0).and_then(|()| draft.file.sync_all());
+    written.map_err(|error| unwritten(&error.to_string()))?;
+    // A pipe would be opened, and its reader would take that for a writer.
+    let file = path.is_file().then(|| OpenOptions::new().read(true).write(true).open(path));
+    file.transpose().map(drop).map_err(|error| format!("cannot be opened: {error}"))
+}
+
+/// What is said of a file that takes no writes.
+pub(super) fn unwritten(problem: &str) -> String {
+    format!("cannot be written: {problem}; make room or set the permissions right")
+}
+
 /// A file that is being made under another name, so that whatever stands under its own name is
 /// complete. Removed again where it does not get there.
 pub(super) struct Draft {

@@ -11,6 +11,7 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition, WriteTransaction,
 };
 
+use super::super::ends;
 use super::super::ledger::{Fact, Ledger};
 use super::super::newer;
 use super::super::slots::Closure;
@@ -24,7 +25,7 @@ const FORMAT_VERSION: u64 = 1;
 
 /// An order's last state, as the contract encodes it.
 const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
-/// When the slot of a call in a window is free again.
+/// When the slot of a call in a window is free again, by the call's mark.
 const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
 /// Until when an account is closed, and how long after each probe again.
 const CLOSURES: TableDefinition<&str, (u64, u64, bool)> = TableDefinition::new("closures");
@@ -43,8 +44,8 @@ pub(super) struct Keep {
 
 /// What became of an order that was to be kept.
 pub(super) enum Kept {
-    /// It took the place of what was known.
-    Written,
+    /// It took the place of what was known, which was seen so far in the future.
+    Written(Duration),
     /// What is known is newer, or terminal.
     Passed,
     /// What is known cannot be read, and might be terminal: it stays.
@@ -158,15 +159,20 @@ pub(super) fn read_order(db: &Database, order: &str) -> Result<Option<Order>, St
 ///
 /// # Errors
 /// What failed. It may have been carried out all the same.
-pub(super) fn write(db: &Database, facts: &[Fact], keeps: &[Keep]) -> Result<Vec<Kept>, String> {
+pub(super) fn write(
+    db: &Database,
+    facts: &[Fact],
+    keeps: &[Keep],
+    now: SystemTime,
+) -> Result<Vec<Kept>, String> {
     guarded(|| {
         let txn = begin(db)?;
         note(&txn, facts)?;
         let kept = {
             let mut orders = txn.open_table(ORDERS)?;
-            keeps.iter().map(|new| keep(&mut orders, new)).collect::<Result<Vec<_>, _>>()?
+            keeps.iter().map(|new| keep(&mut orders, new, now)).collect::<Result<Vec<_>, _>>()?
         };
-        if facts.is_empty() && !kept.iter().any(|kept| matches!(kept, Kept::Written)) {
+        if facts.is_empty() && !kept.iter().any(|kept| matches!(kept, Kept::Written(_))) {
             txn.abort()?;
         } else {
             txn.commit()?;
@@ -175,14 +181,14 @@ pub(super) fn write(db: &Database, facts: &[Fact], keeps: &[Keep]) -> Result<Vec
     })
 }
 
-fn keep(orders: &mut Table<&str, &[u8]>, new: &Keep) -> Result<Kept, redb::Error> {
+fn keep(orders: &mut Table<&str, &[u8]>, new: &Keep, now: SystemTime) -> Result<Kept, redb::Error> {
     let known = orders.get(new.order.as_str())?.map(|bytes| decode(bytes.value()));
     Ok(match known.transpose() {
         Err(detail) => Kept::Unreadable(detail),
-        Ok(Some(known)) if !newer(&new.state, &known) => Kept::Passed,
-        Ok(_) => {
+        Ok(Some(known)) if !newer(&new.state, &known, now) => Kept::Passed,
+        Ok(known) => {
             orders.insert(new.order.as_str(), new.state.encode_to_vec().as_slice())?;
-            Kept::Written
+            Kept::Written(known.map_or(Duration::ZERO, |known| ends::ahead(&known, now)))
         }
     })
 }

@@ -14,6 +14,7 @@ use redb::{Builder, Database};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::super::ends::Ahead;
 use super::super::ledger::{Fact, Ledger};
 use super::disk::{Disk, Locked};
 use super::tables::{self, Keep, Kept};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     /// Orders as they are in the file.
     pub(super) recent: Cache<String, Order>,
     pub(super) database: RwLock<Arc<Database>>,
+    pub(super) ahead: Ahead,
 }
 
 impl Shared {
@@ -121,7 +123,7 @@ impl Batch {
     }
 
     /// It is in the file.
-    fn succeeded(self, kept: Vec<Kept>, recent: &Cache<String, Order>) {
+    fn succeeded(self, kept: Vec<Kept>, shared: &Shared) {
         for report in self.reports {
             report(Ok(()));
         }
@@ -129,8 +131,9 @@ impl Batch {
             self.keeps.into_iter().zip(kept).zip(self.keepers)
         {
             let outcome = match kept {
-                Kept::Written => {
-                    recent.insert(order, state);
+                Kept::Written(ahead) => {
+                    shared.ahead.report(super::CLOCK, ahead);
+                    shared.recent.insert(order, state);
                     Ok(())
                 }
                 Kept::Passed => Ok(()),
@@ -208,7 +211,7 @@ impl Writer {
         let now = self.shared.clock.now();
         let batch = Batch::decided(jobs, &mut self.shared.ledger(), now);
         match self.write(&batch.facts, &batch.keeps) {
-            Ok(kept) => batch.succeeded(kept, &self.shared.recent),
+            Ok(kept) => batch.succeeded(kept, &self.shared),
             Err(detail) => batch.failed(&detail, &self.shared.ledger),
         }
     }
@@ -219,7 +222,7 @@ impl Writer {
             return Ok(Vec::new());
         }
         self.recover()?;
-        let written = tables::write(&self.shared.database(), facts, keeps);
+        let written = tables::write(&self.shared.database(), facts, keeps, self.shared.clock.now());
         match &written {
             Ok(_) => {
                 if self.trouble.take().is_some() {

@@ -6,15 +6,20 @@
 //! queueing before a server that does not answer; the first one after that tries again.
 #![allow(clippy::disallowed_types, reason = "the one room of the library's connections")]
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, RedisConnectionInfo,
+    RedisError, ServerErrorKind, Value, cmd,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::refusals::Why;
 use crate::error::Error;
 
 /// How long an operation may take in all.
@@ -32,16 +37,19 @@ const QUEUE: usize = 1024;
 /// The way to the server.
 pub(super) struct Link {
     client: Client,
+    /// What a new connection begins with: who we are, and which database is meant. The library would
+    /// do it too, and hide the server's word where that is turned down.
+    greeting: Vec<Cmd>,
     state: Mutex<State>,
     /// Whether the server was looked at: that happens once.
     looked_at: AtomicBool,
-    /// Whether the log holds already that the server is away.
-    reported: AtomicBool,
+    /// What the log holds of the connection: why there is none, or that there is one.
+    reported: Mutex<Option<Result<(), Why>>>,
 }
 
 enum State {
     /// Not connected, and not to be before that time.
-    Down { until: Instant, why: String },
+    Down { until: Instant, why: Why },
     /// Being connected: callers wait for it until that time, and then fail at once.
     Connecting { done: watch::Receiver<()>, until: Instant },
     /// Connected, for the so-manieth time.
@@ -59,11 +67,13 @@ pub(super) struct Errand {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The server does not answer, or cannot be reached.
-    Gone(String),
+    Gone(Why),
     /// The server does not know the script.
     NoScript,
     /// The server refuses.
-    Refused(String),
+    Refused(Why),
+    /// The server's answer is none of ours.
+    Unreadable,
 }
 
 impl Errand {
@@ -74,11 +84,13 @@ impl Errand {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        Self::store_unavailable(match failure {
-            Failure::Gone(why) => format!("redis: {why}"),
-            Failure::NoScript => "redis: the script was not found".to_owned(),
-            Failure::Refused(why) => format!("redis refuses: {why}"),
-        })
+        let why = match failure {
+            Failure::Gone(why) => why.at("redis"),
+            Failure::NoScript => Why::new("redis: the script was not found"),
+            Failure::Refused(why) => why.at("redis refuses"),
+            Failure::Unreadable => Why::new("redis: the answer cannot be read"),
+        };
+        Self { advice: why.advice, ..Self::store_unavailable(why.text) }
     }
 }
 
@@ -97,13 +109,17 @@ impl Link {
         if parsed.fragment().is_some() {
             return Err("must have no #fragment: certificates are always checked".to_owned());
         }
-        let client = Client::open(url).map_err(|_| refused.to_owned())?;
-        let state = State::Down { until: Instant::now(), why: String::new() };
+        let whole = url.into_connection_info().map_err(|_| refused.to_owned())?;
+        let greeting = greeting(whole.redis_settings());
+        let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let client = Client::open(whole.set_redis_settings(bare));
+        let state = State::Down { until: Instant::now(), why: Why::default() };
         Ok(Self {
-            client,
+            client: client.map_err(|_| refused.to_owned())?,
+            greeting,
             state: Mutex::new(state),
             looked_at: AtomicBool::default(),
-            reported: AtomicBool::default(),
+            reported: Mutex::default(),
         })
     }
 
@@ -127,12 +143,14 @@ impl Link {
             let error = match answer.map(|answer| answer.and_then(Value::extract_error)) {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) if is_answer(&error) => return Err(self.refusal(&error, number)),
-                Ok(Err(error)) => words(&error),
-                Err(_) => "no answer in time".to_owned(),
+                Ok(Err(error)) => Why::of(&error),
+                Err(_) => Why::new("no answer in time"),
             };
             errand.in_doubt = true;
             let again = tries_left > 0 && Instant::now() < errand.deadline;
-            self.lost(number, &error, if again { Duration::ZERO } else { CLOSED_FOR });
+            if self.give_up(number, &error, if again { Duration::ZERO } else { CLOSED_FOR }) {
+                self.report(Err(error.clone()));
+            }
             if !again {
                 return Err(Failure::Gone(error));
             }
@@ -141,14 +159,14 @@ impl Link {
 
     /// What the server's own error means.
     fn refusal(&self, error: &RedisError, number: u64) -> Failure {
-        let why = words(error);
+        let why = Why::of(error);
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Failure::NoScript,
             kind => {
                 // This server is no longer the one that is written to: its name may lead to
                 // another one by now.
                 if kind == ErrorKind::Server(ServerErrorKind::ReadOnly) {
-                    self.lost(number, &why, CLOSED_FOR);
+                    self.give_up(number, &why, CLOSED_FOR);
                 }
                 Failure::Refused(why)
             }
@@ -171,7 +189,7 @@ impl Link {
         let (mut done, until) = match &mut *self.state() {
             State::Up { connection, number } => return Ok((connection.clone(), *number)),
             State::Down { until, why } if Instant::now() < *until => {
-                return Err(Failure::Gone(format!("not tried again yet: {why}")));
+                return Err(Failure::Gone(why.clone().at("not tried again yet")));
             }
             State::Connecting { done, until } if done.has_changed().is_ok() => {
                 (done.clone(), *until)
@@ -189,41 +207,52 @@ impl Link {
         match &*self.state() {
             State::Up { connection, number } => Ok((connection.clone(), *number)),
             State::Down { why, .. } => Err(Failure::Gone(why.clone())),
-            State::Connecting { .. } => Err(Failure::Gone("cannot be reached in time".to_owned())),
+            State::Connecting { .. } => Err(Failure::Gone(Why::new("cannot be reached in time"))),
         }
     }
 
     /// Makes a connection. `ended` tells those who wait, by being dropped, whatever happens here.
     async fn connect(self: Arc<Self>, ended: watch::Sender<()>) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
+        match self.greeted().await {
+            Ok(connection) => {
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+                *self.state() = State::Up { connection: connection.clone(), number };
+                drop(ended);
+                self.report(Ok(()));
+                if !self.looked_at.swap(true, Ordering::Relaxed) {
+                    self.look_at(connection).await;
+                }
+            }
+            Err(error) => {
+                let why = Why::of(&error).at("cannot be reached");
+                self.report(Err(why.clone()));
+                *self.state() = State::Down { until: Instant::now() + CLOSED_FOR, why };
+            }
+        }
+    }
+
+    /// A new connection, whose server knows who we are.
+    async fn greeted(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
             // Bounded from outside, together with the wait for a connection.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
         let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        match made {
-            Ok(connection) => {
-                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                *self.state() = State::Up { connection: connection.clone(), number };
-                drop(ended);
-                self.reported.store(false, Ordering::Relaxed);
-                tracing::info!("the shared store is connected");
-                if !self.looked_at.swap(true, Ordering::Relaxed) {
-                    self.look_at(connection).await;
-                }
-            }
-            Err(error) => {
-                let why = format!("cannot be reached: {}", words(&error));
-                self.report(&why);
-                *self.state() = State::Down { until: Instant::now() + CLOSED_FOR, why };
-            }
+        let mut connection = made?;
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        for command in &self.greeting {
+            let answered = timeout_at(deadline, connection.send_packed_command(command)).await;
+            let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+            answered.map_err(late)??.extract_error()?;
         }
+        Ok(connection)
     }
 
     /// Says so loudly where the server may drop what must be kept.
     async fn look_at(&self, mut connection: MultiplexedConnection) {
-        let mut command = ::redis::cmd("INFO");
+        let mut command = cmd("INFO");
         let asked = connection.send_packed_command(command.arg("memory"));
         let deadline = Instant::now() + CONNECT_LIMIT;
         let answer = timeout_at(deadline, asked).await.ok().and_then(Result::ok);
@@ -244,25 +273,50 @@ impl Link {
         }
     }
 
-    /// Gives a connection up, unless another one has taken its place.
-    fn lost(&self, lost: u64, why: &str, closed_for: Duration) {
+    /// Gives a connection up, unless another one has taken its place. Whether it was so.
+    fn give_up(&self, lost: u64, why: &Why, closed_for: Duration) -> bool {
         let state = &mut *self.state();
-        if matches!(state, State::Up { number, .. } if *number == lost) {
-            self.report(why);
-            *state = State::Down { until: Instant::now() + closed_for, why: why.to_owned() };
+        let is_that = matches!(state, State::Up { number, .. } if *number == lost);
+        if is_that {
+            *state = State::Down { until: Instant::now() + closed_for, why: why.clone() };
         }
+        is_that
     }
 
-    /// Says once that the server is away, until it is back.
-    fn report(&self, why: &str) {
-        if !self.reported.swap(true, Ordering::Relaxed) {
-            tracing::warn!(why, "the shared store is not connected");
+    /// Says that the server is connected, or why not; once for each change.
+    fn report(&self, news: Result<(), Why>) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.as_ref() == Some(&news) {
+            return;
         }
+        match &news {
+            Ok(()) => tracing::info!("the shared store is connected"),
+            Err(Why { text: why, advice }) => {
+                tracing::warn!(why, advice, "the shared store is not connected");
+            }
+        }
+        *reported = Some(news);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a connection begins with.
+fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
+    let mut greeting = Vec::new();
+    if let Some(password) = settings.password() {
+        let mut command = cmd("AUTH");
+        command.arg(settings.username()).arg(password);
+        greeting.push(command);
+    }
+    if settings.db() != 0 {
+        let mut command = cmd("SELECT");
+        command.arg(settings.db());
+        greeting.push(command);
+    }
+    greeting
 }
 
 /// What the server says it does when its memory is full.
@@ -273,15 +327,4 @@ fn eviction_policy(info: &str) -> Option<&str> {
 /// Whether the server itself answered so, and so carried nothing out.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-}
-
-/// The error in words that hold nothing of ours: its kind, and the server's code. The server's
-/// own text may quote what was sent.
-fn words(error: &RedisError) -> String {
-    match error.code() {
-        Some(code) => code.chars().filter(char::is_ascii_uppercase).collect(),
-        None if error.is_connection_refusal() => "connection refused".to_owned(),
-        None if error.is_timeout() => "no answer in time".to_owned(),
-        None => error.category().to_owned(),
-    }
 }

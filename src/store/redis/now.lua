@@ -32,3 +32,20 @@ end
 local function kind(key)
   return redis.call('TYPE', key).ok
 end
+
+-- By how many milliseconds a clock was ahead when what was read was written, at least.
+local ahead = 0
+
+-- What is not worth a word: a clock is corrected by less all the time.
+local TOLERANCE = 1000
+
+-- An end that was read, as far as it can be true: at most `longest` from now. Whoever cuts it must
+-- write it, or it would be as far away each time that it is read.
+local function believed(till, longest)
+  local beyond = till - now_up - longest
+  if beyond <= TOLERANCE then
+    return till
+  end
+  ahead = math.max(ahead, beyond)
+  return now_up + longest
+end

@@ -1,6 +1,8 @@
 //! The orders that this process has kept or recalled lately: they are known without asking the
 //! server, and while it is gone. Used by the store alone.
 
+use std::time::SystemTime;
+
 use moka::sync::Cache;
 use prost::Message as _;
 
@@ -23,19 +25,19 @@ impl Recent {
     }
 
     /// Notes what was asked to be kept, by the rule of all stores. What is known then.
-    pub(super) fn keep(&self, order: &str, state: Order) -> Order {
-        self.note(order, state, newer)
+    pub(super) fn keep(&self, order: &str, state: Order, now: SystemTime) -> Order {
+        self.note(order, state, |state, known| newer(state, known, now))
     }
 
     /// Notes what the server has kept. Its word on what is final counts; what it says of other
     /// orders may be late, or it may have lost what is known here. What is known then.
-    pub(super) fn learn(&self, order: &str, state: Order) -> Order {
+    pub(super) fn learn(&self, order: &str, state: Order, now: SystemTime) -> Order {
         self.note(order, state, |state, known| {
-            newer(state, known) || state.terminal && !known.terminal
+            newer(state, known, now) || state.terminal && !known.terminal
         })
     }
 
-    fn note(&self, order: &str, state: Order, wins: fn(&Order, &Order) -> bool) -> Order {
+    fn note(&self, order: &str, state: Order, wins: impl Fn(&Order, &Order) -> bool) -> Order {
         let entry = self.0.entry_by_ref(order).and_upsert_with(|known| match known {
             Some(known) if !wins(&state, known.value()) => known.into_value(),
             _ => state,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ::redis::{Cmd, FromRedisValue, ToRedisArgs, cmd};
 
 use super::link::{Errand, Failure, Link};
+use super::refusals::Refusals;
 use crate::clock::Clock;
 
 /// A script, and the name that the server gives it.
@@ -25,13 +26,14 @@ macro_rules! scripts {
 }
 
 scripts! {
-    TAKE "take.lua",
+    PROBE "probe.lua",
+    TAKE "slots.lua" "take.lua",
     SETTLE "settle.lua",
     GIVE_BACK "give_back.lua",
     CLOSE "close.lua",
     REOPEN "reopen.lua",
     KEEP "snapshot.lua" "keep.lua",
-    RECALL "snapshot.lua" "recall.lua",
+    RECALL "slots.lua" "snapshot.lua" "recall.lua",
     LEASE "lease.lua",
     SAVE "save.lua",
     LOAD "load.lua",
@@ -75,13 +77,14 @@ pub(super) struct Runner {
     pub(super) link: Arc<Link>,
     /// For tests: whose time counts in place of the server's.
     pub(super) time: Option<Arc<dyn Clock>>,
+    pub(super) refusals: Refusals,
 }
 
 impl Runner {
     /// Runs a script.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
-        script: &Script,
+        script: &'static Script,
         input: Input,
     ) -> Result<T, Failure> {
         self.run_noting(script, input, &mut Errand::new()).await
@@ -90,7 +93,7 @@ impl Runner {
     /// Runs a script, for someone who must know whether it may have run when it failed.
     pub(super) async fn run_noting<T: FromRedisValue>(
         &self,
-        script: &Script,
+        script: &'static Script,
         mut input: Input,
         errand: &mut Errand,
     ) -> Result<T, Failure> {
@@ -104,9 +107,14 @@ impl Runner {
             }
             answer => answer,
         };
+        match &answer {
+            Ok(_) => self.refusals.ran(&script.hash),
+            Err(Failure::Refused(why)) => self.refusals.refused(&script.hash, why),
+            Err(_) => {}
+        }
         T::from_redis_value(answer?).map_err(|_| {
             errand.in_doubt = true;
-            Failure::Refused("the answer cannot be read".to_owned())
+            Failure::Unreadable
         })
     }
 }
@@ -121,4 +129,34 @@ pub(super) fn millis(span: Duration) -> u64 {
 
 fn millis_since_1970(time: SystemTime) -> u128 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The commands that a script uses.
+    fn commands(script: &Script) -> BTreeSet<&'static str> {
+        let calls = script.code.split("redis.call('").skip(1);
+        calls.map(|rest| rest.split('\'').next().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_probe_proves_every_right_and_the_document_has_it() {
+        let scripts = [
+            &TAKE, &SETTLE, &GIVE_BACK, &CLOSE, &REOPEN, &KEEP, &RECALL, &LEASE, &SAVE, &LOAD,
+            &DELETE_IF,
+        ];
+        let used: BTreeSet<_> = scripts.into_iter().flat_map(|script| commands(script)).collect();
+        assert_eq!(commands(&PROBE), used);
+        let document = include_str!("../../../docs/configuration.md");
+        let rule = document.split("ACL SETUSER order-query ").nth(1).unwrap();
+        let rule = rule.split("```").next().unwrap().replace("\\\n", " ");
+        let rights = rule.split_whitespace().filter_map(|word| word.strip_prefix('+'));
+        let rights: BTreeSet<_> = rights.map(str::to_uppercase).collect();
+        let expected = used.into_iter().chain(["EVAL", "EVALSHA"]).map(str::to_owned);
+        assert_eq!(rights, expected.collect());
+    }
 }

@@ -1,15 +1,22 @@
 -- Takes a slot in each window of a call, or in none, unless the account is closed.
 --
--- KEYS: the account's closure, then the windows (sorted sets: call id, time at which its slot is
--- free). ARGV: the time, the call's id, then for each window its limit and how long a slot lasts.
--- Answers {0}: taken; {1, index, wait}: that window is full; {2, wait}: closed; or an error, and
--- then nothing was taken: all that can fail is read before the first slot is written.
+-- KEYS: the account's closure, then the windows (see `slots.lua`). ARGV: the time, the call's mark, the
+-- longest pause, the longest flight, then for each window its limit, its period, and how long a slot
+-- lasts. Answers {what, index, wait, ahead}: 0: taken; 1: the window of that index is full for so
+-- long; 2: closed for so long; or an error, and then nothing was taken: all that can fail is read
+-- before the first slot is written.
 --
 -- A call that has its slots already is not counted against itself and was let through before, so
 -- running this twice is the same as running it once.
 
-local id = ARGV[2]
+local mark, longest_pause, longest_flight = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local GARBAGE = redis.error_reply('GARBAGE what is spent cannot be read')
+
+-- The limit, the period and the length of a slot of the window in KEYS[i].
+local function terms(i)
+  local first = 3 * i - 1
+  return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
+end
 
 -- How long until one of the slots that others hold is free, where they fill the window.
 local function full_for(key, limit, others)
@@ -17,7 +24,7 @@ local function full_for(key, limit, others)
   local skipped = 0
   local slots = redis.call('ZRANGE', key, 0, first + 1, 'WITHSCORES')
   for i = 1, #slots, 2 do
-    if slots[i] ~= id then
+    if slots[i] ~= mark then
       if skipped == first then
         return number(slots[i + 1]) - now
       end
@@ -31,15 +38,18 @@ local last = {}
 local full = nil
 local repeated = #KEYS > 1
 for i = 2, #KEYS do
-  local key, limit = KEYS[i], tonumber(ARGV[2 * i - 1])
+  local key, limit, period, life = KEYS[i], terms(i)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
   last[i] = number(slots[2] or '0')
   if not last[i] then
     return GARBAGE
   end
+  if last[i] - now_up - life > TOLERANCE then
+    last[i] = cut(key, period, longest_flight)
+  end
   local others = redis.call('ZCARD', key)
-  if redis.call('ZSCORE', key, id) then
+  if redis.call('ZSCORE', key, mark) then
     others = others - 1
   else
     repeated = false
@@ -53,6 +63,7 @@ for i = 2, #KEYS do
   end
 end
 if full then
+  full[4] = ahead
   return full
 end
 
@@ -63,12 +74,20 @@ if kind(KEYS[1]) ~= 'none' then
   if not till or not every then
     return GARBAGE
   end
-  if closure[3] ~= id and not repeated then
+  local stored = till
+  till = believed(stored, every > 0 and every or longest_pause)
+  if till ~= stored then
+    redis.call('HSET', KEYS[1], 'until', till)
+    if every == 0 then
+      redis.call('PEXPIRE', KEYS[1], till - now + SLACK)
+    end
+  end
+  if closure[3] ~= mark and not repeated then
     if till > now then
-      return {2, till - now}
+      return {2, 0, till - now, ahead}
     end
     if every > 0 then
-      redis.call('HSET', KEYS[1], 'until', now_up + every, 'probe', id)
+      redis.call('HSET', KEYS[1], 'until', now_up + every, 'probe', mark)
     else
       redis.call('DEL', KEYS[1])
     end
@@ -76,8 +95,9 @@ if kind(KEYS[1]) ~= 'none' then
 end
 
 for i = 2, #KEYS do
-  local free = now_up + tonumber(ARGV[2 * i])
-  redis.call('ZADD', KEYS[i], 'GT', free, id)
+  local _, _, life = terms(i)
+  local free = now_up + life
+  redis.call('ZADD', KEYS[i], 'GT', free, mark)
   redis.call('PEXPIRE', KEYS[i], math.max(last[i], free) - now + SLACK)
 end
-return {0}
+return {0, 0, 0, ahead}

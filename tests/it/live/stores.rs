@@ -11,7 +11,7 @@ use order_query::sandbox::{Kind, Sandbox, Vendor};
 use tempfile::TempDir;
 
 use super::{Ended, check, check_at, count, sandbox};
-use crate::child::{Serving, write};
+use crate::child::{Child, Serving, with_listeners, write};
 use crate::played::{Played, answer};
 use crate::redis_server::RedisServer;
 
@@ -220,5 +220,49 @@ async fn redis_that_cannot_be_reached_is_a_failure() {
         } else {
             checked.line(&format!("ok: {WECHAT}"));
         }
+    }
+}
+
+/// The real binary, where no file can get any longer, as on a full disk.
+fn on_a_full_disk(arguments: &[&str]) -> Ended {
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_order-query")]).args(arguments);
+    Child::start(command).end()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_written_is_a_failure_for_all() {
+    let sandbox = sandbox().await;
+    // Nobody makes files there, not even root.
+    let checked = check(&config(&sandbox, "file:/sys/orders.redb", "stable"));
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let line = checked.line("failed: store.url");
+    assert!(line.starts_with("the store file /sys/orders.redb cannot be created: "), "{line}");
+    for exists in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let orders = directory.path().join("orders.redb");
+        let store = format!("file:{}", orders.display());
+        let path = write(&directory, &with_listeners(&config(&sandbox, &store, "stable")));
+        if exists {
+            Serving::start(&config(&sandbox, &store, "stable")).stop();
+            assert_eq!(check_at(&path).code, Some(0));
+        }
+        let before = fs::read(&orders).ok();
+        let checked = on_a_full_disk(&["check", "--live", "--config", &path]);
+        assert_eq!(checked.code, Some(1), "{checked:?}");
+        let line = checked.line("failed: store.url");
+        assert!(line.contains("orders.redb cannot be written: ") && line.contains("; make room"));
+        // `serve` says the same, and does not begin.
+        let served = on_a_full_disk(&["serve", "--config", &path]);
+        assert_eq!(served.code, Some(1), "{served:?}");
+        assert!(served.err.contains("orders.redb cannot be written: "), "{served:?}");
+        assert!(served.err.contains("; make room"), "{served:?}");
+        assert!(fs::read(&orders).ok() == before, "it stays as it was");
+        let mut expected = vec!["order-query.toml".to_owned()];
+        expected.extend(exists.then(|| "orders.redb".to_owned()));
+        let mut names = names(&directory);
+        names.sort_unstable();
+        assert_eq!(names, expected);
     }
 }

@@ -195,3 +195,12 @@ pub async fn of_many_owners_at_one_time_one_has_the_lease<F: Fixture>() {
     let owners = join_all(owners).await;
     assert_eq!(owners.iter().filter(|owner| matches!(owner, Ok(true))).count(), 1);
 }
+
+pub async fn no_account_is_closed_for_longer_than_an_hour_at_once<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    for probe in [false, true] {
+        store.close("account", Duration::from_hours(5), probe).await.unwrap();
+        assert_closed::<F>(&knock(&store, "a").await, Duration::from_hours(1));
+    }
+}

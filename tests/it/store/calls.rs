@@ -217,3 +217,16 @@ pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
     assert_eq!(spent(&store, "all").await.len(), 50);
     assert_eq!(spent(&store, "w").await.len(), 50);
 }
+
+/// Windows are shared by accounts with other timeouts, and by replicas with other settings.
+pub async fn a_long_flight_is_not_cut_for_a_short_one<F: Fixture>() {
+    let field = F::start().await;
+    let (store, windows) = (field.store(), [minute("w", 1)]);
+    let long = Call { in_flight: Duration::from_mins(5), ..call("long", &windows) };
+    assert_eq!(store.take(&long).await.unwrap(), Take::Taken);
+    let short = Call { in_flight: Duration::ZERO, ..call("short", &windows) };
+    for _ in 0..2 {
+        let full = store.take(&short).await.unwrap();
+        assert_full::<F>(&full, 0, Duration::from_mins(6));
+    }
+}

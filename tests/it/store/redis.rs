@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use order_query::clock::ManualClock;
+use order_query::clock::{Clock as _, ManualClock};
 use order_query::store::{Redis, Store};
 
 use super::Fixture;
@@ -42,5 +42,9 @@ impl Fixture for RedisStore {
     /// Another replica takes its place.
     async fn restart(self) -> Self {
         Self::open(self.server, self.clock)
+    }
+
+    async fn restart_earlier(self, by: Duration) -> Self {
+        Self::open(self.server, ManualClock::new(self.clock.now() - by))
     }
 }

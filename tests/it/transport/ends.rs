@@ -87,7 +87,7 @@ async fn a_whole_answer_is_read_however_its_connection_ends() {
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("ca.pem");
     std::fs::write(&pem, &authority.pem).unwrap();
-    let more = format!("{ONCE}\nca_file = \"{}\"", pem.display());
+    let more = format!("timeout = \"1m\"\n{ONCE}\nca_file = \"{}\"", pem.display());
     for (case, bytes, expected, without_tls) in cases {
         let secured = vendor(Some(acceptor(&authority.issue(&["127.0.0.1"]))), bytes.clone()).await;
         let mut urls = vec![format!("https://{secured}")];

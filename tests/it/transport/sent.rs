@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::future::join_all;
 use futures_util::stream;
 use order_query::pb::{GetOrderRequest, Provider};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -16,8 +17,14 @@ use super::{ANSWER, accounts};
 use crate::played::{Asked, Played, answer};
 use crate::support::{Server, question};
 
-/// One attempt as long as connecting may take, and one call in all.
-pub const ONCE: &str = "timeout = \"50ms\"\ncalls_per_minute = 1\ncalls_per_order_per_day = 1";
+/// One call in all.
+pub const ONCE: &str = "calls_per_minute = 1\ncalls_per_order_per_day = 1";
+
+/// An attempt that takes no longer than connecting may, where nothing connects.
+const SHORT: &str = "timeout = \"50ms\"";
+
+/// One in which everything but an answer has its time.
+const LONG: &str = "timeout = \"1s\"";
 
 /// A question that may have the last calls of a day.
 fn anew(provider: Provider, id: &str) -> GetOrderRequest {
@@ -28,17 +35,17 @@ fn anew(provider: Provider, id: &str) -> GetOrderRequest {
 /// it has one.
 pub async fn reasons(config: &str) -> Vec<(Provider, [String; 2])> {
     let server = Server::start(config).await;
-    let mut reasons = Vec::new();
-    for provider in Provider::all() {
-        let ask = async || {
-            server
-                .get(anew(provider, "54"))
-                .await
-                .map_or_else(|failed| failed.reason, |_| String::new())
-        };
-        reasons.push((provider, [ask().await, ask().await]));
-    }
-    reasons
+    let asked = Provider::all().map(|provider| {
+        let server = &server;
+        async move {
+            let ask = async || match server.get(anew(provider, "54")).await {
+                Ok(_) => String::new(),
+                Err(failed) => failed.reason,
+            };
+            (provider, [ask().await, ask().await])
+        }
+    });
+    join_all(asked).await
 }
 
 /// Takes connections until its backlog is full: what comes then is dropped.
@@ -61,11 +68,13 @@ async fn what_never_had_a_connection_is_not_counted() {
     // Nobody accepts: the system completes the connection, and nothing is ever answered.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let [full, silent] = [&full, &silent].map(|listener| listener.local_addr().unwrap());
-    let tunnel = format!("{ONCE}\nproxy = \"http://{silent}\"");
+    let once = format!("{SHORT}\n{ONCE}");
+    let once = once.as_str();
+    let tunnel = format!("{once}\nproxy = \"http://{silent}\"");
     for (case, config) in [
-        ("a dropped SYN", accounts(&format!("http://{full}"), ONCE)),
-        ("a dropped SYN, with TLS", accounts(&format!("https://{full}"), ONCE)),
-        ("a handshake without an end", accounts(&format!("https://{silent}"), ONCE)),
+        ("a dropped SYN", accounts(&format!("http://{full}"), once)),
+        ("a dropped SYN, with TLS", accounts(&format!("https://{full}"), once)),
+        ("a handshake without an end", accounts(&format!("https://{silent}"), once)),
         ("a proxy that does not let through", accounts("https://vendor.example", &tunnel)),
     ] {
         for (provider, reasons) in reasons(&config).await {
@@ -85,15 +94,17 @@ async fn token_only(asked: Asked) -> axum::http::Response<Body> {
 #[tokio::test]
 async fn what_may_have_left_is_counted() {
     let vendor = Played::start(token_only).await;
-    let proxied = format!("{ONCE}\nproxy = \"{}\"", vendor.url());
+    let once = format!("{LONG}\n{ONCE}");
+    let once = once.as_str();
+    let proxied = format!("{once}\nproxy = \"{}\"", vendor.url());
     let secured = Secured::answering("127.0.0.1", || {
         let begun = stream::once(async { Ok::<_, std::io::Error>(ANSWER[..9].to_owned()) });
         answer(200, Body::from_stream(futures_util::StreamExt::chain(begun, stream::pending())))
     })
     .await;
-    let known = format!("{ONCE}\n{}", secured.ca_file());
+    let known = format!("{once}\n{}", secured.ca_file());
     for (case, config) in [
-        ("no answer", accounts(&vendor.url(), ONCE)),
+        ("no answer", accounts(&vendor.url(), once)),
         ("no answer of a proxy", accounts("http://127.0.0.1:1", &proxied)),
         ("half an answer, with TLS", accounts(&secured.url(), &known)),
     ] {
@@ -122,8 +133,8 @@ async fn what_a_used_connection_may_have_carried_is_counted() {
             }
         })
         .await;
-        let limits = "timeout = \"50ms\"\ncalls_per_order_per_day = 1";
-        let server = Server::start(&accounts(&vendor.url(), limits)).await;
+        let limits = format!("{LONG}\ncalls_per_order_per_day = 1");
+        let server = Server::start(&accounts(&vendor.url(), &limits)).await;
         let asks = async |id| server.get(anew(provider, id)).await.map_err(|failed| failed.reason);
         assert_eq!(asks("54").await.map(drop), Ok(()), "{provider:?}");
         answers.store(false, Ordering::Relaxed);

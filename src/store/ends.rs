@@ -1,0 +1,105 @@
+//! Which of the times that are stored can be true. What is stored outlives the clock that it was
+//! written by: where that clock was ahead and is right again, slots, pauses and leases would last
+//! for as long as it was ahead. No rule lasts longer than the bounds here, so what lies beyond
+//! them is known to be wrong, and is cut to them. Used by the stores.
+//!
+//! A cut lets no call through too early: it is made after the call was sent, and from then on the
+//! whole rule holds once more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::pb::Order;
+
+/// The longest window that there is.
+pub(super) const LONGEST_PERIOD: Duration = Duration::from_hours(24);
+
+/// The longest that a call may be in flight: five times the longest `timeout`, and what `orders`
+/// adds. For slots that do not tell it themselves.
+pub(super) const LONGEST_FLIGHT: Duration = Duration::from_mins(26);
+
+/// The longest pause: an account is closed for no longer at once.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+
+/// The longest that a token is good for.
+pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(24);
+
+/// How far the clocks of those who share a store may differ before a time that one has written is
+/// one of the future for another.
+pub(super) const CLOCKS_DIFFER: Duration = Duration::from_mins(2);
+
+/// What is not worth a word: clocks are corrected by less all the time, and times are rounded.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+/// How far `end` lies beyond `longest` from now; `None` where it can be true.
+pub(super) fn beyond(end: SystemTime, longest: Duration, now: SystemTime) -> Option<Duration> {
+    end.duration_since(now + longest).ok().filter(|beyond| *beyond > TOLERANCE)
+}
+
+/// How far in the future an order seems to be observed; zero where clocks may differ by that.
+pub(super) fn ahead(order: &Order, now: SystemTime) -> Duration {
+    let observed = order.observe_time.and_then(|time| SystemTime::try_from(time).ok());
+    let ahead = observed.and_then(|observed| observed.duration_since(now).ok());
+    ahead.filter(|ahead| *ahead > CLOCKS_DIFFER).unwrap_or_default()
+}
+
+/// For how long the call that a slot is known by may be in flight: see [`Call::mark`].
+///
+/// [`Call::mark`]: super::Call::mark
+pub(super) fn flight(mark: &str) -> Duration {
+    let told = mark.rsplit_once('~').and_then(|(_, millis)| millis.parse().ok());
+    told.map_or(LONGEST_FLIGHT, Duration::from_millis)
+}
+
+/// Whether the log holds already that a clock was ahead.
+#[derive(Debug, Default)]
+pub(super) struct Ahead(AtomicBool);
+
+impl Ahead {
+    /// Says once whose clock was ahead, and by how much at least.
+    pub(super) fn report(&self, clock: &'static str, by: Duration) {
+        if !by.is_zero() && !self.0.swap(true, Ordering::Relaxed) {
+            let seconds = by.as_secs();
+            tracing::warn!(
+                clock,
+                seconds,
+                "the store holds times that cannot be true: a clock was ahead when they were \
+                 written; limits, pauses, leases and tokens are cut to what the rules allow"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_rule_allows_is_beyond() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+        let seconds = Duration::from_secs;
+        for (end, expected) in [
+            (now - seconds(9), None),
+            (now + seconds(60), None),
+            (now + seconds(61), None),
+            (now + Duration::from_millis(61_001), Some(Duration::from_millis(1001))),
+            (now + seconds(3660), Some(seconds(3600))),
+        ] {
+            assert_eq!(beyond(end, seconds(60), now), expected);
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_its_flight_or_has_the_longest() {
+        for (mark, expected) in [
+            ("1f-3~30000", Duration::from_secs(30)),
+            ("a~b~0", Duration::ZERO),
+            // Of a version that did not tell it, and of others.
+            ("1f-3", LONGEST_FLIGHT),
+            ("1f-3~", LONGEST_FLIGHT),
+            ("1f-3~soon", LONGEST_FLIGHT),
+        ] {
+            assert_eq!(flight(mark), expected, "{mark}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a server that is there refuses, and what to do about it: said once for each change, by the
+//! word that its errors begin with. Used by the link and by what runs scripts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ::redis::RedisError;
+use tokio::time::Instant;
+
+/// The longest word of a server; its own are shorter.
+const LONGEST_WORD: usize = 32;
+
+/// What a server's words call for.
+const ADVICE: &[(&str, &str)] = &[
+    ("READONLY", "it is a read-only copy: let store.url name the server that is written to"),
+    ("NOPERM", "its user lacks a right: docs/configuration.md names those that are needed"),
+    ("NOAUTH", "put the user and the password into store.url"),
+    ("WRONGPASS", "check the user and the password in store.url"),
+    ("DENIED", "it answers its own machine only: give it a password, or turn protected-mode off"),
+    ("NOREPLICAS", "it has fewer copies than min-replicas-to-write asks for: bring them back"),
+    ("MISCONF", "it cannot save to its disk: its own log says why"),
+    ("OOM", "its memory is full: raise maxmemory"),
+    ("LOADING", "it still reads its data: wait"),
+    ("MASTERDOWN", "it is a copy that has lost its primary: let store.url name the primary"),
+    ("CLUSTERDOWN", CLUSTER),
+    ("CROSSSLOT", CLUSTER),
+    ("MOVED", CLUSTER),
+    ("ASK", CLUSTER),
+    ("BUSY", "a script of somebody else's holds it up: SCRIPT KILL ends that"),
+];
+
+const CLUSTER: &str = "it is a node of a cluster, which does not do: use one that is none";
+
+/// How long a refusal stands that is neither repeated nor taken back: its script may be a rare one.
+const STANDS_FOR: Duration = Duration::from_mins(1);
+
+/// What Redis 7.0 begins an error with where a script uses a command that its user may not; later
+/// versions have the word `NOPERM` for it.
+const UNWORDED_NOPERM: &str = "The user executing the script can't run this command";
+
+/// Words that speak of what is stored under a key, and not of the server.
+const OF_A_KEY: [&str; 2] = ["GARBAGE", "WRONGTYPE"];
+
+/// Why something failed, in words that hold nothing of ours, and what to do where that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Why {
+    pub(super) text: String,
+    pub(super) advice: Option<&'static str>,
+}
+
+impl Why {
+    /// A failure that the server itself has no word for.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), advice: None }
+    }
+
+    /// The library's error by its kind, or by the server's word. The server's own text may quote
+    /// what was sent.
+    pub(super) fn of(error: &RedisError) -> Self {
+        let unworded = |text: &str| text.starts_with(UNWORDED_NOPERM);
+        let is_noperm = error.detail().is_some_and(unworded);
+        match error.code().map(|code| if is_noperm { "NOPERM" } else { code }) {
+            Some(code) => {
+                let letters = code.chars().filter(char::is_ascii_uppercase);
+                let word: String = letters.take(LONGEST_WORD).collect();
+                let row = ADVICE.iter().find(|(known, _)| *known == word);
+                Self { text: word, advice: row.map(|(_, advice)| *advice) }
+            }
+            None if error.is_connection_refusal() => Self::new("connection refused"),
+            None if error.is_timeout() => Self::new("no answer in time"),
+            None => Self::new(error.category()),
+        }
+    }
+
+    /// With what failed before it.
+    pub(super) fn at(self, what: &str) -> Self {
+        Self { text: format!("{what}: {}", self.text), ..self }
+    }
+}
+
+/// Which scripts the server refuses now, by their hash: with what word, and when it did last.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    any: AtomicBool,
+    now: Mutex<HashMap<&'static str, (String, Instant)>>,
+}
+
+impl Refusals {
+    /// The server refuses a script. Says so, unless that is said of another one already.
+    pub(super) fn refused(&self, script: &'static str, why: &Why) {
+        if OF_A_KEY.contains(&why.text.as_str()) {
+            return;
+        }
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.retain(|_, (_, last)| last.elapsed() < STANDS_FOR);
+        let said = now.values().any(|(word, _)| *word == why.text);
+        now.insert(script, (why.text.clone(), Instant::now()));
+        self.any.store(true, Ordering::Relaxed);
+        if !said {
+            let Why { text: why, advice } = why;
+            tracing::warn!(why, advice, "the shared store refuses what it is asked");
+        }
+    }
+
+    /// The server has run a script. Says so where it was the last one that was refused.
+    pub(super) fn ran(&self, script: &'static str) {
+        if !self.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_refused = now.remove(script).is_some();
+        now.retain(|_, (_, last)| last.elapsed() < STANDS_FOR);
+        if was_refused && now.is_empty() {
+            self.any.store(false, Ordering::Relaxed);
+            tracing::info!("the shared store does what it is asked again");
+        }
+    }
+}

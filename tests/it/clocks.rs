@@ -1,0 +1,236 @@
+//! What callers and operators see after a clock was ahead for a while and is right again: limits,
+//! pauses and answers go on by their rules.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use order_query::clock::{Clock as _, ManualClock, SystemClock};
+use order_query::pb::{
+    GetOrderRequest, GetOrderResponse, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest,
+};
+use order_query::store::{File, Redis, Store};
+use tempfile::TempDir;
+
+use crate::redis_server::RedisServer;
+use crate::store::{call, minute, observed};
+use crate::store_redis_words::Log;
+use crate::support::{Failed, Scripted, Server, manual_clock, question};
+
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const YEARS: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// A vendor, and servers one after the other over one file.
+struct Field {
+    vendor: Scripted,
+    folder: TempDir,
+}
+
+impl Field {
+    async fn new() -> Self {
+        Self { vendor: Scripted::start().await, folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn start(&self, clock: &ManualClock) -> Server {
+        let config = format!(
+            "store.url = \"file:{}\"\n[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\n\
+             secret = \"b\"\nbase_url = \"http://{}\"\ncalls_per_order_per_day = 2\n",
+            self.folder.path().join("orders.redb").display(),
+            self.vendor.address
+        );
+        Server::start_at(&config, Arc::new(clock.clone())).await
+    }
+}
+
+async fn stop(server: Server) {
+    let Server { app, channel, client } = server;
+    drop((channel, client));
+    app.stop().await;
+}
+
+async fn insist(server: &Server, id: &str) -> Result<GetOrderResponse, Failed> {
+    let max_age = Some(prost_types::Duration::default());
+    server.get(GetOrderRequest { max_age, ..question(Provider::Haoka, id) }).await
+}
+
+fn haoka(status: &str) -> String {
+    format!("{{\"code\":0,\"data\":{{\"orderNo\":\"1\",\"orderStatus\":\"{status}\"}}}}")
+}
+
+const BLOCKED: &str = r#"{"code":-1,"message":"操作频繁"}"#;
+
+#[tokio::test]
+async fn limits_pauses_and_answers_go_on_after_a_clock_was_ahead() {
+    for ahead in [HOUR * 30, YEARS] {
+        let field = Field::new().await;
+        let clock = manual_clock();
+        clock.advance(ahead);
+        let server = field.start(&clock).await;
+        field.vendor.answers(200, haoka("待处理"));
+        insist(&server, "A1").await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        insist(&server, "A1").await.unwrap();
+        field.vendor.answers(200, BLOCKED);
+        insist(&server, "A2").await.unwrap_err();
+        stop(server).await;
+
+        let clock = manual_clock();
+        let server = field.start(&clock).await;
+        field.vendor.answers(200, haoka("已发货"));
+        let before = field.vendor.arrived().len();
+        let spent = insist(&server, "A1").await.unwrap_err();
+        assert_eq!(spent.reason, "PROVIDER_QUOTA_EXHAUSTED");
+        let flight = Duration::from_secs(30);
+        assert_eq!(spent.retry_delay, Some(DAY + flight), "{ahead:?}");
+        let paused = insist(&server, "A2").await.unwrap_err();
+        assert_eq!(paused.retry_delay, Some(HOUR), "{ahead:?}");
+        assert_eq!(field.vendor.arrived().len(), before, "nothing was sent");
+
+        clock.advance(HOUR);
+        insist(&server, "A2").await.unwrap();
+        clock.advance(DAY.saturating_sub(HOUR) + flight);
+        let live = server.get(question(Provider::Haoka, "A1")).await.unwrap();
+        assert_eq!(live.source(), Source::Live);
+        let again = server.get(question(Provider::Haoka, "A1")).await.unwrap();
+        assert_eq!(again.source(), Source::Cache, "the answer of the future gave way");
+        assert_eq!(again.order.unwrap().status(), OrderStatus::Shipped);
+    }
+}
+
+/// A server over Redis, whose own clock is right.
+async fn over_redis(redis: &RedisServer, vendor: &Scripted, clock: &ManualClock) -> Server {
+    let config = format!(
+        "store.url = \"{}\"\n[accounts.d]\nprovider = \"dingshang\"\napp_id = \"ds\"\n\
+         app_secret = \"s\"\nmachine_no = \"16327129\"\nbase_url = \"http://{}\"\n",
+        redis.url(),
+        vendor.address
+    );
+    Server::start_at(&config, Arc::new(clock.clone())).await
+}
+
+fn dingshang(status: &str) -> String {
+    format!("{{\"code\":0,\"data\":{{\"order_id\":54,\"status\":\"{status}\"}}}}")
+}
+
+#[tokio::test]
+async fn an_answer_of_a_replica_that_was_ahead_holds_up_no_watcher_and_no_caller() {
+    let (redis, vendor) = (RedisServer::start(), Scripted::start().await);
+    let now = SystemClock.now();
+    let server = over_redis(&redis, &vendor, &ManualClock::new(now + YEARS)).await;
+    vendor.answers(200, dingshang("NOTPAY"));
+    server.order(Provider::Dingshang, "54").await.unwrap();
+    stop(server).await;
+
+    let clock = ManualClock::new(now);
+    let server = over_redis(&redis, &vendor, &clock).await;
+    vendor.answers(503, "");
+    let stale = server.get(question(Provider::Dingshang, "54")).await.unwrap();
+    assert_eq!(stale.source(), Source::Stale);
+    let refresh: SystemTime = stale.refresh_time.unwrap().try_into().unwrap();
+    assert!(refresh <= now + HOUR, "to ask again is not years away: {refresh:?}");
+    let provider = Provider::Dingshang.into();
+    let order = OrderRef { provider, id: "54".to_owned(), ..OrderRef::default() };
+    let request = WatchOrderRequest { order: Some(order) };
+    let mut watch = server.client.clone().watch_order(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().source(), Source::Stale);
+
+    vendor.answers(200, dingshang("SUCCESS"));
+    let hears = async {
+        let told = watch.message();
+        tokio::pin!(told);
+        loop {
+            // A wait for the next question is shorter, the breaker's too.
+            clock.advance(Duration::from_mins(1));
+            tokio::select! {
+                news = &mut told => return news.unwrap().unwrap(),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    };
+    let news = tokio::time::timeout(Duration::from_secs(30), hears).await.expect("news");
+    assert_eq!(news.order.unwrap().status(), OrderStatus::Paid);
+    let again = server.get(question(Provider::Dingshang, "54")).await.unwrap();
+    assert_eq!(again.order.as_ref().unwrap().status(), OrderStatus::Paid);
+    assert_ne!(again.source(), Source::Stale);
+}
+
+/// Something of every kind that a clock ahead of ours has written.
+async fn fill(store: &dyn Store) {
+    store.take(&call("a", &[minute("w", 1)])).await.unwrap();
+    store.close("account", Duration::from_mins(1), true).await.unwrap();
+}
+
+/// What a store with such times does: asks, and reads.
+async fn use_it(store: &dyn Store) {
+    for n in 0..3 {
+        let _ = store.take(&call(&n.to_string(), &[minute("w", 1)])).await;
+        let _ = store.take(&call(&n.to_string(), &[])).await;
+        let _ = store.keep("order", &observed(n, "")).await;
+        let _ = store.recall("order", Some("w")).await;
+    }
+}
+
+#[track_caller]
+fn assert_told_once(log: &Log, clock: &str, hours: u64) {
+    let text = log.text();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("cannot be true")).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert!(lines[0].contains("WARN") && lines[0].contains(clock), "{text}");
+    let (_, seconds) = lines[0].split_once("seconds=").unwrap();
+    let seconds: u64 = seconds.split_whitespace().next().unwrap().parse().unwrap();
+    let told = Duration::from_secs(seconds);
+    let ahead = Duration::from_hours(hours);
+    assert!(told <= ahead && told + DAY >= ahead, "{text}");
+}
+
+#[tokio::test]
+async fn the_log_says_once_whose_clock_was_ahead_and_by_how_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.redb");
+    let open =
+        |path: &Path, clock: &ManualClock| File::open(path, Arc::new(clock.clone())).unwrap();
+    let redis = RedisServer::start();
+    for hours in [3, 30, 10 * 365 * 24] {
+        let (right, ahead) = (manual_clock(), manual_clock());
+        ahead.advance(Duration::from_hours(hours));
+        let store = open(&path, &ahead);
+        fill(&store).await;
+        drop(store);
+        let log = Log::start();
+        let store = open(&path, &right);
+        use_it(&store).await;
+        assert_told_once(&log, "this machine's", hours);
+        drop((store, log));
+        std::fs::remove_file(&path).unwrap();
+
+        let at = |clock: &ManualClock| -> Redis {
+            redis.store_at(Arc::new(right.clone())).timed_by(Arc::new(clock.clone()))
+        };
+        fill(&at(&ahead)).await;
+        let log = Log::start();
+        use_it(&at(&right)).await;
+        assert_told_once(&log, "the Redis server's", hours);
+        drop(log);
+        let _: redis::Value = redis.say(&["FLUSHALL"]);
+        // A replica's clock shows in the orders alone.
+        let state = observed(i64::try_from(hours * 3600).unwrap(), "");
+        at(&right).keep("order", &state).await.unwrap();
+        let log = Log::start();
+        use_it(&at(&right)).await;
+        assert_told_once(&log, "a replica's", hours);
+        let _: redis::Value = redis.say(&["FLUSHALL"]);
+    }
+    // Ordinary times are no news, to the second.
+    for back in [Duration::ZERO, Duration::from_secs(1)] {
+        let (right, ahead) = (manual_clock(), manual_clock());
+        ahead.advance(back);
+        let store = open(&path, &ahead);
+        fill(&store).await;
+        drop(store);
+        let log = Log::start();
+        use_it(&open(&path, &right)).await;
+        assert!(!log.text().contains("cannot be true"), "{}", log.text());
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,135 @@
+//! What a store makes of times that were written by a clock that was ahead and is right again.
+
+use std::time::{Duration, SystemTime};
+
+use order_query::providers::Token;
+use order_query::store::{Take, Window};
+
+use super::{
+    Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, ended, minute, observed, recalled,
+};
+
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const YEARS: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// By how much clocks are ahead here.
+const AHEAD: [Duration; 4] = [MINUTE, HOUR, DAY, YEARS];
+
+fn day(key: &str) -> Window {
+    Window { key: key.to_owned(), limit: 1, period: DAY }
+}
+
+pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
+    for (window, by) in AHEAD.iter().flat_map(|by| [(minute("w", 1), by), (day("w"), by)]) {
+        for settled in [false, true] {
+            let field = F::start().await;
+            let windows = [window.clone()];
+            let before = call("before", &windows);
+            assert_eq!(field.store().take(&before).await.unwrap(), Take::Taken);
+            if settled {
+                field.store().settle(&before).await.unwrap();
+            }
+            let field = field.restart_earlier(*by).await;
+            let store = field.store();
+            // The whole rule, from now on, and not anew each time that somebody asks.
+            let wait = IN_FLIGHT + window.period;
+            assert_full::<F>(&store.take(&call("a", &windows)).await.unwrap(), 0, wait);
+            field.advance(MINUTE / 2).await;
+            let left = wait - MINUTE / 2;
+            assert_full::<F>(&store.take(&call("b", &windows)).await.unwrap(), 0, left);
+            drop(store);
+            let field = field.restart().await;
+            let store = field.store();
+            assert_full::<F>(&store.take(&call("c", &windows)).await.unwrap(), 0, left);
+            field.advance_almost(left).await;
+            assert!(matches!(store.take(&call("d", &windows)).await, Ok(Take::Full(0, _))));
+            field.advance_the_rest().await;
+            assert_eq!(store.take(&call("e", &windows)).await.unwrap(), Take::Taken);
+        }
+    }
+}
+
+pub async fn what_is_spent_by_a_clock_that_was_ahead_is_told_so<F: Fixture>() {
+    let field = F::start().await;
+    field.store().take(&call("before", &[day("w")])).await.unwrap();
+    let field = field.restart_earlier(YEARS).await;
+    let store = field.store();
+    let spent = async || store.recall("", Some("w")).await.unwrap().unwrap_or_default().spent;
+    let told = spent().await;
+    assert_eq!(told.len(), 1);
+    field.advance(IN_FLIGHT + DAY).await;
+    assert!(spent().await.is_empty(), "{told:?}");
+}
+
+pub async fn pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
+    for by in [DAY, YEARS] {
+        for (probe, longest) in [(false, HOUR), (true, MINUTE)] {
+            let field = F::start().await;
+            field.store().close("account", MINUTE, probe).await.unwrap();
+            let field = field.restart_earlier(by).await;
+            let store = field.store();
+            assert_closed::<F>(&store.take(&call("a", &[])).await.unwrap(), longest);
+            field.advance(MINUTE / 2).await;
+            let left = longest - MINUTE / 2;
+            assert_closed::<F>(&store.take(&call("b", &[])).await.unwrap(), left);
+            field.advance(left).await;
+            assert_eq!(store.take(&call("c", &[])).await.unwrap(), Take::Taken);
+        }
+    }
+}
+
+pub async fn a_token_of_a_clock_that_was_ahead_is_had_anew<F: Fixture>() {
+    let field = F::start().await;
+    // All clocks of these tests begin there.
+    let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    let token = Token { value: "value".into(), renew_at: begin + 2 * HOUR };
+    field.store().save("us", &token).await.unwrap();
+    let field = field.restart_earlier(MINUTE).await;
+    let kept = field.store().load("us").await.unwrap();
+    assert_eq!(kept.map(|token| token.value), Some("value".into()), "it can be so");
+    let field = field.restart_earlier(YEARS).await;
+    assert_eq!(field.store().load("us").await.unwrap(), None);
+}
+
+pub async fn a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_it_was_granted<F: Fixture>() {
+    for by in [MINUTE, YEARS] {
+        let field = F::start().await;
+        let life = Duration::from_secs(5);
+        assert!(field.store().lease("it", "before", life).await.unwrap());
+        let field = field.restart_earlier(by).await;
+        let store = field.store();
+        // Where a lease outlives its store, this is when it is known to be wrong.
+        let _ = store.lease("it", "b", Duration::from_secs(1)).await.unwrap();
+        field.advance(life).await;
+        assert!(store.lease("it", "c", life).await.unwrap());
+    }
+}
+
+pub async fn an_order_of_the_future_gives_way_to_the_next_answer<F: Fixture>() {
+    for by in [HOUR, YEARS] {
+        let field = F::start().await;
+        field.advance(by).await;
+        let ahead = i64::try_from(by.as_secs()).unwrap();
+        let store = field.store();
+        store.keep("open", &observed(ahead, "of the future")).await.unwrap();
+        store.keep("ended", &ended(ahead, "the end")).await.unwrap();
+        drop(store);
+        let field = field.restart_earlier(by).await;
+        let store = field.store();
+        assert_eq!(recalled(&store, "open").await, Some(observed(ahead, "of the future")));
+        for seconds in [1, 2] {
+            let state = observed(seconds, "true");
+            store.keep("open", &state).await.unwrap();
+            assert_eq!(recalled(&store, "open").await, Some(state));
+        }
+        store.keep("open", &observed(1, "earlier")).await.unwrap();
+        assert_eq!(recalled(&store, "open").await, Some(observed(2, "true")));
+        store.keep("ended", &observed(1, "another")).await.unwrap();
+        assert_eq!(recalled(&store, "ended").await, Some(ended(ahead, "the end")));
+        // Clocks may differ a little: then the later one stays.
+        store.keep("near", &observed(30, "near")).await.unwrap();
+        store.keep("near", &observed(1, "earlier")).await.unwrap();
+        assert_eq!(recalled(&store, "near").await, Some(observed(30, "near")));
+    }
+}

@@ -1,0 +1,294 @@
+//! A Redis server that is there and does not let the store work: the real binary is not ready before
+//! it does, its log says why, once, and so does `check --live`. And which rights are needed.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use order_query::store::Store as _;
+use serde_json::Value;
+
+use crate::child::{Ended, Serving, run, write};
+use crate::redis_server::{RedisServer, rights};
+use crate::store_redis_faults::assert_all_work;
+
+/// What an operator does to a server.
+type Words = &'static [&'static [&'static str]];
+
+/// A server that refuses.
+struct Case {
+    /// The word of its error.
+    word: &'static str,
+    /// What the log says of it.
+    message: &'static str,
+    spoil: Words,
+    /// What makes it well again, where that can be done to a running server.
+    mend: Option<Words>,
+}
+
+const REFUSES: &str = "the shared store refuses what it is asked";
+const NOT_CONNECTED: &str = "the shared store is not connected";
+
+const CASES: &[Case] = &[
+    Case {
+        word: "NOPERM",
+        message: REFUSES,
+        spoil: &[&["ACL", "SETUSER", "order-query", "-zadd"]],
+        mend: Some(&[&["ACL", "SETUSER", "order-query", "+zadd"]]),
+    },
+    Case {
+        word: "READONLY",
+        message: REFUSES,
+        spoil: &[&["REPLICAOF", "127.0.0.1", "1"]],
+        mend: Some(&[&["REPLICAOF", "NO", "ONE"]]),
+    },
+    Case {
+        word: "NOREPLICAS",
+        message: REFUSES,
+        spoil: &[&["CONFIG", "SET", "min-replicas-to-write", "1"]],
+        mend: Some(&[&["CONFIG", "SET", "min-replicas-to-write", "0"]]),
+    },
+    Case {
+        word: "OOM",
+        message: REFUSES,
+        spoil: &[&["CONFIG", "SET", "maxmemory", "1"]],
+        mend: Some(&[&["CONFIG", "SET", "maxmemory", "0"]]),
+    },
+    Case {
+        word: "MASTERDOWN",
+        message: REFUSES,
+        spoil: &[
+            &["CONFIG", "SET", "replica-serve-stale-data", "no"],
+            &["REPLICAOF", "127.0.0.1", "1"],
+        ],
+        mend: Some(&[&["REPLICAOF", "NO", "ONE"]]),
+    },
+    Case {
+        word: "WRONGPASS",
+        message: NOT_CONNECTED,
+        spoil: &[&["ACL", "SETUSER", "order-query", "resetpass", ">another"]],
+        mend: Some(&[&["ACL", "SETUSER", "order-query", ">least"]]),
+    },
+];
+
+/// A store in that server, and an account that nobody asks.
+fn config(url: &str) -> String {
+    format!(
+        "store.url = \"{url}\"\n[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\n\
+         secret = \"hunter2\"\nbase_url = \"http://127.0.0.1:1\"\n"
+    )
+}
+
+fn is_ready(server: &Serving) -> bool {
+    let endpoint = format!("http://{}", server.admin_address);
+    run(["health", "--endpoint", &endpoint]).code == Some(0)
+}
+
+/// The server waits, and its log and `check --live` say why.
+fn refused(url: &str, word: &str, message: &str) -> Serving {
+    let config = config(url);
+    let mut server = Serving::start(&config);
+    let line = server.child.err.ever(message);
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let why = line["why"].as_str().unwrap();
+    assert!(why == word || why == format!("cannot be reached: {word}"), "{line}");
+    assert_eq!(line["level"], "WARN", "{line}");
+    let advice = line["advice"].as_str().expect("what to do");
+    assert!(!is_ready(&server), "{word}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let checked = run(["check", "--live", "--config", &write(&directory, &config)]);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let line =
+        checked.out.lines().find(|line| line.starts_with("failed: store.url: cannot be used ("));
+    let line = line.unwrap_or_else(|| panic!("{word}: {checked:?}"));
+    assert!(line.contains(word) && line.ends_with(&format!("; {advice}")), "{line}");
+    server
+}
+
+/// It said so once, and no password.
+#[track_caller]
+fn assert_said_once(ended: &Ended, word: &str, message: &str) {
+    let said = ended.err.lines().filter(|line| line.contains(message));
+    assert_eq!(said.filter(|line| line.contains(word)).count(), 1, "{}", ended.err);
+    for secret in ["least", "hunter2", "another"] {
+        assert!(!ended.err.contains(&format!("{secret}@")), "{}", ended.err);
+        assert!(!ended.err.contains(&format!(">{secret}")), "{}", ended.err);
+    }
+}
+
+fn until(mut so: impl FnMut() -> bool, what: &str) {
+    for _ in 0..600 {
+        if so() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("never: {what}");
+}
+
+/// Until it is mended the server is not ready, and then it is.
+fn mended(server: Serving, word: &str, message: &str, mend: impl FnOnce()) {
+    mend();
+    until(|| is_ready(&server), word);
+    let ended = server.stop();
+    assert_said_once(&ended, word, message);
+    let again = "the shared store does what it is asked again";
+    assert_eq!(ended.err.contains(again), message == REFUSES, "{}", ended.err);
+}
+
+#[test]
+fn a_server_that_refuses_is_waited_for_and_named_once() {
+    let play = |case: &Case| {
+        let redis = RedisServer::start();
+        let say =
+            |words: Words| words.iter().for_each(|words| drop(redis.say::<redis::Value>(words)));
+        say(case.spoil);
+        let server = refused(&redis.url(), case.word, case.message);
+        if let Some(mend) = case.mend {
+            mended(server, case.word, case.message, || say(mend));
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = CASES.iter().map(|case| scope.spawn(move || play(case))).collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_server_that_cannot_save_is_named() {
+    let redis = RedisServer::start();
+    let _: redis::Value = redis.say(&["CONFIG", "SET", "save", "3600 100000"]);
+    redis.remove_directory();
+    let _ = redis.try_say(&["BGSAVE"]);
+    let failed =
+        || redis.say::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err");
+    until(failed, "the save fails");
+    let server = refused(&redis.url(), "MISCONF", REFUSES);
+    mended(server, "MISCONF", REFUSES, || {
+        let _: redis::Value = redis.say(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    });
+}
+
+#[test]
+fn a_url_without_credentials_is_named() {
+    let redis = RedisServer::start();
+    let _: redis::Value = redis.say(&["CONFIG", "SET", "requirepass", "hunter2"]);
+    // With a database to select, the first word is that of the connection.
+    for (database, message) in [(0, REFUSES), (1, NOT_CONNECTED)] {
+        let url = format!("redis://127.0.0.1:{}/{database}", redis.port);
+        let ended = refused(&url, "NOAUTH", message).stop();
+        assert_said_once(&ended, "NOAUTH", message);
+    }
+}
+
+#[test]
+fn a_node_of_a_cluster_is_named() {
+    let redis = RedisServer::start_cluster_node();
+    let ended = refused(&redis.url(), "CLUSTERDOWN", REFUSES).stop();
+    assert_said_once(&ended, "CLUSTERDOWN", REFUSES);
+    // One that has all the slots is no better: what belongs together would be kept apart.
+    let _: redis::Value = redis.say(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let is_up = || redis.say::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+    until(is_up, "the cluster is up");
+    let ended = refused(&redis.url(), "CROSSSLOT", REFUSES).stop();
+    assert_said_once(&ended, "CROSSSLOT", REFUSES);
+}
+
+/// What a server answers to everything while it reads its data.
+#[test]
+fn a_server_that_still_reads_its_data_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut answers = stream.try_clone().unwrap();
+                // A command is one list, which begins with its length.
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let loading = b"-LOADING Redis is loading the dataset in memory\r\n";
+                    if line.starts_with('*') && answers.write_all(loading).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    for (database, message) in [(0, REFUSES), (1, NOT_CONNECTED)] {
+        let url = format!("redis://127.0.0.1:{port}/{database}");
+        let ended = refused(&url, "LOADING", message).stop();
+        assert_said_once(&ended, "LOADING", message);
+    }
+}
+
+#[tokio::test]
+async fn the_documented_rights_are_enough_and_each_is_needed() {
+    let redis = RedisServer::start();
+    let store = redis.store();
+    let rights = rights();
+    redis.set_rights(&rights);
+    assert_all_work(&store, "1").await;
+    store.ping().await.unwrap();
+    let mut needed = 0;
+    let without = rights.iter().filter(|right| right.starts_with(['+', '~']));
+    for right in without {
+        let fewer: Vec<_> = rights.iter().copied().filter(|other| other != right).collect();
+        redis.set_rights(&fewer);
+        // A script that is known already needs not be sent.
+        let _: redis::Value = redis.say(&["SCRIPT", "FLUSH"]);
+        let error = redis.store().ping().await.expect_err(right);
+        assert_eq!(error.detail.as_deref(), Some("redis refuses: NOPERM"), "{right}");
+        assert!(error.advice.is_some_and(|advice| advice.contains("configuration.md")));
+        needed += 1;
+    }
+    assert!(needed > 10, "{rights:?}");
+    redis.set_rights(&rights);
+    redis.store().ping().await.unwrap();
+    // Another database needs one more.
+    let elsewhere = redis.url().replace("/0", "/1");
+    let clock = std::sync::Arc::new(order_query::clock::SystemClock);
+    let store = order_query::store::Redis::open(&elsewhere, clock).unwrap();
+    let error = store.ping().await.unwrap_err();
+    assert_eq!(error.detail.as_deref(), Some("redis: cannot be reached: NOPERM"));
+    redis.set_rights(&[&rights[..], &["+select"]].concat());
+    tokio::time::timeout(Duration::from_secs(20), store.opened()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proof_leaves_nothing_behind() {
+    let redis = RedisServer::start();
+    for _ in 0..3 {
+        redis.store().ping().await.unwrap();
+    }
+    let keys: Vec<String> = redis.say(&["KEYS", "*"]);
+    assert_eq!(keys, [""; 0]);
+    // Cut short, it is gone soon.
+    redis.set_rights(&rights().into_iter().filter(|right| *right != "+del").collect::<Vec<_>>());
+    redis.store().ping().await.unwrap_err();
+    let keys: Vec<String> = redis.say(&["KEYS", "*"]);
+    assert!(!keys.is_empty());
+    for key in keys {
+        let left: i64 = redis.say(&["PTTL", &key]);
+        assert!((1..=10_000).contains(&left), "{key}: {left}");
+    }
+}
+
+/// The table of the document has the words that the code has.
+#[test]
+fn the_words_are_in_the_document() {
+    let document = fs::read_to_string("docs/configuration.md").unwrap();
+    for word in CASES.iter().map(|case| case.word).chain([
+        "NOAUTH",
+        "MISCONF",
+        "CLUSTERDOWN",
+        "CROSSSLOT",
+        "MOVED",
+        "LOADING",
+    ]) {
+        assert!(document.contains(&format!("`{word}`")), "{word}");
+    }
+}

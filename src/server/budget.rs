@@ -8,6 +8,10 @@ use crate::budget::Budget;
 /// How many requests and answers one connection may have under way.
 pub(super) const STREAMS: u32 = 256;
 
+/// How many the handlers may have of one connection: a stream that its peer has reset counts until its
+/// handler notices.
+const HANDLERS_OF_CONNECTION: usize = 4 * STREAMS as usize;
+
 /// How many requests whose message has not come whole a listener holds, and how many bytes of them.
 const ARRIVING: usize = 4096;
 const ARRIVING_BYTES: usize = 16 << 20;
@@ -54,7 +58,7 @@ impl Budgets {
     /// Those of one connection.
     pub(super) fn of_connection(&self) -> Self {
         Self {
-            streams: Budget::within(&self.streams, STREAMS as usize),
+            streams: Budget::within(&self.streams, HANDLERS_OF_CONNECTION),
             arriving: Budget::within(&self.arriving, STREAMS as usize),
             arriving_bytes: Budget::within(&self.arriving_bytes, ARRIVING_BYTES_OF_CONNECTION),
             answers: Budget::within(&self.answers, ANSWER_BYTES_OF_CONNECTION),

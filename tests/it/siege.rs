@@ -106,7 +106,7 @@ async fn half_sent(address: SocketAddr) {
             let Ok(stream) = client.send_request(request.body(()).unwrap(), false) else { break };
             open.push(stream);
         }
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(4)).await;
     }
 }
 
@@ -160,8 +160,8 @@ fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
     request
 }
 
-/// Orders that are large, too large, full of nothing, or late: of each kind as many as this.
-async fn bad_orders(address: SocketAddr, kind: u64) {
+/// Orders that are large, too large, full of nothing, or late: of each kind so many a second.
+async fn bad_orders(address: SocketAddr, kind: u64, a_second: u32) {
     let mut calls = JoinSet::new();
     let client = bare_client(address);
     for number in 0.. {
@@ -173,9 +173,8 @@ async fn bad_orders(address: SocketAddr, kind: u64) {
         };
         let mut client = client.clone();
         calls.spawn(async move { client.get_order(with_token(question, HOSTILE)).await.is_ok() });
-        if calls.len() >= 60 {
-            calls.join_next().await;
-        }
+        while calls.try_join_next().is_some() {}
+        sleep(Duration::from_secs(1) / a_second).await;
     }
 }
 
@@ -261,27 +260,34 @@ async fn all_attacks_at_one_time_take_neither_memory_nor_places_nor_probes() {
         good.url()
     ));
     let (probed, called) = (Arc::<Tally>::default(), Arc::<Tally>::default());
-    let mut attackers = JoinSet::new();
+    // On threads of their own, so that a probe that is late is the server's fault.
+    let threads =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (threads, mut attackers) = (threads.unwrap(), JoinSet::new());
+    let attack = threads.handle();
     for _ in 0..20 {
-        attackers.spawn(half_sent(server.address));
+        attackers.spawn_on(half_sent(server.address), attack);
     }
     for _ in 0..100 {
-        attackers.spawn(health_watches(server.address));
+        attackers.spawn_on(health_watches(server.address), attack);
     }
-    attackers.spawn(untaken_batches(server.address));
-    for kind in 1..=4 {
-        attackers.spawn(bad_orders(server.address, kind));
+    attackers.spawn_on(untaken_batches(server.address), attack);
+    for (kind, a_second) in [(1, 20), (2, 20), (3, 20), (4, 120)] {
+        attackers.spawn_on(bad_orders(server.address, kind, a_second), attack);
     }
-    attackers.spawn(crowd_of_probes(server.admin_address));
-    attackers.spawn(probes(server.admin_address, Arc::clone(&probed)));
-    attackers.spawn(friendly_calls(server.address, Arc::clone(&called)));
+    attackers.spawn_on(crowd_of_probes(server.admin_address), attack);
+    let mut others = JoinSet::new();
+    others.spawn(probes(server.admin_address, Arc::clone(&probed)));
+    others.spawn(friendly_calls(server.address, Arc::clone(&called)));
     let end = Instant::now() + duration();
     while Instant::now() < end {
         sleep(Duration::from_secs(1)).await;
         assert!(attackers.len() > 20, "the attackers are gone");
     }
     let peak = peak_memory(server.child.id());
+    others.abort_all();
     attackers.abort_all();
+    threads.shutdown_background();
     let ((probes, probed), (calls, answered)) = (probed.get(), called.get());
     println!(
         "probes: {probed} of {probes}; calls: {answered} of {calls}; peak: {} MiB",

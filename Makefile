@@ -65,7 +65,8 @@ bench: ## how many answers a second, from memory and from the sandbox vendors
 	cargo bench --locked --bench answers
 
 siege: ## every attack at one time, for a minute: memory, probes and other callers
-	SIEGE_SECONDS=60 cargo test --locked --test it -- --nocapture siege::
+	cargo build --release --locked
+	SIEGE_SECONDS=60 SIEGE_BINARY=target/release/order-query cargo test --locked --test it -- --nocapture siege::
 
 dashboard: ## draws docs/dashboard.png from a real run of four minutes with trouble of every kind
 	scripts/install dashboard

@@ -141,7 +141,7 @@ impl App {
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
         let Setup { config, accounts, callers, warnings, tls, reloads, clock } = setup;
-        let config::Server { request_timeout, drain_delay, drain_timeout, .. } = config.server;
+        let config::Server { drain_delay, drain_timeout, .. } = config.server;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
@@ -151,35 +151,19 @@ impl App {
 
         let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
-        let limits = Limits {
-            max_connections: config.server.max_connections,
-            max_connection_age: config.server.max_connection_age,
-            longest_call: request_timeout,
-            calls: config.server.max_in_flight as usize + config.server.max_watches as usize,
-            idle: None,
-        };
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
+        let health_alone = Routes::new(bounded_health());
         let admin = Terms {
             listener: ADMIN,
-            routes: admin::routes(
-                Routes::new(bounded_health()),
-                orders.clone(),
-                callers.clone(),
-                is_ready,
-            ),
+            routes: admin::routes(health_alone, orders.clone(), callers.clone(), is_ready),
             bounds_itself: "",
             tls: None,
-            limits: Limits {
-                max_connections: ADMIN_CONNECTIONS,
-                calls: 0,
-                idle: Some(ADMIN_IDLE),
-                ..limits
-            },
+            limits: admin_limits(&config.server),
             stopping: stopping.clone(),
         };
         let mut routes = Routes::new(bounded_health()).add_service(grpc::service(
@@ -195,7 +179,7 @@ impl App {
             routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
             bounds_itself: grpc::PATH,
             tls,
-            limits,
+            limits: server_limits(&config.server),
             stopping: stopping.clone(),
         };
         let servers = [
@@ -239,6 +223,27 @@ impl App {
             self.servers.iter().for_each(JoinHandle::abort);
         }
         tracing::info!("stopped");
+    }
+}
+
+/// What callers' connections may take.
+fn server_limits(server: &config::Server) -> Limits {
+    Limits {
+        max_connections: server.max_connections,
+        max_connection_age: server.max_connection_age,
+        longest_call: server.request_timeout,
+        calls: server.max_in_flight as usize + server.max_watches as usize,
+        idle: None,
+    }
+}
+
+/// What the connections of probes and scrapers may take.
+fn admin_limits(server: &config::Server) -> Limits {
+    Limits {
+        max_connections: ADMIN_CONNECTIONS,
+        calls: 0,
+        idle: Some(ADMIN_IDLE),
+        ..server_limits(server)
     }
 }
 

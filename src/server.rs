@@ -112,7 +112,7 @@ async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
                     connections.open(stream, &terms, &budgets);
                 }
             }
-            Some(_) = connections.ended() => {}
+            Some(()) = connections.ended() => {}
             () = terms.stopping.cancelled() => break,
         }
     }

@@ -17,7 +17,9 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The binary with these arguments, and none of the environment's settings.
 pub fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_order-query"));
+    // `make siege` names one that is built for release.
+    let built = env!("CARGO_BIN_EXE_order-query").to_owned();
+    let mut command = Command::new(std::env::var("SIEGE_BINARY").unwrap_or(built));
     command.args(arguments).env_remove("ORDER_QUERY_CONFIG").env_remove("ORDER_QUERY_LOG");
     command
 }

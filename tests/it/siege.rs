@@ -123,7 +123,7 @@ async fn health_watches(address: SocketAddr) {
         let _ = body.send_data(framed(&HealthCheckRequest::default()), true);
         open.push((answer, body));
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Batches whose answers are never taken.
@@ -259,7 +259,7 @@ async fn all_attacks_at_one_time_take_neither_memory_nor_places_nor_probes() {
         bad.url(),
         good.url()
     ));
-    let (probed, called) = (Arc::<Tally>::default(), Arc::<Tally>::default());
+    let (of_probes, of_calls) = (Arc::<Tally>::default(), Arc::<Tally>::default());
     // On threads of their own, so that a probe that is late is the server's fault.
     let threads =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -277,8 +277,8 @@ async fn all_attacks_at_one_time_take_neither_memory_nor_places_nor_probes() {
     }
     attackers.spawn_on(crowd_of_probes(server.admin_address), attack);
     let mut others = JoinSet::new();
-    others.spawn(probes(server.admin_address, Arc::clone(&probed)));
-    others.spawn(friendly_calls(server.address, Arc::clone(&called)));
+    others.spawn(probes(server.admin_address, Arc::clone(&of_probes)));
+    others.spawn(friendly_calls(server.address, Arc::clone(&of_calls)));
     let end = Instant::now() + duration();
     while Instant::now() < end {
         sleep(Duration::from_secs(1)).await;
@@ -288,12 +288,9 @@ async fn all_attacks_at_one_time_take_neither_memory_nor_places_nor_probes() {
     others.abort_all();
     attackers.abort_all();
     threads.shutdown_background();
-    let ((probes, probed), (calls, answered)) = (probed.get(), called.get());
-    println!(
-        "probes: {probed} of {probes}; calls: {answered} of {calls}; peak: {} MiB",
-        peak >> 20
-    );
-    assert!(probes > 0 && probed == probes, "{probed} of {probes} probes were answered");
+    let ((asked, told), (calls, answered)) = (of_probes.get(), of_calls.get());
+    println!("probes: {told} of {asked}; calls: {answered} of {calls}; peak: {} MiB", peak >> 20);
+    assert!(asked > 0 && told == asked, "{told} of {asked} probes were answered");
     assert!(calls > 0 && answered * 100 >= calls * 99, "{answered} of {calls} calls were answered");
     assert!(peak <= MEMORY, "{} MiB", peak >> 20);
 }

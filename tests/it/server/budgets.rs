@@ -71,7 +71,7 @@ async fn is_serving(address: std::net::SocketAddr) -> bool {
     health.check(HealthCheckRequest::default()).await.is_ok()
 }
 
-/// Nobody has to show a token for that. HPACK makes headers of KiBs of some bytes on the wire.
+/// Nobody has to show a token for that. HPACK makes kilobytes of headers of some bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_whose_message_never_comes_are_ended_and_hold_little() {
     const CONNECTIONS: usize = 17;
@@ -129,11 +129,11 @@ async fn health_watches_are_counted() {
     assert_eq!(watches.len(), IN_ALL);
     assert!(is_serving(server.address).await, "a check needs no place");
     watches.clear();
-    let watched = async {
+    let room = async {
         let mut health = HealthClient::new(connect(server.address).await);
         while health.watch(HealthCheckRequest::default()).await.is_err() {}
     };
-    timeout(PATIENCE, watched).await.unwrap();
+    timeout(PATIENCE, room).await.unwrap();
 }
 
 async fn shipped() -> Played {

@@ -154,10 +154,10 @@ impl Connections {
         self.open.insert(task.id(), (task, activity));
     }
 
-    /// Ends the connection that is idle for longest; where none is idle, the one that was asked nothing for
-    /// longest. False where there is none.
+    /// Ends the connection on which no request has come for longest, whatever is under way: answers that are
+    /// not taken must not protect it, and a probe's connection is always young. False where there is none.
     fn end_idlest(&mut self) -> bool {
-        let idlest = self.open.iter().max_by_key(|(_, (_, activity))| activity.idle());
+        let idlest = self.open.iter().max_by_key(|(_, (_, activity))| activity.silence());
         let Some(id) = idlest.map(|(id, _)| *id) else { return false };
         if let Some((task, _)) = self.open.remove(&id) {
             task.abort();

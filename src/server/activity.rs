@@ -28,18 +28,16 @@ impl Activity {
         self.last.store(now(), Ordering::Relaxed);
     }
 
-    /// Whether nothing is under way, and for how long no request has come.
-    pub(super) fn idle(&self) -> (bool, Duration) {
-        let silence = now().saturating_sub(self.last.load(Ordering::Relaxed));
-        (self.streams.used() == 0, Duration::from_millis(silence))
+    /// For how long no request has come.
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(now().saturating_sub(self.last.load(Ordering::Relaxed)))
     }
 
     /// Resolves once the connection has been idle for so long.
     pub(super) async fn ends_after(&self, limit: Duration) {
         loop {
-            let (quiet, silence) = self.idle();
-            let left = limit.saturating_sub(silence);
-            if quiet && left.is_zero() {
+            let left = limit.saturating_sub(self.silence());
+            if self.streams.used() == 0 && left.is_zero() {
                 return;
             }
             sleep(if left.is_zero() { limit } else { left }).await;

@@ -8,6 +8,7 @@ mod section;
 mod value;
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub use value::{Ratio, Value};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
+
+/// Of how many bytes of orders a store holds in memory: what can be set, and what is so by default.
+const CACHE_BYTES: RangeInclusive<u32> = 1 << 20..=u32::MAX;
+const DEFAULT_CACHE_BYTES: u32 = 64 << 20;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -42,8 +47,17 @@ pub struct Config {
 }
 
 /// `[store]`
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// `url`
+    pub place: StorePlace,
+    /// How many bytes of orders are held in memory.
+    pub cache_bytes: usize,
+}
+
+/// Where things are remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
+pub enum StorePlace {
     /// `memory:`: for the life of the process.
     Memory,
     /// `file:PATH`: on one machine, for one process at a time.
@@ -209,21 +223,22 @@ impl Store {
             section.warn_of_unseen("url", url);
         }
         let path = url.as_ref().and_then(|url| url.expose().strip_prefix("file:"));
-        let store = match url.as_ref().map(Secret::expose) {
-            None | Some("memory:") => Self::Memory,
+        let place = match url.as_ref().map(Secret::expose) {
+            None | Some("memory:") => StorePlace::Memory,
             Some(url) if url.starts_with("redis://") || url.starts_with("rediss://") => {
-                Self::Redis(Secret::from(url))
+                StorePlace::Redis(Secret::from(url))
             }
             Some(_) => {
                 let path = path.filter(|path| !path.is_empty());
                 if path.is_none() {
                     section.problem("url", FORMS);
                 }
-                Self::File(section.resolve(path.unwrap_or_default()))
+                StorePlace::File(section.resolve(path.unwrap_or_default()))
             }
         };
+        let bytes = section.count("cache_bytes", CACHE_BYTES).unwrap_or(DEFAULT_CACHE_BYTES);
         section.finish();
-        store
+        Self { place, cache_bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 }
 

@@ -110,6 +110,9 @@ metrics! {
         "How long the store took, failures included.", STORE_WAITS;
     STORE_ERRORS: Counter<1> = "order_query_store_errors_total" ["operation"],
         "Operations of the store that failed.";
+    STORE_MEMORY: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
+        "Bytes of memory that the store takes, about, by kind: cache (orders, at most store.cache_bytes), \
+         terminal (orders that have ended, with memory: alone), calls (that are spent).";
     // The server.
     READY: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";

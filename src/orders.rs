@@ -16,10 +16,11 @@ mod retry;
 mod standing;
 mod watch;
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use moka::sync::Cache;
+use lru::LruCache;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -44,7 +45,7 @@ use crate::store::{Known, Store};
 const NOT_FOUND_FRESHNESS: Duration = Duration::from_secs(5);
 
 /// How many orders that vendors do not know are remembered.
-const NOT_FOUND_LIMIT: u64 = 10_000;
+const NOT_FOUND_LIMIT: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Answers questions about orders.
 #[derive(Clone)]
@@ -67,13 +68,15 @@ impl From<GetOrderResponse> for Answer {
     }
 }
 
+/// That a vendor does not know an order, and of when that is.
+type NotFound = LruCache<String, (Error, SystemTime)>;
+
 struct Inner {
     accounts: Accounts,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     flights: Arc<Flights>,
-    /// That a vendor does not know an order, and of when that is.
-    not_found: Cache<String, (Error, SystemTime)>,
+    not_found: Mutex<NotFound>,
     watching: watch::Watchers,
     tasks: TaskTracker,
 }
@@ -88,7 +91,7 @@ impl Orders {
             store,
             clock,
             flights: Arc::default(),
-            not_found: Cache::new(NOT_FOUND_LIMIT),
+            not_found: Mutex::new(LruCache::new(NOT_FOUND_LIMIT)),
             watching: watch::Watchers::default(),
             tasks: TaskTracker::new(),
         }))
@@ -183,13 +186,14 @@ impl Orders {
             };
             match landed.as_ref() {
                 Landed::Live(known, vendor_latency) => {
-                    let response = question.found(known, Source::Live, self.0.clock.now());
+                    let response = question.found(known.clone(), Source::Live, self.0.clock.now());
                     return Ok(Answer { response, vendor_latency: *vendor_latency });
                 }
                 // Who began was content with less, so this question asks for itself.
                 Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
                 Landed::Kept(known) => {
-                    return Ok(question.found(known, Source::Cache, self.0.clock.now()).into());
+                    let now = self.0.clock.now();
+                    return Ok(question.found(known.clone(), Source::Cache, now).into());
                 }
                 // Its own limits are what stopped who began, and they are not this question's.
                 Landed::Failed(error, asker) if question.may_fare_better(error, asker) => {}
@@ -201,9 +205,13 @@ impl Orders {
         }
     }
 
+    fn not_found(&self) -> MutexGuard<'_, NotFound> {
+        self.0.not_found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What can be answered without asking anyone.
     fn at_hand(&self, question: &Question) -> Option<Result<GetOrderResponse, Error>> {
-        if let Some((error, observed)) = self.0.not_found.get(&question.key) {
+        if let Some((error, observed)) = self.not_found().get(&question.key).cloned() {
             let max_age = question.max_age.unwrap_or(NOT_FOUND_FRESHNESS).min(NOT_FOUND_FRESHNESS);
             if observed + max_age > question.arrival {
                 return Some(Err(error));
@@ -211,7 +219,7 @@ impl Orders {
         }
         let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
         let now = self.0.clock.now();
-        question.is_content(&known, now).then(|| Ok(question.found(&known, Source::Cache, now)))
+        question.is_content(&known, now).then(|| Ok(question.found(known, Source::Cache, now)))
     }
 
     /// The last state that is known, where it may take the place of `error` or of a wait.
@@ -230,7 +238,7 @@ impl Orders {
         let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
         known.state.as_ref()?;
         let now = self.0.clock.now();
-        let mut answer = question.found(&known, Source::Stale, now);
+        let mut answer = question.found(known, Source::Stale, now);
         let wait = error.and_then(|error| error.retry_after).unwrap_or_default();
         let earliest = (now + wait).into();
         answer.refresh_time = Some(later(answer.refresh_time, earliest));

@@ -5,6 +5,7 @@
 //! There are three kinds behind one trait: [`Memory`] for the life of the process, [`File`] on one
 //! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
+mod cache;
 mod ends;
 mod file;
 mod leases;
@@ -27,7 +28,7 @@ pub use self::redis::Redis;
 pub use self::redis::fuzzing;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, StorePlace};
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::TokenStore;
@@ -83,6 +84,9 @@ pub trait Store: TokenStore {
         }
     }
 
+    /// How many bytes the store holds in the memory of this process.
+    fn held(&self) -> Held;
+
     /// Whether other processes use the same store, so that a lease joins their calls with ours.
     fn is_shared(&self) -> bool;
 }
@@ -94,6 +98,17 @@ pub struct Known {
     pub state: Option<Order>,
     /// When each slot that is taken in the window is free again, earliest first.
     pub spent: Vec<SystemTime>,
+}
+
+/// How many bytes a store holds in the memory of this process, about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Orders that can be forgotten; at most what is set.
+    pub cache: usize,
+    /// Terminal orders that are nowhere else.
+    pub terminal: usize,
+    /// Spent calls.
+    pub ledger: usize,
 }
 
 /// A limit: at most so many calls in any span of time of that length.
@@ -145,14 +160,16 @@ pub enum Take {
 /// # Errors
 /// Why it cannot be opened, and what to do.
 pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
-    let clock = Arc::clone(clock);
-    Ok(match store {
-        config::Store::Memory => Arc::new(Observed { system: "memory", store: Memory::new(clock) }),
-        config::Store::Redis(url) => {
-            Arc::new(Observed { system: "redis", store: Redis::open(url.expose(), clock)? })
+    let (clock, bytes) = (Arc::clone(clock), store.cache_bytes);
+    Ok(match &store.place {
+        StorePlace::Memory => {
+            Arc::new(Observed { system: "memory", store: Memory::new(bytes, clock) })
         }
-        config::Store::File(path) => {
-            Arc::new(Observed { system: "file", store: File::open(path, clock)? })
+        StorePlace::Redis(url) => {
+            Arc::new(Observed { system: "redis", store: Redis::open(url.expose(), bytes, clock)? })
+        }
+        StorePlace::File(path) => {
+            Arc::new(Observed { system: "file", store: File::open(path, bytes, clock)? })
         }
     })
 }
@@ -163,10 +180,10 @@ pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Sto
 /// # Errors
 /// What is wrong with its URL, without the URL, or with the file.
 pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
-    match store {
-        config::Store::File(path) if is_here => File::check(path),
-        config::Store::Memory | config::Store::File(_) => Ok(()),
-        config::Store::Redis(url) => Redis::check(url.expose()),
+    match &store.place {
+        StorePlace::File(path) if is_here => File::check(path),
+        StorePlace::Memory | StorePlace::File(_) => Ok(()),
+        StorePlace::Redis(url) => Redis::check(url.expose()),
     }
 }
 

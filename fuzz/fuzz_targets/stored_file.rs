@@ -69,7 +69,7 @@ fn path() -> PathBuf {
 }
 
 fn open(path: &Path) -> Result<File, String> {
-    File::open(path, Arc::new(ManualClock::new(UNIX_EPOCH + NOW)))
+    File::open(path, 1 << 20, Arc::new(ManualClock::new(UNIX_EPOCH + NOW)))
 }
 
 fn ended() -> Order {

@@ -34,7 +34,7 @@ fuzz_target!(
 /// Made outside the runtime: in it, it would begin to connect.
 static STORE: LazyLock<Redis> = LazyLock::new(|| {
     let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000));
-    Redis::open("redis://127.0.0.1", Arc::new(clock)).expect("a URL")
+    Redis::open("redis://127.0.0.1", 1 << 20, Arc::new(clock)).expect("a URL")
 });
 
 /// How many milliseconds a token can be good for: a day, and what clocks may be off by.

@@ -124,7 +124,7 @@ impl Vendor {
             secrets,
             module,
             calls,
-            tokens: Memory::new(Arc::new(clock.clone())),
+            tokens: Memory::new(1 << 20, Arc::new(clock.clone())),
             clock,
             questions: 0,
         }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 pub use self::report::{Finding, Verdict};
 use super::Setup;
-use crate::config;
+use crate::config::StorePlace;
 use crate::orders::Shared;
 use crate::store::{self, File, Store};
 
@@ -57,18 +57,18 @@ impl Setup {
     /// file is neither made nor touched for nothing.
     async fn shared_store(&self) -> Result<Option<Arc<dyn Store>>, Without> {
         let wanted = self.accounts.prove_with_store();
-        match &self.config.store {
-            config::Store::Memory => return Err(Without::Reason(NOT_SHARED)),
-            config::Store::File(path) if File::is_held(path) => {
+        match &self.config.store.place {
+            StorePlace::Memory => return Err(Without::Reason(NOT_SHARED)),
+            StorePlace::File(path) if File::is_held(path) => {
                 return if wanted { Err(Without::Reason(IN_USE)) } else { Ok(None) };
             }
-            config::Store::File(path) => {
+            StorePlace::File(path) => {
                 File::prove_writes(path).map_err(Without::Trouble)?;
                 if !wanted || matches!(path.try_exists(), Ok(false)) {
                     return Ok(None);
                 }
             }
-            config::Store::Redis(_) => {}
+            StorePlace::Redis(_) => {}
         }
         let store = store::open(&self.config.store, &self.clock).map_err(Without::Trouble)?;
         if timeout(STORE_PATIENCE, store.opened()).await.is_ok() {

@@ -15,17 +15,23 @@ use super::{Account, Answer, Orders};
 use crate::error::{Error, outcome};
 use crate::metrics::{
     ANSWER_AGE_SECONDS, ANSWERS, BREAKER_OPEN, CLOSINGS, CREDENTIALS_REFUSED, JOINED, QUOTA_LEFT,
-    QUOTA_LIMIT, QUOTA_REFUSALS, RETRIES, VENDOR_CALLS, VENDOR_CALLS_UNDER_WAY,
+    QUOTA_LIMIT, QUOTA_REFUSALS, RETRIES, STORE_MEMORY, VENDOR_CALLS, VENDOR_CALLS_UNDER_WAY,
     VENDOR_CALLS_WAITING,
 };
 use crate::pb::{self, GetOrderResponse, Order, Source};
+use crate::store::Held;
 
 /// How long the store may take to tell what is left of an account's limits.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Orders {
-    /// Looks up what is so now: of each account's limits, turns and standing.
+    /// Looks up what is so now: of the store's memory, and of each account's limits, turns and standing.
     pub async fn measure(&self) {
+        let Held { cache, terminal, ledger } = self.0.store.held();
+        for (kind, bytes) in [("cache", cache), ("terminal", terminal), ("calls", ledger)] {
+            #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+            STORE_MEMORY.set([kind], bytes as f64);
+        }
         join_all(self.0.accounts.iter().map(|account| self.measure_account(account))).await;
     }
 

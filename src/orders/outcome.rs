@@ -48,10 +48,12 @@ impl Orders {
             tracing::debug!(detail = error.detail, "an account's state could not be remembered");
         }
         match outcome {
-            Ok(_) => self.0.not_found.invalidate(&question.key),
+            Ok(_) => {
+                self.not_found().pop(&question.key);
+            }
             Err(error) if error.reason == ErrorReason::OrderNotFound => {
                 let answer = (error.clone(), asked);
-                self.0.not_found.insert(question.key.clone(), answer);
+                self.not_found().put(question.key.clone(), answer);
             }
             Err(_) => {}
         }

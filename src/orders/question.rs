@@ -92,12 +92,13 @@ impl Question {
     }
 
     /// The answer that tells what is known now.
-    pub(super) fn found(&self, known: &Known, source: Source, now: SystemTime) -> GetOrderResponse {
-        let state = known.state.clone().unwrap_or_default();
+    pub(super) fn found(&self, known: Known, source: Source, now: SystemTime) -> GetOrderResponse {
+        let refresh_time = refresh_time(&self.account.rules, &known, now).map(Into::into);
+        let state = known.state.unwrap_or_default();
         GetOrderResponse {
             order: Some(Order { account: self.account.name.clone(), ..state }),
             source: source.into(),
-            refresh_time: refresh_time(&self.account.rules, known, now).map(Into::into),
+            refresh_time,
         }
     }
 

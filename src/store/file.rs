@@ -15,28 +15,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Draft, Locked};
 use self::tables::Keep;
 use self::writer::{Job, Report, Shared, Writer};
+use super::cache::{Cache, encoded};
 use super::ends::Ahead;
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
-use super::{Call, Known, Store, Take};
+use super::{Call, Held, Known, Store, Take};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
-
-/// How many bytes of orders are held in memory, about.
-const RECENT_BYTES: u64 = 64 << 20;
-
-/// What an order in memory takes besides its own bytes, about.
-const RECENT_OVERHEAD: usize = 256;
 
 /// Whose time stands in the file.
 const CLOCK: &str = "this machine's";
@@ -55,7 +47,8 @@ pub struct File {
 
 impl File {
     /// Opens the file, or makes one where there is none, in a folder that exists. Only its owner
-    /// may read a new one: it holds access tokens and personal data.
+    /// may read a new one: it holds access tokens and personal data. `cache_bytes` of orders are held in
+    /// memory too.
     ///
     /// Reads the whole file: that takes as long as the disk needs for it, so call it where
     /// blocking is fine. Orders that are not terminal and were last observed more than 30 days
@@ -64,8 +57,8 @@ impl File {
     /// # Errors
     /// A text for the operator: the file is in use by another process, damaged or not one of
     /// ours, its folder is missing, the disk is full. A file that is refused stays as it was.
-    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        Self::open_or_create(path, clock)
+    pub fn open(path: &Path, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        Self::open_or_create(path, cache_bytes, clock)
             .map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
@@ -94,9 +87,13 @@ impl File {
             .map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
-    fn open_or_create(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
+    fn open_or_create(
+        path: &Path,
+        cache_bytes: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, String> {
         if let Some(file) = disk::open(path)? {
-            return Self::start(file, clock);
+            return Self::start(file, cache_bytes, clock);
         }
         let draft = Draft::beside(path)?;
         let (disk, database) = writer::open_database(&draft.file)?;
@@ -105,14 +102,14 @@ impl File {
         disk.go_live().map_err(|error| disk::unwritten(&error.to_string()))?;
         let file = Arc::clone(&draft.file);
         if draft.publish(path)? {
-            return Self::start(file, clock);
+            return Self::start(file, cache_bytes, clock);
         }
         // Another process was faster.
         let file = disk::open(path)?.ok_or("was removed while it was being made")?;
-        Self::start(file, clock)
+        Self::start(file, cache_bytes, clock)
     }
 
-    fn start(file: Locked, clock: Arc<dyn Clock>) -> Result<Self, String> {
+    fn start(file: Locked, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
         const DAMAGED: &str = "It was left as it is: put it back from a backup, or move it away \
              to begin anew (then spent calls are forgotten: ask no vendor with a daily limit for \
              24 hours)";
@@ -137,7 +134,7 @@ impl File {
         let shared = Arc::new(Shared {
             clock,
             ledger: Mutex::new(ledger),
-            recent: recent_orders(),
+            recent: Cache::new(cache_bytes),
             database: RwLock::new(Arc::new(database)),
             ahead,
         });
@@ -224,17 +221,6 @@ impl Drop for File {
     }
 }
 
-fn recent_orders() -> Cache<String, Order> {
-    Cache::builder()
-        .max_capacity(RECENT_BYTES)
-        .weigher(|key: &String, order: &Order| {
-            u32::try_from(key.len() + order.encoded_len() + RECENT_OVERHEAD).unwrap_or(u32::MAX)
-        })
-        // The default policy may turn away what was just learned.
-        .eviction_policy(EvictionPolicy::lru())
-        .build()
-}
-
 #[async_trait]
 impl Store for File {
     fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
@@ -251,7 +237,8 @@ impl Store for File {
 
     async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
         let (done, kept) = oneshot::channel();
-        let keep = Keep { order: order.to_owned(), state: state.clone() };
+        let encoded = encoded(state);
+        let keep = Keep { order: order.to_owned(), state: state.clone(), encoded };
         self.ask(Job::Keep(Box::new(keep), done), kept).await
     }
 
@@ -284,6 +271,11 @@ impl Store for File {
     async fn ping(&self) -> Result<(), Error> {
         // Opening has written the file. What becomes of its disk later is told by what fails.
         Ok(())
+    }
+
+    fn held(&self) -> Held {
+        let (cache, ledger) = (self.shared.recent.bytes(), self.shared.ledger().bytes());
+        Held { cache, terminal: 0, ledger }
     }
 
     fn is_shared(&self) -> bool {

@@ -17,6 +17,10 @@ use crate::providers::Token;
 /// How many windows may be held before those without a slot are looked for and dropped.
 const SWEEP_AT: usize = 10_000;
 
+/// What a slot takes besides its window's key and its mark, in bytes, about: most windows are those of
+/// single orders, and hold few.
+const SLOT_OVERHEAD: usize = 600;
+
 /// One thing that is remembered; `None` where it is not, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
@@ -48,6 +52,7 @@ pub(super) struct Ledger {
     closures: HashMap<String, Closure>,
     tokens: HashMap<String, Token>,
     sweep_at: usize,
+    bytes: usize,
 }
 
 impl Default for Ledger {
@@ -57,6 +62,7 @@ impl Default for Ledger {
             closures: HashMap::new(),
             tokens: HashMap::new(),
             sweep_at: SWEEP_AT,
+            bytes: 0,
         }
     }
 }
@@ -133,6 +139,11 @@ impl Ledger {
         probing.then(open).into_iter().collect()
     }
 
+    /// How many bytes the slots take, about. Closed accounts and tokens are as few as accounts are.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The identity's token.
     pub(super) fn token(&self, identity: &str) -> Option<&Token> {
         self.tokens.get(identity)
@@ -204,6 +215,12 @@ impl Ledger {
             Fact::Slot { window, call, free_at } => {
                 let slots = self.windows.entry(window.clone()).or_default();
                 let before = slots.set(call.clone(), free_at);
+                let size = window.len() + call.len() + SLOT_OVERHEAD;
+                match (before, free_at) {
+                    (None, Some(_)) => self.bytes += size,
+                    (Some(_), None) => self.bytes -= size,
+                    _ => {}
+                }
                 if slots.is_empty() {
                     self.windows.remove(&window);
                 }

@@ -1,43 +1,42 @@
 //! Remembers for the life of the process. Terminal orders and spent calls stay until then; of
-//! the other orders only the latest ones, within a bound.
+//! the other orders only the latest ones, within a bound of bytes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use moka::sync::Cache;
+use prost::Message as _;
 
+use super::cache::{self, Cache, Encoded, encoded};
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
-use super::{Call, Known, Store, Take, newer};
+use super::{Call, Held, Known, Store, Take, newer};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
 
-/// How many orders are remembered that are not terminal.
-const ORDER_LIMIT: u64 = 100_000;
-
 /// A store in memory.
 pub struct Memory {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    open_orders: Cache<String, Order>,
+    open_orders: Cache,
 }
 
 #[derive(Default)]
 struct State {
-    terminal_orders: HashMap<String, Order>,
+    terminal_orders: HashMap<Box<str>, Encoded>,
+    terminal_bytes: usize,
     ledger: Ledger,
     leases: Leases,
 }
 
 impl Memory {
-    /// An empty store.
+    /// An empty store, for `cache_bytes` of orders that are not terminal.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, state: Mutex::default(), open_orders: Cache::new(ORDER_LIMIT) }
+    pub fn new(cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::default(), open_orders: Cache::new(cache_bytes) }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State, SystemTime) -> T) -> T {
@@ -66,7 +65,9 @@ impl Memory {
 impl Store for Memory {
     fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
         self.with(|all, now| {
-            let terminal = all.terminal_orders.get(order).cloned();
+            // Only what was encoded here is held.
+            let terminal = all.terminal_orders.get(order);
+            let terminal = terminal.and_then(|order| Order::decode(&**order).ok());
             let state = terminal.or_else(|| self.open_orders.get(order));
             all.ledger.known(state, window, now)
         })
@@ -81,11 +82,15 @@ impl Store for Memory {
             let terminal = all.terminal_orders.contains_key(order);
             let known = self.open_orders.get(order);
             if terminal || !known.is_none_or(|known| newer(state, &known, now)) {
-            } else if state.terminal {
-                all.terminal_orders.insert(order.to_owned(), state.clone());
-                self.open_orders.invalidate(order);
+                return;
+            }
+            let state_bytes = encoded(state);
+            if state.terminal {
+                all.terminal_bytes += cache::size(order, &state_bytes);
+                all.terminal_orders.insert(order.into(), state_bytes);
+                self.open_orders.remove(order);
             } else {
-                self.open_orders.insert(order.to_owned(), state.clone());
+                self.open_orders.put(order, state_bytes);
             }
         });
         Ok(())
@@ -117,6 +122,11 @@ impl Store for Memory {
 
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn held(&self) -> Held {
+        let cache = self.open_orders.bytes();
+        self.with(|all, _| Held { cache, terminal: all.terminal_bytes, ledger: all.ledger.bytes() })
     }
 
     fn is_shared(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Call, Known, Store, Take};
+use super::{Call, Held, Known, Store, Take};
 use crate::error::Error;
 use crate::metrics::{STORE_ERRORS, STORE_SECONDS};
 use crate::pb::Order;
@@ -72,6 +72,10 @@ impl<S: Store> Store for Observed<S> {
 
     async fn ping(&self) -> Result<(), Error> {
         self.store.ping().await
+    }
+
+    fn held(&self) -> Held {
+        self.store.held()
     }
 
     fn is_shared(&self) -> bool {

@@ -30,10 +30,11 @@ use self::link::{Errand, Failure, Link};
 use self::recent::Recent;
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
+use super::cache::Cache;
 use super::ends::{
     self, Ahead, CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_PERIOD, LONGEST_TOKEN,
 };
-use super::{Call, Known, Memory, Store, Take};
+use super::{Call, Held, Known, Memory, Store, Take};
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::error::Error;
@@ -68,19 +69,19 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A store in the server of this URL. The server need not be there yet: it is connected to
-    /// when it first is.
+    /// A store in the server of this URL, which holds `cache_bytes` of orders here too. The server need
+    /// not be there yet: it is connected to when it first is.
     ///
     /// # Errors
     /// What is wrong with the URL, without the URL: it may hold a password.
-    pub fn open(url: &str, clock: Arc<dyn Clock>) -> Result<Self, String> {
+    pub fn open(url: &str, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let link = Arc::new(Link::new(url)?);
         link.begin();
         Ok(Self {
-            own: Memory::new(Arc::clone(&clock)),
+            own: Memory::new(0, Arc::clone(&clock)),
             clock,
             server: Runner { link, time: None, refusals: Refusals::default() },
-            recent: Recent::new(),
+            recent: Recent(Cache::new(cache_bytes)),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
         })
@@ -258,6 +259,10 @@ impl Store for Redis {
         Ok(self.server.run(&scripts::PROBE, input.argument(millis(PROBE_LIFE))).await?)
     }
 
+    fn held(&self) -> Held {
+        Held { cache: self.recent.0.bytes(), ..self.own.held() }
+    }
+
     fn is_shared(&self) -> bool {
         true
     }
@@ -321,7 +326,7 @@ mod tests {
 
     #[test]
     fn only_what_was_found_is_an_order() {
-        let store = Redis::open("redis://127.0.0.1", Arc::new(SystemClock)).unwrap();
+        let store = Redis::open("redis://127.0.0.1", 0, Arc::new(SystemClock)).unwrap();
         let order = Order { terminal: true, ..Order::default() };
         let bytes = order.encode_to_vec();
         for (found, read) in [(0, None), (FOUND, Some(order)), (2, None), (255, None)] {

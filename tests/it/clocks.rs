@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::redis_server::RedisServer;
 use crate::store::{call, minute, observed};
 use crate::store_redis_words::Log;
-use crate::support::{Failed, Scripted, Server, manual_clock, question};
+use crate::support::{CACHE_BYTES, Failed, Scripted, Server, manual_clock, question};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -188,8 +188,9 @@ fn assert_told_once(log: &Log, clock: &str, hours: u64) {
 async fn the_log_says_once_whose_clock_was_ahead_and_by_how_much() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
-    let open =
-        |path: &Path, clock: &ManualClock| File::open(path, Arc::new(clock.clone())).unwrap();
+    let open = |path: &Path, clock: &ManualClock| {
+        File::open(path, CACHE_BYTES, Arc::new(clock.clone())).unwrap()
+    };
     let redis = RedisServer::start();
     for hours in [3, 30, 10 * 365 * 24] {
         let (right, ahead) = (manual_clock(), manual_clock());

@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed, serve};
+use crate::support::{
+    CACHE_BYTES, Failed, Server, connect, question, sandbox_at, sandboxed, serve,
+};
 
 /// The sandbox's accounts, with little patience.
 fn impatient(sandbox: &Sandbox) -> String {
@@ -245,7 +247,7 @@ impl providers::Provider for Panics {
 async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let account = Account::new("panics", Provider::Haoka, false, Box::new(Panics));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
     let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let root = Section::parse(root, Path::new("")).unwrap();

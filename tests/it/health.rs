@@ -18,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Server, connect, sandboxed, serve};
+use crate::support::{CACHE_BYTES, Server, connect, sandboxed, serve};
 
 const SERVER_NAMES: [&str; 3] = ["", "orderquery.v1.OrderService", "readiness"];
 
@@ -37,7 +37,7 @@ async fn nothing_but_liveness_serves_before_the_server_is_ready() {
     let (ready, is_ready) = watch::channel(false);
     let stopping = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(Vec::new()), store, clock);
     let health = Health::new(&orders, &is_ready);
     let channel = connect(serve(Routes::new(health.service()), stopping).await).await;

@@ -14,11 +14,11 @@ use order_query::error::{Error, Trouble};
 use order_query::orders::{Account, Accounts, Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::{self, Left, Means, Proof, Query, Rules, Token, TokenStore};
-use order_query::store::{Call, Known, Memory, Store, Take};
+use order_query::store::{Call, Held, Known, Memory, Store, Take};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 /// A store in memory that is read only when it may be.
 struct Slow {
@@ -70,6 +70,9 @@ impl Store for Slow {
     }
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
+    }
+    fn held(&self) -> Held {
+        self.memory.held()
     }
     fn is_shared(&self) -> bool {
         self.is_shared
@@ -176,7 +179,7 @@ impl Field {
         let [reads, answers] = [MANY, MANY].map(|permits| Arc::new(Semaphore::new(permits)));
         let [asked, refused] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let time: Arc<dyn Clock> = Arc::new(clock.clone());
-        let memory = Memory::new(Arc::clone(&time));
+        let memory = Memory::new(CACHE_BYTES, Arc::clone(&time));
         let store = Arc::new(Slow {
             memory,
             reads: Arc::clone(&reads),

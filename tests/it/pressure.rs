@@ -15,7 +15,7 @@ use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore}
 use order_query::store::Memory;
 use tokio::time::Instant;
 
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 const LIMIT: usize = 20;
 const MINUTE: Duration = Duration::from_mins(1);
@@ -82,7 +82,7 @@ async fn no_minute_sees_more_calls_than_the_limit() {
     };
     let account = Account::new("late", Provider::Haoka, true, Box::new(vendor));
     let time: Arc<dyn Clock> = Arc::new(clock.clone());
-    let store = Arc::new(Memory::new(Arc::clone(&time)));
+    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&time)));
     let orders = Orders::new(Accounts::new(vec![account]), store, time);
     let mut calls = tokio::task::JoinSet::new();
     for step in 0..(5 * 60 * 20) {

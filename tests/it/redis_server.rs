@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::support::CACHE_BYTES;
 use order_query::clock::{Clock, SystemClock};
 use order_query::store::Redis;
 use tempfile::TempDir;
@@ -132,7 +133,7 @@ impl RedisServer {
 
     /// A store in it, over a clock of its own; the server's own time counts.
     pub fn store_at(&self, clock: Arc<dyn Clock>) -> Redis {
-        Redis::open(&self.url(), clock).unwrap()
+        Redis::open(&self.url(), CACHE_BYTES, clock).unwrap()
     }
 
     /// Says something to it, as an operator does.

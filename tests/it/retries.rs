@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::played::answer;
-use crate::support::{Failed, Reply, Scripted, Server, question};
+use crate::support::{CACHE_BYTES, Failed, Reply, Scripted, Server, question};
 use crate::transport::ANSWER;
 use crate::transport::tls::Secured;
 
@@ -225,7 +225,7 @@ async fn a_shaky_vendor_sees_the_reserve_and_a_tenth_more_and_not_a_third() {
     let vendor = Box::new(Shaky(Arc::clone(&attempts)));
     let account = Account::new("shaky", Provider::Haoka, true, vendor);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Memory::new(Arc::clone(&clock)));
+    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
     let mut failed = 0;
     for batch in 0..30 {

@@ -26,7 +26,7 @@ use prost_types::Timestamp;
 use tempfile::TempDir;
 
 use self::redis::RedisStore;
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 /// Makes a function of this module's files a test for each kind of store.
 macro_rules! contract {
@@ -169,7 +169,7 @@ impl Fixture for MemoryStore {
 
     async fn start() -> Self {
         let clock = manual_clock();
-        Self { store: Arc::new(Memory::new(Arc::new(clock.clone()))), clock }
+        Self { store: Arc::new(Memory::new(CACHE_BYTES, Arc::new(clock.clone()))), clock }
     }
 
     fn store(&self) -> Arc<dyn Store> {
@@ -206,7 +206,8 @@ impl Fixture for FileStore {
 
     async fn start() -> Self {
         let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
-        let store = File::open(&folder.path().join("orders.redb"), Arc::new(clock.clone()));
+        let store =
+            File::open(&folder.path().join("orders.redb"), CACHE_BYTES, Arc::new(clock.clone()));
         Self { store: Arc::new(store.unwrap()), clock, folder }
     }
 
@@ -222,7 +223,7 @@ impl Fixture for FileStore {
         let path = self.path();
         let Self { clock, folder, store } = self;
         drop(Arc::into_inner(store).expect("nobody else has the store"));
-        let store = File::open(&path, Arc::new(clock.clone())).unwrap();
+        let store = File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
         Self { store: Arc::new(store), clock, folder }
     }
 

@@ -15,6 +15,7 @@ use order_query::store::{Redis, Store as _, Take};
 use crate::redis_proxy::Line;
 use crate::redis_server::RedisServer;
 use crate::store_redis::{SECOND, call, order};
+use crate::support::CACHE_BYTES;
 
 /// Long past every bound: only a store that hangs takes so long.
 pub const NEVER: Duration = Duration::from_secs(20);
@@ -177,7 +178,7 @@ async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
     let (first, second) = (RedisServer::start(), RedisServer::start());
     let line = Line::to(first.port).await;
     let url = RedisServer::url_at(line.port);
-    let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+    let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
     assert_eq!(store.take(&call("1", "minute", 9)).await, Ok(Take::Taken));
     let () = first.say(&["REPLICAOF", "127.0.0.1", "1"]);
     line.lead_to(second.port);
@@ -193,7 +194,7 @@ async fn a_slot_whose_answer_was_lost_counts_as_taken() {
     let server = RedisServer::start();
     let line = Line::to(server.port).await;
     let url = RedisServer::url_at(line.port);
-    let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+    let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
     // The server knows the scripts by now, so that what is sent once is what runs.
     assert_all_work(&store, "another").await;
     let (lost, next) = (call("1", "minute", 2), call("2", "minute", 1));
@@ -271,6 +272,48 @@ async fn other_garbage_is_nothing_and_is_written_over() {
         assert_eq!(store.recall("1", None).await, Ok(None), "{words:?}");
         assert_eq!(store.load("1").await, Ok(None), "{words:?}");
         assert_all_work(&store, "1").await;
+        let _: redis::Value = server.say(&["FLUSHALL"]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_never_read() {
+    let server = RedisServer::start();
+    const FILL: &str = "for i = 1, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], \
+                        string.rep(string.rep('x', 1000000), 100)) end";
+    for (key, field, rest) in [
+        ("order", "state", &["observed", "x", "terminal", "1", "sum", "x"][..]),
+        ("order", "sum", &["observed", "x", "terminal", "1", "state", "x"]),
+        ("token", "value", &["until", "99999999999999"]),
+        ("lease", "owner", &["until", "99999999999999", "life", "1"]),
+        ("closed", "probe", &["until", "1", "every", "1"]),
+    ] {
+        let key = format!("order-query:{key}:1");
+        let _: redis::Value = server.say(&[&["HSET", &key], rest].concat());
+        let _: redis::Value = server.say(&["EVAL", FILL, "1", &key, field]);
+        let _: redis::Value = server.say(&["CONFIG", "RESETSTAT"]);
+        let store = server.store();
+        if key.contains("closed") {
+            assert_unavailable(
+                &store
+                    .take(&order_query::store::Call {
+                        account: "1".to_owned(),
+                        ..call("1", "w", 9)
+                    })
+                    .await
+                    .unwrap_err(),
+            );
+        } else {
+            assert_eq!(store.recall("1", None).await, Ok(None), "{key}");
+            assert_eq!(store.load("1").await, Ok(None), "{key}");
+            assert_eq!(store.lease("1", "me", Duration::from_secs(1)).await, Ok(true), "{key}");
+            store.release("1", "another").await.unwrap();
+        }
+        let stats: String = server.say(&["INFO", "commandstats"]);
+        // The lease that was just made is read where another one wants to release it.
+        let reads = if key.contains("closed") { 0 } else { 1 };
+        assert_eq!(stats.matches("cmdstat_hmget:").count(), reads, "{key}: {stats}");
+        assert_eq!(stats.matches("cmdstat_hmget:calls=1,").count(), reads, "{key}: {stats}");
         let _: redis::Value = server.say(&["FLUSHALL"]);
     }
 }

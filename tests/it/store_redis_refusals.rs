@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::child::{Ended, Serving, run, write};
 use crate::redis_server::{RedisServer, rights};
 use crate::store_redis_faults::assert_all_work;
+use crate::support::CACHE_BYTES;
 
 /// What an operator does to a server.
 type Words = &'static [&'static [&'static str]];
@@ -251,7 +252,7 @@ async fn the_documented_rights_are_enough_and_each_is_needed() {
     // Another database needs one more.
     let elsewhere = redis.url().replace("/0", "/1");
     let clock = std::sync::Arc::new(order_query::clock::SystemClock);
-    let store = order_query::store::Redis::open(&elsewhere, clock).unwrap();
+    let store = order_query::store::Redis::open(&elsewhere, CACHE_BYTES, clock).unwrap();
     let error = store.ping().await.unwrap_err();
     assert_eq!(error.detail.as_deref(), Some("redis: cannot be reached: NOPERM"));
     redis.set_rights(&[&rights[..], &["+select"]].concat());

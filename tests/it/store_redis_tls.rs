@@ -9,13 +9,14 @@ use order_query::clock::SystemClock;
 use order_query::store::{Redis, Store as _};
 
 use crate::redis_server::RedisServer;
+use crate::support::CACHE_BYTES;
 
 /// Where this test finds the server when it runs a second time, in a process of its own.
 const SERVER: &str = "ORDER_QUERY_TEST_REDISS";
 
 /// Asks until it is told that, or works where nothing is to be told.
 async fn ask_until(url: &str, told: Option<&str>) {
-    let store = Redis::open(url, Arc::new(SystemClock)).unwrap();
+    let store = Redis::open(url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
     let asks = async {
         loop {
             // On a busy machine a handshake takes longer than one question waits for it.

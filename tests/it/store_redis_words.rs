@@ -9,6 +9,7 @@ use order_query::store::{Redis, Store as _};
 
 use crate::redis_server::RedisServer;
 use crate::store_redis_faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
+use crate::support::CACHE_BYTES;
 
 #[test]
 fn what_is_wrong_with_an_address_is_said_without_its_password() {
@@ -27,7 +28,7 @@ fn what_is_wrong_with_an_address_is_said_without_its_password() {
         "rediss://u:hunter2@host/0#insecure",
         "redis://u:%ff@host/0",
     ] {
-        let refused = Redis::open(url, Arc::new(SystemClock)).err().expect(url);
+        let refused = Redis::open(url, CACHE_BYTES, Arc::new(SystemClock)).err().expect(url);
         assert!(refused.starts_with("must "), "{refused}");
         assert!(!refused.contains("hunter2") && !refused.contains("ter2@"), "{refused}");
     }
@@ -44,7 +45,7 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
     ] {
         let url = format!("{scheme}://app:{password}@127.0.0.1:{}/0", server.port);
         let log = Log::start();
-        let store = Redis::open(&url, Arc::new(SystemClock)).unwrap();
+        let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
         let told = async {
             loop {
                 let error = store.reopen("x").await.unwrap_err();
@@ -61,7 +62,7 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
     }
     for protocol in ["", "?protocol=resp3"] {
         let url = format!("redis://app:right@127.0.0.1:{}/0{protocol}", server.port);
-        assert_all_work(&Redis::open(&url, Arc::new(SystemClock)).unwrap(), "1").await;
+        assert_all_work(&Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap(), "1").await;
     }
 }
 

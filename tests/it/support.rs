@@ -88,6 +88,9 @@ pub async fn connect(address: SocketAddr) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
+/// What stores in this process hold of orders that can be forgotten.
+pub const CACHE_BYTES: usize = 1 << 20;
+
 /// The most memory that a process has had, in bytes.
 pub fn peak_memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::child::Serving;
 use crate::played::{Played, answer};
-use crate::support::{Server, connect, question, sandbox_at};
+use crate::support::{CACHE_BYTES, Server, connect, question, sandbox_at};
 
 /// How many calls an account has under way at one time, where it does not say.
 const AT_ONE_TIME: usize = 64;
@@ -76,7 +76,7 @@ impl Field {
         let vendor = Held { asked: Arc::clone(&asked), may_end: Arc::clone(&may_end) };
         let account = Account::new("held", Provider::Haoka, true, Box::new(vendor));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(Memory::new(Arc::clone(&clock)));
+        let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
         let orders = Orders::new(Accounts::new(vec![account]), store, clock);
         Self { orders, asked, may_end, calls: JoinSet::new() }
     }

@@ -11,6 +11,7 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition, WriteTransaction,
 };
 
+use super::super::cache::Encoded;
 use super::super::ends;
 use super::super::ledger::{Fact, Ledger};
 use super::super::newer;
@@ -40,6 +41,7 @@ const ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 pub(super) struct Keep {
     pub(super) order: String,
     pub(super) state: Order,
+    pub(super) encoded: Encoded,
 }
 
 /// What became of an order that was to be kept.
@@ -187,7 +189,7 @@ fn keep(orders: &mut Table<&str, &[u8]>, new: &Keep, now: SystemTime) -> Result<
         Err(detail) => Kept::Unreadable(detail),
         Ok(Some(known)) if !newer(&new.state, &known, now) => Kept::Passed,
         Ok(known) => {
-            orders.insert(new.order.as_str(), new.state.encode_to_vec().as_slice())?;
+            orders.insert(new.order.as_str(), &*new.encoded)?;
             Kept::Written(known.map_or(Duration::ZERO, |known| ends::ahead(&known, now)))
         }
     })

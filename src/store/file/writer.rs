@@ -9,11 +9,11 @@ use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use moka::sync::Cache;
 use redb::{Builder, Database};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::super::cache::{Cache, encoded};
 use super::super::ends::Ahead;
 use super::super::ledger::{Fact, Ledger};
 use super::disk::{Disk, Locked};
@@ -38,7 +38,7 @@ pub(super) struct Shared {
     /// Ahead of the file while a transaction is under way, and never behind it.
     pub(super) ledger: Mutex<Ledger>,
     /// Orders as they are in the file.
-    pub(super) recent: Cache<String, Order>,
+    pub(super) recent: Cache,
     pub(super) database: RwLock<Arc<Database>>,
     pub(super) ahead: Ahead,
 }
@@ -56,7 +56,7 @@ impl Shared {
             let state = tables::read_order(&shared.database(), &order)?;
             if let Some(state) = state.as_ref().filter(|state| state.terminal) {
                 // It cannot have changed meanwhile; any other order can.
-                shared.recent.insert(order, state.clone());
+                shared.recent.put(&order, encoded(state));
             }
             Ok(state)
         });
@@ -127,13 +127,13 @@ impl Batch {
         for report in self.reports {
             report(Ok(()));
         }
-        for ((Keep { order, state }, kept), keeper) in
+        for ((Keep { order, encoded, .. }, kept), keeper) in
             self.keeps.into_iter().zip(kept).zip(self.keepers)
         {
             let outcome = match kept {
                 Kept::Written(ahead) => {
                     shared.ahead.report(super::CLOCK, ahead);
-                    shared.recent.insert(order, state);
+                    shared.recent.put(&order, encoded);
                     Ok(())
                 }
                 Kept::Passed => Ok(()),
@@ -233,7 +233,7 @@ impl Writer {
                 self.in_trouble(detail.clone());
                 // These may be in the file all the same: only the file can tell.
                 for keep in keeps {
-                    self.shared.recent.invalidate(&keep.order);
+                    self.shared.recent.remove(&keep.order);
                 }
             }
         }

@@ -3,7 +3,8 @@
 -- KEYS: the token or the lease. ARGV: the time, the field that tells (`value` or `owner`), what it
 -- must be.
 
-if kind(KEYS[1]) == 'hash' and redis.call('HGET', KEYS[1], ARGV[2]) == ARGV[3] then
+local held = kind(KEYS[1]) == 'hash' and fields(KEYS[1], LONGEST_TEXT, ARGV[2])
+if held and held[1] == ARGV[3] then
   redis.call('DEL', KEYS[1])
 end
 return 0

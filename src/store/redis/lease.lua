@@ -7,7 +7,7 @@
 
 local life = tonumber(ARGV[3])
 if kind(KEYS[1]) == 'hash' then
-  local held = redis.call('HMGET', KEYS[1], 'owner', 'until', 'life')
+  local held = fields(KEYS[1], LONGEST_TEXT, 'owner', 'until', 'life') or {}
   local stored = number(held[2])
   if held[1] and held[1] ~= ARGV[2] and stored then
     local till = believed(stored, number(held[3]) or life)

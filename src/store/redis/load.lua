@@ -9,7 +9,7 @@ if holds == 'none' then
 elseif holds ~= 'hash' then
   return {2, false, 0}
 end
-local kept = redis.call('HMGET', KEYS[1], 'value', 'until')
+local kept = fields(KEYS[1], LONGEST_TEXT, 'value', 'until') or {}
 local till = number(kept[2])
 if not kept[1] or not till then
   return {2, false, 0}

@@ -33,6 +33,20 @@ local function kind(key)
   return redis.call('TYPE', key).ok
 end
 
+-- The longest text that these scripts write, in bytes, but for an order's state.
+local LONGEST_TEXT = 65536
+
+-- Fields of a hash; nil where one is longer than any that these scripts write. They are asked for their
+-- lengths first: nobody is answered while a script reads, or sums up, a hundred megabytes.
+local function fields(key, longest, ...)
+  for _, field in ipairs({...}) do
+    if redis.call('HSTRLEN', key, field) > longest then
+      return nil
+    end
+  end
+  return redis.call('HMGET', key, ...)
+end
+
 -- By how many milliseconds a clock was ahead when what was read was written, at least.
 local ahead = 0
 

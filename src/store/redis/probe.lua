@@ -6,7 +6,7 @@
 local hash, set, life = KEYS[1], KEYS[2], tonumber(ARGV[2])
 redis.call('HSET', hash, 'field', 'value')
 redis.call('PEXPIRE', hash, life)
-redis.call('HGET', hash, 'field')
+redis.call('HSTRLEN', hash, 'field')
 redis.call('HMGET', hash, 'field')
 redis.call('HEXISTS', hash, 'field')
 redis.call('TYPE', hash)

@@ -4,6 +4,9 @@
 -- as the times do, which Lua's numbers could not hold; `terminal`, 1 or 0; and `sum`, which tells
 -- what was written by `keep` from garbage.
 
+-- The longest state that is written, in bytes: four times what a vendor may answer.
+local LONGEST_STATE = 1048576
+
 local function sum(observed, terminal, state)
   return redis.sha1hex(observed .. ' ' .. terminal .. ' ' .. state)
 end
@@ -17,11 +20,9 @@ local function snapshot(key)
   elseif holds ~= 'hash' then
     return 2
   end
-  local kept = redis.call('HMGET', key, 'observed', 'terminal', 'state', 'sum')
-  for i = 1, 4 do
-    if not kept[i] then
-      return 2
-    end
+  local kept = fields(key, LONGEST_STATE, 'observed', 'terminal', 'state', 'sum')
+  if not kept or not (kept[1] and kept[2] and kept[3] and kept[4]) then
+    return 2
   end
   if sum(kept[1], kept[2], kept[3]) ~= kept[4] then
     return 2

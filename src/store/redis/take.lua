@@ -69,7 +69,7 @@ end
 
 -- Last, because it lets a probe through: whoever is let through must also call.
 if kind(KEYS[1]) ~= 'none' then
-  local closure = redis.call('HMGET', KEYS[1], 'until', 'every', 'probe')
+  local closure = fields(KEYS[1], LONGEST_TEXT, 'until', 'every', 'probe') or {}
   local till, every = number(closure[1]), number(closure[2])
   if not till or not every then
     return GARBAGE

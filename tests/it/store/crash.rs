@@ -16,7 +16,7 @@ use order_query::pb::ErrorReason;
 use order_query::store::{Call, File, Store as _, Take, Window};
 
 use super::{call, ended, minute, observed, recalled};
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 /// Tells a process that it is one of these, and which file to open.
 const PART: &str = "ORDER_QUERY_TEST_PART";
@@ -48,7 +48,7 @@ async fn a_process_plays_its_part() {
     let path = PathBuf::from(env::var_os(STORE_FILE).unwrap());
     match part.as_str() {
         "open" => {
-            let problem = File::open(&path, Arc::new(SystemClock)).err();
+            let problem = File::open(&path, CACHE_BYTES, Arc::new(SystemClock)).err();
             println!("{MARK}{}", problem.unwrap_or_default());
         }
         "take" => take_for_ever(&path).await,
@@ -64,7 +64,7 @@ fn day(key: &str) -> Window {
 
 /// Takes slots, several calls at a time, and reports each call that has its own.
 async fn take_for_ever(path: &Path) {
-    let store = Arc::new(File::open(path, Arc::new(SystemClock)).unwrap());
+    let store = Arc::new(File::open(path, CACHE_BYTES, Arc::new(SystemClock)).unwrap());
     let run = std::process::id();
     let callers = (0..4).map(|caller| {
         let store = Arc::clone(&store);
@@ -94,7 +94,7 @@ async fn whatever_was_taken_is_taken_after_kill_9() {
         taken.extend(reported);
         assert!(!child.wait().unwrap().success());
 
-        let store = File::open(&path, Arc::new(SystemClock)).unwrap();
+        let store = File::open(&path, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
         for id in &taken {
             let other = Call { windows: vec![day(id)], ..call("other", &[]) };
             let take = store.take(&other).await.unwrap();
@@ -110,7 +110,7 @@ async fn whatever_was_taken_is_taken_after_kill_9() {
 fn another_process_is_kept_out() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
-    let store = File::open(&path, Arc::new(SystemClock)).unwrap();
+    let store = File::open(&path, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
     let report = || {
         let mut child = process("open", &path).spawn().unwrap();
         let reported: Vec<_> = reports(&mut child).collect();
@@ -149,7 +149,7 @@ fn assert_unavailable(error: &Error) {
 
 async fn run_out_of_space(path: &Path) {
     let clock = manual_clock();
-    let open = || Arc::new(File::open(path, Arc::new(clock.clone())).unwrap());
+    let open = || Arc::new(File::open(path, CACHE_BYTES, Arc::new(clock.clone())).unwrap());
     let store = open();
     let full = [minute("full", 1)];
     store.keep("known", &ended(1, "known")).await.unwrap();

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::accounts::token;
 use super::{IN_FLIGHT, MINUTE, call, ended, minute, observed};
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
 const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
@@ -30,7 +30,7 @@ fn place() -> (TempDir, std::path::PathBuf) {
 }
 
 fn open(path: &Path) -> Result<File, String> {
-    File::open(path, Arc::new(manual_clock()))
+    File::open(path, CACHE_BYTES, Arc::new(manual_clock()))
 }
 
 fn refusal(path: &Path) -> String {
@@ -249,7 +249,8 @@ fn rows(path: &Path) -> (u64, u64) {
 async fn what_is_over_leaves_the_file_when_it_is_opened() {
     let (_folder, path) = place();
     let clock = manual_clock();
-    let open = |clock: &ManualClock| File::open(&path, Arc::new(clock.clone())).unwrap();
+    let open =
+        |clock: &ManualClock| File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
     let store = open(&clock);
     let days = |days: i64| days * 24 * 60 * 60;
     for (order, state) in [
@@ -283,7 +284,7 @@ async fn what_is_over_leaves_the_file_when_it_is_opened() {
 async fn slots_that_are_free_again_leave_the_file_with_the_next_call() {
     let (_folder, path) = place();
     let clock = manual_clock();
-    let store = File::open(&path, Arc::new(clock.clone())).unwrap();
+    let store = File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
     for n in 0..20 {
         let call = call(&n.to_string(), &[minute("w", 9)]);
         assert_eq!(store.take(&call).await.unwrap(), Take::Taken);
@@ -323,7 +324,7 @@ async fn a_slot_is_never_free_earlier_for_being_read_from_the_file() {
     let (_folder, path) = place();
     let clock = manual_clock();
     clock.advance(Duration::from_nanos(1));
-    let open = || File::open(&path, Arc::new(clock.clone())).unwrap();
+    let open = || File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
     let windows = [minute("w", 1)];
     let store = open();
     store.take(&call("a", &windows)).await.unwrap();

@@ -10,7 +10,7 @@ use order_query::store::{Call, Memory, Store as _, Take, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::support::manual_clock;
+use crate::support::{CACHE_BYTES, manual_clock};
 
 const PERIOD: Duration = Duration::from_mins(1);
 const LONG_PERIOD: Duration = Duration::from_secs(200);
@@ -76,7 +76,7 @@ impl Scene {
             })
             .collect();
         Self {
-            store: Memory::new(std::sync::Arc::new(clock.clone())),
+            store: Memory::new(CACHE_BYTES, std::sync::Arc::new(clock.clone())),
             clock,
             windows,
             calls: 0,

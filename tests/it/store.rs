@@ -10,6 +10,7 @@ mod ahead;
 mod calls;
 mod crash;
 mod file;
+mod held;
 mod kept;
 mod orders;
 mod redis;
@@ -67,6 +68,10 @@ macro_rules! every_store {
                 what_is_spent_is_known_with_the_order
                 a_long_flight_is_not_cut_for_a_short_one
                 of_many_calls_at_one_time_the_limit_passes
+            }
+            held {
+                orders_in_memory_are_bounded_by_their_bytes
+                spent_calls_in_memory_are_counted
             }
             accounts {
                 a_closed_account_opens_by_itself

@@ -279,18 +279,18 @@ async fn other_garbage_is_nothing_and_is_written_over() {
 #[tokio::test]
 async fn what_is_too_long_is_never_read() {
     let server = RedisServer::start();
-    const FILL: &str = "for i = 1, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], \
-                        string.rep(string.rep('x', 1000000), 100)) end";
-    for (key, field, rest) in [
-        ("order", "state", &["observed", "x", "terminal", "1", "sum", "x"][..]),
-        ("order", "sum", &["observed", "x", "terminal", "1", "state", "x"]),
-        ("token", "value", &["until", "99999999999999"]),
-        ("lease", "owner", &["until", "99999999999999", "life", "1"]),
-        ("closed", "probe", &["until", "1", "every", "1"]),
+    const FILL: &str = "redis.call('HSET', KEYS[1], ARGV[1], \
+                        string.rep(string.rep('x', 100000), ARGV[2]))";
+    for (key, field, size, rest) in [
+        ("order", "state", "1000", &["observed", "x", "terminal", "1", "sum", "x"][..]),
+        ("order", "sum", "20", &["observed", "x", "terminal", "1", "state", "x"]),
+        ("token", "value", "10", &["until", "99999999999999"]),
+        ("lease", "owner", "10", &["until", "99999999999999", "life", "1"]),
+        ("closed", "probe", "10", &["until", "1", "every", "1"]),
     ] {
         let key = format!("order-query:{key}:1");
         let _: redis::Value = server.say(&[&["HSET", &key], rest].concat());
-        let _: redis::Value = server.say(&["EVAL", FILL, "1", &key, field]);
+        let _: redis::Value = server.say(&["EVAL", FILL, "1", &key, field, size]);
         let _: redis::Value = server.say(&["CONFIG", "RESETSTAT"]);
         let store = server.store();
         if key.contains("closed") {

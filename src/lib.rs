@@ -32,3 +32,8 @@ pub mod server;
 pub mod spans;
 pub mod store;
 pub mod telemetry;
+
+/// An answer is some dozens of small allocations, and half of them are freed by another thread. Here, so that
+/// the tests and the benchmarks measure what runs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -3,6 +3,7 @@
 mod admin;
 pub mod proof;
 mod reflection;
+mod reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::clock::Clock;
-use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
+use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
-use crate::metrics::RELOADS;
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
@@ -36,13 +36,6 @@ const ADMIN_IDLE: Duration = Duration::from_secs(30);
 
 const SERVER: Listener = Listener { name: "server", limit: "max_connections", http1: false };
 const ADMIN: Listener = Listener { name: "admin", limit: "admin_connections", http1: true };
-
-/// How often files that may change are read.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What becomes of files that have changed, in metrics.
-const TAKEN: &str = "taken";
-const UNFIT: &str = "unfit";
 
 /// A configuration that was found to be in order, with its accounts ready to be asked.
 pub struct Setup {
@@ -153,7 +146,7 @@ impl App {
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload::watch(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
@@ -262,39 +255,6 @@ fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: Canc
             });
         }
     });
-}
-
-/// Looks again and again for files that changed.
-async fn reload(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
-    for setting in reloads.iter().map(Reload::path) {
-        RELOADS.add([setting, TAKEN], 0);
-        RELOADS.add([setting, UNFIT], 0);
-    }
-    loop {
-        clock.sleep_until(clock.now() + RELOAD_INTERVAL).await;
-        let check = move || {
-            let news: Vec<_> = reloads.iter_mut().filter_map(Reload::check).collect();
-            (reloads, news)
-        };
-        let Ok((checked, news)) = tokio::task::spawn_blocking(check).await else {
-            tracing::error!("files that change are not read again: looking for changes panicked");
-            return;
-        };
-        reloads = checked;
-        for Reloaded { path, outcome } in news {
-            RELOADS.add([&path, if outcome.is_ok() { TAKEN } else { UNFIT }], 1);
-            match outcome {
-                Ok(()) => tracing::info!(path, "files have changed and are in use"),
-                Err(problem) => {
-                    tracing::warn!(
-                        path,
-                        problem,
-                        "files have changed and are unfit; the old ones stay in use"
-                    );
-                }
-            }
-        }
-    }
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> io::Result<TcpListener> {

@@ -71,7 +71,7 @@ impl Setup {
             certificates: tls.as_ref().is_some_and(|tls| tls.has("client_ca_file")),
             exposed: tls.is_none() && !config.server.listen.ip().is_loopback(),
         };
-        let tls = tls.and_then(Tls::read);
+        let tls = tls.and_then(|tls| Tls::read(tls, &clock));
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let tables: Vec<_> = tables.collect();

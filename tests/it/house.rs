@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["peer", "budget", "random", "certificate", "metrics", "config"]),
+    ("server", &["peer", "budget", "clock", "random", "certificate", "metrics", "config"]),
     ("grpc", &["orders", "peer", "budget", "error", "clock", "pb", "spans", "metrics", "config"]),
     ("health", &["orders", "peer", "budget", "error", "clock", "pb", "config"]),
     ("telemetry", &["spans", "metrics", "config"]),

@@ -1,6 +1,7 @@
 //! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
 
 mod admin;
+mod descriptors;
 pub mod proof;
 mod reflection;
 mod reload;
@@ -97,7 +98,13 @@ impl Setup {
             problems.push(Problem { path: "clients".to_owned(), text: text.to_owned() });
         }
         if problems.is_empty() {
-            let warnings = places.iter().flat_map(Section::warnings).collect();
+            let mut warnings: Vec<_> = places.iter().flat_map(Section::warnings).collect();
+            let of_descriptors = descriptors::shortage(&config, &accounts);
+            warnings.extend(
+                of_descriptors
+                    .filter(|_| is_of_this_machine)
+                    .map(|text| Problem { path: "server.max_connections".to_owned(), text }),
+            );
             let reloads = places.iter().flat_map(Section::reloads).collect();
             Ok(Self { config, accounts, callers, warnings, tls, reloads, clock })
         } else {
@@ -138,6 +145,7 @@ impl App {
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
+        descriptors::raise();
         let listener = bind("server.listen", config.server.listen).await?;
         let admin_listener = bind("admin.listen", config.admin.listen).await?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);

@@ -94,7 +94,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("md5", &["providers", "sandbox"]),
     ("base64", &["providers", "sandbox", "certificate"]),
     ("ring", &["grpc", "server"]),
-    ("rustix", &["store"]),
+    ("rustix", &["app", "store"]),
     ("strsim", &["config"]),
     ("subtle", &["grpc"]),
     ("prometheus", &["metrics"]),

@@ -19,9 +19,9 @@ fn is_hostile(c: char) -> bool {
 /// Each text that a stranger writes and that may come near a log, with all of that in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_strangers_text_forges_or_hides_a_line() {
-    let long = format!("{HOSTILE}{}", "x".repeat(300));
+    let verbose = format!("{HOSTILE}{}", "x".repeat(300));
     let said = json!({
-        "code": long, "message": long, "errcode": long, "errmsg": long,
+        "code": verbose, "message": verbose, "errcode": verbose, "errmsg": verbose,
         "data": { "orderNo": HOSTILE, "orderStatus": HOSTILE, "cardStatus": HOSTILE },
     });
     let fine = json!({

@@ -1,8 +1,10 @@
 //! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
 
 mod admin;
+mod descriptors;
 pub mod proof;
 mod reflection;
+mod reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::clock::Clock;
-use crate::config::{Config, Problem, Problems, Reload, Reloaded, Section};
+use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
-use crate::metrics::RELOADS;
 use crate::orders::{Accounts, Orders};
 use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
@@ -36,13 +37,6 @@ const ADMIN_IDLE: Duration = Duration::from_secs(30);
 
 const SERVER: Listener = Listener { name: "server", limit: "max_connections", http1: false };
 const ADMIN: Listener = Listener { name: "admin", limit: "admin_connections", http1: true };
-
-/// How often files that may change are read.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What becomes of files that have changed, in metrics.
-const TAKEN: &str = "taken";
-const UNFIT: &str = "unfit";
 
 /// A configuration that was found to be in order, with its accounts ready to be asked.
 pub struct Setup {
@@ -78,7 +72,7 @@ impl Setup {
             certificates: tls.as_ref().is_some_and(|tls| tls.has("client_ca_file")),
             exposed: tls.is_none() && !config.server.listen.ip().is_loopback(),
         };
-        let tls = tls.and_then(Tls::read);
+        let tls = tls.and_then(|tls| Tls::read(tls, &clock));
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let tables: Vec<_> = tables.collect();
@@ -104,7 +98,13 @@ impl Setup {
             problems.push(Problem { path: "clients".to_owned(), text: text.to_owned() });
         }
         if problems.is_empty() {
-            let warnings = places.iter().flat_map(Section::warnings).collect();
+            let mut warnings: Vec<_> = places.iter().flat_map(Section::warnings).collect();
+            let of_descriptors = descriptors::shortage(&config, &accounts);
+            warnings.extend(
+                of_descriptors
+                    .filter(|_| is_of_this_machine)
+                    .map(|text| Problem { path: "server.max_connections".to_owned(), text }),
+            );
             let reloads = places.iter().flat_map(Section::reloads).collect();
             Ok(Self { config, accounts, callers, warnings, tls, reloads, clock })
         } else {
@@ -145,6 +145,7 @@ impl App {
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
         }
+        descriptors::raise();
         let listener = bind("server.listen", config.server.listen).await?;
         let admin_listener = bind("admin.listen", config.admin.listen).await?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
@@ -153,7 +154,7 @@ impl App {
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload(reloads, clock)));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload::watch(reloads, clock)));
         let health = Health::new(&orders, &is_ready);
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
@@ -262,39 +263,6 @@ fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: Canc
             });
         }
     });
-}
-
-/// Looks again and again for files that changed.
-async fn reload(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
-    for setting in reloads.iter().map(Reload::path) {
-        RELOADS.add([setting, TAKEN], 0);
-        RELOADS.add([setting, UNFIT], 0);
-    }
-    loop {
-        clock.sleep_until(clock.now() + RELOAD_INTERVAL).await;
-        let check = move || {
-            let news: Vec<_> = reloads.iter_mut().filter_map(Reload::check).collect();
-            (reloads, news)
-        };
-        let Ok((checked, news)) = tokio::task::spawn_blocking(check).await else {
-            tracing::error!("files that change are not read again: looking for changes panicked");
-            return;
-        };
-        reloads = checked;
-        for Reloaded { path, outcome } in news {
-            RELOADS.add([&path, if outcome.is_ok() { TAKEN } else { UNFIT }], 1);
-            match outcome {
-                Ok(()) => tracing::info!(path, "files have changed and are in use"),
-                Err(problem) => {
-                    tracing::warn!(
-                        path,
-                        problem,
-                        "files have changed and are unfit; the old ones stay in use"
-                    );
-                }
-            }
-        }
-    }
 }
 
 async fn bind(setting: &str, address: SocketAddr) -> io::Result<TcpListener> {

@@ -1,15 +1,17 @@
-//! Certificates: PEM files are read whole or refused, and until when a certificate is good. A leaf: it
+//! Certificates: PEM files are read whole or refused, and when a certificate is good. A leaf: it
 //! knows no other part, and every part may use it.
 
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
+use x509_cert::time::Time;
 
 const BEGIN: &str = "-----BEGIN ";
 const DASHES: &str = "-----";
@@ -137,9 +139,35 @@ fn check_between(text: &str, number: usize) -> Result<(), String> {
 /// The last moment at which a certificate, in DER, is good; `None` where it cannot be read.
 #[must_use]
 pub fn not_after(der: &[u8]) -> Option<SystemTime> {
+    validity(der).map(|(_, end)| end)
+}
+
+/// The first and the last moment at which a certificate is good.
+fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let certificate = Certificate::from_der(der).ok()?;
-    let since_1970 = certificate.tbs_certificate().validity().not_after.to_unix_duration();
-    SystemTime::UNIX_EPOCH.checked_add(since_1970)
+    let validity = certificate.tbs_certificate().validity();
+    let time = |time: Time| SystemTime::UNIX_EPOCH.checked_add(time.to_unix_duration());
+    Some((time(validity.not_before)?, time(validity.not_after)?))
+}
+
+/// Why nobody trusts a certificate now, to be told after its file; `None` where it is good, or cannot be
+/// read.
+#[must_use]
+pub fn untimely(der: &[u8], now: SystemTime) -> Option<String> {
+    let (begin, end) = validity(der)?;
+    let shown = |time| Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default();
+    if now > end {
+        let end = shown(end);
+        Some(format!("holds a certificate that has expired ({end}), which nobody trusts: renew it"))
+    } else if now < begin {
+        let begin = shown(begin);
+        Some(format!(
+            "holds a certificate that is not valid yet ({begin}), which nobody trusts: check this \
+             machine's clock, or put another one in its place"
+        ))
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

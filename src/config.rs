@@ -18,7 +18,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::certificate::Pem;
 
-pub use reload::{Reload, Reloaded, Take};
+pub use reload::{Look, Reload, Take};
 pub use secret::{RotatingSecret, Secret, read_secret};
 pub use section::{PEM_LIMIT, Problem, Problems, Section, is_name, read_file, read_pem};
 pub use value::{Ratio, Value};

@@ -3,6 +3,7 @@
 
 mod otlp;
 mod queue;
+mod text;
 
 use std::io;
 use std::panic::PanicHookInfo;
@@ -11,7 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use tracing::{Dispatch, Level, Metadata};
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -19,7 +21,7 @@ use tracing_subscriber::{Registry, registry};
 
 use self::otlp::Sending;
 use self::queue::Queue;
-pub(crate) use self::queue::is_harmful;
+pub(crate) use self::text::is_harmful;
 use crate::config::{LogFormat, Telemetry};
 
 /// How long the end waits for lines that nobody reads.
@@ -51,7 +53,7 @@ impl Drop for Outgoing {
 /// # Errors
 /// Where no thread can be started, or the system has no roots to check a collector's certificate by.
 pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
-    let queue = Arc::new(Queue::default());
+    let queue = Arc::new(Queue::new(telemetry.log_format));
     let layer = layer(telemetry, Arc::clone(&queue));
     if registry().with(layer).try_init().is_ok() {
         std::panic::set_hook(Box::new(log_panic));
@@ -80,7 +82,7 @@ fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send 
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = telemetry.log_level.clone().and(filter_fn(is_fit));
+    let filter = levels(&telemetry.log_level).and(filter_fn(is_fit));
     // A line that cannot be written must not go to standard error another way.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     match telemetry.log_format {
@@ -91,16 +93,26 @@ where
             .with_span_list(false)
             .with_filter(filter)
             .boxed(),
-        LogFormat::Text => layer.with_filter(filter).boxed(),
+        LogFormat::Text => {
+            layer.fmt_fields(debug_fn(text::write_field)).with_filter(filter).boxed()
+        }
     }
 }
 
-/// Libraries may write what they send and receive below this level; we never do. HTTP/2's warns of
-/// what a peer does wrong, once for each connection: strangers could fill the log with it.
+/// What is logged from which level on. A level without a target is ours: what goes wrong with a peer is
+/// a warning to a library, and strangers could fill the log with it. Libraries tell their own errors,
+/// and more where they are named.
+fn levels(set: &Targets) -> Targets {
+    let ours = set.default_level().unwrap_or(LevelFilter::OFF);
+    Targets::new()
+        .with_default(ours.min(LevelFilter::ERROR))
+        .with_target(env!("CARGO_CRATE_NAME"), ours)
+        .with_targets(set.iter().map(|(target, level)| (target.to_owned(), level)))
+}
+
+/// Libraries may write what they send and receive below this level, whoever names them; we never do.
 fn is_fit(metadata: &Metadata<'_>) -> bool {
-    let (target, level) = (metadata.target(), *metadata.level());
-    let least = if target.starts_with("h2::") { Level::ERROR } else { Level::INFO };
-    target.starts_with(env!("CARGO_CRATE_NAME")) || level <= least
+    metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::INFO
 }
 
 /// A panic's own words may hold what was being worked on: only its place is logged.
@@ -113,33 +125,63 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 mod tests {
     use std::io::{Read as _, Seek as _};
 
-    use tracing_subscriber::filter::{LevelFilter, Targets};
-
     use super::*;
 
-    #[test]
-    fn libraries_tell_less_than_we_do() {
+    /// What is logged of some events, in that format.
+    fn logged(level: &str, log_format: LogFormat) -> String {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let log_level = Targets::new().with_default(LevelFilter::TRACE);
-        let layer = layer(&Telemetry { log_level, ..Telemetry::default() }, Arc::clone(&file));
+        let log_level = level.parse().unwrap();
+        let layer = layer(&Telemetry { log_level, log_format, traces: None }, Arc::clone(&file));
         tracing::subscriber::with_default(registry().with(layer), || {
-            tracing::trace!("ours");
-            tracing::info!(target: "redis::client", "a library's");
-            tracing::error!(target: "h2::proto", "a connection's end");
-            tracing::warn!(target: "h2::proto", "a peer's reset");
-            tracing::debug!(target: "reqwest::connect", "what is sent");
+            tracing::trace!("ours, in detail");
+            tracing::warn!("ours");
+            tracing::error!(target: "rustls::conn", "an end");
+            tracing::warn!(target: "rustls::conn", "a stranger's word");
+            tracing::error!(target: "h2::proto", "another end");
+            tracing::info!(target: "h2::proto", "a peer's reset");
+            tracing::debug!(target: "h2::proto", "what is sent");
         });
         let mut text = String::new();
         (&*file).rewind().unwrap();
         (&*file).read_to_string(&mut text).unwrap();
-        for (words, shown) in [
-            ("ours", true),
-            ("a library's", true),
-            ("a connection's end", true),
-            ("a peer's reset", false),
-            ("what is sent", false),
+        text
+    }
+
+    #[test]
+    fn a_bare_level_is_ours_and_libraries_tell_errors_unless_they_are_named() {
+        const EVENTS: [&str; 7] = [
+            "ours, in detail",
+            "ours",
+            "an end",
+            "a stranger's word",
+            "another end",
+            "a peer's reset",
+            "what is sent",
+        ];
+        for (level, shown) in [
+            ("off", [0, 0, 0, 0, 0, 0, 0]),
+            ("error", [0, 0, 1, 0, 1, 0, 0]),
+            ("info", [0, 1, 1, 0, 1, 0, 0]),
+            ("trace", [1, 1, 1, 0, 1, 0, 0]),
+            ("info,h2=off", [0, 1, 1, 0, 0, 0, 0]),
+            ("info,h2=info", [0, 1, 1, 0, 1, 1, 0]),
+            // Below that a library may write what it sends.
+            ("info,h2=trace", [0, 1, 1, 0, 1, 1, 0]),
+            ("error,order_query=trace", [1, 1, 1, 0, 1, 0, 0]),
+            ("trace,order_query=off", [0, 0, 1, 0, 1, 0, 0]),
+            ("h2=warn", [0, 0, 0, 0, 1, 0, 0]),
         ] {
-            assert_eq!(text.contains(words), shown, "{words}: {text}");
+            for format in [LogFormat::Json, LogFormat::Text] {
+                let text = logged(level, format);
+                let told = EVENTS.map(|event| u8::from(is_told(&text, event)));
+                assert_eq!(told, shown, "{level}: {text}");
+            }
         }
+    }
+
+    /// Whether the message of a line is that, in either format.
+    fn is_told(log: &str, message: &str) -> bool {
+        let json = format!("\"message\":\"{message}\"");
+        log.lines().any(|line| line.contains(&json) || line.ends_with(&format!(": {message}")))
     }
 }

@@ -18,18 +18,27 @@ pub struct Reload {
     files: Vec<PathBuf>,
     limit: u64,
     hashes: RandomState,
-    /// The hash of what was read last, fit or not: the contents may be secrets, and are not kept.
-    last: Result<u64, String>,
+    /// What was found last that stood for a while, fit or not.
+    last: Found,
+    /// What was found in its place, and may not be whole yet.
+    seen: Option<Found>,
     take: Take,
 }
 
-/// What became of files that changed.
+/// The hash of what is in the files, or why they cannot be read: the contents may be secrets, and are
+/// not kept.
+type Found = Result<u64, String>;
+
+/// What a look at the files tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reloaded {
-    /// The setting's place: `server.tls`.
-    pub path: String,
-    /// What is wrong with the new contents; the old ones are used on.
-    pub outcome: Result<(), String>,
+pub enum Look {
+    /// Nothing is new.
+    Same,
+    /// The files are not what they were a moment ago: whoever writes them may be in the middle of it.
+    Changing,
+    /// They have changed, and are what they were at the last look. Of new contents that are unfit it
+    /// is told what is wrong; the old ones are used on.
+    Changed(Result<(), String>),
 }
 
 impl Reload {
@@ -43,7 +52,7 @@ impl Reload {
     ) -> Self {
         let hashes = RandomState::new();
         let last = Ok(hashes.hash_one(contents));
-        Self { path, files, limit, hashes, last, take }
+        Self { path, files, limit, hashes, last, seen: None, take }
     }
 
     /// The setting's place: `server.tls`.
@@ -52,18 +61,23 @@ impl Reload {
         &self.path
     }
 
-    /// Reads the files, and hands them over where they differ from what was read last. Contents
-    /// are compared, not times: Kubernetes swaps a link to a folder.
-    pub fn check(&mut self) -> Option<Reloaded> {
+    /// Reads the files, and hands them over where they differ from what is known and two looks, one
+    /// after the other, find the same. Contents are compared, not times: Kubernetes swaps a link to a
+    /// folder.
+    pub fn check(&mut self) -> Look {
         let texts: Result<Vec<String>, String> =
             self.files.iter().map(|file| read_again(file, self.limit)).collect();
         let now = texts.as_ref().map(|texts| self.hashes.hash_one(texts)).map_err(Clone::clone);
+        let before = self.seen.take();
         if now == self.last {
-            return None;
+            return Look::Same;
+        }
+        if before.as_ref() != Some(&now) {
+            self.seen = Some(now);
+            return Look::Changing;
         }
         self.last = now;
-        let outcome = texts.and_then(|texts| (self.take)(&texts));
-        Some(Reloaded { path: self.path.clone(), outcome })
+        Look::Changed(texts.and_then(|texts| (self.take)(&texts)))
     }
 }
 

@@ -243,6 +243,12 @@ impl Accounts {
         self.0.is_empty()
     }
 
+    /// How many calls to vendors may be under way at one time.
+    #[must_use]
+    pub fn max_concurrency(&self) -> u64 {
+        self.0.iter().map(|account| account.calls.most() as u64).sum()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.0.iter()
     }

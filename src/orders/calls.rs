@@ -46,6 +46,11 @@ impl Calls {
         }
     }
 
+    /// How many may be under way at one time.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }

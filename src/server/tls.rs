@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
@@ -19,7 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
-use crate::certificate::{Pem, not_after};
+use crate::certificate::{Pem, not_after, untimely};
+use crate::clock::Clock;
 use crate::config::{PEM_LIMIT, Section, read_file};
 use crate::metrics::TLS_EXPIRY_SECONDS;
 
@@ -67,9 +68,9 @@ impl Part {
 
 impl Tls {
     /// Reads `[server.tls]`, and again whenever its files change. `None` where something is wrong,
-    /// which is noted.
+    /// which is noted. A certificate that is not valid now may be by the time that it is shown.
     #[must_use]
-    pub fn read(mut section: Section) -> Option<Self> {
+    pub fn read(mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
         let mut part = |key, pem, required| {
             let path: Option<String> =
                 if required { section.require(key) } else { section.take(key) };
@@ -94,16 +95,24 @@ impl Tls {
         let read = read.into_iter().collect::<Option<Vec<_>>>().filter(|_| complete)?;
         let (pems, contents): (Vec<String>, Vec<String>) = read.into_iter().unzip();
         let config = server_config(&pems).map_err(|(key, text)| place.problem(key, text)).ok()?;
+        if let Some(text) = untimely_in(&pems, clock.wall()) {
+            place.warn(CERT_FILE, text);
+        }
         let (current, handshakes) = watch::channel(Arc::new(config));
         let files = parts.iter().map(|part| part.file.clone()).collect();
+        let (clock, path) = (Arc::clone(clock), format!("{}.{CERT_FILE}", place.path()));
         let take = move |contents: &[String]| {
             let told = |(key, text): Wrong| format!("{key}: {text}");
             let pems = parts
                 .iter()
                 .zip(contents)
                 .map(|(part, content)| part.read(content).map_err(|text| told((part.key, text))));
-            let config = server_config(&pems.collect::<Result<Vec<_>, _>>()?).map_err(told)?;
+            let pems = pems.collect::<Result<Vec<_>, _>>()?;
+            let config = server_config(&pems).map_err(told)?;
             current.send_replace(Arc::new(config));
+            if let Some(text) = untimely_in(&pems, clock.wall()) {
+                tracing::warn!(path, "{path}: {text}");
+            }
             Ok(())
         };
         place.watch("", files, PEM_LIMIT, &contents, Box::new(take));
@@ -205,6 +214,12 @@ fn server_config(pems: &[String]) -> Result<ServerConfig, Wrong> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
     }
     Ok(config)
+}
+
+/// Why nobody trusts the server's certificate now, or one of those between it and its authority.
+fn untimely_in(pems: &[String], now: SystemTime) -> Option<String> {
+    let chain = certificates(pems.first()?).ok()?;
+    chain.iter().find_map(|certificate| untimely(certificate, now))
 }
 
 /// The certificates of a PEM text that has been read whole.

@@ -12,6 +12,7 @@
 //! While the server cannot be reached everything fails but [`Store::glance`]; it is tried again
 //! by itself. A cluster does not do: a call's windows live on one server.
 
+mod eviction;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod link;

@@ -4,20 +4,22 @@
 //! ones are lost and counted, and nobody who writes one is held up. So are those that cannot be written,
 //! where the reader has left or the disk is full.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::text::harmless;
+use crate::config::LogFormat;
 use crate::metrics::LOG_LINES_LOST;
 
 /// The most that may wait, in bytes: some thousand lines.
 const LIMIT: usize = 1024 * 1024;
 
 /// The lines that wait.
-#[derive(Default)]
 pub(super) struct Queue {
+    /// How they look.
+    format: LogFormat,
     state: Mutex<State>,
     /// There is something to write.
     filled: Condvar,
@@ -34,13 +36,19 @@ struct State {
 }
 
 impl Queue {
+    /// For lines of that format.
+    pub(super) fn new(format: LogFormat) -> Self {
+        let [filled, emptied] = Default::default();
+        Self { format, state: Mutex::default(), filled, emptied }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a line, whole or not at all.
     fn put(&self, line: &[u8]) {
-        let line = harmless(&String::from_utf8_lossy(line));
+        let line = harmless(&String::from_utf8_lossy(line), self.format);
         let mut state = self.lock();
         if state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
@@ -133,32 +141,6 @@ impl Write for &Queue {
     }
 }
 
-/// The line with nothing in it that a terminal obeys, and no end but its own. What is written
-/// instead is an escape in JSON as well, where such a character is always within a text.
-fn harmless(line: &str) -> String {
-    let line = line.strip_suffix('\n').unwrap_or(line);
-    let mut clean = String::with_capacity(line.len() + 1);
-    for c in line.chars() {
-        if is_harmful(c) {
-            // Writing to a text cannot fail.
-            let _ = fmt::Write::write_fmt(&mut clean, format_args!("\\u{:04x}", u32::from(c)));
-        } else {
-            clean.push(c);
-        }
-    }
-    clean.push('\n');
-    clean
-}
-
-/// Control characters, what ends a line for some readers, and what turns the direction of text.
-pub(crate) fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -189,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_bounded_and_the_rest_comes_whole() {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(LogFormat::Text));
         let (let_through, may_read) = channel();
         let (read, was_read) = channel();
         let writer = Arc::clone(&queue);
@@ -246,21 +228,6 @@ mod tests {
             lines.out.1 = 100;
             assert_eq!(lines.write(b"fourth\n"), 0, "{room}");
             assert_eq!(String::from_utf8(written).unwrap(), kept, "{room}");
-        }
-    }
-
-    #[test]
-    fn no_line_holds_what_a_terminal_obeys() {
-        for (line, clean) in [
-            ("plain\n", "plain\n"),
-            ("订单…0042\n", "订单…0042\n"),
-            ("no end", "no end\n"),
-            ("two\nlines\r\n", "two\\u000alines\\u000d\n"),
-            ("\u{1b}[31m\u{7}\u{7f}\u{0}\n", "\\u001b[31m\\u0007\\u007f\\u0000\n"),
-            ("\u{9b}31m\u{85}\u{90}\n", "\\u009b31m\\u0085\\u0090\n"),
-            ("\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}\n", "\\u2028\\u2029\\u202e\\u2066\\u061c\n"),
-        ] {
-            assert_eq!(harmless(line), clean, "{line:?}");
         }
     }
 }

@@ -65,6 +65,14 @@ impl Authority {
         self.issue_as(names, params)
     }
 
+    /// The same, good from the first moment of one year to that of another.
+    pub fn issue_between(&self, names: &[&str], [begin, end]: [i32; 2]) -> Pair {
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(begin, 1, 1);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        self.issue_as(names, params)
+    }
+
     fn issue_as(&self, names: &[&str], mut params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         params.subject_alt_names = names.iter().map(|name| name_of(name)).collect();

@@ -2,6 +2,7 @@
 //! no reader, however slow, that holds the service up.
 
 mod documented;
+mod greetings;
 mod hostile;
 mod stuck;
 

@@ -93,6 +93,47 @@ async fn a_server_that_drops_what_must_be_kept_is_warned_of() {
     }
 }
 
+#[tokio::test]
+async fn a_policy_that_changes_later_is_told_at_each_change() {
+    let server = RedisServer::start();
+    let set = |policy: &str| -> redis::Value {
+        server.say(&["CONFIG", "SET", "maxmemory-policy", policy])
+    };
+    let _: redis::Value = server.say(&["ACL", "SETUSER", "order-query", "+info"]);
+    set("noeviction");
+    let log = Log::start();
+    let store = server.store();
+    until_it_works(&store).await;
+    let said = |part: &str| log.text().lines().filter(|line| line.contains(part)).count();
+    until(|| said("keeps everything") == 1).await;
+    for (policy, level, part, count) in [
+        ("allkeys-lru", "WARN", "may drop spent calls", 1),
+        ("allkeys-lru", "WARN", "may drop spent calls", 1),
+        ("noeviction", "INFO", "keeps everything again", 1),
+        ("volatile-lfu", "WARN", "may drop spent calls", 2),
+    ] {
+        set(policy);
+        pass(Duration::from_mins(1)).await;
+        until(|| said(part) == count).await;
+        let last = log.text().lines().rfind(|line| line.contains(part)).unwrap().to_owned();
+        assert!(last.contains(level), "{last}");
+    }
+    // A server that does not answer is no other policy.
+    let _: u32 = server.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    pass(Duration::from_mins(1)).await;
+    until_it_works(&store).await;
+    pass(Duration::from_mins(1)).await;
+    assert_eq!(said("maxmemory-policy"), 4, "{}", log.text());
+}
+
+/// Moves the time, and lets what waits for it happen.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
 /// Waits for something that happens by itself.
 async fn until(mut happened: impl FnMut() -> bool) {
     let wait = async {

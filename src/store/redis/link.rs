@@ -19,6 +19,7 @@ use ::redis::{
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::eviction;
 use super::refusals::Why;
 use crate::error::Error;
 
@@ -41,8 +42,8 @@ pub(super) struct Link {
     /// do it too, and hide the server's word where that is turned down.
     greeting: Vec<Cmd>,
     state: Mutex<State>,
-    /// Whether the server was looked at: that happens once.
-    looked_at: AtomicBool,
+    /// Whether it is watched what the server does when its memory is full.
+    watched: AtomicBool,
     /// What the log holds of the connection: why there is none, or that there is one.
     reported: Mutex<Option<Result<(), Why>>>,
 }
@@ -118,7 +119,7 @@ impl Link {
             client: client.map_err(|_| refused.to_owned())?,
             greeting,
             state: Mutex::new(state),
-            looked_at: AtomicBool::default(),
+            watched: AtomicBool::default(),
             reported: Mutex::default(),
         })
     }
@@ -217,11 +218,11 @@ impl Link {
         match self.greeted().await {
             Ok(connection) => {
                 let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                *self.state() = State::Up { connection: connection.clone(), number };
+                *self.state() = State::Up { connection, number };
                 drop(ended);
                 self.report(Ok(()));
-                if !self.looked_at.swap(true, Ordering::Relaxed) {
-                    self.look_at(connection).await;
+                if !self.watched.swap(true, Ordering::Relaxed) {
+                    tokio::spawn(eviction::watch(Arc::downgrade(&self)));
                 }
             }
             Err(error) => {
@@ -250,26 +251,23 @@ impl Link {
         Ok(connection)
     }
 
-    /// Says so loudly where the server may drop what must be kept.
-    async fn look_at(&self, mut connection: MultiplexedConnection) {
-        let mut command = cmd("INFO");
-        let asked = connection.send_packed_command(command.arg("memory"));
+    /// Asks beside the calls, on the connection that there is: what becomes of it is nothing to them.
+    ///
+    /// # Errors
+    /// Where there is none, no answer comes, or the server refuses.
+    pub(super) async fn ask_aside(&self, command: &Cmd) -> Result<Value, Failure> {
+        let mut connection = match &*self.state() {
+            State::Up { connection, .. } => connection.clone(),
+            _ => return Err(Failure::Gone(Why::new("not connected"))),
+        };
         let deadline = Instant::now() + CONNECT_LIMIT;
-        let answer = timeout_at(deadline, asked).await.ok().and_then(Result::ok);
-        let info: Option<String> = answer.and_then(|info| ::redis::from_redis_value(info).ok());
-        let policy = info.as_deref().and_then(eviction_policy);
-        match policy {
-            Some("noeviction") => {
-                tracing::debug!("the shared store keeps everything, by its maxmemory-policy");
-            }
-            Some(policy) => tracing::warn!(
-                policy,
-                "the shared store may drop spent calls and final orders when its memory is full, \
-                 and the vendors' limits with them: set its maxmemory-policy to noeviction"
-            ),
-            None => tracing::info!(
-                "the shared store does not tell its maxmemory-policy; it must be noeviction"
-            ),
+        match timeout_at(deadline, connection.send_packed_command(command)).await {
+            Ok(answer) => answer.and_then(Value::extract_error).map_err(|error| {
+                let is_refusal = is_answer(&error);
+                let why = Why::of(&error);
+                if is_refusal { Failure::Refused(why) } else { Failure::Gone(why) }
+            }),
+            Err(_elapsed) => Err(Failure::Gone(Why::new("no answer in time"))),
         }
     }
 
@@ -317,11 +315,6 @@ fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
         greeting.push(command);
     }
     greeting
-}
-
-/// What the server says it does when its memory is full.
-fn eviction_policy(info: &str) -> Option<&str> {
-    info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim)
 }
 
 /// Whether the server itself answered so, and so carried nothing out.

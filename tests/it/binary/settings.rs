@@ -1,8 +1,10 @@
 //! `check` and `serve` before they serve: which configuration is taken, and what is wrong with it.
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStringExt as _;
+use std::process::Command;
 
 use crate::child::{Child, Ended, LISTEN, Serving, command, run, write};
 
@@ -216,4 +218,51 @@ fn secrets_come_from_the_environment() {
             }
         }
     }
+}
+
+/// The binary under limits of its shell's.
+fn limited(command: &mut Command, limits: &str) {
+    let whole = format!("{limits}; exec \"$0\" \"$@\"");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &whole]).arg(command.get_program()).args(command.get_args());
+    shell.env_remove("ORDER_QUERY_CONFIG").env_remove("ORDER_QUERY_LOG");
+    *command = shell;
+}
+
+#[test]
+fn descriptors_are_raised_to_what_can_be_had_and_warned_of_where_that_is_too_few() {
+    let with = |connections: u32, concurrency: u32| {
+        format!("server.max_connections = {connections}\n{HAOKA}max_concurrency = {concurrency}\n")
+    };
+    // 100 for probes, 64 for all else, and what is open at the start.
+    for (limits, config, warned) in [
+        ("ulimit -n 600", with(1024, 64), Some("needs 1252 file descriptors")),
+        ("ulimit -n 600", with(350, 64), None),
+        ("ulimit -n 600", with(350, 300), Some("needs 814 file descriptors")),
+        ("ulimit -n 600; ulimit -Sn 200", with(350, 64), None),
+    ] {
+        let told = "server.max_connections: needs";
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(&directory, &config);
+        let mut check = command(["check", "--config", &path]);
+        limited(&mut check, limits);
+        let checked = Child::start(check).end();
+        assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{config}");
+        assert_eq!(checked.out.contains(&format!("warning: {told}")), warned.is_some(), "{config}");
+        assert!(checked.out.contains(warned.unwrap_or_default()), "{}", checked.out);
+
+        let server = Serving::start_with(&config, |command| limited(command, limits));
+        let status = fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let soft: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(soft, ["600", "600"], "{line}");
+        let log = server.stop().err;
+        assert_eq!(log.contains(told), warned.is_some(), "{log}");
+    }
+    // Of another machine nothing is known.
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(&directory, &with(1024, 64));
+    let mut check = command(["check", "--config", &path, "--root", "/"]);
+    limited(&mut check, "ulimit -n 600");
+    assert!(!Child::start(check).end().out.contains("warning"));
 }

@@ -10,7 +10,7 @@ use super::{DINGSHANG, HAOKA, WECHAT, problems_in, read_in};
 use crate::child::PATIENCE;
 use crate::played::{Played, answer};
 use crate::support::Server;
-use order_query::config::Section;
+use order_query::config::{Look, Section};
 use order_query::pb::Provider;
 
 /// Which account the vendor sees tells which text the secret is: `user_id` cannot, the signature
@@ -171,11 +171,11 @@ fn a_pipe_that_takes_a_files_place_is_unfit_and_is_not_waited_for() {
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
-        let checks = [reload.check(), reload.check()];
+        let checks = [reload.check(), reload.check(), reload.check()];
         tell.send(checks).unwrap();
     });
-    let [first, second] = told.recv_timeout(PATIENCE).expect("the pipe is waited for");
-    let problem = first.unwrap().outcome.unwrap_err();
+    let [first, second, third] = told.recv_timeout(PATIENCE).expect("the pipe is waited for");
+    let Look::Changed(Err(problem)) = second else { panic!("{second:?}") };
     assert!(problem.ends_with("secret is not a regular file"), "{problem}");
-    assert_eq!(second, None, "it is told once");
+    assert_eq!([first, third], [Look::Changing, Look::Same], "it is told once");
 }

@@ -3,9 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+
+use order_query::clock::{Clock, ManualClock};
+use order_query::config::{Look, Section};
+use order_query::server::Tls;
 
 use super::{HAOKA, problems_in};
-use crate::authority::Authority;
+use crate::authority::{self, Authority};
+use crate::child::{Serving, run, write};
+use crate::store_redis_words::Log;
 
 const PEM: &str = "holds no certificate in PEM";
 
@@ -123,4 +130,72 @@ fn tls_must_be_a_table() {
     let problems = problems_in(directory.path(), &config);
     assert_eq!(problems[0].path, "server.tls");
     assert_eq!(problems[0].text, "must be a table");
+}
+
+/// It may be valid by the time that callers see it, or they may not look: it is no reason not to start.
+#[test]
+fn a_certificate_that_is_not_valid_now_is_warned_of_at_the_start_and_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (good, expired, early) = ([2025, 2035], [2020, 2025], [2035, 2045]);
+    let has_expired = "holds a certificate that has expired (2025-01-01T00:00:00Z)";
+    let is_early = "holds a certificate that is not valid yet (2035-01-01T00:00:00Z)";
+    let write = |[first, second]: [[i32; 2]; 2]| {
+        let mut pair = authority.issue_between(&["localhost"], first);
+        pair.certificate += &authority.issue_between(&["between"], second).certificate;
+        pair.write(directory.path());
+    };
+    let year = "2030-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(year.into()));
+    for (chain, told) in [
+        ([good, good], None),
+        ([expired, good], Some(has_expired)),
+        ([good, expired], Some(has_expired)),
+        ([early, good], Some(is_early)),
+        ([good, early], Some(is_early)),
+    ] {
+        let read = || {
+            let text = "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"";
+            let section = Section::parse(text, directory.path()).unwrap();
+            let place = section.place();
+            assert!(Tls::read(section, &clock).is_some(), "{:?}", place.problems());
+            place
+        };
+        write(chain);
+        let warnings = read().warnings();
+        let warned = warnings.first().map(|warning| (warning.path.as_str(), warning.text.as_str()));
+        assert_eq!(
+            (warnings.len(), warned.is_some()),
+            (usize::from(told.is_some()), told.is_some())
+        );
+        let is_told = |(path, text): (&str, &str)| {
+            path == "cert_file" && told.is_some_and(|told| text.starts_with(told))
+        };
+        assert!(warned.is_none_or(is_told), "{warned:?}");
+
+        write([good, good]);
+        let place = read();
+        write(chain);
+        let log = Log::start();
+        let mut reload = place.reloads().remove(0);
+        let looks = [reload.check(), reload.check()];
+        assert_eq!(looks, [Look::Changing, Look::Changed(Ok(()))]);
+        assert_eq!(log.text().contains("WARN"), told.is_some(), "{}", log.text());
+        assert!(log.text().contains(told.unwrap_or_default()), "{}", log.text());
+    }
+}
+
+#[test]
+fn check_and_serve_tell_of_an_expired_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    Authority::new().issue_between(&["localhost"], [2020, 2021]).write(directory.path());
+    let config = format!("{HAOKA}{}", authority::settings(directory.path(), None));
+    let told = "server.tls.cert_file: holds a certificate that has expired (2021-01-01T00:00:00Z)";
+    let folder = tempfile::tempdir().unwrap();
+    let checked = run(["check", "--config", &write(&folder, &config)]);
+    assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""));
+    assert!(checked.out.starts_with(&format!("warning: {told}")), "{}", checked.out);
+    let log = Serving::start(&config).stop().err;
+    let line = log.lines().find(|line| line.contains(told)).expect(&log);
+    assert!(line.contains("\"level\":\"WARN\""), "{line}");
 }

@@ -19,8 +19,9 @@ fn is_hostile(c: char) -> bool {
 /// Each text that a stranger writes and that may come near a log, with all of that in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_strangers_text_forges_or_hides_a_line() {
+    let verbose = format!("{HOSTILE}{}", "x".repeat(300));
     let said = json!({
-        "code": HOSTILE, "message": HOSTILE, "errcode": HOSTILE, "errmsg": HOSTILE,
+        "code": verbose, "message": verbose, "errcode": verbose, "errmsg": verbose,
         "data": { "orderNo": HOSTILE, "orderStatus": HOSTILE, "cardStatus": HOSTILE },
     });
     let fine = json!({
@@ -42,6 +43,7 @@ async fn no_strangers_text_forges_or_hides_a_line() {
         assert_eq!(lines.iter().filter(|line| line.contains("GetOrder")).count(), calls, "{log}");
         for line in lines {
             assert!(!line.contains(is_hostile), "{line:?}");
+            assert!(!line.contains(&"x".repeat(200)), "{line:?}");
             let is_json = serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object());
             let is_text = line.starts_with("20") && line.contains(" order_query::");
             assert!(if format == "json" { is_json } else { is_text }, "{line:?}");

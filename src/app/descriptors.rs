@@ -1,0 +1,46 @@
+//! The file descriptors that the limits need, and those that the process may have. Used by `app` only.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::ADMIN_CONNECTIONS;
+use crate::config::Config;
+use crate::orders::Accounts;
+
+/// What is open besides the connections that have a limit: listeners, the runtime's own, the store's
+/// files or connections, the collector's connection, and files that are read for a moment.
+const OTHERS: u64 = 64;
+
+/// Lets the process have as many as it may get by itself.
+pub(super) fn raise() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of file descriptors cannot be raised");
+        }
+    }
+}
+
+/// What is wrong where the process may get fewer than the limits need.
+pub(super) fn shortage(config: &Config, accounts: &Accounts) -> Option<String> {
+    let most = getrlimit(Resource::Nofile).maximum?;
+    let left = most.saturating_sub(open());
+    let needed = u64::from(config.server.max_connections)
+        + u64::from(ADMIN_CONNECTIONS)
+        + accounts.max_concurrency()
+        + OTHERS;
+    (left < needed).then(|| {
+        format!(
+            "needs {needed} file descriptors, with {ADMIN_CONNECTIONS} for probes and those for calls to \
+             vendors, and {left} can be had: raise the hard limit (ulimit -Hn), or lower it"
+        )
+    })
+}
+
+/// How many are open already, where the system tells it.
+fn open() -> u64 {
+    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    u64::try_from(open).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,150 @@
+//! Looks again and again for files that changed. Used by `app` only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::{Look, Reload};
+use crate::metrics::RELOADS;
+
+/// How often files that may change are read.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a change must stand before it is used: whoever writes a file may be in the middle of it.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// What becomes of files that have changed, in metrics.
+const TAKEN: &str = "taken";
+const UNFIT: &str = "unfit";
+
+/// Runs without end.
+pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
+    for setting in reloads.iter().map(Reload::path) {
+        RELOADS.add([setting, TAKEN], 0);
+        RELOADS.add([setting, UNFIT], 0);
+    }
+    let mut wait = INTERVAL;
+    loop {
+        clock.sleep_until(clock.now() + wait).await;
+        let check = move || {
+            let looks: Vec<_> = reloads.iter_mut().map(Reload::check).collect();
+            (reloads, looks)
+        };
+        let Ok((checked, looks)) = tokio::task::spawn_blocking(check).await else {
+            tracing::error!("files that change are not read again: looking for changes panicked");
+            return;
+        };
+        reloads = checked;
+        wait = if looks.contains(&Look::Changing) { SECOND_LOOK } else { INTERVAL };
+        for (reload, look) in reloads.iter().zip(looks) {
+            let Look::Changed(outcome) = look else { continue };
+            let path = reload.path();
+            RELOADS.add([path, if outcome.is_ok() { TAKEN } else { UNFIT }], 1);
+            match outcome {
+                Ok(()) => tracing::info!(path, "files have changed and are in use"),
+                Err(problem) => tracing::warn!(
+                    path,
+                    problem,
+                    "files have changed and are unfit; the old ones stay in use"
+                ),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::Section;
+
+    /// A secret in a file, and what was used of it so far.
+    struct Field {
+        folder: tempfile::TempDir,
+        used: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Field {
+        /// Looks at the file from now on.
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let used = Arc::default();
+            let field = Self { folder, used };
+            field.write("first-token");
+            let mut section =
+                Section::parse("token.file = \"token\"", field.folder.path()).unwrap();
+            let used = Arc::clone(&field.used);
+            let take = move |token: crate::config::Secret| {
+                used.lock().unwrap().push(token.expose().to_owned());
+                Ok(())
+            };
+            section.secret_into("token", take).unwrap();
+            tokio::spawn(watch(section.reloads(), Arc::new(SystemClock)));
+            field
+        }
+
+        fn file(&self) -> PathBuf {
+            self.folder.path().join("token")
+        }
+
+        fn write(&self, text: &str) {
+            fs::write(self.file(), text).unwrap();
+        }
+
+        fn assert_used(&self, expected: &[&str]) {
+            assert_eq!(*self.used.lock().unwrap(), expected);
+        }
+    }
+
+    async fn pass(millis: u64) {
+        sleep(Duration::from_millis(millis)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_used_a_second_after_it_was_seen() {
+        let field = Field::start();
+        pass(4900).await;
+        field.write("second-token");
+        pass(1000).await;
+        field.assert_used(&["first-token"]);
+        pass(200).await;
+        field.assert_used(&["first-token", "second-token"]);
+        // And then it is looked at as rarely as before.
+        field.write("third-token");
+        pass(5800).await;
+        field.assert_used(&["first-token", "second-token"]);
+        pass(200).await;
+        field.assert_used(&["first-token", "second-token", "third-token"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_not_used_while_it_is_written() {
+        let field = Field::start();
+        pass(4950).await;
+        for written in ["", "se", "second", "second-to", "second-token"] {
+            field.write(written);
+            field.assert_used(&["first-token"]);
+            pass(1000).await;
+        }
+        field.assert_used(&["first-token"]);
+        pass(100).await;
+        field.assert_used(&["first-token", "second-token"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_gone_for_a_moment_has_not_changed() {
+        let field = Field::start();
+        pass(4950).await;
+        fs::remove_file(field.file()).unwrap();
+        pass(100).await;
+        field.write("first-token");
+        pass(60_000).await;
+        field.assert_used(&["first-token"]);
+    }
+}

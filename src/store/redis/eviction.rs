@@ -1,0 +1,69 @@
+//! Whether the server drops what must be kept when its memory is full: looked at again and again, and
+//! said at each change. Used by the link.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use ::redis::{Value, cmd};
+
+use super::link::{Failure, Link};
+
+/// How often the server is asked: its settings change by hand.
+const INTERVAL: Duration = Duration::from_mins(1);
+
+/// The policy that drops nothing.
+const KEEPS_ALL: &str = "noeviction";
+
+/// Watches for as long as the link is used, or until the server refuses to tell.
+pub(super) async fn watch(link: Weak<Link>) {
+    let mut command = cmd("INFO");
+    command.arg("memory");
+    let mut known: Option<String> = None;
+    while let Some(in_use) = link.upgrade() {
+        let answer = in_use.ask_aside(&command).await;
+        drop(in_use);
+        let is_refused = matches!(answer, Err(Failure::Refused(_)));
+        if let Some(policy) = told(answer)
+            && known.as_ref() != Some(&policy)
+        {
+            say(&policy, known.is_some());
+            known = Some(policy);
+        }
+        if is_refused {
+            // Redis would keep a record of each further try.
+            return;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// The policy that the answer tells, an empty one where it tells none; `None` where no answer came.
+fn told(answer: Result<Value, Failure>) -> Option<String> {
+    let info: String = match answer {
+        Ok(info) => ::redis::from_redis_value(info).unwrap_or_default(),
+        Err(Failure::Refused(_)) => String::new(),
+        Err(_) => return None,
+    };
+    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+    Some(policy.unwrap_or_default().trim().to_owned())
+}
+
+/// Says what the policy is; `changed` where another one was known.
+fn say(policy: &str, changed: bool) {
+    match policy {
+        "" => tracing::info!(
+            "the shared store does not tell its maxmemory-policy; it must be noeviction"
+        ),
+        KEEPS_ALL if changed => {
+            tracing::info!("the shared store keeps everything again, by its maxmemory-policy");
+        }
+        KEEPS_ALL => {
+            tracing::debug!("the shared store keeps everything, by its maxmemory-policy");
+        }
+        _ => tracing::warn!(
+            policy,
+            "the shared store may drop spent calls and final orders when its memory is full, \
+             and the vendors' limits with them: set its maxmemory-policy to noeviction"
+        ),
+    }
+}

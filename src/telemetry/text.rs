@@ -1,0 +1,170 @@
+//! The texts of log lines: they hold nothing that a terminal obeys, and none is longer than 200
+//! characters, because strangers write some of them. Used by `telemetry`; everyone may ask what is
+//! harmful.
+
+use std::fmt::{self, Write as _};
+
+use tracing::field::Field;
+use tracing_subscriber::fmt::format::Writer;
+
+use crate::config::LogFormat;
+
+/// The longest text of a line, in characters. Our own are shorter.
+const LONGEST: usize = 200;
+
+/// What stands for the rest of a text that is longer.
+const CUT: char = '…';
+
+/// The line with nothing in it that a terminal obeys, and no end but its own. What is written
+/// instead is an escape in JSON as well, where such a character is always within a text. JSON tells
+/// where a text ends, so it is cut here; [`write_field`] cuts the others.
+pub(super) fn harmless(line: &str, format: LogFormat) -> String {
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    let mut clean = String::with_capacity(line.len() + 1);
+    let mut texts = Texts::default();
+    for c in line.chars() {
+        let kept = if format == LogFormat::Json { texts.keep(c) } else { Some(c) };
+        match kept {
+            Some(c) if is_harmful(c) => {
+                // Writing to a text cannot fail.
+                let _ = write!(clean, "\\u{:04x}", u32::from(c));
+            }
+            kept => clean.extend(kept),
+        }
+    }
+    clean.push('\n');
+    clean
+}
+
+/// Where in a line of JSON a character stands.
+#[derive(Default)]
+struct Texts {
+    within: bool,
+    /// How many characters of the text there were, an escape being one.
+    length: usize,
+    /// How many characters belong to an escape that has begun.
+    escape: u8,
+}
+
+impl Texts {
+    /// What becomes of the next character.
+    fn keep(&mut self, c: char) -> Option<char> {
+        let begins = self.escape == 0;
+        match c {
+            'u' if !begins => self.escape = 4,
+            _ if !begins => self.escape -= 1,
+            '"' => (self.within, self.length) = (!self.within, 0),
+            _ if self.within => {
+                self.length += 1;
+                self.escape = u8::from(c == '\\');
+            }
+            _ => {}
+        }
+        match self.length {
+            ..=LONGEST => Some(c),
+            length => (begins && length == LONGEST + 1).then_some(CUT),
+        }
+    }
+}
+
+/// Writes a field of a line that is for people: the message as it is, all others after their names.
+pub(super) fn write_field(
+    writer: &mut Writer<'_>,
+    field: &Field,
+    value: &dyn fmt::Debug,
+) -> fmt::Result {
+    match field.name() {
+        "message" => {}
+        // Where in a library's source that stands which writes to the log in another way.
+        name if name.starts_with("log.") => return Ok(()),
+        name => write!(writer, " {name}=")?,
+    }
+    // It fails where the text was cut, and the line goes on all the same.
+    let _ = write!(Short { writer, left: LONGEST }, "{value:?}");
+    Ok(())
+}
+
+/// Takes so many characters more, and fails at the first one that is too many.
+struct Short<'a, 'w> {
+    writer: &'a mut Writer<'w>,
+    left: usize,
+}
+
+impl fmt::Write for Short<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let Some((end, _)) = text.char_indices().nth(self.left) else {
+            self.left -= text.chars().count();
+            return self.writer.write_str(text);
+        };
+        self.writer.write_str(&text[..end])?;
+        self.writer.write_char(CUT)?;
+        Err(fmt::Error)
+    }
+}
+
+/// Control characters, what ends a line for some readers, and what turns the direction of text.
+pub(crate) fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn no_line_holds_what_a_terminal_obeys() {
+        for (line, clean) in [
+            ("plain\n", "plain\n"),
+            ("订单…0042\n", "订单…0042\n"),
+            ("no end", "no end\n"),
+            ("two\nlines\r\n", "two\\u000alines\\u000d\n"),
+            ("\u{1b}[31m\u{7}\u{7f}\u{0}\n", "\\u001b[31m\\u0007\\u007f\\u0000\n"),
+            ("\u{9b}31m\u{85}\u{90}\n", "\\u009b31m\\u0085\\u0090\n"),
+            ("\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}\n", "\\u2028\\u2029\\u202e\\u2066\\u061c\n"),
+        ] {
+            for format in [LogFormat::Json, LogFormat::Text] {
+                assert_eq!(harmless(line, format), clean, "{line:?}");
+            }
+        }
+    }
+
+    /// What is left of a text in a line of JSON, between two others.
+    fn kept(text: &str) -> String {
+        let line = serde_json::json!({ "a": "x", "b": text, "c": [1, "y"] });
+        let line: Value =
+            serde_json::from_str(&harmless(&line.to_string(), LogFormat::Json)).unwrap();
+        assert_eq!((&line["a"], &line["c"][1]), (&"x".into(), &"y".into()), "{line}");
+        line["b"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_text_of_json_has_200_characters_and_the_line_stays_whole() {
+        for c in ["x", "号", "\"", "\\", "\n", "\u{1b}", "u", "\u{202e}"] {
+            assert_eq!(kept(&c.repeat(200)), c.repeat(200));
+            assert_eq!(kept(&c.repeat(201)), format!("{}…", c.repeat(200)));
+            let mixed = format!("{}{}", "x".repeat(199), c.repeat(60_000));
+            assert_eq!(kept(&mixed), format!("{}{c}…", "x".repeat(199)));
+        }
+        assert_eq!(kept(""), "");
+    }
+
+    #[test]
+    fn a_field_for_people_has_200_characters() {
+        let written = |text: &str| {
+            let mut line = String::new();
+            let mut short = Short { writer: &mut Writer::new(&mut line), left: LONGEST };
+            let _ = write!(short, "{}", text.get(..5).unwrap_or_default());
+            let _ = write!(short, "{}", text.get(5..).unwrap_or_default());
+            line
+        };
+        assert_eq!(written(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(written(&"x".repeat(201)), format!("{}…", "x".repeat(200)));
+        assert_eq!(written(&"x".repeat(60_000)), format!("{}…", "x".repeat(200)));
+    }
+}

@@ -278,9 +278,9 @@ async fn other_garbage_is_nothing_and_is_written_over() {
 
 #[tokio::test]
 async fn what_is_too_long_is_never_read() {
-    let server = RedisServer::start();
     const FILL: &str = "redis.call('HSET', KEYS[1], ARGV[1], \
                         string.rep(string.rep('x', 100000), ARGV[2]))";
+    let server = RedisServer::start();
     for (key, field, size, rest) in [
         ("order", "state", "1000", &["observed", "x", "terminal", "1", "sum", "x"][..]),
         ("order", "sum", "20", &["observed", "x", "terminal", "1", "state", "x"]),
@@ -311,7 +311,7 @@ async fn what_is_too_long_is_never_read() {
         }
         let stats: String = server.say(&["INFO", "commandstats"]);
         // The lease that was just made is read where another one wants to release it.
-        let reads = if key.contains("closed") { 0 } else { 1 };
+        let reads = usize::from(!key.contains("closed"));
         assert_eq!(stats.matches("cmdstat_hmget:").count(), reads, "{key}: {stats}");
         assert_eq!(stats.matches("cmdstat_hmget:calls=1,").count(), reads, "{key}: {stats}");
         let _: redis::Value = server.say(&["FLUSHALL"]);

@@ -144,6 +144,7 @@ key_file = "tls/tls.key"
 [admin]
 listen = "127.0.0.1:0"
 [clients.trial]
+max_in_flight = 100
 token = {{ file = "callers/trial" }}
 {accounts}
 [accounts.gone]

@@ -108,7 +108,7 @@ async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
                         log_full(&terms, open);
                     }
                 }
-                if !full || terms.limits.idle.is_some() && connections.end_idlest() {
+                if !full || terms.limits.idle.is_some() && connections.end_most_silent() {
                     connections.open(stream, &terms, &budgets);
                 }
             }
@@ -156,9 +156,9 @@ impl Connections {
 
     /// Ends the connection on which no request has come for longest, whatever is under way: answers that are
     /// not taken must not protect it, and a probe's connection is always young. False where there is none.
-    fn end_idlest(&mut self) -> bool {
-        let idlest = self.open.iter().max_by_key(|(_, (_, activity))| activity.silence());
-        let Some(id) = idlest.map(|(id, _)| *id) else { return false };
+    fn end_most_silent(&mut self) -> bool {
+        let most_silent = self.open.iter().max_by_key(|(_, (_, activity))| activity.silence());
+        let Some(id) = most_silent.map(|(id, _)| *id) else { return false };
         if let Some((task, _)) = self.open.remove(&id) {
             task.abort();
         }

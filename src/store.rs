@@ -107,8 +107,8 @@ pub struct Held {
     pub cache: usize,
     /// Terminal orders that are nowhere else.
     pub terminal: usize,
-    /// Spent calls.
-    pub ledger: usize,
+    /// Calls whose slots are not free again.
+    pub spent_calls: usize,
 }
 
 /// A limit: at most so many calls in any span of time of that length.

@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 impl Orders {
     /// Looks up what is so now: of the store's memory, and of each account's limits, turns and standing.
     pub async fn measure(&self) {
-        let Held { cache, terminal, ledger } = self.0.store.held();
-        for (kind, bytes) in [("cache", cache), ("terminal", terminal), ("calls", ledger)] {
+        let Held { cache, terminal, spent_calls } = self.0.store.held();
+        for (kind, bytes) in [("cache", cache), ("terminal", terminal), ("calls", spent_calls)] {
             #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
             STORE_MEMORY.set([kind], bytes as f64);
         }

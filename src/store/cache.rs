@@ -23,10 +23,10 @@ pub(super) fn encoded(order: &Order) -> Encoded {
 /// Encoded orders by their key.
 pub(super) struct Cache {
     limit: usize,
-    held: Mutex<Held>,
+    entries: Mutex<Entries>,
 }
 
-struct Held {
+struct Entries {
     orders: LruCache<Box<str>, Encoded>,
     bytes: usize,
 }
@@ -34,24 +34,24 @@ struct Held {
 impl Cache {
     /// An empty cache for `limit` bytes, keys and its own needs included.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, held: Mutex::new(Held { orders: LruCache::unbounded(), bytes: 0 }) }
+        Self { limit, entries: Mutex::new(Entries { orders: LruCache::unbounded(), bytes: 0 }) }
     }
 
     /// How many bytes are held.
     pub(super) fn bytes(&self) -> usize {
-        self.held().bytes
+        self.entries().bytes
     }
 
     /// The order of that key, which is the most recently used one from now on.
     pub(super) fn get(&self, key: &str) -> Option<Order> {
-        let order = self.held().orders.get(key).cloned();
+        let order = self.entries().orders.get(key).cloned();
         // Decoded once the lock is free. Only what was encoded here is held.
         order.and_then(|order| Order::decode(&*order).ok())
     }
 
     /// Holds an order in place of any other of its key.
     pub(super) fn put(&self, key: &str, order: Encoded) {
-        self.held().put(key, order, self.limit);
+        self.entries().put(key, order, self.limit);
     }
 
     /// Holds an order where it wins over the one that is held, if there is one. The one that is held
@@ -62,12 +62,12 @@ impl Cache {
         order: Order,
         wins: impl FnOnce(&Order, &Order) -> bool,
     ) -> Order {
-        let mut held = self.held();
-        let known = held.orders.get(key).and_then(|known| Order::decode(&**known).ok());
+        let mut entries = self.entries();
+        let known = entries.orders.get(key).and_then(|known| Order::decode(&**known).ok());
         match known {
             Some(known) if !wins(&order, &known) => known,
             _ => {
-                held.put(key, encoded(&order), self.limit);
+                entries.put(key, encoded(&order), self.limit);
                 order
             }
         }
@@ -75,18 +75,18 @@ impl Cache {
 
     /// Holds no order of that key any more.
     pub(super) fn remove(&self, key: &str) {
-        let mut held = self.held();
-        if let Some((key, order)) = held.orders.pop_entry(key) {
-            held.bytes -= size(&key, &order);
+        let mut entries = self.entries();
+        if let Some((key, order)) = entries.orders.pop_entry(key) {
+            entries.bytes -= size(&key, &order);
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl Entries {
     fn put(&mut self, key: &str, order: Encoded, limit: usize) {
         self.bytes += size(key, &order);
         if let Some((key, before)) = self.orders.push(key.into(), order) {

@@ -274,8 +274,8 @@ impl Store for File {
     }
 
     fn held(&self) -> Held {
-        let (cache, ledger) = (self.shared.recent.bytes(), self.shared.ledger().bytes());
-        Held { cache, terminal: 0, ledger }
+        let (cache, spent_calls) = (self.shared.recent.bytes(), self.shared.ledger().bytes());
+        Held { cache, terminal: 0, spent_calls }
     }
 
     fn is_shared(&self) -> bool {

@@ -126,7 +126,11 @@ impl Store for Memory {
 
     fn held(&self) -> Held {
         let cache = self.open_orders.bytes();
-        self.with(|all, _| Held { cache, terminal: all.terminal_bytes, ledger: all.ledger.bytes() })
+        self.with(|all, _| Held {
+            cache,
+            terminal: all.terminal_bytes,
+            spent_calls: all.ledger.bytes(),
+        })
     }
 
     fn is_shared(&self) -> bool {

@@ -16,7 +16,6 @@ mod eviction;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod link;
-mod recent;
 mod refusals;
 mod scripts;
 
@@ -28,14 +27,13 @@ use async_trait::async_trait;
 use prost::Message as _;
 
 use self::link::{Errand, Failure, Link};
-use self::recent::Recent;
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
 use super::cache::Cache;
 use super::ends::{
     self, Ahead, CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_PERIOD, LONGEST_TOKEN,
 };
-use super::{Call, Held, Known, Memory, Store, Take};
+use super::{Call, Held, Known, Memory, Store, Take, newer};
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::error::Error;
@@ -64,7 +62,9 @@ pub struct Redis {
     server: Runner,
     /// What this replica has sent, by its own clock.
     own: Memory,
-    recent: Recent,
+    /// Orders that this process has kept or recalled lately: they are known without asking the server,
+    /// and while it is gone.
+    recent: Cache,
     garbage_seen: AtomicBool,
     ahead: Ahead,
 }
@@ -82,7 +82,7 @@ impl Redis {
             own: Memory::new(0, Arc::clone(&clock)),
             clock,
             server: Runner { link, time: None, refusals: Refusals::default() },
-            recent: Recent(Cache::new(cache_bytes)),
+            recent: Cache::new(cache_bytes),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
         })
@@ -119,6 +119,15 @@ impl Redis {
         if !self.garbage_seen.swap(true, Ordering::Relaxed) {
             tracing::warn!(what, "the shared store holds what we did not write; taken as nothing");
         }
+    }
+
+    /// Notes what the server has kept. Its word on what is final counts; what it says of other
+    /// orders may be late, or it may have lost what is known here. What is known then.
+    fn learn(&self, order: &str, state: Order) -> Order {
+        let now = self.clock.now();
+        self.recent.update(order, state, |state, known| {
+            newer(state, known, now) || state.terminal && !known.terminal
+        })
     }
 
     /// When it is so many milliseconds later, by our own clock.
@@ -183,7 +192,7 @@ impl Store for Redis {
         let there = self.read(found, bytes.as_deref());
         // What the server has lost is still known here.
         let state = match there {
-            Some(there) => Some(self.recent.learn(order, there, self.clock.now())),
+            Some(there) => Some(self.learn(order, there)),
             None => self.recent.get(order),
         };
         let spent: Vec<_> = spent.into_iter().map(|left| self.later(left)).collect();
@@ -201,12 +210,13 @@ impl Store for Redis {
             .argument(millis(OPEN_ORDER_LIFE))
             .argument(millis(CLOCKS_DIFFER));
         // Before the server is asked: what a vendor said is known, wherever else it can be kept.
-        self.recent.keep(order, state.clone(), self.clock.now());
+        let now = self.clock.now();
+        self.recent.update(order, state.clone(), |state, known| newer(state, known, now));
         let (found, later, ahead): (u8, Option<Vec<u8>>, u64) =
             self.server.run(&scripts::KEEP, input).await?;
         self.ahead.report(REPLICAS, Duration::from_millis(ahead));
         if let Some(later) = self.read(found, later.as_deref()) {
-            self.recent.learn(order, later, self.clock.now());
+            self.learn(order, later);
         }
         Ok(())
     }
@@ -261,7 +271,7 @@ impl Store for Redis {
     }
 
     fn held(&self) -> Held {
-        Held { cache: self.recent.0.bytes(), ..self.own.held() }
+        Held { cache: self.recent.bytes(), ..self.own.held() }
     }
 
     fn is_shared(&self) -> bool {

@@ -12,7 +12,7 @@ use order_query::store::{Held, Memory, Store as _};
 
 use super::{Fixture, call, ended, minute, observed, recalled};
 use crate::child::Serving;
-use crate::metrics::page;
+use crate::metrics::{page, value};
 use crate::played::{Asked, Played, answer};
 use crate::redis_server::RedisServer;
 use crate::support::{CACHE_BYTES, bare_client, peak_memory};
@@ -45,9 +45,9 @@ pub async fn spent_calls_in_memory_are_counted<F: Fixture>() {
     for id in ["1", "2"] {
         store.take(&call(id, &[minute("w", 9)])).await.unwrap();
     }
-    let two = store.held().ledger;
+    let two = store.held().spent_calls;
     store.give_back(&call("1", &[minute("w", 9)])).await.unwrap();
-    assert!(two > 0 && store.held().ledger * 2 == two, "{two}");
+    assert!(two > 0 && store.held().spent_calls * 2 == two, "{two}");
 }
 
 #[tokio::test]
@@ -154,9 +154,7 @@ async fn large_orders_are_bounded_with_every_store() {
         });
         assert_eq!(answered.count().await, ORDERS, "{url}");
         let page = page(&server).await;
-        let held = "order_query_store_memory_bytes{kind=\"cache\"} ";
-        let held = page.lines().find_map(|line| line.strip_prefix(held)).expect(&page);
-        let held: f64 = held.parse().unwrap();
+        let held = value(&page, "order_query_store_memory_bytes{kind=\"cache\"}").expect(&page);
         assert!(held > CACHE / 2.0 && held <= CACHE, "{url}: {held}");
         let peak = peak_memory(server.child.id());
         assert!(peak <= 64 << 20, "{url}: {} MiB", peak >> 20);

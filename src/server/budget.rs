@@ -67,3 +67,36 @@ impl Budgets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the memory of a pod is computed from, and what callers are told.
+    #[test]
+    fn the_documents_name_these_numbers() {
+        let operations = include_str!("../../docs/operations.md");
+        let configuration = include_str!("../../docs/configuration.md");
+        let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+        let bytes = |all, each| format!("| {}, {} a connection |", mib(all), mib(each));
+        for (document, row) in [
+            (operations, format!("their headers | {},{:03} |", ARRIVING / 1000, ARRIVING % 1000)),
+            (
+                operations,
+                format!("their messages {}", bytes(ARRIVING_BYTES, ARRIVING_BYTES_OF_CONNECTION)),
+            ),
+            (operations, format!("not taken {}", bytes(ANSWER_BYTES, ANSWER_BYTES_OF_CONNECTION))),
+            (
+                configuration,
+                format!(
+                    "| health watches | {HEALTH_WATCHES_OF_CONNECTION} a connection, {},{:03} in all |",
+                    HEALTH_WATCHES / 1000,
+                    HEALTH_WATCHES % 1000
+                ),
+            ),
+            (configuration, format!("It may have {STREAMS} calls under way")),
+        ] {
+            assert!(document.contains(&row), "{row}");
+        }
+    }
+}

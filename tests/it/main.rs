@@ -25,6 +25,7 @@ mod joining;
 mod live;
 mod logging;
 mod mappings;
+mod memory;
 mod metrics;
 mod mounted;
 mod pem;

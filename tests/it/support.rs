@@ -93,8 +93,17 @@ pub const CACHE_BYTES: usize = 1 << 20;
 
 /// The most memory that a process has had, in bytes.
 pub fn peak_memory(process: u32) -> u64 {
+    memory_field(process, "VmHWM:")
+}
+
+/// How much memory a process has, in bytes.
+pub fn memory(process: u32) -> u64 {
+    memory_field(process, "VmRSS:")
+}
+
+fn memory_field(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib * 1024
 }

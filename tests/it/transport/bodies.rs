@@ -1,6 +1,5 @@
 //! Bodies that are too large or never end: the right reason, and no memory for them.
 
-use std::fs;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -10,7 +9,7 @@ use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::sandbox::{Kind, Sandbox};
 
 use crate::child::Serving;
-use crate::support::{Failed, connect, question, sandbox_at};
+use crate::support::{Failed, connect, peak_memory, question, sandbox_at};
 
 /// The id at each vendor of a fault of the sandbox.
 const HUGE: [(Provider, &str); 3] = [
@@ -33,7 +32,7 @@ const HANGING: [(Provider, &str); 3] = [
 const TIMES: usize = 3;
 
 /// More than reading one answer as it should be read takes, and less than one of 100 MiB.
-const BOUND_KIB: u64 = 48 * 1024;
+const BOUND: u64 = 48 << 20;
 
 /// The sandbox here, and a server with `more` set for each account in a process of its own, whose
 /// memory can be measured.
@@ -55,26 +54,19 @@ async fn ask(server: &Serving, orders: &[(Provider, &str)]) -> Vec<Failed> {
     join_all(calls).await
 }
 
-/// The most memory that a process has ever held, in KiB.
-fn peak(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_huge_body_is_given_up_and_costs_no_memory() {
     let (sandbox, server) = start("").await;
     // The first calls load what is loaded once.
     ask(&server, &HUGE).await;
-    let before = peak(server.child.id());
+    let before = peak_memory(server.child.id());
     for failed in ask(&server, &HUGE).await {
         assert_eq!(failed.reason, "PROVIDER_RESPONSE_INVALID", "{failed:?}");
         assert!(failed.message.ends_with("it is larger than 256 KiB"), "{failed:?}");
     }
-    let grown = peak(server.child.id()) - before;
-    assert!(grown < BOUND_KIB, "{grown} KiB more");
-    assert!(before < 4 * BOUND_KIB, "{before} KiB");
+    let grown = peak_memory(server.child.id()) - before;
+    assert!(grown < BOUND, "{grown} bytes more");
+    assert!(before < 4 * BOUND, "{before} bytes");
     let orders = sandbox.arrivals().into_iter().filter(|arrival| arrival.kind == Kind::Order);
     // Equal questions at one time may be joined.
     assert!(orders.count() <= 2 * TIMES * HUGE.len(), "none was asked for twice");
@@ -94,5 +86,5 @@ async fn a_body_that_never_ends_is_given_up_at_the_accounts_timeout() {
     }
     let orders = sandbox.arrivals().into_iter().filter(|arrival| arrival.kind == Kind::Order);
     assert!(orders.count() <= 1 + 2 * TIMES * ENDLESS.len(), "none was asked for twice");
-    assert!(peak(server.child.id()) < 4 * BOUND_KIB);
+    assert!(peak_memory(server.child.id()) < 4 * BOUND);
 }

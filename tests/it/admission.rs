@@ -16,8 +16,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 use crate::support::{Failed, bare_client, connect, question};
 
 /// A vendor that answers once it is let, and a server that asks it.

@@ -13,9 +13,9 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::child::Serving;
 use crate::health::check;
-use crate::played::{Played, answer};
+use crate::support::child::Serving;
+use crate::support::played::{Played, answer};
 use crate::support::{Failed, Reply, Scripted, Server, connect, manual_clock, question};
 
 /// How many failures in a row it takes.

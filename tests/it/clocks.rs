@@ -12,9 +12,9 @@ use order_query::pb::{
 use order_query::store::{File, Redis, Store};
 use tempfile::TempDir;
 
-use crate::redis_server::RedisServer;
 use crate::store::{call, minute, observed};
 use crate::store_redis_words::Log;
+use crate::support::redis_server::RedisServer;
 use crate::support::{CACHE_BYTES, Failed, Scripted, Server, manual_clock, question};
 
 const HOUR: Duration = Duration::from_hours(1);

@@ -17,8 +17,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 use crate::support::{BareChannel, Failed, Server, bare_client, question, raw};
 
 /// A server with one Haoka account, and its vendor: a listener that nobody answers at.

@@ -12,9 +12,9 @@ use order_query::sandbox::{Kind, Sandbox, Vendor};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::authority::Authority;
-use crate::child::{Ended, run, write};
-use crate::played::answer;
+use crate::support::authority::Authority;
+use crate::support::child::{Ended, run, write};
+use crate::support::played::answer;
 use crate::support::{Scripted, sandbox_at};
 use crate::transport::tls::Secured;
 use crate::transport::{self, ANSWER};

@@ -20,8 +20,8 @@ use tonic::Request;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::child::Serving;
-use crate::played::{Played, answer};
+use crate::support::child::Serving;
+use crate::support::played::{Played, answer};
 use crate::support::{bare_client, connect, question, raw};
 use crate::unread::framed;
 

@@ -7,14 +7,11 @@
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
 mod admission;
-mod authority;
 mod batch;
 mod binary;
 mod breaker;
 mod callers;
-mod child;
 mod clocks;
-mod collector;
 mod config;
 mod deadlines;
 mod faults;
@@ -27,12 +24,8 @@ mod logging;
 mod mappings;
 mod memory;
 mod metrics;
-mod mounted;
 mod pem;
-mod played;
 mod pressure;
-mod redis_proxy;
-mod redis_server;
 mod replicas;
 mod restarts;
 mod retries;

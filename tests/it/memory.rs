@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::{TlsConnector, rustls};
 
-use crate::authority::{self, Authority, BOTH};
-use crate::child::Serving;
-use crate::played::{Played, answer};
+use crate::support::authority::{self, Authority, BOTH};
+use crate::support::child::Serving;
+use crate::support::played::{Played, answer};
 use crate::support::{bare_client, memory, question};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");

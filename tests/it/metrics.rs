@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Asked, Played, answer};
-use crate::redis_server::RedisServer;
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Asked, Played, answer};
+use crate::support::redis_server::RedisServer;
 use crate::support::{bare_client, question};
 use crate::transport::ANSWER;
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use order_query::pb::Provider;
 
-use crate::authority::{self, Authority, BOTH, Pair, client};
-use crate::child::{Child, Serving, command, run, write};
-use crate::mounted::Mounted;
-use crate::played::answer;
 use crate::server::tls::handshake;
 use crate::support::Server;
+use crate::support::authority::{self, Authority, BOTH, Pair, client};
+use crate::support::child::{Child, Serving, command, run, write};
+use crate::support::mounted::Mounted;
+use crate::support::played::answer;
 use crate::transport::tls::Secured;
 use crate::transport::{ANSWER, accounts};
 

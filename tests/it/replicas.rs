@@ -12,8 +12,8 @@ use order_query::pb::{
 };
 use order_query::sandbox::{Kind, Sandbox};
 
-use crate::child::Serving;
-use crate::redis_server::RedisServer;
+use crate::support::child::Serving;
+use crate::support::redis_server::RedisServer;
 use crate::support::{Failed, Scripted, connect, question, sandbox_at};
 
 /// The vendors, Redis, and the replicas.

@@ -10,7 +10,7 @@ use order_query::pb::{GetOrderRequest, GetOrderResponse, Provider, Source};
 use order_query::sandbox::Sandbox;
 use tempfile::TempDir;
 
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::{Failed, Server, connect, manual_clock, question, sandbox_at};
 
 const HOUR: Duration = Duration::from_hours(1);

@@ -19,7 +19,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::played::answer;
+use crate::support::played::answer;
 use crate::support::{CACHE_BYTES, Failed, Reply, Scripted, Server, question};
 use crate::transport::ANSWER;
 use crate::transport::tls::Secured;

@@ -10,9 +10,9 @@ use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::Provider;
 use tokio::sync::Semaphore;
 
-use crate::mounted::{Mounted, Witness, until};
-use crate::played::{Played, answer};
 use crate::sandbox::md5;
+use crate::support::mounted::{Mounted, Witness, until};
+use crate::support::played::{Played, answer};
 use crate::support::{Arrived, Failed, Scripted, Server, manual_clock, question};
 
 fn form(request: &Arrived, name: &str) -> String {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::child::PATIENCE;
+use crate::support::child::PATIENCE;
 use crate::support::question;
 use crate::unread::framed;
 

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::child::Serving;
 use crate::memory::documented;
-use crate::played::{Asked, Played, answer};
+use crate::support::child::Serving;
+use crate::support::played::{Asked, Played, answer};
 use crate::support::{bare_client, connect, peak_memory};
 
 /// The most memory that the server may have had.

@@ -13,8 +13,8 @@ use order_query::providers::{Token, TokenStore as _};
 use order_query::store::{Call, Redis, Store as _, Take, Window};
 use prost_types::Timestamp;
 
-use crate::redis_server::RedisServer;
 use crate::support::manual_clock;
+use crate::support::redis_server::RedisServer;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const MILLISECOND: Duration = Duration::from_millis(1);

@@ -12,10 +12,10 @@ use order_query::pb::{ErrorReason, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
 use order_query::store::{Redis, Store as _, Take};
 
-use crate::redis_proxy::Line;
-use crate::redis_server::RedisServer;
 use crate::store_redis::{SECOND, call, order};
 use crate::support::CACHE_BYTES;
+use crate::support::redis_proxy::Line;
+use crate::support::redis_server::RedisServer;
 
 /// Long past every bound: only a store that hangs takes so long.
 pub const NEVER: Duration = Duration::from_secs(20);

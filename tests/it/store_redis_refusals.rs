@@ -10,10 +10,10 @@ use std::time::Duration;
 use order_query::store::Store as _;
 use serde_json::Value;
 
-use crate::child::{Ended, Serving, run, write};
-use crate::redis_server::{RedisServer, rights};
 use crate::store_redis_faults::assert_all_work;
 use crate::support::CACHE_BYTES;
+use crate::support::child::{Ended, Serving, run, write};
+use crate::support::redis_server::{RedisServer, rights};
 
 /// What an operator does to a server.
 type Words = &'static [&'static [&'static str]];

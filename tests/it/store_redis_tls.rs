@@ -8,8 +8,8 @@ use std::time::Duration;
 use order_query::clock::SystemClock;
 use order_query::store::{Redis, Store as _};
 
-use crate::redis_server::RedisServer;
 use crate::support::CACHE_BYTES;
+use crate::support::redis_server::RedisServer;
 
 /// Where this test finds the server when it runs a second time, in a process of its own.
 const SERVER: &str = "ORDER_QUERY_TEST_REDISS";

@@ -7,9 +7,9 @@ use std::time::Duration;
 use order_query::clock::SystemClock;
 use order_query::store::{Redis, Store as _};
 
-use crate::redis_server::RedisServer;
 use crate::store_redis_faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
 use crate::support::CACHE_BYTES;
+use crate::support::redis_server::RedisServer;
 
 #[test]
 fn what_is_wrong_with_an_address_is_said_without_its_password() {

@@ -1,6 +1,14 @@
 //! What the tests share: a server of the library's on free ports, vendors that answer as they are
 //! told, and failures in a form that can be compared.
 
+pub mod authority;
+pub mod child;
+pub mod collector;
+pub mod mounted;
+pub mod played;
+pub mod redis_proxy;
+pub mod redis_server;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,7 +35,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::child::with_listeners;
+use crate::support::child::with_listeners;
 
 /// A running server and a client of it.
 pub struct Server {

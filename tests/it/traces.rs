@@ -15,11 +15,11 @@ use tokio::sync::Semaphore;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
-use crate::child::{Ended, Serving};
-use crate::collector::{Collector, Span, words};
 use crate::metrics::{OPEN, cards};
-use crate::played::{Played, answer};
-use crate::redis_server::RedisServer;
+use crate::support::child::{Ended, Serving};
+use crate::support::collector::{Collector, Span, words};
+use crate::support::played::{Played, answer};
+use crate::support::redis_server::RedisServer;
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");

@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::child::Serving;
-use crate::played::{Played, answer};
+use crate::support::child::Serving;
+use crate::support::played::{Played, answer};
 use crate::support::{CACHE_BYTES, Server, connect, question, sandbox_at};
 
 /// How many calls an account has under way at one time, where it does not say.

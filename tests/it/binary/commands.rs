@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::child::{Child, Serving, command, run, write};
+use crate::support::child::{Child, Serving, command, run, write};
 
 /// A server over its own sandbox vendors.
 pub fn dev() -> Serving {

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::commands::dev;
-use crate::authority::{Authority, settings};
-use crate::child::{Ended, Serving, run};
-use crate::played::{Played, answer};
+use crate::support::authority::{Authority, settings};
+use crate::support::child::{Ended, Serving, run};
+use crate::support::played::{Played, answer};
 use crate::support::serve;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";

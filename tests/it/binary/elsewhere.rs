@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::authority::Authority;
-use crate::child::{Child, command, run, with_listeners, write};
+use crate::support::authority::Authority;
+use crate::support::child::{Child, command, run, with_listeners, write};
 
 /// An account without which nothing is served, at a vendor whose certificate nobody asks for.
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n\

@@ -10,9 +10,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::child::{Child, PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{Child, PATIENCE, Serving};
 use crate::support::connect;
+use crate::support::played::{Played, answer};
 
 /// A vendor that answers once it is let, and a server that asks it.
 struct Held {

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::Command;
 
-use crate::child::{Child, Ended, LISTEN, Serving, command, run, write};
+use crate::support::child::{Child, Ended, LISTEN, Serving, command, run, write};
 
 /// An account without which nothing is served.
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";

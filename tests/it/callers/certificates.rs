@@ -6,8 +6,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{AUDIT, BILLING, with_headers};
-use crate::authority::{self, Authority, BOTH};
-use crate::child::Serving;
+use crate::support::authority::{self, Authority, BOTH};
+use crate::support::child::Serving;
 use crate::support::{Scripted, question};
 
 const CLIENTS: &str = r#"

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::{AUDIT, BILLING, two_clients};
-use crate::authority::{self, Authority};
-use crate::child::{Child, Ended, Serving, command};
+use crate::support::authority::{self, Authority};
+use crate::support::child::{Child, Ended, Serving, command};
 
 /// A server of the binary's own, over its sandbox vendors, that knows two clients.
 fn serving() -> Serving {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use order_query::clock::Clock as _;
 
 use super::{AUDIT, Field, haoka, order, shipped};
-use crate::mounted::{Mounted, Witness, until};
 use crate::support::Failed;
+use crate::support::mounted::{Mounted, Witness, until};
 
 const FIRST: &str = "the-first-token-00001";
 const SECOND: &str = "the-second-token-0002";

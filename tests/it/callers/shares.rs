@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::{AUDIT, BILLING, Field, haoka, order, with_token};
-use crate::redis_server::RedisServer;
+use crate::support::redis_server::RedisServer;
 use crate::support::{Scripted, Server, question};
 
 /// Billing has two calls a minute, audit as many as the account.
@@ -153,7 +153,7 @@ async fn a_poller_ends_with_the_watchers_whose_share_it_spends() {
             field.clock.advance(Duration::from_secs(1));
         }
     };
-    let patience = crate::child::PATIENCE;
+    let patience = crate::support::child::PATIENCE;
     tokio::time::timeout(patience, async {
         tokio::select! { () = settled => {}, () = passing => {} }
     })

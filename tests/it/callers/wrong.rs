@@ -8,7 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{AUDIT, BILLING, haoka, order, shipped, two_clients, with_headers};
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::{Failed, Scripted, connect, question};
 
 /// The real binary with these clients, and the vendor of its one account.

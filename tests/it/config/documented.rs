@@ -7,8 +7,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::authority::Authority;
-use crate::child::{self, Child, Ended};
+use crate::support::authority::Authority;
+use crate::support::child::{self, Child, Ended};
 
 const README: &str = include_str!("../../../README.md");
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");

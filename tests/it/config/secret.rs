@@ -7,9 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::{DINGSHANG, HAOKA, WECHAT, problems_in, read_in};
-use crate::child::PATIENCE;
-use crate::played::{Played, answer};
 use crate::support::Server;
+use crate::support::child::PATIENCE;
+use crate::support::played::{Played, answer};
 use order_query::config::{Look, Section};
 use order_query::pb::Provider;
 

@@ -6,7 +6,7 @@ use order_query::config::{LogFormat, Ratio};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{HAOKA, fine, problems_in, settings, wrong};
-use crate::authority::Authority;
+use crate::support::authority::Authority;
 
 #[test]
 fn without_any_line_the_documented_defaults_are_set() {

@@ -10,9 +10,9 @@ use order_query::config::{Look, Section};
 use order_query::server::Tls;
 
 use super::{HAOKA, problems_in};
-use crate::authority::{self, Authority};
-use crate::child::{Serving, run, write};
 use crate::store_redis_words::Log;
+use crate::support::authority::{self, Authority};
+use crate::support::child::{Serving, run, write};
 
 const PEM: &str = "holds no certificate in PEM";
 

@@ -11,9 +11,9 @@ use order_query::sandbox::{Kind, Sandbox, Vendor};
 use tempfile::TempDir;
 
 use super::{Ended, check, check_at, count, sandbox};
-use crate::child::{Child, Serving, with_listeners, write};
-use crate::played::{Played, answer};
-use crate::redis_server::RedisServer;
+use crate::support::child::{Child, Serving, with_listeners, write};
+use crate::support::played::{Played, answer};
+use crate::support::redis_server::RedisServer;
 
 const WECHAT: &str = "accounts.wechat-sandbox";
 

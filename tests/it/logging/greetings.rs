@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use crate::authority::{Authority, settings};
-use crate::child::{PATIENCE, Serving};
+use crate::support::authority::{Authority, settings};
+use crate::support::child::{PATIENCE, Serving};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 

@@ -4,8 +4,8 @@ use order_query::pb::{GetOrderRequest, Provider};
 use serde_json::{Value, json};
 
 use super::GRPC;
-use crate::child::Serving;
-use crate::played::{Played, answer};
+use crate::support::child::Serving;
+use crate::support::played::{Played, answer};
 use crate::support::{bare_client, question, raw};
 use crate::unread::framed;
 

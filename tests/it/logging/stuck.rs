@@ -9,8 +9,8 @@ use order_query::pb::{BatchGetOrdersRequest, OrderRef, Provider};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::child::{Child, LISTEN, Lines, PATIENCE, command, write};
 use crate::metrics::{page_at, value};
+use crate::support::child::{Child, LISTEN, Lines, PATIENCE, command, write};
 use crate::support::{BareChannel, bare_client, question};
 
 /// How many lines a call is: one for each order of a batch, and its own.

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{OPEN, assert_told, cards, http1, order, until_told, vendor};
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 use crate::support::{bare_client, question};
 
 /// A server whose one vendor answers once the gate lets it, one call at a time.

@@ -7,7 +7,7 @@ use order_query::pb::order_service_client::OrderServiceClient;
 use tonic::Request;
 
 use super::assert_none;
-use crate::child::{Child, Serving, command};
+use crate::support::child::{Child, Serving, command};
 use crate::support::{Failed, connect, question};
 
 const TOKEN: &str = "canaryCallerToken-1d9f";

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use super::{HAOKA_SECRET, SECRETS, assert_none, found};
-use crate::child::{Child, command, write};
+use crate::support::child::{Child, command, write};
 
 /// Runs `check` and `serve` with these lines for an account of Haoka's. Both must turn them down,
 /// at the path and without the secret. Gives back what they say.

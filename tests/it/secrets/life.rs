@@ -17,10 +17,10 @@ use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, NAME, NUMBER_ID, PERSONAL,
     SECRETS, WECHAT_SECRET, WORD_ID, assert_libraries_are_quiet, assert_none,
 };
-use crate::authority::{self, Authority, BOTH, Pair};
-use crate::child::{Child, Serving, command};
-use crate::mounted::Mounted;
-use crate::redis_server::RedisServer;
+use crate::support::authority::{self, Authority, BOTH, Pair};
+use crate::support::child::{Child, Serving, command};
+use crate::support::mounted::Mounted;
+use crate::support::redis_server::RedisServer;
 use crate::support::{Failed, question};
 
 const REDIS_PASSWORD: &str = "canaryRedisPassword61f0";

@@ -20,9 +20,9 @@ use super::{
     NUMBER_MIDDLE, PERSONAL, PHONE, PROXY_WORD, REMARK, SECRETS, WECHAT_SECRET, WORD_ID,
     assert_libraries_are_quiet, assert_none, found,
 };
-use crate::child::Serving;
-use crate::collector::Collector;
-use crate::played::{Asked, Played, answer};
+use crate::support::child::Serving;
+use crate::support::collector::Collector;
+use crate::support::played::{Asked, Played, answer};
 use crate::support::{Failed, connect, question};
 
 /// The three accounts, each with its secrets in another place. The time is short, so that silence
@@ -254,7 +254,7 @@ async fn commands_print_the_order_and_no_secret() {
         for json in [None, Some("--json")] {
             let mut command = server.get_command(&[&provider.word(), id]);
             command.args(json).env("ORDER_QUERY_LOG", "trace");
-            let got = crate::child::Child::start(command).end();
+            let got = crate::support::child::Child::start(command).end();
             assert_eq!((got.code, got.err.as_str()), (Some(0), ""));
             assert_none(&SECRETS, &got.out);
             let middle = if provider == Provider::Dingshang { NUMBER_MIDDLE } else { ID_MIDDLE };

@@ -9,7 +9,7 @@ use axum::http::header::{LOCATION, SET_COOKIE};
 use serde_json::{Value, json};
 
 use super::{ACCESS_TOKEN, NAME, NUMBER_ID, PHONE, REMARK, TRACKING, WORD_ID};
-use crate::played::{Asked, Played, answer};
+use crate::support::played::{Asked, Played, answer};
 
 /// What the vendor does to a question for an order.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{ask, closes, say};
-use crate::child::{PATIENCE, Serving};
+use crate::support::child::{PATIENCE, Serving};
 use crate::support::{Failed, connect, question, sandbox_at};
 
 /// How many callers ask all the time, each over a connection of its own.

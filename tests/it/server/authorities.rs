@@ -5,7 +5,7 @@ use std::io::Write as _;
 use order_query::pb::Provider;
 
 use super::{Frames, HEADERS, PREFACE, RESET, call, frame, say};
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::question;
 
 /// What docs/operations.md says: a name with a port, and nothing else.

@@ -21,8 +21,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::say;
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 use crate::support::{connect, limits, peak_memory, serve_within};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";

@@ -14,8 +14,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{knock, say};
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 use crate::support::{Failed, bare_client, connect, question};
 
 /// A vendor that answers as soon as it is let, whatever it is asked for, and its account.

@@ -18,8 +18,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use super::{Frames, GOAWAY, PREFACE, RESET, closes, frame, knock, say};
-use crate::authority::Authority;
-use crate::child::{self, Child, PATIENCE, Serving};
+use crate::support::authority::Authority;
+use crate::support::child::{self, Child, PATIENCE, Serving};
 use crate::support::{connect, raw, serve};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";

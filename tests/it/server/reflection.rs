@@ -9,7 +9,7 @@ use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest};
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as AlphaClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::connect;
 
 /// The same message in the other version, as the wire has it.

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use order_query::pb::{OrderRef, Provider, WatchOrderRequest};
 
 use super::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, PREFACE, RESET, call, frame, knock};
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::question;
 
 /// As many calls as one connection may have under way beside a watch.

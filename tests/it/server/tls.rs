@@ -14,10 +14,10 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use super::{ask, closes, say};
-use crate::authority::{Authority, BOTH, Pair, channel, client, settings};
-use crate::child::{PATIENCE, Serving};
 use crate::metrics;
-use crate::mounted::Mounted;
+use crate::support::authority::{Authority, BOTH, Pair, channel, client, settings};
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::mounted::Mounted;
 use crate::support::sandbox_at;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";

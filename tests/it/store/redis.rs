@@ -7,8 +7,8 @@ use order_query::clock::{Clock as _, ManualClock};
 use order_query::store::{Redis, Store};
 
 use super::Fixture;
-use crate::redis_server::RedisServer;
 use crate::support::manual_clock;
+use crate::support::redis_server::RedisServer;
 
 pub struct RedisStore {
     clock: ManualClock,

@@ -8,11 +8,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use super::{GET, Traced, only};
-use crate::authority::Authority;
-use crate::child::{Ended, Serving};
-use crate::collector::{Collector, Mood};
 use crate::metrics::{cards, page_at, value};
 use crate::pem::glued;
+use crate::support::authority::Authority;
+use crate::support::child::{Ended, Serving};
+use crate::support::collector::{Collector, Mood};
 use crate::support::question;
 
 /// What the lines about spans begin with.

@@ -8,7 +8,7 @@ use order_query::pb::Provider;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::sandbox::{Kind, Sandbox};
 
-use crate::child::Serving;
+use crate::support::child::Serving;
 use crate::support::{Failed, connect, peak_memory, question, sandbox_at};
 
 /// The id at each vendor of a fault of the sandbox.

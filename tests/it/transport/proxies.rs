@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 
 use super::tls::Secured;
 use super::{ANSWER, accounts};
-use crate::child::{PATIENCE, Serving};
-use crate::played::{Played, answer};
 use crate::support::Server;
+use crate::support::child::{PATIENCE, Serving};
+use crate::support::played::{Played, answer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_of_the_environment_are_ignored() {

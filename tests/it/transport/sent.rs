@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::tls::Secured;
 use super::{ANSWER, accounts};
-use crate::played::{Asked, Played, answer};
+use crate::support::played::{Asked, Played, answer};
 use crate::support::{Server, question};
 
 /// One call in all.

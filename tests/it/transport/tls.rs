@@ -13,8 +13,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 
 use super::{ANSWER, accounts};
-use crate::authority::{Authority, Pair};
-use crate::played::{Played, answer};
+use crate::support::authority::{Authority, Pair};
+use crate::support::played::{Played, answer};
 use crate::support::{Failed, Server};
 
 /// An authority that no system knows, and a vendor with a certificate of it for this name.

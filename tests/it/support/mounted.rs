@@ -12,7 +12,7 @@ use order_query::pb::{GetOrderRequest, Provider};
 use tempfile::TempDir;
 use tonic::Request;
 
-use crate::child::PATIENCE;
+use crate::support::child::PATIENCE;
 use crate::support::{Scripted, Server, question};
 
 /// How often a server looks for files that changed.

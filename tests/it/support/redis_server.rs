@@ -24,7 +24,7 @@ const PASSWORD: &str = "least";
 
 /// That user's rule, as the documentation has it.
 pub fn rights() -> Vec<&'static str> {
-    let document = include_str!("../../docs/configuration.md");
+    let document = include_str!("../../../docs/configuration.md");
     let (_, rest) = document.split_once("ACL SETUSER order-query on >PASSWORD ").unwrap();
     let (rule, _) = rest.split_once("```").unwrap();
     rule.split_whitespace().filter(|word| *word != "\\").collect()

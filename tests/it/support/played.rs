@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::child::PATIENCE;
+use crate::support::child::PATIENCE;
 
 /// A request that reached the vendor.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::child::PATIENCE;
+use crate::support::child::PATIENCE;
 use crate::support::serve;
 
 /// What the collector does with what it is sent.

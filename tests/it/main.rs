@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
 mod admission;
+mod architecture;
 mod batch;
 mod binary;
 mod breaker;
@@ -17,7 +18,6 @@ mod deadlines;
 mod faults;
 mod get_order;
 mod health;
-mod house;
 mod joining;
 mod live;
 mod logging;

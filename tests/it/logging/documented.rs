@@ -2,7 +2,7 @@
 //! fields, and nothing else is.
 
 use super::DOCUMENTED;
-use crate::house::source::sources;
+use crate::architecture::source::sources;
 
 /// Something that is logged.
 struct Event {

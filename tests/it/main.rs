@@ -9,9 +9,9 @@
 mod admission;
 mod architecture;
 mod batch;
-mod binary;
 mod breaker;
 mod callers;
+mod cli;
 mod clocks;
 mod config;
 mod deadlines;
@@ -19,7 +19,6 @@ mod faults;
 mod get_order;
 mod health;
 mod joining;
-mod live;
 mod logging;
 mod mappings;
 mod memory;

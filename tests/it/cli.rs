@@ -5,4 +5,5 @@ mod commands;
 mod connecting;
 mod elsewhere;
 mod ending;
+mod live;
 mod settings;

@@ -6,17 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails loudly")]
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
-mod admission;
 mod architecture;
-mod batch;
 mod breaker;
-mod callers;
 mod cli;
 mod clocks;
 mod config;
-mod deadlines;
 mod faults;
-mod get_order;
+mod grpc;
 mod health;
 mod joining;
 mod logging;
@@ -45,5 +41,3 @@ mod tokens;
 mod traces;
 mod transport;
 mod turns;
-mod unread;
-mod watch;

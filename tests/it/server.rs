@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::grpc::unread::framed;
 use crate::support::child::PATIENCE;
 use crate::support::question;
-use crate::unread::framed;
 
 /// How long a test waits for a connection to be ended: less than until a keepalive would do it.
 const LONGEST: Duration = Duration::from_secs(30);

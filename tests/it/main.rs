@@ -7,25 +7,19 @@
 #![allow(unreachable_pub, reason = "nothing uses a test from outside")]
 
 mod architecture;
-mod breaker;
 mod cli;
-mod clocks;
 mod config;
-mod faults;
 mod grpc;
 mod health;
-mod joining;
 mod logging;
 mod mappings;
 mod memory;
 mod metrics;
+mod orders;
 mod pem;
-mod pressure;
 mod replicas;
 mod restarts;
-mod retries;
 mod rotation;
-mod rules;
 mod sandbox;
 mod secrets;
 mod server;
@@ -40,4 +34,3 @@ mod support;
 mod tokens;
 mod traces;
 mod transport;
-mod turns;

@@ -7,7 +7,7 @@ use order_query::pb::{
 use order_query::sandbox::Vendor;
 use tonic::Code;
 
-use crate::rules::Field;
+use crate::orders::rules::Field;
 use crate::support::{Failed, Scripted, Server};
 
 fn order(provider: Provider, id: &str) -> OrderRef {

@@ -6,7 +6,7 @@ use order_query::pb::{
 use order_query::sandbox::Vendor;
 use tonic::{Code, Status, Streaming};
 
-use crate::rules::Field;
+use crate::orders::rules::Field;
 use crate::support::{Failed, Scripted, Server, manual_clock, question};
 
 async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {

@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::outbound::ANSWER;
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
 use crate::support::{bare_client, question};
-use crate::transport::ANSWER;
 
 /// Haoka's answer about an order that is not done.
 pub const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;

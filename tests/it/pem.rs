@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use order_query::pb::Provider;
 
+use crate::outbound::tls::Secured;
+use crate::outbound::{ANSWER, accounts};
 use crate::server::tls::handshake;
 use crate::support::Server;
 use crate::support::authority::{self, Authority, BOTH, Pair, client};
 use crate::support::child::{Child, Serving, command, run, write};
 use crate::support::mounted::Mounted;
 use crate::support::played::answer;
-use crate::transport::tls::Secured;
-use crate::transport::{ANSWER, accounts};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 

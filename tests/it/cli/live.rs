@@ -12,12 +12,12 @@ use order_query::sandbox::{Kind, Sandbox, Vendor};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use crate::outbound::tls::Secured;
+use crate::outbound::{self, ANSWER};
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, run, write};
 use crate::support::played::answer;
 use crate::support::{Scripted, sandbox_at};
-use crate::transport::tls::Secured;
-use crate::transport::{self, ANSWER};
 
 /// What is in the sandbox's and the tests' configurations, or in what vendors answer, and must not be
 /// shown.
@@ -58,7 +58,7 @@ impl Ended {
 
 /// An account at each vendor, at one address, with secrets that are found where they are shown.
 fn accounts(url: &str, more: &str) -> String {
-    let accounts = transport::accounts(url, more).replace("\"s\"", "\"s3cret-of-a-test\"");
+    let accounts = outbound::accounts(url, more).replace("\"s\"", "\"s3cret-of-a-test\"");
     accounts.replace("\"k\"", "\"key-of-a-test\"")
 }
 

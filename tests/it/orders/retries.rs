@@ -19,10 +19,10 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+use crate::outbound::ANSWER;
+use crate::outbound::tls::Secured;
 use crate::support::played::answer;
 use crate::support::{CACHE_BYTES, Failed, Reply, Scripted, Server, question};
-use crate::transport::ANSWER;
-use crate::transport::tls::Secured;
 
 /// How many retries an account begins with.
 const RESERVE: usize = 5;

@@ -10,4 +10,5 @@ mod properties;
 mod requests;
 mod samples;
 mod statuses;
+mod tokens;
 mod words;

@@ -13,7 +13,7 @@ mod file;
 mod held;
 mod kept;
 mod orders;
-mod redis;
+pub mod redis;
 mod rules;
 
 use std::path::PathBuf;

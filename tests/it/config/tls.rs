@@ -10,7 +10,7 @@ use order_query::config::{Look, Section};
 use order_query::server::Tls;
 
 use super::{HAOKA, problems_in};
-use crate::store_redis_words::Log;
+use crate::store::redis::words::Log;
 use crate::support::authority::{self, Authority};
 use crate::support::child::{Serving, run, write};
 

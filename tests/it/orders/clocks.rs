@@ -12,8 +12,8 @@ use order_query::pb::{
 use order_query::store::{File, Redis, Store};
 use tempfile::TempDir;
 
+use crate::store::redis::words::Log;
 use crate::store::{call, minute, observed};
-use crate::store_redis_words::Log;
 use crate::support::redis_server::RedisServer;
 use crate::support::{CACHE_BYTES, Failed, Scripted, Server, manual_clock, question};
 

@@ -1,5 +1,11 @@
 //! The shared store as the contract's checks want it: alone on a server, its time moved by hand.
 
+mod faults;
+mod refusals;
+mod shared;
+mod tls;
+pub mod words;
+
 use std::sync::Arc;
 use std::time::Duration;
 

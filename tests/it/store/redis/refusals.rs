@@ -10,7 +10,7 @@ use std::time::Duration;
 use order_query::store::Store as _;
 use serde_json::Value;
 
-use crate::store_redis_faults::assert_all_work;
+use crate::store::redis::faults::assert_all_work;
 use crate::support::CACHE_BYTES;
 use crate::support::child::{Ended, Serving, run, write};
 use crate::support::redis_server::{RedisServer, rights};

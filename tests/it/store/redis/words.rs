@@ -7,7 +7,7 @@ use std::time::Duration;
 use order_query::clock::SystemClock;
 use order_query::store::{Redis, Store as _};
 
-use crate::store_redis_faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
+use crate::store::redis::faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
 use crate::support::CACHE_BYTES;
 use crate::support::redis_server::RedisServer;
 

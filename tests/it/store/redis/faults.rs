@@ -12,7 +12,7 @@ use order_query::pb::{ErrorReason, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
 use order_query::store::{Redis, Store as _, Take};
 
-use crate::store_redis::{SECOND, call, order};
+use crate::store::redis::shared::{SECOND, call, order};
 use crate::support::CACHE_BYTES;
 use crate::support::redis_proxy::Line;
 use crate::support::redis_server::RedisServer;

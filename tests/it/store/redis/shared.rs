@@ -1,6 +1,6 @@
 //! The shared store: what several replicas make of one Redis server. What every store must do is
-//! in `store.rs`; what happens when the server is in trouble, in `store_redis_faults.rs`; what is
-//! said of it, in `store_redis_words.rs`.
+//! in `tests/it/store.rs`; what happens when the server is in trouble, in `faults.rs`; what is
+//! said of it, in `words.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

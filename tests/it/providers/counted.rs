@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::bench::{Vendor, put, vendors};
 use super::fields::{Field, Fields, Kind};
-use crate::metrics::{page, value};
 use crate::support::Scripted;
 use crate::support::child::Serving;
+use crate::telemetry::metrics::{page, value};
 
 /// What metrics and logs call a field: `data.records.price`.
 fn name(field: &Field) -> String {

@@ -14,11 +14,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use super::{ask, closes, say};
-use crate::metrics;
 use crate::support::authority::{Authority, BOTH, Pair, channel, client, settings};
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::mounted::Mounted;
 use crate::support::sandbox_at;
+use crate::telemetry::metrics;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 

@@ -11,11 +11,11 @@ use order_query::pb::{GetOrderRequest, Order, OrderItem, Provider};
 use order_query::store::{Held, Memory, Store as _};
 
 use super::{Fixture, call, ended, minute, observed, recalled};
-use crate::metrics::{page, value};
 use crate::support::child::Serving;
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
 use crate::support::{CACHE_BYTES, bare_client, peak_memory};
+use crate::telemetry::metrics::{page, value};
 
 /// An order of so many bytes.
 fn large(seconds: i64, bytes: usize) -> Order {

@@ -25,7 +25,7 @@ use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
 use crate::support::{bare_client, connect, question, raw};
 
-const DOCUMENTED: &str = include_str!("../../docs/logging.md");
+const DOCUMENTED: &str = include_str!("../../../docs/logging.md");
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const GRPC: (&str, &str) = ("content-type", "application/grpc");

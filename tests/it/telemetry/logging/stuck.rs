@@ -9,9 +9,9 @@ use order_query::pb::{BatchGetOrdersRequest, OrderRef, Provider};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::metrics::{page_at, value};
 use crate::support::child::{Child, LISTEN, Lines, PATIENCE, command, write};
 use crate::support::{BareChannel, bare_client, question};
+use crate::telemetry::metrics::{page_at, value};
 
 /// How many lines a call is: one for each order of a batch, and its own.
 const LINES: usize = 101;

@@ -8,12 +8,12 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use super::{GET, Traced, only};
-use crate::metrics::{cards, page_at, value};
 use crate::pem::glued;
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, Serving};
 use crate::support::collector::{Collector, Mood};
 use crate::support::question;
+use crate::telemetry::metrics::{cards, page_at, value};
 
 /// What the lines about spans begin with.
 fn told(ended: &Ended) -> Vec<String> {

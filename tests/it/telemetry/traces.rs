@@ -15,14 +15,14 @@ use tokio::sync::Semaphore;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 
-use crate::metrics::{OPEN, cards};
 use crate::support::child::{Ended, Serving};
 use crate::support::collector::{Collector, Span, words};
 use crate::support::played::{Played, answer};
 use crate::support::redis_server::RedisServer;
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
+use crate::telemetry::metrics::{OPEN, cards};
 
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";

@@ -4,7 +4,9 @@
 mod accounts;
 mod clients;
 mod documented;
+pub mod pem;
 mod placeholder;
+mod rotation;
 mod safety;
 mod secret;
 mod server;

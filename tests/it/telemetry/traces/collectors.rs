@@ -8,7 +8,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use super::{GET, Traced, only};
-use crate::pem::glued;
+use crate::config::pem::glued;
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, Serving};
 use crate::support::collector::{Collector, Mood};

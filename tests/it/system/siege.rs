@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::memory::documented;
 use crate::support::child::Serving;
 use crate::support::played::{Asked, Played, answer};
 use crate::support::{bare_client, connect, peak_memory};
+use crate::system::memory::documented;
 
 /// The most memory that the server may have had.
 const MEMORY: u64 = 256 << 20;

@@ -28,7 +28,7 @@ fn a_panic_is_logged_by_its_place() {
     let said = String::from_utf8(said).unwrap();
     assert!(output.status.success(), "{said}");
     let logged = said.lines().find(|line| line.contains("a task panicked")).expect("a log line");
-    assert!(logged.contains("tests/it/secrets/panics.rs:"), "{logged}");
+    assert!(logged.contains("tests/it/system/secrets/panics.rs:"), "{logged}");
     assert_none(&SECRETS, &said);
     assert_none(&PERSONAL, &said);
 }

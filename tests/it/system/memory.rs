@@ -18,8 +18,8 @@ use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
 use crate::support::{bare_client, memory, question};
 
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
-const DEPLOYMENT: &str = include_str!("../../deploy/base/deployment.yaml");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+const DEPLOYMENT: &str = include_str!("../../../deploy/base/deployment.yaml");
 
 const MIB: u64 = 1 << 20;
 

@@ -5,5 +5,5 @@ mod batch;
 mod callers;
 mod deadlines;
 mod get_order;
-pub mod unread;
+mod unread;
 mod watch;

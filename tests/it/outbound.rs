@@ -5,7 +5,7 @@ mod bodies;
 mod ends;
 mod proxies;
 mod sent;
-pub mod tls;
+mod tls;
 
 /// An account at each vendor, at one address. `more` is set for each of them.
 pub fn accounts(url: &str, more: &str) -> String {

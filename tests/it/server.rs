@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::grpc::unread::framed;
 use crate::support::child::PATIENCE;
+use crate::support::framed;
 use crate::support::question;
 
 /// How long a test waits for a connection to be ended: less than until a keepalive would do it.

@@ -1,26 +1,31 @@
-//! What the tests share: a server of the library's on free ports, vendors that answer as they are
-//! told, and failures in a form that can be compared.
+//! What the tests share: servers on free ports, here or in a process of their own; what stands in a vendor's
+//! place; and failures in a form that can be compared.
 
 pub mod authority;
 pub mod child;
 pub mod collector;
+pub mod fake_vendor;
+pub mod haoka;
+pub mod log;
 pub mod mounted;
 pub mod played;
 pub mod redis_proxy;
 pub mod redis_server;
+pub mod scrape;
+mod scripted;
+pub mod secured;
 
-use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use md5::{Digest as _, Md5};
 use order_query::app::{App, Setup};
 use order_query::clock::{Clock, ManualClock, SystemClock};
 use order_query::config::Section;
@@ -28,6 +33,7 @@ use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
 use order_query::server::{self, Limits, Listener, Terms};
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -35,7 +41,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::child::with_listeners;
+use self::child::with_listeners;
+pub use self::scripted::{Reply, Scripted};
 
 /// A running server and a client of it.
 pub struct Server {
@@ -238,104 +245,21 @@ impl From<&Status> for Failed {
     }
 }
 
-/// A request that reached a [`Scripted`] vendor.
-#[derive(Debug, Clone)]
-pub struct Arrived {
-    pub method: Method,
-    pub uri: Uri,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+/// The MD5 of the text, in lower-case hexadecimal digits.
+pub fn md5(text: &str) -> String {
+    Md5::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
 }
 
-/// What a [`Scripted`] vendor answers.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Bytes,
+/// A message as gRPC frames it.
+pub fn framed(compressed: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[compressed][..], &length, message].concat()
 }
 
-impl Reply {
-    /// A reply without headers of its own.
-    pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
-    }
-}
-
-impl IntoResponse for Reply {
-    fn into_response(self) -> Response {
-        let mut response = (StatusCode::from_u16(self.status).unwrap(), self.body).into_response();
-        for (name, value) in self.headers {
-            response.headers_mut().insert(name, value.parse().unwrap());
-        }
-        response
-    }
-}
-
-/// The replies to the paths that begin so. Each is given once, and the last one again and again.
-struct Script {
-    prefix: String,
-    replies: VecDeque<Reply>,
-}
-
-/// A vendor that answers as it is told, and remembers what it was asked.
-pub struct Scripted {
-    pub address: SocketAddr,
-    scripts: Arc<Mutex<Vec<Script>>>,
-    arrived: Arc<Mutex<Vec<Arrived>>>,
-}
-
-impl Scripted {
-    /// Starts with an empty object as its answer to everything.
-    pub async fn start() -> Self {
-        let scripts = Arc::new(Mutex::new(Vec::new()));
-        let arrived = Arc::new(Mutex::new(Vec::new()));
-        let (plays, arrivals) = (Arc::clone(&scripts), Arc::clone(&arrived));
-        let handler = async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-            let reply = next_reply(&mut plays.lock().unwrap(), uri.path());
-            arrivals.lock().unwrap().push(Arrived { method, uri, headers, body });
-            reply
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = axum::Router::new().fallback(handler);
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        let scripted = Self { address, scripts, arrived };
-        scripted.answers(200, "{}");
-        scripted
-    }
-
-    /// From here on everything without an answer of its own is answered so.
-    pub fn answers(&self, status: u16, body: impl Into<Bytes>) {
-        self.answers_at("", status, body);
-    }
-
-    /// From here on the paths that begin so are answered so. The longest beginning that fits
-    /// counts.
-    pub fn answers_at(&self, prefix: &str, status: u16, body: impl Into<Bytes>) {
-        self.replies_at(prefix, [Reply::new(status, body)]);
-    }
-
-    /// The same with whole replies, given in turn; the last one stays.
-    pub fn replies_at(&self, prefix: &str, replies: impl IntoIterator<Item = Reply>) {
-        let mut scripts = self.scripts.lock().unwrap();
-        scripts.retain(|script| script.prefix != prefix);
-        let script = Script { prefix: prefix.to_owned(), replies: replies.into_iter().collect() };
-        scripts.push(script);
-    }
-
-    /// What has arrived so far.
-    pub fn arrived(&self) -> Vec<Arrived> {
-        self.arrived.lock().unwrap().clone()
-    }
-}
-
-fn next_reply(scripts: &mut [Script], path: &str) -> Reply {
-    let fitting = scripts.iter_mut().filter(|script| path.starts_with(&script.prefix));
-    let script = fitting.max_by_key(|script| script.prefix.len()).unwrap();
-    if script.replies.len() > 1 {
-        script.replies.pop_front().unwrap()
-    } else {
-        script.replies[0].clone()
-    }
+/// An uncompressed message on the wire.
+pub fn frame_of(message: &impl Message) -> Bytes {
+    framed(0, &message.encode_to_vec()).into()
 }

@@ -1,5 +1,5 @@
 //! What an operator sees: the log, the metrics and the traces.
 
 mod logging;
-pub mod metrics;
+mod metrics;
 mod traces;

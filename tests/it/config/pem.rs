@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use order_query::pb::Provider;
 
-use crate::outbound::tls::Secured;
 use crate::outbound::{ANSWER, accounts};
 use crate::server::tls::handshake;
 use crate::support::Server;
@@ -15,6 +14,7 @@ use crate::support::authority::{self, Authority, BOTH, Pair, client};
 use crate::support::child::{Child, Serving, command, run, write};
 use crate::support::mounted::Mounted;
 use crate::support::played::answer;
+use crate::support::secured::Secured;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 

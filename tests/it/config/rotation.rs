@@ -10,12 +10,11 @@ use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::Provider;
 use tokio::sync::Semaphore;
 
-use crate::sandbox::md5;
 use crate::support::mounted::{Mounted, Witness, until};
-use crate::support::played::{Played, answer};
-use crate::support::{Arrived, Failed, Scripted, Server, manual_clock, question};
+use crate::support::played::{Asked, Played, answer};
+use crate::support::{Failed, Scripted, Server, manual_clock, md5, question};
 
-fn form(request: &Arrived, name: &str) -> String {
+fn form(request: &Asked, name: &str) -> String {
     let mut fields = form_urlencoded::parse(&request.body);
     fields.find(|(key, _)| key == name).expect(name).1.into_owned()
 }
@@ -31,7 +30,7 @@ struct Case {
     account: &'static str,
     key: &'static str,
     /// Whether a request was made with the secret.
-    made_with: fn(&Arrived, &str) -> bool,
+    made_with: fn(&Asked, &str) -> bool,
 }
 
 impl Case {
@@ -43,13 +42,13 @@ impl Case {
     }
 }
 
-fn signed_by_haoka(request: &Arrived, secret: &str) -> bool {
+fn signed_by_haoka(request: &Asked, secret: &str) -> bool {
     let [id, timestamp, sign] =
         ["DownOrderID", "Timestamp", "user_sign"].map(|name| form(request, name));
     sign == md5(&format!("DownOrderID={id}&Timestamp={timestamp}&user_id=agent{secret}"))
 }
 
-fn signed_by_dingshang(request: &Arrived, key: &str) -> bool {
+fn signed_by_dingshang(request: &Asked, key: &str) -> bool {
     let payload = json(&request.body)["payload"].as_str().unwrap().to_owned();
     let payload = json(&BASE64.decode(payload).unwrap());
     let timestamp = payload["timestamp"].as_str().unwrap();
@@ -95,14 +94,14 @@ const CASES: [Case; 5] = [
 ];
 
 /// A server whose account has its secret in a file, and the vendor, which turns every secret down.
-struct Field {
+struct Fixture {
     vendor: Scripted,
     witness: Witness,
     clock: ManualClock,
     server: Server,
 }
 
-impl Field {
+impl Fixture {
     async fn new(case: &Case, mounted: &Mounted) -> Self {
         let (vendor, witness) = (Scripted::start().await, Witness::start().await);
         vendor.answers(200, "{\"errcode\":40125,\"code\":1000}");
@@ -121,10 +120,10 @@ impl Field {
     }
 
     /// Asks, for an order that nobody asked for before. The last request that the vendor has.
-    async fn ask(&self, case: &Case) -> Arrived {
-        let id = (self.vendor.arrived().len() + 1).to_string();
+    async fn ask(&self, case: &Case) -> Asked {
+        let id = (self.vendor.asked().len() + 1).to_string();
         self.server.order(case.provider, &id).await.unwrap_err();
-        self.vendor.arrived().pop().unwrap()
+        self.vendor.asked().pop().unwrap()
     }
 }
 
@@ -132,11 +131,12 @@ impl Field {
 async fn a_secret_that_changes_goes_on_the_wire() {
     for case in CASES {
         let mounted = Mounted::new(&[("secret", "first\n")]);
-        let field = Field::new(&case, &mounted).await;
-        assert!((case.made_with)(&field.ask(&case).await, "first"), "{}", case.key);
+        let fixture = Fixture::new(&case, &mounted).await;
+        assert!((case.made_with)(&fixture.ask(&case).await, "first"), "{}", case.key);
         for changed in ["second", "third"] {
             mounted.swap(&[("secret", &format!("{changed}\n"))]);
-            until(&field.clock, async || (case.made_with)(&field.ask(&case).await, changed)).await;
+            until(&fixture.clock, async || (case.made_with)(&fixture.ask(&case).await, changed))
+                .await;
         }
     }
 }
@@ -145,7 +145,7 @@ async fn a_secret_that_changes_goes_on_the_wire() {
 async fn an_unfit_secret_leaves_the_one_before_in_use() {
     for case in CASES {
         let mounted = Mounted::new(&[("secret", "first\n")]);
-        let field = Field::new(&case, &mounted).await;
+        let fixture = Fixture::new(&case, &mounted).await;
         let mut unfit =
             vec![String::new(), "  \n".into(), "two\nlines\n".into(), "x".repeat(65537)];
         unfit.push("Replace-Me\n".into());
@@ -154,13 +154,13 @@ async fn an_unfit_secret_leaves_the_one_before_in_use() {
         }
         for unfit in unfit {
             mounted.swap(&[("secret", &unfit)]);
-            field.has_read(&mounted).await;
+            fixture.has_read(&mounted).await;
             // After refused credentials WeChat's token is asked for once a minute.
-            field.clock.advance(Duration::from_mins(1));
-            assert!((case.made_with)(&field.ask(&case).await, "first"), "{unfit:?}");
+            fixture.clock.advance(Duration::from_mins(1));
+            assert!((case.made_with)(&fixture.ask(&case).await, "first"), "{unfit:?}");
         }
         mounted.swap(&[("secret", "second")]);
-        until(&field.clock, async || (case.made_with)(&field.ask(&case).await, "second")).await;
+        until(&fixture.clock, async || (case.made_with)(&fixture.ask(&case).await, "second")).await;
     }
 }
 
@@ -168,25 +168,25 @@ async fn an_unfit_secret_leaves_the_one_before_in_use() {
 async fn wechats_token_outlives_the_secret_and_a_mended_secret_is_tried_at_once() {
     let case = &CASES[3];
     let mounted = Mounted::new(&[("secret", "first")]);
-    let field = Field::new(case, &mounted).await;
+    let fixture = Fixture::new(case, &mounted).await;
     let tokens = || {
-        let arrived = field.vendor.arrived();
+        let arrived = fixture.vendor.asked();
         arrived.iter().filter(|request| request.uri.path().starts_with("/cgi-bin/")).count()
     };
-    let ask = async || field.server.order(Provider::Wechat, "1").await.unwrap_err();
+    let ask = async || fixture.server.order(Provider::Wechat, "1").await.unwrap_err();
     ask().await;
-    let refused = field.clock.now();
+    let refused = fixture.clock.now();
     ask().await;
     assert_eq!(tokens(), 1, "for a minute after refused credentials no token is asked for");
-    field.vendor.answers(200, "{\"access_token\":\"t\",\"expires_in\":7200}");
+    fixture.vendor.answers(200, "{\"access_token\":\"t\",\"expires_in\":7200}");
     mounted.swap(&[("secret", "second")]);
-    field.has_read(&mounted).await;
+    fixture.has_read(&mounted).await;
     ask().await;
-    let passed = field.clock.now().duration_since(refused).unwrap();
+    let passed = fixture.clock.now().duration_since(refused).unwrap();
     assert!(passed < Duration::from_mins(1), "{passed:?}");
     assert_eq!(tokens(), 2, "another secret may be asked with at once");
     mounted.swap(&[("secret", "third")]);
-    field.has_read(&mounted).await;
+    fixture.has_read(&mounted).await;
     ask().await;
     assert_eq!(tokens(), 2, "the token that is held lives on");
 }

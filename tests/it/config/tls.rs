@@ -10,9 +10,9 @@ use order_query::config::{Look, Section};
 use order_query::server::Tls;
 
 use super::{HAOKA, problems_in};
-use crate::store::redis::words::Log;
 use crate::support::authority::{self, Authority};
 use crate::support::child::{Serving, run, write};
+use crate::support::log::Log;
 
 const PEM: &str = "holds no certificate in PEM";
 

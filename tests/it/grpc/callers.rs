@@ -41,13 +41,13 @@ fn with_token<T>(message: T, token: &str) -> Request<T> {
 }
 
 /// A server and the one vendor of its accounts, which is Haoka unless they say otherwise.
-struct Field {
+struct Fixture {
     vendor: Scripted,
     clock: ManualClock,
     server: Server,
 }
 
-impl Field {
+impl Fixture {
     /// With these lines, in which `VENDOR` is the vendor's address.
     async fn new(lines: &str) -> Self {
         let (vendor, clock) = (Scripted::start().await, manual_clock());

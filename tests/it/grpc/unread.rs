@@ -6,16 +6,10 @@ use order_query::pb::Provider;
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use crate::support::{Failed, question, raw, sandboxed};
+use crate::support::{Failed, framed, question, raw, sandboxed};
 
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
 const GET_ORDER: &str = "/orderquery.v1.OrderService/GetOrder";
-
-/// A message as gRPC frames it.
-pub fn framed(compressed: u8, message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    [&[compressed][..], &length, message].concat()
-}
 
 #[tokio::test]
 async fn every_failure_has_the_contracts_details() {

@@ -38,13 +38,13 @@ const NOT_SERVING: Result<ServingStatus, Code> = Ok(ServingStatus::NotServing);
 const SERVING: Result<ServingStatus, Code> = Ok(ServingStatus::Serving);
 
 /// A server whose Haoka is played by the test, over a clock that it moves.
-struct Field {
+struct Fixture {
     clock: ManualClock,
     vendor: Scripted,
     server: Server,
 }
 
-impl Field {
+impl Fixture {
     async fn new() -> Self {
         let vendor = Scripted::start().await;
         let clock = manual_clock();
@@ -56,31 +56,31 @@ impl Field {
     /// Asks Haoka for any order.
     async fn ask(&self) -> Result<Source, Failed> {
         // Each order has a day of its own.
-        let id = format!("order-{}", self.vendor.arrived().len());
+        let id = format!("order-{}", self.vendor.asked().len());
         self.server.get(question(Provider::Haoka, &id)).await.map(|answer| answer.source())
     }
 
     /// Fails until the breaker is open. Gives back for how long it is.
     async fn open(&self, reply: Reply) -> Duration {
-        let before = self.vendor.arrived().len();
+        let before = self.vendor.asked().len();
         self.vendor.replies_at("", [reply]);
         for _ in 0..ENOUGH {
             self.ask().await.unwrap_err();
         }
-        assert_eq!(self.vendor.arrived().len(), before + ENOUGH);
+        assert_eq!(self.vendor.asked().len(), before + ENOUGH);
         self.refused().await
     }
 
     /// Asks while nothing may be sent. Gives back how long to wait.
     async fn refused(&self) -> Duration {
-        let before = self.vendor.arrived().len();
+        let before = self.vendor.asked().len();
         let failed = self.ask().await.unwrap_err();
         assert_eq!(
             (failed.code, failed.reason.as_str()),
             (Code::Unavailable, "PROVIDER_UNAVAILABLE")
         );
         assert_eq!(failed.message, "the vendor fails, and is left alone for now; ask again later");
-        assert_eq!(self.vendor.arrived().len(), before, "nothing is sent");
+        assert_eq!(self.vendor.asked().len(), before, "nothing is sent");
         failed.retry_delay.unwrap()
     }
 
@@ -98,9 +98,9 @@ fn millis(range: std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<Dura
 
 #[tokio::test]
 async fn a_vendor_that_fails_is_left_alone_for_longer_each_time() {
-    let field = Field::new().await;
-    assert_eq!(field.health().await, SERVING);
-    let mut wait = field.open(Reply::new(503, "")).await;
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.health().await, SERVING);
+    let mut wait = fixture.open(Reply::new(503, "")).await;
     for range in [
         1000..=2000,
         2000..=4000,
@@ -111,22 +111,22 @@ async fn a_vendor_that_fails_is_left_alone_for_longer_each_time() {
         30_000..=60_000,
     ] {
         assert!(millis(range.clone()).contains(&wait), "{wait:?} is not of {range:?}");
-        assert_eq!(field.health().await, NOT_SERVING);
+        assert_eq!(fixture.health().await, NOT_SERVING);
         let last = Duration::from_nanos(1);
-        field.clock.advance(wait.saturating_sub(last));
-        assert_eq!(field.refused().await, last);
-        field.clock.advance(last);
-        let probe = field.ask().await.unwrap_err();
+        fixture.clock.advance(wait.saturating_sub(last));
+        assert_eq!(fixture.refused().await, last);
+        fixture.clock.advance(last);
+        let probe = fixture.ask().await.unwrap_err();
         assert!(probe.message.contains("HTTP 503"), "{}", probe.message);
-        wait = field.refused().await;
+        wait = fixture.refused().await;
     }
-    field.clock.advance(wait);
-    field.vendor.answers(200, HAOKA_ORDER);
-    assert_eq!(field.health().await, NOT_SERVING, "before a probe nobody knows");
-    assert_eq!(field.ask().await, Ok(Source::Live));
-    assert_eq!(field.health().await, SERVING);
+    fixture.clock.advance(wait);
+    fixture.vendor.answers(200, HAOKA_ORDER);
+    assert_eq!(fixture.health().await, NOT_SERVING, "before a probe nobody knows");
+    assert_eq!(fixture.ask().await, Ok(Source::Live));
+    assert_eq!(fixture.health().await, SERVING);
     // It begins anew, and from the shortest pause.
-    let wait = field.open(Reply::new(503, "")).await;
+    let wait = fixture.open(Reply::new(503, "")).await;
     assert!(millis(1000..=2000).contains(&wait), "{wait:?}");
 }
 
@@ -170,43 +170,43 @@ async fn a_probe_is_alone_until_it_is_answered() {
 
 #[tokio::test]
 async fn half_of_the_calls_is_enough_without_any_in_a_row() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let [fine, failing] = [Reply::new(200, HAOKA_ORDER), Reply::new(503, "")];
-    field.vendor.replies_at("", (0..100).flat_map(|_| [fine.clone(), failing.clone()]));
+    fixture.vendor.replies_at("", (0..100).flat_map(|_| [fine.clone(), failing.clone()]));
     for call in 1..=20 {
-        assert_eq!(field.health().await, SERVING, "before call {call}");
-        assert_eq!(field.ask().await.is_ok(), call % 2 == 1);
+        assert_eq!(fixture.health().await, SERVING, "before call {call}");
+        assert_eq!(fixture.ask().await.is_ok(), call % 2 == 1);
     }
-    assert_eq!(field.health().await, NOT_SERVING);
-    field.refused().await;
-    assert_eq!(field.vendor.arrived().len(), 20);
+    assert_eq!(fixture.health().await, NOT_SERVING);
+    fixture.refused().await;
+    assert_eq!(fixture.vendor.asked().len(), 20);
 }
 
 #[tokio::test]
 async fn the_vendors_own_time_is_waited_for() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let headers = vec![("retry-after", "300".to_owned())];
-    let wait = field.open(Reply { headers, ..Reply::new(503, "") }).await;
+    let wait = fixture.open(Reply { headers, ..Reply::new(503, "") }).await;
     assert_eq!(wait, Duration::from_mins(5));
 }
 
 #[tokio::test]
 async fn an_older_answer_takes_the_place_of_the_refusal() {
-    let field = Field::new().await;
-    field.vendor.answers(200, HAOKA_ORDER);
-    field.server.get(question(Provider::Haoka, "known")).await.unwrap();
-    let wait = field.open(Reply::new(500, "")).await;
-    field.clock.advance(Duration::from_hours(1));
-    field.ask().await.unwrap_err();
-    let wait = field.refused().await.max(wait);
-    let stale = field.server.get(question(Provider::Haoka, "known")).await.unwrap();
+    let fixture = Fixture::new().await;
+    fixture.vendor.answers(200, HAOKA_ORDER);
+    fixture.server.get(question(Provider::Haoka, "known")).await.unwrap();
+    let wait = fixture.open(Reply::new(500, "")).await;
+    fixture.clock.advance(Duration::from_hours(1));
+    fixture.ask().await.unwrap_err();
+    let wait = fixture.refused().await.max(wait);
+    let stale = fixture.server.get(question(Provider::Haoka, "known")).await.unwrap();
     assert_eq!(stale.source(), Source::Stale);
     let refresh_time = std::time::SystemTime::try_from(stale.refresh_time.unwrap()).unwrap();
     let until = manual_clock_start() + Duration::from_hours(1) + wait;
     assert_eq!(refresh_time, until, "when a probe may go");
     let max_age = Some(prost_types::Duration { seconds: 60, nanos: 0 });
     let insisting = GetOrderRequest { max_age, ..question(Provider::Haoka, "known") };
-    assert_eq!(field.server.get(insisting).await.unwrap_err().reason, "PROVIDER_UNAVAILABLE");
+    assert_eq!(fixture.server.get(insisting).await.unwrap_err().reason, "PROVIDER_UNAVAILABLE");
 }
 
 fn manual_clock_start() -> std::time::SystemTime {
@@ -226,37 +226,37 @@ async fn whatever_a_vendor_answers_tells_that_it_is_there() {
         (429, ""),
     ];
     for (status, body) in answers {
-        let field = Field::new().await;
+        let fixture = Fixture::new().await;
         for reply in [Reply::new(503, ""), Reply::new(status, body), Reply::new(503, "")] {
             let is_failure = reply.status == 503;
-            field.vendor.replies_at("", [reply]);
+            fixture.vendor.replies_at("", [reply]);
             for _ in 0..if is_failure { ENOUGH - 1 } else { 1 } {
-                let before = field.vendor.arrived().len();
-                let _ = field.ask().await;
-                assert_eq!(field.vendor.arrived().len(), before + 1, "{status} {body}");
+                let before = fixture.vendor.asked().len();
+                let _ = fixture.ask().await;
+                assert_eq!(fixture.vendor.asked().len(), before + 1, "{status} {body}");
                 // As long as the vendor wants to be left alone after 429.
-                field.clock.advance(Duration::from_mins(1));
+                fixture.clock.advance(Duration::from_mins(1));
             }
         }
         let credentials = body.contains("签名");
-        assert_eq!(field.health().await == NOT_SERVING, credentials, "{status} {body}");
+        assert_eq!(fixture.health().await == NOT_SERVING, credentials, "{status} {body}");
     }
 }
 
 #[tokio::test]
 async fn each_cause_is_cleared_by_what_disproves_it() {
-    let field = Field::new().await;
-    field.vendor.answers(200, r#"{"code":-1,"message":"签名错误"}"#);
-    field.ask().await.unwrap_err();
-    assert_eq!(field.health().await, NOT_SERVING);
-    field.clock.advance(field.open(Reply::new(503, "")).await);
+    let fixture = Fixture::new().await;
+    fixture.vendor.answers(200, r#"{"code":-1,"message":"签名错误"}"#);
+    fixture.ask().await.unwrap_err();
+    assert_eq!(fixture.health().await, NOT_SERVING);
+    fixture.clock.advance(fixture.open(Reply::new(503, "")).await);
     // The vendor is there again; of the credentials a page in HTML says nothing.
-    field.vendor.answers(200, "<html>");
-    field.ask().await.unwrap_err();
-    assert_eq!(field.health().await, NOT_SERVING);
-    field.vendor.answers(200, HAOKA_ORDER);
-    field.ask().await.unwrap();
-    assert_eq!(field.health().await, SERVING);
+    fixture.vendor.answers(200, "<html>");
+    fixture.ask().await.unwrap_err();
+    assert_eq!(fixture.health().await, NOT_SERVING);
+    fixture.vendor.answers(200, HAOKA_ORDER);
+    fixture.ask().await.unwrap();
+    assert_eq!(fixture.health().await, SERVING);
 }
 
 #[tokio::test]
@@ -266,18 +266,18 @@ async fn a_probe_that_our_own_limit_stops_is_none() {
     let url = format!("http://{}", vendor.address);
     let config = accounts(&url, &url, &url).replace("user_id", "calls_per_minute = 5\nuser_id");
     let server = Server::start_at(&config, Arc::new(clock.clone())).await;
-    let field = Field { clock, vendor, server };
-    let wait = field.open(Reply::new(503, "")).await;
-    field.vendor.answers(200, HAOKA_ORDER);
-    field.clock.advance(wait);
+    let fixture = Fixture { clock, vendor, server };
+    let wait = fixture.open(Reply::new(503, "")).await;
+    fixture.vendor.answers(200, HAOKA_ORDER);
+    fixture.clock.advance(wait);
     for _ in 0..3 {
-        let failed = field.ask().await.unwrap_err();
+        let failed = fixture.ask().await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
-        assert_eq!(field.health().await, NOT_SERVING);
+        assert_eq!(fixture.health().await, NOT_SERVING);
     }
-    field.clock.advance(Duration::from_mins(2));
-    assert_eq!(field.ask().await, Ok(Source::Live));
-    assert_eq!(field.health().await, SERVING);
+    fixture.clock.advance(Duration::from_mins(2));
+    assert_eq!(fixture.ask().await, Ok(Source::Live));
+    assert_eq!(fixture.health().await, SERVING);
 }
 
 /// Asks the vending machines' account for an order that nobody has asked for.
@@ -302,12 +302,12 @@ async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself
         let failed = vend(&channel, calls).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
         assert!(failed.retry_delay.is_some_and(|wait| wait <= Duration::from_secs(2)));
-        let arrived = failing.arrived().len();
+        let arrived = failing.asked().len();
         let most = calls + 5 + calls / 10;
         assert!(arrived <= most, "{arrived} requests for {calls} calls");
     }
     // A slow machine may have taken as long as a pause.
-    assert!(failing.arrived().len() <= 2 * ENOUGH, "{}", failing.arrived().len());
+    assert!(failing.asked().len() <= 2 * ENOUGH, "{}", failing.asked().len());
     let mut client = OrderServiceClient::new(channel.clone());
     for provider in [Provider::Wechat, Provider::Haoka] {
         client.get_order(question(provider, "A1")).await.unwrap();
@@ -324,7 +324,7 @@ async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself
     }
 
     failing.answers(200, r#"{"code":0,"data":{"order_id":7,"status":"SUCCESS"}}"#);
-    let before = failing.arrived().len();
+    let before = failing.asked().len();
     let mut wait = Duration::ZERO;
     for _ in 0..10 {
         tokio::time::sleep(wait).await;
@@ -333,7 +333,7 @@ async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself
             Err(failed) => wait = failed.retry_delay.unwrap(),
         }
     }
-    assert_eq!(failing.arrived().len(), before + 1, "the probe");
+    assert_eq!(failing.asked().len(), before + 1, "the probe");
     assert_eq!(check(&admin, "account/vending").await, SERVING);
     let left_alone = server.child.err.with("is left alone until a probe");
     assert!(left_alone.contains("\"account\":\"vending\""), "{left_alone}");

@@ -12,8 +12,8 @@ use order_query::pb::{
 use order_query::store::{File, Redis, Store};
 use tempfile::TempDir;
 
-use crate::store::redis::words::Log;
 use crate::store::{call, minute, observed};
+use crate::support::log::Log;
 use crate::support::redis_server::RedisServer;
 use crate::support::{CACHE_BYTES, Failed, Scripted, Server, manual_clock, question};
 
@@ -22,12 +22,12 @@ const DAY: Duration = Duration::from_hours(24);
 const YEARS: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A vendor, and servers one after the other over one file.
-struct Field {
+struct Fixture {
     vendor: Scripted,
     folder: TempDir,
 }
 
-impl Field {
+impl Fixture {
     async fn new() -> Self {
         Self { vendor: Scripted::start().await, folder: tempfile::tempdir().unwrap() }
     }
@@ -63,29 +63,29 @@ const BLOCKED: &str = r#"{"code":-1,"message":"操作频繁"}"#;
 #[tokio::test]
 async fn limits_pauses_and_answers_go_on_after_a_clock_was_ahead() {
     for ahead in [HOUR * 30, YEARS] {
-        let field = Field::new().await;
+        let fixture = Fixture::new().await;
         let clock = manual_clock();
         clock.advance(ahead);
-        let server = field.start(&clock).await;
-        field.vendor.answers(200, haoka("待处理"));
+        let server = fixture.start(&clock).await;
+        fixture.vendor.answers(200, haoka("待处理"));
         insist(&server, "A1").await.unwrap();
         clock.advance(Duration::from_secs(1));
         insist(&server, "A1").await.unwrap();
-        field.vendor.answers(200, BLOCKED);
+        fixture.vendor.answers(200, BLOCKED);
         insist(&server, "A2").await.unwrap_err();
         stop(server).await;
 
         let clock = manual_clock();
-        let server = field.start(&clock).await;
-        field.vendor.answers(200, haoka("已发货"));
-        let before = field.vendor.arrived().len();
+        let server = fixture.start(&clock).await;
+        fixture.vendor.answers(200, haoka("已发货"));
+        let before = fixture.vendor.asked().len();
         let spent = insist(&server, "A1").await.unwrap_err();
         assert_eq!(spent.reason, "PROVIDER_QUOTA_EXHAUSTED");
         let flight = Duration::from_secs(30);
         assert_eq!(spent.retry_delay, Some(DAY + flight), "{ahead:?}");
         let paused = insist(&server, "A2").await.unwrap_err();
         assert_eq!(paused.retry_delay, Some(HOUR), "{ahead:?}");
-        assert_eq!(field.vendor.arrived().len(), before, "nothing was sent");
+        assert_eq!(fixture.vendor.asked().len(), before, "nothing was sent");
 
         clock.advance(HOUR);
         insist(&server, "A2").await.unwrap();

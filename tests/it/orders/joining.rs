@@ -9,15 +9,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::poll;
 use order_query::clock::{Clock, ManualClock};
-use order_query::config::Secret;
 use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Caller, Orders};
-use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Left, Means, Proof, Query, Rules, Token, TokenStore};
+use order_query::orders::{Caller, Orders};
+use order_query::pb::{ErrorReason, Order, OrderRef, Source};
+use order_query::providers::{Rules, Token, TokenStore};
 use order_query::store::{Call, Held, Known, Memory, Store, Take};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::support::fake_vendor::FakeVendor;
 use crate::support::{CACHE_BYTES, manual_clock};
 
 /// A store in memory that is read only when it may be.
@@ -100,54 +100,32 @@ impl TokenStore for Slow {
     }
 }
 
-/// A vendor with a daily limit that answers only when it may, and counts.
-struct Vendor {
-    clock: ManualClock,
-    answers: Arc<Semaphore>,
-    asked: Arc<AtomicUsize>,
-    /// Which call is given up at the end of its time, without being sent.
+/// A vendor that answers only when it may, and counts. The call `unsent` is given up at the end of its time,
+/// without being sent.
+fn vendor(
+    clock: &ManualClock,
+    answers: &Arc<Semaphore>,
+    asked: &Arc<AtomicUsize>,
     unsent: usize,
-    calls_per_order_per_day: Option<u32>,
+) -> FakeVendor {
+    let (clock, answers, asked) = (clock.clone(), Arc::clone(answers), Arc::clone(asked));
+    FakeVendor::new(move |query| {
+        let (clock, answers) = (clock.clone(), Arc::clone(&answers));
+        let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            let observe_time = Some(clock.now().into());
+            if number == unsent {
+                clock.advance(FakeVendor::RULES.longest_call);
+                let trouble = Some(Trouble::Passing);
+                return Err(Error { unsent: true, trouble, ..Error::unavailable("refused") });
+            }
+            let _may_answer = answers.acquire().await;
+            Ok(Order { id: query.id, observe_time, ..Order::default() })
+        }
+    })
 }
 
-#[async_trait]
-impl providers::Provider for Vendor {
-    fn identity(&self) -> String {
-        "vendor".to_owned()
-    }
-    fn secrets(&self) -> Vec<Secret> {
-        Vec::new()
-    }
-    fn check_id(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-    fn rules(&self) -> Rules {
-        Rules {
-            freshness: Duration::from_mins(15),
-            calls_per_minute: None,
-            calls_per_order_per_day: self.calls_per_order_per_day,
-            longest_call: Duration::from_secs(10),
-        }
-    }
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        unreachable!("nobody asks for proof")
-    }
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let pass = means.gate.enter().await?;
-        let observe_time = Some(self.clock.now().into());
-        if self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.unsent {
-            self.clock.advance(self.rules().longest_call);
-            means.gate.leave(pass, Left::Unsent).await;
-            let trouble = Some(Trouble::Passing);
-            return Err(Error { unsent: true, trouble, ..Error::unavailable("refused") });
-        }
-        let _may_answer = self.answers.acquire().await;
-        means.gate.leave(pass, Left::Answered).await;
-        Ok(Order { id: query.id.clone(), observe_time, ..Order::default() })
-    }
-}
-
-struct Field {
+struct Fixture {
     clock: ManualClock,
     orders: Orders,
     /// Another process with the same store and vendor.
@@ -162,13 +140,12 @@ struct Field {
 
 /// More permits than any test needs.
 const MANY: usize = 1000;
-/// What a caller insists on who wants to know it now.
 /// How often a vendor may be asked for one order in a day.
 const LIMIT: Option<u32> = Some(10);
-
+/// What a caller insists on that wants to know it now.
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
-impl Field {
+impl Fixture {
     fn new() -> Self {
         Self::with(false, 0, LIMIT)
     }
@@ -188,19 +165,13 @@ impl Field {
             broken: Arc::clone(&broken),
         });
         let replica = || {
-            let vendor = Vendor {
-                clock: clock.clone(),
-                answers: Arc::clone(&answers),
-                asked: Arc::clone(&asked),
-                unsent,
-                calls_per_order_per_day,
-            };
-            let account = Account::new("a", Provider::Haoka, true, Box::new(vendor));
-            let (store, time) = (Arc::clone(&store), Arc::clone(&time));
-            Orders::new(Accounts::new(vec![account]), store, time)
+            let vendor = vendor(&clock, &answers, &asked, unsent);
+            let freshness = Duration::from_mins(15);
+            let rules = Rules { freshness, calls_per_order_per_day, ..FakeVendor::RULES };
+            vendor.ruled(rules).orders(Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&time))
         };
         let (orders, other) = (replica(), replica());
-        let provider = Provider::Haoka.into();
+        let provider = FakeVendor::PROVIDER.into();
         let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
         Self { clock, orders, other, reads, answers, asked, refused, broken, order }
     }
@@ -238,98 +209,99 @@ impl Field {
 
 #[tokio::test]
 async fn a_call_that_was_under_way_at_the_arrival_is_young_enough_for_anyone() {
-    let field = Field::new();
-    Field::close(&field.answers).await;
-    let mut first = pin!(field.get(None));
+    let fixture = Fixture::new();
+    Fixture::close(&fixture.answers).await;
+    let mut first = pin!(fixture.get(None));
     assert!(poll!(&mut first).is_pending());
-    field.until_asked(1).await;
-    field.clock.advance(Duration::from_secs(5));
-    let mut second = pin!(field.get(NOW));
+    fixture.until_asked(1).await;
+    fixture.clock.advance(Duration::from_secs(5));
+    let mut second = pin!(fixture.get(NOW));
     assert!(poll!(&mut second).is_pending());
-    field.answers.add_permits(MANY);
+    fixture.answers.add_permits(MANY);
     assert_eq!((first.await, second.await), (Ok(Source::Live), Ok(Source::Live)));
-    assert_eq!(field.asked(), 1);
+    assert_eq!(fixture.asked(), 1);
     // It was observed before this one came.
-    assert_eq!(field.get(NOW).await, Ok(Source::Live));
-    assert_eq!(field.asked(), 2);
+    assert_eq!(fixture.get(NOW).await, Ok(Source::Live));
+    assert_eq!(fixture.asked(), 2);
 }
 
 #[tokio::test]
 async fn a_call_goes_on_when_its_callers_have_left() {
-    let field = Field::new();
-    Field::close(&field.answers).await;
+    let fixture = Fixture::new();
+    Fixture::close(&fixture.answers).await;
     {
-        let mut gone = pin!(field.get(None));
+        let mut gone = pin!(fixture.get(None));
         assert!(poll!(&mut gone).is_pending());
-        field.until_asked(1).await;
+        fixture.until_asked(1).await;
     }
-    let mut joined = pin!(field.get(None));
+    let mut joined = pin!(fixture.get(None));
     assert!(poll!(&mut joined).is_pending());
-    field.answers.add_permits(MANY);
+    fixture.answers.add_permits(MANY);
     assert_eq!(joined.await, Ok(Source::Live));
-    assert_eq!(field.get(None).await, Ok(Source::Cache));
-    assert_eq!(field.asked(), 1);
+    assert_eq!(fixture.get(None).await, Ok(Source::Cache));
+    assert_eq!(fixture.asked(), 1);
 }
 
 #[tokio::test]
 async fn who_insists_is_not_refused_with_who_does_not() {
-    let field = Field::new();
+    let fixture = Fixture::new();
     for _ in 0..8 {
-        field.get(NOW).await.unwrap();
-        field.clock.advance(Duration::from_mins(1));
+        fixture.get(NOW).await.unwrap();
+        fixture.clock.advance(Duration::from_mins(1));
     }
-    field.clock.advance(Duration::from_hours(7));
-    Field::close(&field.reads).await;
-    let mut content = pin!(field.get(None));
+    fixture.clock.advance(Duration::from_hours(7));
+    Fixture::close(&fixture.reads).await;
+    let mut content = pin!(fixture.get(None));
     assert!(poll!(&mut content).is_pending());
-    let mut insists = pin!(field.get(NOW));
+    let mut insists = pin!(fixture.get(NOW));
     assert!(poll!(&mut insists).is_pending());
-    field.reads.add_permits(MANY);
+    fixture.reads.add_permits(MANY);
     assert_eq!((content.await, insists.await), (Ok(Source::Stale), Ok(Source::Live)));
-    assert_eq!(field.asked(), 9);
+    assert_eq!(fixture.asked(), 9);
 }
 
 #[tokio::test]
 async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer() {
-    let field = Field::new();
-    field.get(None).await.unwrap();
-    field.clock.advance(Duration::from_hours(1));
-    Field::close(&field.answers).await;
+    let fixture = Fixture::new();
+    fixture.get(None).await.unwrap();
+    fixture.clock.advance(Duration::from_hours(1));
+    Fixture::close(&fixture.answers).await;
     let deadline = || Instant::now() + Duration::from_millis(50);
     let failed =
-        field.orders.get(&Caller::default(), &field.order, NOW, deadline()).await.unwrap_err();
+        fixture.orders.get(&Caller::default(), &fixture.order, NOW, deadline()).await.unwrap_err();
     assert_eq!(failed.reason, ErrorReason::DeadlineExceeded);
-    assert_eq!(failed.account.as_deref(), Some("a"));
-    let stale = field.orders.get(&Caller::default(), &field.order, None, deadline()).await.unwrap();
+    assert_eq!(failed.account.as_deref(), Some(FakeVendor::ACCOUNT));
+    let stale =
+        fixture.orders.get(&Caller::default(), &fixture.order, None, deadline()).await.unwrap();
     assert_eq!(stale.response.source(), Source::Stale);
-    assert_eq!(field.asked(), 2, "the second joined the first one's call");
+    assert_eq!(fixture.asked(), 2, "the second joined the first one's call");
 }
 
 #[tokio::test]
 async fn a_second_attempt_keeps_the_order_leased() {
     // Ten calls pay for a second attempt; the tenth fails, and takes its whole time.
-    let mut field = Field::with(true, 10, LIMIT);
+    let mut fixture = Fixture::with(true, 10, LIMIT);
     for n in 1..10 {
-        field.order.id = format!("B{n}");
-        field.get(NOW).await.unwrap();
+        fixture.order.id = format!("B{n}");
+        fixture.get(NOW).await.unwrap();
     }
-    field.order.id = "A1".to_owned();
-    Field::close(&field.answers).await;
-    let mut first = pin!(field.get(NOW));
+    fixture.order.id = "A1".to_owned();
+    Fixture::close(&fixture.answers).await;
+    let mut first = pin!(fixture.get(NOW));
     assert!(poll!(&mut first).is_pending());
-    field.until_asked(11).await;
+    fixture.until_asked(11).await;
     // Longer than what is left of a lease that was not had again.
-    field.clock.advance(Duration::from_secs(5));
+    fixture.clock.advance(Duration::from_secs(5));
     let (anyone, deadline) = (Caller::default(), Instant::now() + Duration::from_mins(1));
-    let mut other = pin!(field.other.get(&anyone, &field.order, NOW, deadline));
+    let mut other = pin!(fixture.other.get(&anyone, &fixture.order, NOW, deadline));
     assert!(poll!(&mut other).is_pending());
-    while field.refused.load(Ordering::SeqCst) == 0 && field.asked() == 11 {
+    while fixture.refused.load(Ordering::SeqCst) == 0 && fixture.asked() == 11 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    field.answers.add_permits(MANY);
+    fixture.answers.add_permits(MANY);
     assert_eq!(first.await, Ok(Source::Live));
     assert_eq!(other.await.unwrap().response.source(), Source::Live);
-    assert_eq!(field.asked(), 11, "one call for both replicas");
+    assert_eq!(fixture.asked(), 11, "one call for both replicas");
 }
 
 /// A caller with one call a minute.
@@ -341,58 +313,58 @@ fn with_a_share(name: &str) -> Caller {
 async fn who_joined_a_call_that_anothers_share_stopped_asks_for_itself() {
     let (spent, fresh) = (with_a_share("spent"), with_a_share("fresh"));
     for other in [Caller::default(), fresh.clone()] {
-        let field = Field::new();
-        field.get_as(&spent, NOW).await.unwrap();
-        field.clock.advance(Duration::from_secs(1));
-        Field::close(&field.reads).await;
-        let mut first = pin!(field.get_as(&spent, NOW));
+        let fixture = Fixture::new();
+        fixture.get_as(&spent, NOW).await.unwrap();
+        fixture.clock.advance(Duration::from_secs(1));
+        Fixture::close(&fixture.reads).await;
+        let mut first = pin!(fixture.get_as(&spent, NOW));
         assert!(poll!(&mut first).is_pending());
-        let mut joined = pin!(field.get_as(&other, NOW));
-        let mut twin = pin!(field.get_as(&spent, NOW));
+        let mut joined = pin!(fixture.get_as(&other, NOW));
+        let mut twin = pin!(fixture.get_as(&spent, NOW));
         assert!(poll!(&mut joined).is_pending() && poll!(&mut twin).is_pending());
-        field.reads.add_permits(MANY);
+        fixture.reads.add_permits(MANY);
         let refused = Err(ErrorReason::ProviderQuotaExhausted);
         assert_eq!((first.await, joined.await), (refused, Ok(Source::Live)), "{other:?}");
-        assert_eq!(field.asked(), 2);
+        assert_eq!(fixture.asked(), 2);
         // Its own share, or none, is what counts; not that it joined.
-        field.clock.advance(Duration::from_secs(1));
+        fixture.clock.advance(Duration::from_secs(1));
         let again = if other == fresh { refused } else { Ok(Source::Live) };
-        assert_eq!(field.get_as(&other, NOW).await, again);
+        assert_eq!(fixture.get_as(&other, NOW).await, again);
         twin.await.unwrap_err();
     }
 }
 
 #[tokio::test]
 async fn a_call_that_is_joined_and_an_answer_that_is_known_spend_no_share() {
-    let field = Field::new();
+    let fixture = Fixture::new();
     let caller = with_a_share("caller");
-    Field::close(&field.answers).await;
-    let mut first = pin!(field.get(None));
+    Fixture::close(&fixture.answers).await;
+    let mut first = pin!(fixture.get(None));
     assert!(poll!(&mut first).is_pending());
-    field.until_asked(1).await;
-    let mut joined = pin!(field.get_as(&caller, NOW));
+    fixture.until_asked(1).await;
+    let mut joined = pin!(fixture.get_as(&caller, NOW));
     assert!(poll!(&mut joined).is_pending());
-    field.answers.add_permits(MANY);
+    fixture.answers.add_permits(MANY);
     assert_eq!((first.await, joined.await), (Ok(Source::Live), Ok(Source::Live)));
-    assert_eq!(field.get_as(&caller, None).await, Ok(Source::Cache));
-    field.clock.advance(Duration::from_secs(1));
-    assert_eq!(field.get_as(&caller, NOW).await, Ok(Source::Live), "its one call is left");
-    field.clock.advance(Duration::from_secs(1));
-    assert_eq!(field.get_as(&caller, NOW).await, Err(ErrorReason::ProviderQuotaExhausted));
+    assert_eq!(fixture.get_as(&caller, None).await, Ok(Source::Cache));
+    fixture.clock.advance(Duration::from_secs(1));
+    assert_eq!(fixture.get_as(&caller, NOW).await, Ok(Source::Live), "its one call is left");
+    fixture.clock.advance(Duration::from_secs(1));
+    assert_eq!(fixture.get_as(&caller, NOW).await, Err(ErrorReason::ProviderQuotaExhausted));
 }
 
 #[tokio::test]
 async fn a_share_that_cannot_be_counted_stops_its_own_caller_only() {
-    let field = Field::with(false, 0, None);
-    field.broken.store(true, Ordering::SeqCst);
-    Field::close(&field.reads).await;
+    let fixture = Fixture::with(false, 0, None);
+    fixture.broken.store(true, Ordering::SeqCst);
+    Fixture::close(&fixture.reads).await;
     let caller = with_a_share("caller");
-    let mut counted = pin!(field.get_as(&caller, NOW));
+    let mut counted = pin!(fixture.get_as(&caller, NOW));
     assert!(poll!(&mut counted).is_pending());
-    let mut joined = pin!(field.get(NOW));
+    let mut joined = pin!(fixture.get(NOW));
     assert!(poll!(&mut joined).is_pending());
-    field.reads.add_permits(MANY);
+    fixture.reads.add_permits(MANY);
     let failed = Err(ErrorReason::StoreUnavailable);
     assert_eq!((counted.await, joined.await), (failed, Ok(Source::Live)));
-    assert_eq!(field.asked(), 1);
+    assert_eq!(fixture.asked(), 1);
 }

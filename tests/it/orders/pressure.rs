@@ -5,90 +5,57 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use order_query::clock::{Clock, ManualClock};
-use order_query::config::Secret;
-use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Caller, Orders};
-use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore};
-use order_query::store::Memory;
+use order_query::clock::Clock as _;
+use order_query::orders::Caller;
+use order_query::pb::{ErrorReason, Order, OrderRef};
+use order_query::providers::Rules;
 use tokio::time::Instant;
 
-use crate::support::{CACHE_BYTES, manual_clock};
+use crate::support::fake_vendor::FakeVendor;
+use crate::support::manual_clock;
 
 const LIMIT: usize = 20;
 const MINUTE: Duration = Duration::from_mins(1);
 const STEP: Duration = Duration::from_millis(50);
 
-/// A vendor that a request reaches within 2 s; one stalls.
-struct Late {
-    clock: ManualClock,
-    /// When each request was counted, as the vendor sees it.
-    counted: Arc<Mutex<Vec<SystemTime>>>,
-    random: Mutex<u64>,
-}
-
-impl Late {
-    /// How long the next request is on its way: the same in every run.
-    fn delay(&self) -> Duration {
-        let mut random = self.random.lock().unwrap();
-        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let stalls = self.counted.lock().unwrap().len() == 7;
-        if stalls { Duration::from_secs(25) } else { Duration::from_millis((*random >> 33) % 2000) }
-    }
-}
-
-#[async_trait]
-impl providers::Provider for Late {
-    fn identity(&self) -> String {
-        "late".to_owned()
-    }
-    fn secrets(&self) -> Vec<Secret> {
-        Vec::new()
-    }
-    fn check_id(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-    fn rules(&self) -> Rules {
-        Rules {
-            freshness: Duration::ZERO,
-            calls_per_minute: Some(u32::try_from(LIMIT).unwrap()),
-            calls_per_order_per_day: None,
-            longest_call: Duration::from_secs(10),
+/// How long each request is on its way: at most 2 s, but for one that stalls. The same in every run.
+fn delays() -> impl FnMut() -> Duration {
+    let (mut random, mut asked) = (20_261_121_u64, 0);
+    move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        asked += 1;
+        if asked == 8 {
+            Duration::from_secs(25)
+        } else {
+            Duration::from_millis((random >> 33) % 2000)
         }
-    }
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        unreachable!("nobody asks for proof")
-    }
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let pass = means.gate.enter().await?;
-        let sent = self.clock.now();
-        self.clock.sleep_until(sent + self.delay()).await;
-        self.counted.lock().unwrap().push(self.clock.now());
-        means.gate.leave(pass, Left::Answered).await;
-        Ok(Order { id: query.id.clone(), observe_time: Some(sent.into()), ..Order::default() })
     }
 }
 
 #[tokio::test]
 async fn no_minute_sees_more_calls_than_the_limit() {
     let clock = manual_clock();
-    let counted = Arc::new(Mutex::new(Vec::new()));
-    let vendor = Late {
-        clock: clock.clone(),
-        counted: Arc::clone(&counted),
-        random: Mutex::new(20_261_121),
-    };
-    let account = Account::new("late", Provider::Haoka, true, Box::new(vendor));
-    let time: Arc<dyn Clock> = Arc::new(clock.clone());
-    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&time)));
-    let orders = Orders::new(Accounts::new(vec![account]), store, time);
+    let counted = Arc::new(Mutex::new(Vec::<SystemTime>::new()));
+    let (delay, seen) = (Mutex::new(delays()), Arc::clone(&counted));
+    let time = clock.clone();
+    let vendor = FakeVendor::new(move |query| {
+        let sent = time.now();
+        let arrival = sent + delay.lock().unwrap()();
+        let (time, seen) = (time.clone(), Arc::clone(&seen));
+        async move {
+            time.sleep_until(arrival).await;
+            seen.lock().unwrap().push(time.now());
+            Ok(Order { id: query.id, observe_time: Some(sent.into()), ..Order::default() })
+        }
+    });
+    let limit = Some(u32::try_from(LIMIT).unwrap());
+    let vendor = vendor.ruled(Rules { calls_per_minute: limit, ..FakeVendor::RULES });
+    let orders = vendor.orders_in_memory(Arc::new(clock.clone()));
     let mut calls = tokio::task::JoinSet::new();
     for step in 0..(5 * 60 * 20) {
         let orders = orders.clone();
         calls.spawn(async move {
-            let provider = Provider::Haoka.into();
+            let provider = FakeVendor::PROVIDER.into();
             let order = OrderRef { provider, id: step.to_string(), ..OrderRef::default() };
             let deadline = Instant::now() + Duration::from_hours(1);
             orders

@@ -4,25 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
 use futures_util::future::join_all;
-use order_query::clock::{Clock, SystemClock};
-use order_query::config::Secret;
+use order_query::clock::SystemClock;
 use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Caller, Orders};
+use order_query::orders::Caller;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
-use order_query::store::Memory;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use crate::outbound::ANSWER;
-use crate::outbound::tls::Secured;
+use crate::support::fake_vendor::FakeVendor;
 use crate::support::played::answer;
-use crate::support::{CACHE_BYTES, Failed, Reply, Scripted, Server, question};
+use crate::support::secured::Secured;
+use crate::support::{Failed, Reply, Scripted, Server, question};
 
 /// How many retries an account begins with.
 const RESERVE: usize = 5;
@@ -94,7 +91,7 @@ async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
             let path = if provider == Provider::Wechat { "/wxa/" } else { "" };
             vendor.replies_at(path, [failure.clone(), reply(200, ANSWER)]);
             let asked =
-                || vendor.arrived().iter().filter(|a| !a.uri.path().contains("token")).count();
+                || vendor.asked().iter().filter(|a| !a.uri.path().contains("token")).count();
             let before = asked();
             let outcome = ask(&server, provider).await;
             assert_eq!(outcome.is_ok(), is_repeated, "{case}: {outcome:?}");
@@ -109,11 +106,11 @@ async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
     let mut calls = 0;
     let mut retries_of = async |fails: bool| {
         calls += 1;
-        let before = vendor.arrived().len();
+        let before = vendor.asked().len();
         let failure = fails.then(|| Reply::new(503, ""));
         vendor.replies_at("", failure.into_iter().chain([Reply::new(200, ANSWER)]));
         let outcome = ask(&server, Provider::Dingshang).await;
-        let retries = vendor.arrived().len() - before - 1;
+        let retries = vendor.asked().len() - before - 1;
         assert_eq!(outcome.is_ok(), !fails || retries == 1, "{calls}: {outcome:?}");
         retries
     };
@@ -136,10 +133,10 @@ async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
 #[tokio::test]
 async fn a_vendor_is_asked_twice_and_not_more_often_whatever_is_saved_up() {
     let (vendor, server) = after(4 * PAID, Provider::Dingshang, "").await;
-    let before = vendor.arrived().len();
+    let before = vendor.asked().len();
     vendor.answers(503, "");
     ask(&server, Provider::Dingshang).await.unwrap_err();
-    assert_eq!(vendor.arrived().len() - before, 2);
+    assert_eq!(vendor.asked().len() - before, 2);
 }
 
 /// A way to a vendor that closes its `nth` connection before a word is said.
@@ -186,52 +183,28 @@ async fn a_limited_account_asks_again_where_no_connection_was_made_and_pays_once
     assert_eq!(vendor.vendor.asked().len(), PAID, "each order once");
 }
 
-/// A vendor that fails every third time.
-struct Shaky(Arc<AtomicUsize>);
-
-#[async_trait]
-impl providers::Provider for Shaky {
-    fn identity(&self) -> String {
-        "shaky".to_owned()
-    }
-    fn secrets(&self) -> Vec<Secret> {
-        Vec::new()
-    }
-    fn check_id(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-    fn rules(&self) -> Rules {
-        Rules {
-            freshness: Duration::ZERO,
-            calls_per_minute: None,
-            calls_per_order_per_day: None,
-            longest_call: Duration::from_secs(10),
-        }
-    }
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        unreachable!("nobody asks for proof")
-    }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
-        if self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
-            return Err(Error { trouble: Some(Trouble::Passing), ..Error::unavailable("busy") });
-        }
-        Ok(Order { id: query.id.clone(), ..Order::default() })
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_shaky_vendor_sees_the_reserve_and_a_tenth_more_and_not_a_third() {
     let attempts = Arc::new(AtomicUsize::new(0));
-    let vendor = Box::new(Shaky(Arc::clone(&attempts)));
-    let account = Account::new("shaky", Provider::Haoka, true, vendor);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
-    let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+    let count = Arc::clone(&attempts);
+    let vendor = FakeVendor::new(move |query| {
+        let fails = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
+        async move {
+            if fails {
+                return Err(Error {
+                    trouble: Some(Trouble::Passing),
+                    ..Error::unavailable("busy")
+                });
+            }
+            Ok(Order { id: query.id, ..Order::default() })
+        }
+    });
+    let orders = vendor.orders_in_memory(Arc::new(SystemClock));
     let mut failed = 0;
     for batch in 0..30 {
         let calls = (0..10).map(|n| {
             let order = OrderRef {
-                provider: Provider::Haoka.into(),
+                provider: FakeVendor::PROVIDER.into(),
                 id: format!("{batch}-{n}"),
                 ..OrderRef::default()
             };

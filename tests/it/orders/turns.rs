@@ -4,23 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::future::join_all;
-use order_query::clock::{Clock, SystemClock};
-use order_query::config::Secret;
+use order_query::clock::SystemClock;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Answer, Caller, Orders};
+use order_query::orders::{Answer, Caller, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
-use order_query::store::Memory;
+use order_query::providers::Rules;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::child::Serving;
+use crate::support::fake_vendor::FakeVendor;
 use crate::support::played::{Played, answer};
-use crate::support::{CACHE_BYTES, Server, connect, question, sandbox_at};
+use crate::support::{Server, connect, question, sandbox_at};
 
 /// How many calls an account has under way at one time, where it does not say.
 const AT_ONE_TIME: usize = 64;
@@ -28,63 +26,35 @@ const AT_ONE_TIME: usize = 64;
 const WAITING: usize = 1000;
 const LONGEST_CALL: Duration = Duration::from_secs(10);
 
-/// A vendor that lets calls end when the test says so.
-struct Held {
-    asked: Arc<AtomicUsize>,
-    may_end: Arc<Semaphore>,
-}
-
-#[async_trait]
-impl providers::Provider for Held {
-    fn identity(&self) -> String {
-        "held".to_owned()
-    }
-    fn secrets(&self) -> Vec<Secret> {
-        Vec::new()
-    }
-    fn check_id(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-    fn rules(&self) -> Rules {
-        Rules {
-            freshness: Duration::ZERO,
-            calls_per_minute: None,
-            calls_per_order_per_day: None,
-            longest_call: LONGEST_CALL,
-        }
-    }
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        unreachable!("nobody asks for proof")
-    }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.may_end.acquire().await.unwrap().forget();
-        Ok(Order { id: query.id.clone(), ..Order::default() })
-    }
-}
-
-struct Field {
+struct Fixture {
     orders: Orders,
     asked: Arc<AtomicUsize>,
     may_end: Arc<Semaphore>,
     calls: JoinSet<Result<Answer, Error>>,
 }
 
-impl Field {
+impl Fixture {
     fn new() -> Self {
-        let (asked, may_end) = (Arc::default(), Arc::new(Semaphore::new(0)));
-        let vendor = Held { asked: Arc::clone(&asked), may_end: Arc::clone(&may_end) };
-        let account = Account::new("held", Provider::Haoka, true, Box::new(vendor));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
-        let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+        let (asked, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (count, gate) = (Arc::clone(&asked), Arc::clone(&may_end));
+        // It lets calls end when the test says so.
+        let vendor = FakeVendor::new(move |query| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(Order { id: query.id, ..Order::default() })
+            }
+        });
+        let vendor = vendor.ruled(Rules { longest_call: LONGEST_CALL, ..FakeVendor::RULES });
+        let orders = vendor.orders_in_memory(Arc::new(SystemClock));
         Self { orders, asked, may_end, calls: JoinSet::new() }
     }
 
     /// Asks for so many orders, and lets everything go on that can.
     async fn ask(&mut self, count: usize) {
         for _ in 0..count {
-            let provider = Provider::Haoka.into();
+            let provider = FakeVendor::PROVIDER.into();
             let id = new_id();
             let order = OrderRef { provider, id, ..OrderRef::default() };
             let orders = self.orders.clone();
@@ -112,13 +82,13 @@ fn new_id() -> String {
 
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_and_so_is_the_wait() {
-    let mut field = Field::new();
+    let mut fixture = Fixture::new();
     let begin = Instant::now();
-    field.ask(AT_ONE_TIME + WAITING).await;
-    assert_eq!((field.asked(), field.calls.len()), (AT_ONE_TIME, AT_ONE_TIME + WAITING));
+    fixture.ask(AT_ONE_TIME + WAITING).await;
+    assert_eq!((fixture.asked(), fixture.calls.len()), (AT_ONE_TIME, AT_ONE_TIME + WAITING));
     // One more is refused at once.
-    field.ask(1).await;
-    let error = field.next().await.unwrap_err();
+    fixture.ask(1).await;
+    let error = fixture.next().await.unwrap_err();
     assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
     assert_eq!(
         error.message,
@@ -126,13 +96,13 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
     );
     assert!(begin.elapsed() < LONGEST_CALL);
     // A call that ends gives its turn to the one that has waited longest.
-    field.may_end.add_permits(1);
-    field.next().await.unwrap();
-    field.ask(1).await;
-    assert_eq!(field.asked(), AT_ONE_TIME + 1);
+    fixture.may_end.add_permits(1);
+    fixture.next().await.unwrap();
+    fixture.ask(1).await;
+    assert_eq!(fixture.asked(), AT_ONE_TIME + 1);
     // Nobody waits for longer than the vendor's longest call.
     for _ in 0..WAITING {
-        let error = field.next().await.unwrap_err();
+        let error = fixture.next().await.unwrap_err();
         assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
         assert_eq!(
             error.message,
@@ -143,14 +113,14 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
     }
     let waited = begin.elapsed();
     assert!(waited >= LONGEST_CALL && waited < 2 * LONGEST_CALL, "{waited:?}");
-    assert_eq!(field.calls.len(), AT_ONE_TIME);
+    assert_eq!(fixture.calls.len(), AT_ONE_TIME);
     // To wait in vain says nothing of the vendor: it is asked on.
-    field.may_end.add_permits(AT_ONE_TIME + 10);
-    field.ask(10).await;
-    while let Some(outcome) = field.calls.join_next().await {
+    fixture.may_end.add_permits(AT_ONE_TIME + 10);
+    fixture.ask(10).await;
+    while let Some(outcome) = fixture.calls.join_next().await {
         outcome.unwrap().unwrap();
     }
-    assert_eq!(field.asked(), AT_ONE_TIME + 1 + 10);
+    assert_eq!(fixture.asked(), AT_ONE_TIME + 1 + 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::sent::{ONCE, reasons};
-use super::tls::acceptor;
 use super::{ANSWER, accounts};
 use crate::support::authority::Authority;
+use crate::support::secured::acceptor;
 
 /// A vendor that answers for a token as it should, and for all else with these bytes; then its
 /// connection ends, over TLS without a word of it.

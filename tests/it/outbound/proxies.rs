@@ -7,11 +7,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::tls::Secured;
 use super::{ANSWER, accounts};
 use crate::support::Server;
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
+use crate::support::secured::Secured;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_of_the_environment_are_ignored() {

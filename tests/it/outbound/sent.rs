@@ -12,9 +12,9 @@ use futures_util::stream;
 use order_query::pb::{GetOrderRequest, Provider};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::tls::Secured;
 use super::{ANSWER, accounts};
 use crate::support::played::{Asked, Played, answer};
+use crate::support::secured::Secured;
 use crate::support::{Server, question};
 
 /// One call in all.

@@ -8,7 +8,7 @@ use super::bench::{Vendor, put, vendors};
 use super::fields::{Field, Fields, Kind};
 use crate::support::Scripted;
 use crate::support::child::Serving;
-use crate::telemetry::metrics::{page, value};
+use crate::support::scrape::{page, value};
 
 /// What metrics and logs call a field: `data.records.price`.
 fn name(field: &Field) -> String {

@@ -277,7 +277,7 @@ async fn a_refused_token_is_renewed_and_the_order_asked_for_once_more() {
             bench.scripted.replies_at(vendor.paths()["token"], tokens);
             bench.scripted.replies_at(vendor.paths()[ORDER_CALL], answers);
             assert_eq!(bench.ask(vendor.question()).await, expected, "{code}");
-            let arrived = bench.scripted.arrived();
+            let arrived = bench.scripted.asked();
             let (of_token, of_order): (Vec<_>, Vec<_>) =
                 arrived.iter().partition(|call| call.uri.path().starts_with("/cgi-bin/"));
             assert_eq!((of_order.len(), of_token.len()), (asked, token_calls), "{code}");

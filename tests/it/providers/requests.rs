@@ -11,31 +11,31 @@ use order_query::pb::Provider;
 use serde_json::{Value, json};
 
 use super::bench::{Bench, Vendor, put, vendors, with_member};
-use crate::support::Arrived;
+use crate::support::played::Asked;
 
 /// What arrives at the vendor when the documented order is asked for.
-async fn requests(vendor: &Vendor, changes: &[(&str, &str)]) -> Vec<Arrived> {
+async fn requests(vendor: &Vendor, changes: &[(&str, &str)]) -> Vec<Asked> {
     let bench = Bench::start_with(vendor, |account| {
         account.extend(changes.iter().map(|(key, value)| ((*key).into(), (*value).into())));
     })
     .await;
     assert_eq!(bench.ask(vendor.question()).await, vendor.expected());
-    bench.scripted.arrived()
+    bench.scripted.asked()
 }
 
 /// The only request.
-async fn request(vendor: &Vendor, changes: &[(&str, &str)]) -> Arrived {
+async fn request(vendor: &Vendor, changes: &[(&str, &str)]) -> Asked {
     let mut arrived = requests(vendor, changes).await;
     assert_eq!(arrived.len(), 1);
     arrived.remove(0)
 }
 
-fn header<'a>(request: &'a Arrived, name: &str) -> &'a str {
+fn header<'a>(request: &'a Asked, name: &str) -> &'a str {
     request.headers[name].to_str().unwrap()
 }
 
 /// The request's headers but for those of the transport.
-fn own_headers(request: &Arrived) -> Vec<&str> {
+fn own_headers(request: &Asked) -> Vec<&str> {
     let of_transport =
         ["host", "accept", "user-agent", "content-length", "content-type", "accept-encoding"];
     let names = request.headers.keys().map(axum::http::HeaderName::as_str);
@@ -97,7 +97,7 @@ async fn wechats_token_is_escaped() {
     let answer = json!({ "access_token": token, "expires_in": 7200 });
     bench.scripted.answers_at(vendor.paths()["token"], 200, answer.to_string());
     assert_eq!(bench.ask(vendor.question()).await, vendor.expected());
-    let arrived = bench.scripted.arrived();
+    let arrived = bench.scripted.asked();
     let query = arrived.last().unwrap().uri.query().unwrap();
     let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     assert_eq!(
@@ -107,7 +107,7 @@ async fn wechats_token_is_escaped() {
 }
 
 /// The JSON in Dingshang's payload.
-fn payload(request: &Arrived) -> String {
+fn payload(request: &Asked) -> String {
     let body: BTreeMap<String, String> = serde_json::from_slice(&request.body).unwrap();
     assert_eq!(body.keys().collect::<Vec<_>>(), ["payload"]);
     String::from_utf8(BASE64.decode(&body["payload"]).unwrap()).unwrap()
@@ -152,7 +152,7 @@ async fn a_base_url_keeps_its_path() {
             })
             .await;
             bench.ask(vendor.question()).await;
-            assert_eq!(bench.scripted.arrived()[0].uri.to_string(), path);
+            assert_eq!(bench.scripted.asked()[0].uri.to_string(), path);
         }
     }
 }
@@ -208,14 +208,14 @@ async fn every_question_has_the_time_at_which_it_is_sent() {
         bench.ask(vendor.question()).await;
         bench.clock.advance(Duration::from_hours(1));
         bench.ask(vendor.question()).await;
-        for (request, time) in bench.scripted.arrived().iter().zip(["1790000000", "1790003600"]) {
+        for (request, time) in bench.scripted.asked().iter().zip(["1790000000", "1790003600"]) {
             let sent = match provider {
                 Provider::Dingshang => payload(request),
                 _ => String::from_utf8_lossy(&request.body).into_owned(),
             };
             assert!(sent.contains(time), "{sent}");
         }
-        assert_eq!(bench.scripted.arrived().len(), 2);
+        assert_eq!(bench.scripted.asked().len(), 2);
     }
 }
 
@@ -261,7 +261,7 @@ async fn an_id_outside_of_the_alphabet_is_never_sent() {
             }});
             assert_eq!(bench.ask(question).await, expected, "{} {id:?}", vendor.provider.word());
         }
-        assert!(bench.scripted.arrived().is_empty());
+        assert!(bench.scripted.asked().is_empty());
     }
 }
 
@@ -284,7 +284,7 @@ async fn an_id_of_the_alphabet_is_sent_to_the_letter() {
             let mut expected = vendor.expected();
             put(&mut expected, "/id", Some(json!(id)));
             assert_eq!(bench.ask(question).await, expected, "{} {id}", vendor.provider.word());
-            let arrived = bench.scripted.arrived();
+            let arrived = bench.scripted.asked();
             let order = arrived.last().unwrap();
             let sent = format!("{} {}", order.uri, String::from_utf8_lossy(&order.body));
             assert!(sent.contains(id), "{sent}");

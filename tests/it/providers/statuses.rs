@@ -82,7 +82,7 @@ async fn outcome(vendor: &Vendor, call: &str, reply: Reply) -> Value {
     let bench = Bench::start(vendor).await;
     bench.scripted.replies_at(vendor.paths()[call], [reply]);
     let outcome = bench.ask(vendor.question()).await;
-    let arrived = bench.scripted.arrived();
+    let arrived = bench.scripted.asked();
     assert!(arrived.iter().all(|call| call.uri.path() != "/elsewhere"), "a redirect was followed");
     outcome
 }
@@ -231,12 +231,12 @@ async fn pages_in_a_row_in_haokas_place_are_a_block() {
         let told = reasons(&bench, &vec![page.clone(); 6]).await;
         let blocked = "PROVIDER_QUOTA_EXHAUSTED";
         assert_eq!(told, [one, one, blocked, blocked, blocked, blocked], "{page:?}");
-        assert_eq!(bench.scripted.arrived().len(), 3, "{page:?}");
+        assert_eq!(bench.scripted.asked().len(), 3, "{page:?}");
         // Each minute one call looks whether it is over.
         for asked in [4, 5] {
             bench.clock.advance(Duration::from_mins(1));
             assert_eq!(reasons(&bench, &vec![page.clone(); 3]).await, [blocked; 3], "{page:?}");
-            assert_eq!(bench.scripted.arrived().len(), asked, "{page:?}");
+            assert_eq!(bench.scripted.asked().len(), asked, "{page:?}");
         }
         bench.clock.advance(Duration::from_mins(1));
         let order = (200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#.to_owned());
@@ -262,7 +262,7 @@ async fn other_pages_close_no_account() {
         let word = (status, word.to_owned());
         let replies = [page(403), page(200), word.clone(), page(403), page(403), word, page(403)];
         reasons(&bench, &replies).await;
-        assert_eq!(bench.scripted.arrived().len(), replies.len());
+        assert_eq!(bench.scripted.asked().len(), replies.len());
     }
     for (vendor, replies) in [
         (&haoka, vec![page(404); 6]),
@@ -273,7 +273,7 @@ async fn other_pages_close_no_account() {
     ] {
         let bench = Bench::start(vendor).await;
         reasons(&bench, &replies).await;
-        let arrived = bench.scripted.arrived();
+        let arrived = bench.scripted.asked();
         let of_order = arrived.iter().filter(|call| !call.uri.path().starts_with("/cgi-bin/"));
         assert_eq!(of_order.count(), replies.len(), "{}", vendor.provider.word());
     }

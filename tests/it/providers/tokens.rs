@@ -14,13 +14,13 @@ use crate::support::{Scripted, Server, manual_clock, sandbox_at};
 const ORDER: &str = "DD2981741311549200000";
 const APP_ID: &str = "wxfeed5a0db0c00001";
 
-struct Field {
+struct Fixture {
     clock: ManualClock,
     sandbox: Sandbox,
     server: Server,
 }
 
-impl Field {
+impl Fixture {
     /// `way` is "stable" or "classic".
     async fn new(way: &str, app_id: &str) -> Self {
         let clock = manual_clock();
@@ -54,77 +54,77 @@ const WAYS: [&str; 2] = ["stable", "classic"];
 #[tokio::test]
 async fn one_token_serves_all_calls_of_its_life() {
     for way in WAYS {
-        let field = Field::new(way, APP_ID).await;
+        let fixture = Fixture::new(way, APP_ID).await;
         let ids = ["status-1", "status-2", "status-3", "status-5", "status-6", "status-7"];
-        let calls = ids.map(|id| field.ask(id));
+        let calls = ids.map(|id| fixture.ask(id));
         assert!(join_all(calls).await.iter().all(Result::is_ok));
-        assert_eq!(field.counts(), (1, 6), "{way}");
-        field.pass(7200 - 241);
-        field.ask("status-1").await.unwrap();
-        assert_eq!(field.counts(), (1, 7), "{way}");
-        field.pass(1);
-        field.ask("status-2").await.unwrap();
-        assert_eq!(field.counts(), (2, 8), "{way}: renewed 240 s before its end");
+        assert_eq!(fixture.counts(), (1, 6), "{way}");
+        fixture.pass(7200 - 241);
+        fixture.ask("status-1").await.unwrap();
+        assert_eq!(fixture.counts(), (1, 7), "{way}");
+        fixture.pass(1);
+        fixture.ask("status-2").await.unwrap();
+        assert_eq!(fixture.counts(), (2, 8), "{way}: renewed 240 s before its end");
     }
 }
 
 #[tokio::test]
 async fn a_refused_token_is_renewed_once_for_all_callers() {
     for way in WAYS {
-        let field = Field::new(way, APP_ID).await;
-        field.ask(ORDER).await.unwrap();
-        let calls = (0..20).map(|_| field.ask("token-refused-once"));
+        let fixture = Fixture::new(way, APP_ID).await;
+        fixture.ask(ORDER).await.unwrap();
+        let calls = (0..20).map(|_| fixture.ask("token-refused-once"));
         assert!(join_all(calls).await.iter().all(Result::is_ok));
-        assert_eq!(field.counts().0, 2, "{way}");
+        assert_eq!(fixture.counts().0, 2, "{way}");
     }
 }
 
 #[tokio::test]
 async fn a_stable_token_that_comes_back_unchanged_is_not_tried_again() {
     for code in ["40001", "40014", "42001"] {
-        let field = Field::new("stable", APP_ID).await;
+        let fixture = Fixture::new("stable", APP_ID).await;
         let id = format!("errcode-{code}");
-        let failed = field.server.order(Provider::Wechat, &id).await.unwrap_err();
+        let failed = fixture.server.order(Provider::Wechat, &id).await.unwrap_err();
         assert_eq!(failed.code, Code::FailedPrecondition);
         assert_eq!(failed.reason, "PROVIDER_CREDENTIALS_REJECTED");
         assert_eq!(failed.metadata["provider_code"], code);
-        assert_eq!(field.counts(), (2, 1), "{code}");
+        assert_eq!(fixture.counts(), (2, 1), "{code}");
         // For a minute nothing is asked at all.
-        field.pass(59);
-        assert_eq!(field.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
-        assert_eq!(field.counts(), (2, 1), "{code}");
-        field.pass(1);
-        assert_eq!(field.ask(ORDER).await, Ok(()));
-        assert_eq!(field.counts(), (3, 2), "{code}");
+        fixture.pass(59);
+        assert_eq!(fixture.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+        assert_eq!(fixture.counts(), (2, 1), "{code}");
+        fixture.pass(1);
+        assert_eq!(fixture.ask(ORDER).await, Ok(()));
+        assert_eq!(fixture.counts(), (3, 2), "{code}");
     }
 }
 
 #[tokio::test]
 async fn a_renewed_classic_token_that_is_refused_too_ends_the_call() {
-    let field = Field::new("classic", APP_ID).await;
-    assert_eq!(field.ask("errcode-40001").await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
-    assert_eq!(field.counts(), (2, 2));
-    assert_eq!(field.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
-    assert_eq!(field.counts(), (2, 2));
-    field.pass(60);
-    assert_eq!(field.ask(ORDER).await, Ok(()));
-    assert_eq!(field.counts(), (3, 3));
+    let fixture = Fixture::new("classic", APP_ID).await;
+    assert_eq!(fixture.ask("errcode-40001").await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+    assert_eq!(fixture.counts(), (2, 2));
+    assert_eq!(fixture.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
+    assert_eq!(fixture.counts(), (2, 2));
+    fixture.pass(60);
+    assert_eq!(fixture.ask(ORDER).await, Ok(()));
+    assert_eq!(fixture.counts(), (3, 3));
 }
 
 #[tokio::test]
 async fn after_a_failed_refresh_the_next_one_waits_longer_each_time() {
-    let field = Field::new("stable", "wxerrcode-1").await;
+    let fixture = Fixture::new("stable", "wxerrcode-1").await;
     for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-        let (before, _) = field.counts();
+        let (before, _) = fixture.counts();
         for _ in 0..3 {
-            assert_eq!(field.ask(ORDER).await, Err("PROVIDER_UNAVAILABLE".to_owned()));
+            assert_eq!(fixture.ask(ORDER).await, Err("PROVIDER_UNAVAILABLE".to_owned()));
         }
-        assert_eq!(field.counts(), (before + 1, 0), "one call for three callers");
-        field.clock.advance(Duration::from_millis(wait * 1000 - 1));
-        let failed = field.server.order(Provider::Wechat, ORDER).await.unwrap_err();
+        assert_eq!(fixture.counts(), (before + 1, 0), "one call for three callers");
+        fixture.clock.advance(Duration::from_millis(wait * 1000 - 1));
+        let failed = fixture.server.order(Provider::Wechat, ORDER).await.unwrap_err();
         assert_eq!(failed.retry_delay, Some(Duration::from_millis(1)));
-        assert_eq!(field.counts(), (before + 1, 0), "not before {wait} s");
-        field.clock.advance(Duration::from_millis(1));
+        assert_eq!(fixture.counts(), (before + 1, 0), "not before {wait} s");
+        fixture.clock.advance(Duration::from_millis(1));
     }
 }
 
@@ -136,16 +136,16 @@ async fn refused_credentials_and_spent_quotas_of_the_token_call_wait_as_long_as_
         ("wxerrcode45009", "PROVIDER_QUOTA_EXHAUSTED", 900, Some(900)),
     ];
     for (app_id, reason, wait, told) in cases {
-        let field = Field::new("stable", app_id).await;
-        let failed = field.server.order(Provider::Wechat, ORDER).await.unwrap_err();
+        let fixture = Fixture::new("stable", app_id).await;
+        let failed = fixture.server.order(Provider::Wechat, ORDER).await.unwrap_err();
         assert_eq!(failed.reason, reason);
         assert_eq!(failed.retry_delay, told.map(Duration::from_secs), "{app_id}");
-        field.pass(wait - 1);
-        assert_eq!(field.ask(ORDER).await, Err(reason.to_owned()));
-        assert_eq!(field.counts(), (1, 0), "{app_id}");
-        field.pass(1);
-        assert_eq!(field.ask(ORDER).await, Err(reason.to_owned()));
-        assert_eq!(field.counts(), (2, 0), "{app_id}");
+        fixture.pass(wait - 1);
+        assert_eq!(fixture.ask(ORDER).await, Err(reason.to_owned()));
+        assert_eq!(fixture.counts(), (1, 0), "{app_id}");
+        fixture.pass(1);
+        assert_eq!(fixture.ask(ORDER).await, Err(reason.to_owned()));
+        assert_eq!(fixture.counts(), (2, 0), "{app_id}");
     }
 }
 

@@ -23,7 +23,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::say;
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
-use crate::support::{connect, limits, peak_memory, serve_within};
+use crate::support::{connect, frame_of, limits, peak_memory, serve_within};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
@@ -40,13 +40,6 @@ async fn by_hand(
     (client, tokio::spawn(connection))
 }
 
-/// A message as gRPC frames it.
-fn framed(message: &impl Message) -> axum::body::Bytes {
-    let bytes = message.encode_to_vec();
-    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&[0][..], &length, &bytes].concat().into()
-}
-
 /// Calls a method with that message, and returns the answer once its headers are here.
 async fn call(
     client: &mut SendRequest<axum::body::Bytes>,
@@ -58,7 +51,7 @@ async fn call(
         Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
     std::future::poll_fn(|context| client.poll_ready(context)).await?;
     let (answer, mut body) = client.send_request(request.body(()).unwrap(), false)?;
-    body.send_data(framed(message), true)?;
+    body.send_data(frame_of(message), true)?;
     answer.await
 }
 

@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::{knock, say};
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
-use crate::support::{Failed, bare_client, connect, question};
+use crate::support::{Failed, bare_client, connect, frame_of, question};
 
 /// A vendor that answers as soon as it is let, whatever it is asked for, and its account.
 async fn held() -> (Played, Arc<Semaphore>, String) {
@@ -110,7 +110,7 @@ async fn whoever_hangs_does_not_keep_it_from_ending() {
         .body(())
         .unwrap();
     let (_answer, mut body) = client.send_request(asked, false).unwrap();
-    body.send_data(framed(&question(Provider::Haoka, "order-1")), true).unwrap();
+    body.send_data(frame_of(&question(Provider::Haoka, "order-1")), true).unwrap();
     let drive = tokio::time::timeout(Duration::from_millis(500), &mut connection);
     assert!(drive.await.is_err(), "it is still open");
     // A call, a watch of an order and one of the health, all without end.
@@ -151,13 +151,6 @@ fn who_has_not_begun_is_not_waited_for() {
     assert_eq!(ended.code, Some(0));
     assert!(!ended.err.contains("was cut"), "{}", ended.err);
     drop(crowd);
-}
-
-/// A message as gRPC sends it.
-fn framed(message: &impl prost::Message) -> axum::body::Bytes {
-    let bytes = message.encode_to_vec();
-    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&[0][..], &length, &bytes].concat().into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::support::authority::{Authority, BOTH, Pair, channel, client, settings
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::mounted::Mounted;
 use crate::support::sandbox_at;
-use crate::telemetry::metrics;
+use crate::support::scrape;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
@@ -148,8 +148,8 @@ fn der(pair: &Pair) -> Vec<u8> {
 
 /// What the metrics tell: when the certificate ends, and how often its files were taken and unfit.
 async fn told(server: &Serving) -> (f64, f64, f64) {
-    let page = metrics::page(server).await;
-    let of = |series: &str| metrics::value(&page, series).unwrap();
+    let page = scrape::page(server).await;
+    let of = |series: &str| scrape::value(&page, series).unwrap();
     let reloads = |outcome: &str| {
         of(&format!("order_query_reloads_total{{outcome=\"{outcome}\",setting=\"server.tls\"}}"))
     };

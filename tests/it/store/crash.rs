@@ -16,6 +16,7 @@ use order_query::pb::ErrorReason;
 use order_query::store::{Call, File, Store as _, Take, Window};
 
 use super::{call, ended, minute, observed, recalled};
+use crate::support::child::exact;
 use crate::support::{CACHE_BYTES, manual_clock};
 
 /// Tells a process that it is one of these, and which file to open.
@@ -30,7 +31,7 @@ fn process(part: &str, path: &Path) -> Command {
     let mut command = Command::new("sh");
     // A file that is too large is an error, and no end.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(env::current_exe().unwrap());
-    command.args(["--exact", "store::crash::a_process_plays_its_part", "--nocapture"]);
+    command.args(["--exact", &exact(module_path!(), "a_process_plays_its_part"), "--nocapture"]);
     command.env(PART, part).env(STORE_FILE, path).stdout(Stdio::piped());
     command
 }

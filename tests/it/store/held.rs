@@ -11,11 +11,11 @@ use order_query::pb::{GetOrderRequest, Order, OrderItem, Provider};
 use order_query::store::{Held, Memory, Store as _};
 
 use super::{Fixture, call, ended, minute, observed, recalled};
-use crate::support::child::Serving;
+use crate::support::child::{Serving, exact};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
+use crate::support::scrape::{page, value};
 use crate::support::{CACHE_BYTES, bare_client, peak_memory};
-use crate::telemetry::metrics::{page, value};
 
 /// An order of so many bytes.
 fn large(seconds: i64, bytes: usize) -> Order {
@@ -94,7 +94,7 @@ const MARK: &str = "\u{1}";
 #[test]
 fn the_bound_is_of_real_memory() {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "store::held::a_process_holds_many_orders", "--nocapture"]);
+    command.args(["--exact", &exact(module_path!(), "a_process_holds_many_orders"), "--nocapture"]);
     let told = command.env(PART, "1").output().unwrap();
     let text = String::from_utf8(told.stdout).unwrap();
     let (_, numbers) = text.split_once(MARK).expect(&text);

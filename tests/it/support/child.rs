@@ -24,6 +24,12 @@ pub fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Comma
     command
 }
 
+/// The name of a test, given its `module_path!()`, as this binary takes it after `--exact`.
+pub fn exact(module_path: &str, test: &str) -> String {
+    let (_, module) = module_path.split_once("::").unwrap();
+    format!("{module}::{test}")
+}
+
 /// What a child said that has ended.
 #[derive(Debug)]
 pub struct Ended {

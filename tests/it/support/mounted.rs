@@ -106,14 +106,14 @@ impl Witness {
     ) {
         let last = (mounted.generation.get() - 1).to_string();
         until(clock, async || {
-            let id = (self.0.arrived().len() + 1).to_string();
+            let id = (self.0.asked().len() + 1).to_string();
             let account = "zz-witness".to_owned();
             let order = GetOrderRequest { account, ..question(Provider::Dingshang, &id) };
             let mut order = Request::new(order);
             let bearer = format!("Bearer {token}").parse().unwrap();
             order.metadata_mut().insert("authorization", bearer);
             server.ask(order).await.unwrap_err();
-            self.0.arrived().last().unwrap().headers["appsecret"] == last
+            self.0.asked().last().unwrap().headers["appsecret"] == last
         })
         .await;
     }

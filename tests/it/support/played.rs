@@ -1,4 +1,4 @@
-//! A vendor that a test plays in full: what it answers is the test's own function, over plain HTTP
+//! A vendor's server that a test plays: what it answers is the test's own function, over plain HTTP
 //! or TLS. It remembers what it was asked, and how often anyone connected at all.
 
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Request, Response, Uri};
+use axum::http::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +18,7 @@ use crate::support::child::PATIENCE;
 /// A request that reached the vendor.
 #[derive(Debug, Clone)]
 pub struct Asked {
+    pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -51,7 +52,8 @@ impl Played {
         let router = axum::Router::new().fallback(async move |request: Request<Body>| {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-            let asked = Asked { uri: parts.uri, headers: parts.headers, body };
+            let asked =
+                Asked { method: parts.method, uri: parts.uri, headers: parts.headers, body };
             record.send_modify(|all| all.push(asked.clone()));
             answer(asked).await
         });

@@ -17,13 +17,13 @@ use crate::support::redis_server::RedisServer;
 use crate::support::{Failed, Scripted, connect, question, sandbox_at};
 
 /// The vendors, Redis, and the replicas.
-struct Field {
+struct Fixture {
     sandbox: Sandbox,
     redis: RedisServer,
     replicas: Vec<Serving>,
 }
 
-impl Field {
+impl Fixture {
     async fn new(change: impl Fn(&str) -> String) -> Self {
         let sandbox = sandbox_at(Arc::new(SystemClock)).await;
         let redis = RedisServer::start();
@@ -48,7 +48,7 @@ impl Field {
     }
 
     /// How often each order was asked for, and how often a token.
-    fn arrived(&self) -> BTreeMap<String, usize> {
+    fn asked(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for arrival in self.sandbox.arrivals() {
             let what = match arrival.kind {
@@ -63,71 +63,74 @@ impl Field {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_share_calls_answers_and_the_token() {
-    let field = Field::new(str::to_owned).await;
+    let fixture = Fixture::new(str::to_owned).await;
     // Equal questions at all replicas at one time.
-    let calls = (0..60).map(|n| field.ask(n % 3, Provider::Haoka, "shipped", false));
+    let calls = (0..60).map(|n| fixture.ask(n % 3, Provider::Haoka, "shipped", false));
     assert!(join_all(calls).await.iter().all(Result::is_ok));
-    assert_eq!(field.arrived()["shipped"], 1);
+    assert_eq!(fixture.asked()["shipped"], 1);
 
     // One token for the orders of all.
     let ids = ["status-1", "status-2", "status-3", "status-5", "status-6", "status-7"];
-    let calls = ids.iter().enumerate().map(|(n, id)| field.ask(n % 3, Provider::Wechat, id, false));
+    let calls =
+        ids.iter().enumerate().map(|(n, id)| fixture.ask(n % 3, Provider::Wechat, id, false));
     assert!(join_all(calls).await.iter().all(Result::is_ok));
-    assert_eq!(field.arrived()["token"], 1);
+    assert_eq!(fixture.asked()["token"], 1);
 
     // A terminal order is known everywhere, and never asked for again.
     for n in 0..30 {
-        let answer = field.ask(n % 3, Provider::Haoka, "settled", true).await.unwrap();
+        let answer = fixture.ask(n % 3, Provider::Haoka, "settled", true).await.unwrap();
         assert_eq!(answer.source() == Source::Live, n == 0);
     }
-    assert_eq!(field.arrived()["settled"], 1);
+    assert_eq!(fixture.asked()["settled"], 1);
 
     // Ten calls a day for one order, whoever makes them.
     let mut answered = 0;
     for n in 0..15 {
-        answered += usize::from(field.ask(n % 3, Provider::Haoka, "pending", true).await.is_ok());
+        answered += usize::from(fixture.ask(n % 3, Provider::Haoka, "pending", true).await.is_ok());
     }
-    assert_eq!((answered, field.arrived()["pending"]), (10, 10));
+    assert_eq!((answered, fixture.asked()["pending"]), (10, 10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_share_the_minute() {
-    let field =
-        Field::new(|accounts| accounts.replace("user_id", "calls_per_minute = 20\nuser_id")).await;
+    let fixture =
+        Fixture::new(|accounts| accounts.replace("user_id", "calls_per_minute = 20\nuser_id"))
+            .await;
     let ids: Vec<String> = (0..60).map(|n| format!("order-{n}")).collect();
-    let calls = ids.iter().enumerate().map(|(n, id)| field.ask(n % 3, Provider::Haoka, id, false));
+    let calls =
+        ids.iter().enumerate().map(|(n, id)| fixture.ask(n % 3, Provider::Haoka, id, false));
     let refused = join_all(calls).await.into_iter().filter_map(Result::err);
     let refused = refused.filter(|failed| failed.reason == "PROVIDER_QUOTA_EXHAUSTED").count();
-    assert_eq!((refused, field.arrived().values().sum::<usize>()), (40, 20));
+    assert_eq!((refused, fixture.asked().values().sum::<usize>()), (40, 20));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_what_is_known_goes_on_and_nothing_uncounted_is_sent() {
-    let mut field = Field::new(str::to_owned).await;
+    let mut fixture = Fixture::new(str::to_owned).await;
     for (provider, id) in
         [(Provider::Haoka, "settled"), (Provider::Haoka, "shipped"), (Provider::Wechat, "status-2")]
     {
-        field.ask(0, provider, id, false).await.unwrap();
+        fixture.ask(0, provider, id, false).await.unwrap();
     }
-    let before = field.arrived();
-    field.redis.kill();
-    let settled = field.ask(0, Provider::Haoka, "settled", true).await.unwrap();
+    let before = fixture.asked();
+    fixture.redis.kill();
+    let settled = fixture.ask(0, Provider::Haoka, "settled", true).await.unwrap();
     assert_eq!(settled.source(), Source::Cache);
-    let shipped = field.ask(0, Provider::Haoka, "shipped", false).await.unwrap();
+    let shipped = fixture.ask(0, Provider::Haoka, "shipped", false).await.unwrap();
     assert_eq!(shipped.source(), Source::Cache);
     // A limited account fails closed; one without limits goes on, with the token at hand.
-    let failed = field.ask(0, Provider::Haoka, "pending", false).await.unwrap_err();
+    let failed = fixture.ask(0, Provider::Haoka, "pending", false).await.unwrap_err();
     assert_eq!(failed.reason, "STORE_UNAVAILABLE");
     assert!(failed.retry_delay.is_some());
-    let answer = field.ask(0, Provider::Wechat, "status-3", false).await.unwrap();
+    let answer = fixture.ask(0, Provider::Wechat, "status-3", false).await.unwrap();
     assert_eq!(answer.source(), Source::Live);
-    assert_eq!(field.arrived().get("pending"), before.get("pending"));
-    assert_eq!(field.arrived()["token"], 1);
+    assert_eq!(fixture.asked().get("pending"), before.get("pending"));
+    assert_eq!(fixture.asked()["token"], 1);
 
     // Back, and empty: all goes on by itself.
-    field.redis.restart();
+    fixture.redis.restart();
     loop {
-        match field.ask(0, Provider::Haoka, "pending", false).await {
+        match fixture.ask(0, Provider::Haoka, "pending", false).await {
             Ok(_) => break,
             Err(failed) => assert_eq!(failed.reason, "STORE_UNAVAILABLE"),
         }
@@ -163,5 +166,5 @@ async fn a_watcher_hears_what_another_replica_learns_without_another_call() {
     let max_age = Some(prost_types::Duration::default());
     there.get_order(GetOrderRequest { max_age, ..question(Provider::Haoka, "A1") }).await.unwrap();
     assert_eq!(told().await, OrderStatus::Shipped);
-    assert_eq!(vendor.arrived().len(), 2);
+    assert_eq!(vendor.asked().len(), 2);
 }

@@ -16,13 +16,13 @@ use crate::support::{Failed, Server, connect, manual_clock, question, sandbox_at
 const HOUR: Duration = Duration::from_hours(1);
 
 /// A server that is stopped and started over one file, with vendors that go on.
-struct Field {
+struct Fixture {
     clock: ManualClock,
     sandbox: Sandbox,
     folder: TempDir,
 }
 
-impl Field {
+impl Fixture {
     async fn new() -> Self {
         let clock = manual_clock();
         let sandbox = sandbox_at(Arc::new(clock.clone())).await;
@@ -58,68 +58,68 @@ async fn stop(server: Server) {
 
 #[tokio::test]
 async fn a_day_has_ten_calls_over_restarts() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let mut answered = 0;
     for _ in 0..15 {
-        answered += usize::from(field.once("shipped", true).await.is_ok());
-        field.clock.advance(HOUR);
+        answered += usize::from(fixture.once("shipped", true).await.is_ok());
+        fixture.clock.advance(HOUR);
     }
-    assert_eq!((answered, field.sandbox.arrivals().len()), (10, 10));
+    assert_eq!((answered, fixture.sandbox.arrivals().len()), (10, 10));
 }
 
 #[tokio::test]
 async fn terminal_orders_tokens_and_answers_are_known_after_a_restart() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
-        field.once(id, true).await.unwrap();
+        fixture.once(id, true).await.unwrap();
     }
-    assert_eq!(field.sandbox.arrivals().len(), 5);
-    field.clock.advance(HOUR * 24 * 365);
+    assert_eq!(fixture.sandbox.arrivals().len(), 5);
+    fixture.clock.advance(HOUR * 24 * 365);
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
-        let answer = field.once(id, true).await.unwrap();
+        let answer = fixture.once(id, true).await.unwrap();
         assert_eq!(answer.source(), Source::Cache);
         assert!(answer.order.unwrap().terminal);
     }
-    assert_eq!(field.sandbox.arrivals().len(), 5);
+    assert_eq!(fixture.sandbox.arrivals().len(), 5);
 
-    let server = field.start().await;
+    let server = fixture.start().await;
     server.get(question(Provider::Wechat, "status-2")).await.unwrap();
     stop(server).await;
-    let server = field.start().await;
+    let server = fixture.start().await;
     server.get(question(Provider::Wechat, "status-3")).await.unwrap();
     let answer = server.get(question(Provider::Wechat, "status-2")).await.unwrap();
     assert_eq!(answer.source(), Source::Cache);
-    assert_eq!(field.sandbox.arrivals().len(), 5 + 3, "one token, two orders");
+    assert_eq!(fixture.sandbox.arrivals().len(), 5 + 3, "one token, two orders");
 }
 
 #[tokio::test]
 async fn a_renamed_account_has_the_same_calls_left() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..10 {
-        field.once("shipped", true).await.unwrap();
-        field.clock.advance(Duration::from_secs(1));
+        fixture.once("shipped", true).await.unwrap();
+        fixture.clock.advance(Duration::from_secs(1));
     }
-    let renamed = field.sandbox.accounts().replace("haoka-sandbox]", "another-name]");
-    let server = field.start_with(renamed).await;
+    let renamed = fixture.sandbox.accounts().replace("haoka-sandbox]", "another-name]");
+    let server = fixture.start_with(renamed).await;
     let max_age = Some(prost_types::Duration::default());
     let insisting = GetOrderRequest { max_age, ..question(Provider::Haoka, "shipped") };
     let failed = server.get(insisting).await.unwrap_err();
     assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
     let known = server.get(question(Provider::Haoka, "shipped")).await.unwrap();
     assert_eq!(known.order.unwrap().account, "another-name");
-    assert_eq!(field.sandbox.arrivals().len(), 10);
+    assert_eq!(fixture.sandbox.arrivals().len(), 10);
 }
 
 #[tokio::test]
 async fn an_account_that_is_left_alone_is_so_after_a_restart() {
-    let field = Field::new().await;
-    field.once("error-blocked", false).await.unwrap_err();
-    field.clock.advance(Duration::from_secs(59));
-    let failed = field.once("shipped", false).await.unwrap_err();
+    let fixture = Fixture::new().await;
+    fixture.once("error-blocked", false).await.unwrap_err();
+    fixture.clock.advance(Duration::from_secs(59));
+    let failed = fixture.once("shipped", false).await.unwrap_err();
     assert_eq!(failed.retry_delay, Some(Duration::from_secs(1)));
-    field.clock.advance(Duration::from_secs(1));
-    field.once("shipped", false).await.unwrap();
-    assert_eq!(field.sandbox.arrivals().len(), 2);
+    fixture.clock.advance(Duration::from_secs(1));
+    fixture.once("shipped", false).await.unwrap();
+    assert_eq!(fixture.sandbox.arrivals().len(), 2);
 }
 
 /// The real binary, killed again and again with a call under way: no call is forgotten.

@@ -18,7 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::child::Serving;
 use crate::support::played::{Asked, Played, answer};
-use crate::support::{bare_client, connect, peak_memory};
+use crate::support::{bare_client, connect, frame_of, peak_memory};
 use crate::system::memory::documented;
 
 /// The most memory that the server may have had.
@@ -80,12 +80,6 @@ async fn by_hand(address: SocketAddr, window: u32) -> Option<SendRequest<Bytes>>
     client.ready().await.ok()
 }
 
-fn framed(message: &impl prost::Message) -> Bytes {
-    let bytes = message.encode_to_vec();
-    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&[0][..], &length, &bytes].concat().into()
-}
-
 fn post(path: &str) -> axum::http::request::Builder {
     Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc")
 }
@@ -121,7 +115,7 @@ async fn health_watches(address: SocketAddr) {
             break;
         };
         let Ok((answer, mut body)) = client.send_request(request, false) else { break };
-        let _ = body.send_data(framed(&HealthCheckRequest::default()), true);
+        let _ = body.send_data(frame_of(&HealthCheckRequest::default()), true);
         open.push((answer, body));
     }
     std::future::pending::<()>().await;
@@ -134,7 +128,7 @@ async fn untaken_batches(address: SocketAddr) {
         id: "17".to_owned(),
         ..OrderRef::default()
     };
-    let batch = framed(&BatchGetOrdersRequest { orders: vec![order; 40], max_age: None });
+    let batch = frame_of(&BatchGetOrdersRequest { orders: vec![order; 40], max_age: None });
     loop {
         let Some(mut client) = by_hand(address, 0).await else { continue };
         let mut open = Vec::new();

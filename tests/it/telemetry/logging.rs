@@ -20,10 +20,9 @@ use tonic::Request;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::grpc::unread::framed;
 use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
-use crate::support::{bare_client, connect, question, raw};
+use crate::support::{bare_client, connect, framed, question, raw};
 
 const DOCUMENTED: &str = include_str!("../../../docs/logging.md");
 

@@ -3,91 +3,20 @@
 
 mod server;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use order_query::clock::{Clock as _, SystemClock};
 use order_query::pb::{BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::outbound::ANSWER;
-use crate::support::child::{PATIENCE, Serving};
+use crate::support::child::Serving;
+use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
+use crate::support::scrape::{assert_told, page, until_told, value};
 use crate::support::{bare_client, question};
-
-/// Haoka's answer about an order that is not done.
-pub const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
-
-/// What an HTTP/1.1 peer gets for a request's first lines; nothing where it is hung up on.
-async fn http1(address: SocketAddr, head: &str) -> String {
-    http1_over(TcpStream::connect(address).await.unwrap(), head).await
-}
-
-async fn http1_over(mut stream: TcpStream, head: &str) -> String {
-    let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    // A peer that resets has answered all that it will.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-pub async fn page(server: &Serving) -> String {
-    page_at(server.admin_address).await
-}
-
-/// The page of that admin listener, as a scraper gets it.
-pub async fn page_at(admin_address: SocketAddr) -> String {
-    let answer = http1(admin_address, "GET /metrics").await;
-    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
-    page.to_owned()
-}
-
-/// The value of a series; `None` where it is not told.
-pub fn value(page: &str, series: &str) -> Option<f64> {
-    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map(|value| value.parse().unwrap())
-}
-
-/// Fails where the page does not hold these lines.
-#[track_caller]
-fn assert_told(page: &str, lines: &[&str]) {
-    let missing: Vec<_> =
-        lines.iter().filter(|wanted| page.lines().all(|line| line != **wanted)).collect();
-    assert!(missing.is_empty(), "{missing:#?} is not in\n{page}");
-}
-
-/// Waits until the page holds these lines: a call is counted once all of it has ended.
-async fn until_told(server: &Serving, lines: &[&str]) -> String {
-    let mut last = String::new();
-    let told = async {
-        loop {
-            last = page(server).await;
-            if lines.iter().all(|wanted| last.lines().any(|line| line == *wanted)) {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let in_time = timeout(PATIENCE, told).await.is_ok();
-    assert!(in_time, "{lines:#?} is never in\n{last}");
-    last
-}
-
-/// An account of that name at Haoka.
-pub fn cards(url: &str, more: &str) -> String {
-    format!(
-        "[accounts.cards]\nprovider = \"haoka\"\nbase_url = \"{url}\"\nuser_id = \"agent\"\n\
-         secret = \"s\"\n{more}\n"
-    )
-}
 
 fn order(id: &str) -> OrderRef {
     OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }

@@ -4,11 +4,11 @@ use order_query::pb::order_result::Result as Outcome;
 use order_query::pb::{BatchGetOrdersRequest, ErrorReason, OrderRef, Provider};
 use tonic::Code;
 
-use super::{AUDIT, BILLING, Field, haoka, order, order_of, with_token};
+use super::{AUDIT, BILLING, Fixture, haoka, order, order_of, with_token};
 
 /// Billing may use all, audit only `cards` and `other`.
-async fn field(default: &str) -> Field {
-    Field::new(&format!(
+async fn fixture(default: &str) -> Fixture {
+    Fixture::new(&format!(
         "clients.billing.token = \"{BILLING}\"\n\
          clients.audit = {{ token = \"{AUDIT}\", accounts = [\"cards\", \"ds\"] }}\n\
          [accounts.ds]\nprovider = \"dingshang\"\nbase_url = \"VENDOR\"\napp_id = \"d\"\n\
@@ -25,7 +25,7 @@ const FORBIDDEN: &str = "this caller may not use that account; name one that it 
 
 #[tokio::test]
 async fn a_forbidden_account_and_none_at_all_look_the_same() {
-    let field = field("default = true\n").await;
+    let fixture = fixture("default = true\n").await;
     let wechat = OrderRef { provider: Provider::Wechat.into(), ..order("A1") };
     for (what, order) in [
         ("another's", order_of("gifts", "A1")),
@@ -35,39 +35,39 @@ async fn a_forbidden_account_and_none_at_all_look_the_same() {
         ("no account at the vendor", wechat.clone()),
         ("nobody's at the vendor", OrderRef { account: "x".to_owned(), ..wechat }),
     ] {
-        let failed = field.get(AUDIT, &order).await.unwrap_err();
+        let failed = fixture.get(AUDIT, &order).await.unwrap_err();
         let told = (failed.code, failed.reason.as_str(), failed.message.as_str());
         assert_eq!(told, (Code::PermissionDenied, "CALLER_FORBIDDEN", FORBIDDEN), "{what}");
         assert_eq!(failed.metadata.keys().collect::<Vec<_>>(), ["provider"], "{what}");
-        let watch = field.watch(AUDIT, &order).await.unwrap_err();
+        let watch = fixture.watch(AUDIT, &order).await.unwrap_err();
         assert_eq!((watch.message, watch.metadata), (failed.message, failed.metadata), "{what}");
     }
-    assert_eq!(field.vendor.arrived().len(), 0);
+    assert_eq!(fixture.vendor.asked().len(), 0);
     // Its own, and another caller's all.
-    field.get(AUDIT, &order_of("cards", "A1")).await.unwrap();
+    fixture.get(AUDIT, &order_of("cards", "A1")).await.unwrap();
     for own in [order_of("cards", "A1"), order_of("gifts", "A1"), order("A1")] {
-        field.get(BILLING, &own).await.unwrap();
+        fixture.get(BILLING, &own).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn what_is_no_accounts_name_is_still_the_callers_mistake() {
-    let field = field("").await;
-    let failed = field.get(AUDIT, &order_of("no name", "A1")).await.unwrap_err();
+    let fixture = fixture("").await;
+    let failed = fixture.get(AUDIT, &order_of("no name", "A1")).await.unwrap_err();
     assert_eq!(
         (failed.reason.as_str(), failed.field.as_deref()),
         ("INVALID_REQUEST", Some("account"))
     );
     // Its own, at another vendor: nothing that it does not know.
-    let failed = field.get(AUDIT, &order_of("ds", "A1")).await.unwrap_err();
+    let failed = fixture.get(AUDIT, &order_of("ds", "A1")).await.unwrap_err();
     assert_eq!(failed.reason, "PROVIDER_NOT_CONFIGURED");
 }
 
 #[tokio::test]
 async fn a_caller_is_told_of_its_own_accounts_only() {
-    let field = field("").await;
+    let fixture = fixture("").await;
     for (token, names) in [(AUDIT, "name one of cards"), (BILLING, "one of cards, gifts, other")] {
-        let failed = field.get(token, &order("A1")).await.unwrap_err();
+        let failed = fixture.get(token, &order("A1")).await.unwrap_err();
         assert_eq!(failed.reason, "INVALID_REQUEST");
         assert!(failed.message.ends_with(names), "{}", failed.message);
     }
@@ -75,10 +75,10 @@ async fn a_caller_is_told_of_its_own_accounts_only() {
 
 #[tokio::test]
 async fn in_a_batch_it_is_that_orders_error() {
-    let field = field("").await;
+    let fixture = fixture("").await;
     let orders = [order_of("cards", "A1"), order_of("gifts", "A1"), order_of("nobodys", "A1")];
     let batch = BatchGetOrdersRequest { orders: orders.to_vec(), max_age: None };
-    let answer = field.server.client.clone().batch_get_orders(with_token(batch, AUDIT)).await;
+    let answer = fixture.server.client.clone().batch_get_orders(with_token(batch, AUDIT)).await;
     let results = answer.unwrap().into_inner().results;
     assert!(matches!(results[0].result, Some(Outcome::Found(_))), "{results:?}");
     for result in &results[1..] {
@@ -86,5 +86,5 @@ async fn in_a_batch_it_is_that_orders_error() {
         assert_eq!(error.reason(), ErrorReason::CallerForbidden);
         assert_eq!((error.code, error.message.as_str()), (7, FORBIDDEN));
     }
-    assert_eq!(field.vendor.arrived().len(), 1);
+    assert_eq!(fixture.vendor.asked().len(), 1);
 }

@@ -58,7 +58,7 @@ impl Listener {
         let headers: Vec<_> = tokens.iter().map(|token| format!("Bearer {token}")).collect();
         let headers: Vec<&[u8]> = headers.iter().map(String::as_bytes).collect();
         // Another order each time, so that the vendor has to be asked.
-        let id = format!("A{}", self.vendor.arrived().len());
+        let id = format!("A{}", self.vendor.asked().len());
         let request = with_headers(question(Provider::Haoka, &id), &headers);
         let answer = OrderServiceClient::new(channel).get_order(request).await;
         let line = self.server.child.err.with("\"method\":\"GetOrder\"");
@@ -97,11 +97,11 @@ async fn a_caller_is_known_by_all_that_is_set_for_it() {
         // Either could be meant.
         (&[API, "jobs.example"], &[], None),
     ] {
-        let before = listener.vendor.arrived().len();
+        let before = listener.vendor.asked().len();
         let taken = listener.taken_for(names, tokens).await;
         let expected = client.map(str::to_owned).ok_or("CALLER_UNAUTHENTICATED".to_owned());
         assert_eq!(taken, expected, "{names:?} {tokens:?}");
-        let sent = listener.vendor.arrived().len() - before;
+        let sent = listener.vendor.asked().len() - before;
         assert_eq!(sent, usize::from(client.is_some()), "{names:?} {tokens:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use order_query::clock::Clock as _;
 
-use super::{AUDIT, Field, haoka, order, shipped};
+use super::{AUDIT, Fixture, haoka, order, shipped};
 use crate::support::Failed;
 use crate::support::mounted::{Mounted, Witness, until};
 
@@ -14,7 +14,7 @@ const SECOND: &str = "the-second-token-0002";
 const THIRD: &str = "the-third-token-00003";
 
 struct Rotating {
-    field: Field,
+    fixture: Fixture,
     mounted: Mounted,
     witness: Witness,
 }
@@ -23,7 +23,7 @@ impl Rotating {
     async fn new() -> Self {
         let mounted = Mounted::new(&[("token", &format!("{FIRST}\n"))]);
         let witness = Witness::start().await;
-        let field = Field::new(&format!(
+        let fixture = Fixture::new(&format!(
             "clients.billing = {{ token = {}, accounts = [\"h\"] }}\n\
              clients.witness.token = \"{AUDIT}\"\n{}{}",
             mounted.secret("token"),
@@ -31,18 +31,18 @@ impl Rotating {
             witness.account(&mounted)
         ))
         .await;
-        Self { field, mounted, witness }
+        Self { fixture, mounted, witness }
     }
 
     /// Puts this into the token's file, and waits until it is read.
     async fn swap(&self, content: &str) {
         self.mounted.swap(&[("token", content)]);
-        let Field { server, clock, .. } = &self.field;
+        let Fixture { server, clock, .. } = &self.fixture;
         self.witness.has_read_for(AUDIT, server, clock, &self.mounted).await;
     }
 
     async fn takes(&self, token: &str) -> bool {
-        match self.field.get(token, &order("A1")).await {
+        match self.fixture.get(token, &order("A1")).await {
             Ok(_) => true,
             Err(failed) if failed.reason == "CALLER_UNAUTHENTICATED" => false,
             Err(failed) => panic!("{failed:?}"),
@@ -55,7 +55,7 @@ impl Rotating {
     }
 
     fn pass(&self, seconds: u64) {
-        self.field.clock.advance(Duration::from_secs(seconds));
+        self.fixture.clock.advance(Duration::from_secs(seconds));
     }
 }
 
@@ -63,11 +63,11 @@ impl Rotating {
 async fn an_old_token_is_taken_for_one_overlap_and_then_on_no_connection() {
     let rotating = Rotating::new().await;
     assert_eq!(rotating.taken().await, [true, false, false]);
-    let start = rotating.field.clock.now();
+    let start = rotating.fixture.clock.now();
     rotating.swap(SECOND).await;
     assert_eq!(rotating.taken().await, [true, true, false]);
     // It was read some time between the start and now.
-    let read = rotating.field.clock.now().duration_since(start).unwrap();
+    let read = rotating.fixture.clock.now().duration_since(start).unwrap();
     assert!(read < Duration::from_mins(1), "{read:?}");
     rotating.pass(299 - read.as_secs());
     assert_eq!(rotating.taken().await, [true, true, false]);
@@ -113,23 +113,23 @@ async fn unfit_content_leaves_the_token_in_use() {
 #[tokio::test]
 async fn an_open_watch_ends_with_its_token_before_it_tells_more() {
     let rotating = Rotating::new().await;
-    let Field { vendor, clock, .. } = &rotating.field;
+    let Fixture { vendor, clock, .. } = &rotating.fixture;
     vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"待处理\"}}");
-    let mut old = rotating.field.watch(FIRST, &order("W1")).await.unwrap();
+    let mut old = rotating.fixture.watch(FIRST, &order("W1")).await.unwrap();
     old.message().await.unwrap().unwrap();
     rotating.swap(SECOND).await;
-    let mut new = rotating.field.watch(SECOND, &order("W1")).await.unwrap();
+    let mut new = rotating.fixture.watch(SECOND, &order("W1")).await.unwrap();
     new.message().await.unwrap().unwrap();
     // Within the overlap it goes on.
     vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已提运营商\"}}");
-    let asked = vendor.arrived().len();
-    rotating.field.get_now(SECOND, &order("W1")).await.unwrap();
-    assert_eq!(vendor.arrived().len(), asked + 1);
+    let asked = vendor.asked().len();
+    rotating.fixture.get_now(SECOND, &order("W1")).await.unwrap();
+    assert_eq!(vendor.asked().len(), asked + 1);
     old.message().await.unwrap().unwrap();
     new.message().await.unwrap().unwrap();
     rotating.pass(300);
     vendor.answers(200, shipped());
-    until(clock, async || rotating.field.get_now(SECOND, &order("W1")).await.is_ok()).await;
+    until(clock, async || rotating.fixture.get_now(SECOND, &order("W1")).await.is_ok()).await;
     let failed = Failed::from(&old.message().await.unwrap_err());
     assert_eq!(failed.reason, "CALLER_UNAUTHENTICATED");
     new.message().await.unwrap().unwrap();

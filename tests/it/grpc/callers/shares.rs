@@ -9,7 +9,7 @@ use order_query::pb::{BatchGetOrdersRequest, ErrorReason, OrderRef, Provider};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use super::{AUDIT, BILLING, Field, haoka, order, with_token};
+use super::{AUDIT, BILLING, Fixture, haoka, order, with_token};
 use crate::support::redis_server::RedisServer;
 use crate::support::{Scripted, Server, question};
 
@@ -21,8 +21,8 @@ fn clients() -> String {
     )
 }
 
-async fn field() -> Field {
-    Field::new(&format!("{}{}", clients(), haoka("h"))).await
+async fn fixture() -> Fixture {
+    Fixture::new(&format!("{}{}", clients(), haoka("h"))).await
 }
 
 fn reason<T: std::fmt::Debug>(outcome: Result<T, crate::support::Failed>) -> String {
@@ -31,12 +31,12 @@ fn reason<T: std::fmt::Debug>(outcome: Result<T, crate::support::Failed>) -> Str
 
 #[tokio::test]
 async fn a_spent_share_is_a_spent_limit_with_the_callers_name() {
-    let field = field().await;
+    let fixture = fixture().await;
     for id in ["A1", "A2"] {
-        assert_eq!(field.get(BILLING, &order(id)).await.unwrap(), "SOURCE_LIVE");
+        assert_eq!(fixture.get(BILLING, &order(id)).await.unwrap(), "SOURCE_LIVE");
     }
     let request = with_token(question(Provider::Haoka, "A3"), BILLING);
-    let status = field.server.client.clone().get_order(request).await.unwrap_err();
+    let status = fixture.server.client.clone().get_order(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     let details = status.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "PROVIDER_QUOTA_EXHAUSTED");
@@ -48,100 +48,100 @@ async fn a_spent_share_is_a_spent_limit_with_the_callers_name() {
     );
     let wait = details.retry_info().unwrap().retry_delay.unwrap();
     assert_eq!(wait, Duration::from_mins(1));
-    assert_eq!(field.vendor.arrived().len(), 2);
+    assert_eq!(fixture.vendor.asked().len(), 2);
     // What is known costs nothing, and an older answer takes the place of the error.
-    assert_eq!(field.get(BILLING, &order("A1")).await.unwrap(), "SOURCE_CACHE");
-    field.clock.advance(Duration::from_secs(1));
-    assert_eq!(reason(field.get_now(BILLING, &order("A1")).await), "PROVIDER_QUOTA_EXHAUSTED");
+    assert_eq!(fixture.get(BILLING, &order("A1")).await.unwrap(), "SOURCE_CACHE");
+    fixture.clock.advance(Duration::from_secs(1));
+    assert_eq!(reason(fixture.get_now(BILLING, &order("A1")).await), "PROVIDER_QUOTA_EXHAUSTED");
     // The other caller has all that the account has.
     for id in ["B1", "B2", "B3"] {
-        assert_eq!(field.get(AUDIT, &order(id)).await.unwrap(), "SOURCE_LIVE");
+        assert_eq!(fixture.get(AUDIT, &order(id)).await.unwrap(), "SOURCE_LIVE");
     }
     // And what it had asked is there for all.
-    assert_eq!(field.get(BILLING, &order("B1")).await.unwrap(), "SOURCE_CACHE");
-    field.clock.advance(wait);
-    assert_eq!(field.get(BILLING, &order("A3")).await.unwrap(), "SOURCE_LIVE");
+    assert_eq!(fixture.get(BILLING, &order("B1")).await.unwrap(), "SOURCE_CACHE");
+    fixture.clock.advance(wait);
+    assert_eq!(fixture.get(BILLING, &order("A3")).await.unwrap(), "SOURCE_LIVE");
 }
 
 #[tokio::test]
 async fn where_the_share_is_spent_an_older_answer_will_do() {
-    let field = field().await;
-    field.get(BILLING, &order("A1")).await.unwrap();
-    field.clock.advance(Duration::from_mins(16));
+    let fixture = fixture().await;
+    fixture.get(BILLING, &order("A1")).await.unwrap();
+    fixture.clock.advance(Duration::from_mins(16));
     for id in ["A2", "A3"] {
-        field.get(BILLING, &order(id)).await.unwrap();
+        fixture.get(BILLING, &order(id)).await.unwrap();
     }
-    assert_eq!(field.get(BILLING, &order("A1")).await.unwrap(), "SOURCE_STALE");
-    assert_eq!(field.vendor.arrived().len(), 3);
+    assert_eq!(fixture.get(BILLING, &order("A1")).await.unwrap(), "SOURCE_STALE");
+    assert_eq!(fixture.vendor.asked().len(), 3);
 }
 
 #[tokio::test]
 async fn a_batch_spends_the_share_order_by_order() {
-    let field = field().await;
+    let fixture = fixture().await;
     let ids = ["A1", "A2", "A3", "A4"];
     let batch = BatchGetOrdersRequest { orders: ids.map(order).to_vec(), max_age: None };
-    let answer = field.server.client.clone().batch_get_orders(with_token(batch, BILLING)).await;
+    let answer = fixture.server.client.clone().batch_get_orders(with_token(batch, BILLING)).await;
     let results = answer.unwrap().into_inner().results;
     let refused = results.iter().filter(|result| match &result.result {
         Some(Outcome::Error(error)) => error.reason() == ErrorReason::ProviderQuotaExhausted,
         _ => false,
     });
-    assert_eq!((refused.count(), field.vendor.arrived().len()), (2, 2));
+    assert_eq!((refused.count(), fixture.vendor.asked().len()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_watch_waits_for_its_share_and_hears_what_others_learn() {
-    let field = field().await;
+    let fixture = fixture().await;
     for id in ["A1", "A2"] {
-        field.get(BILLING, &order(id)).await.unwrap();
+        fixture.get(BILLING, &order(id)).await.unwrap();
     }
-    let mut own = field.watch(BILLING, &order("W1")).await.unwrap();
-    let mut other = field.watch(AUDIT, &order("W1")).await.unwrap();
+    let mut own = fixture.watch(BILLING, &order("W1")).await.unwrap();
+    let mut other = fixture.watch(AUDIT, &order("W1")).await.unwrap();
     // Whoever has no share is not held up by one that is spent, and tells it.
     for stream in [&mut other, &mut own] {
         let news = stream.message().await.unwrap().unwrap();
         assert_eq!(news.order.unwrap().provider_status, "已发货");
     }
-    assert_eq!(field.vendor.arrived().len(), 3);
+    assert_eq!(fixture.vendor.asked().len(), 3);
 }
 
 #[tokio::test]
 async fn anothers_watch_spends_no_share() {
-    let field = field().await;
-    let mut other = field.watch(AUDIT, &order("W1")).await.unwrap();
+    let fixture = fixture().await;
+    let mut other = fixture.watch(AUDIT, &order("W1")).await.unwrap();
     other.message().await.unwrap().unwrap();
-    let mut own = field.watch(BILLING, &order("W1")).await.unwrap();
+    let mut own = fixture.watch(BILLING, &order("W1")).await.unwrap();
     own.message().await.unwrap().unwrap();
     for id in ["A1", "A2"] {
-        assert_eq!(field.get(BILLING, &order(id)).await.unwrap(), "SOURCE_LIVE");
+        assert_eq!(fixture.get(BILLING, &order(id)).await.unwrap(), "SOURCE_LIVE");
     }
-    assert_eq!(reason(field.get(BILLING, &order("A3")).await), "PROVIDER_QUOTA_EXHAUSTED");
+    assert_eq!(reason(fixture.get(BILLING, &order("A3")).await), "PROVIDER_QUOTA_EXHAUSTED");
 }
 
 #[tokio::test]
 async fn a_poller_ends_with_the_watchers_whose_share_it_spends() {
     let account = haoka("h") + "freshness = \"1s\"\n";
-    let field = Field::new(&format!("{}{account}", clients())).await;
+    let fixture = Fixture::new(&format!("{}{account}", clients())).await;
     for id in ["A1", "A2"] {
-        field.get(BILLING, &order(id)).await.unwrap();
+        fixture.get(BILLING, &order(id)).await.unwrap();
     }
-    let mut other = field.watch(AUDIT, &order("W1")).await.unwrap();
+    let mut other = fixture.watch(AUDIT, &order("W1")).await.unwrap();
     other.message().await.unwrap().unwrap();
-    let mut own = field.watch(BILLING, &order("W1")).await.unwrap();
+    let mut own = fixture.watch(BILLING, &order("W1")).await.unwrap();
     own.message().await.unwrap().unwrap();
     drop(other);
     // The one that is left has no calls for now, and the other's are not its to spend.
     for _ in 0..30 {
         tokio::time::sleep(Duration::from_millis(2)).await;
-        field.clock.advance(Duration::from_secs(1));
+        fixture.clock.advance(Duration::from_secs(1));
     }
-    let asked = field.vendor.arrived().len();
+    let asked = fixture.vendor.asked().len();
     assert!(asked < 8, "{asked}");
     // Whoever watches again after it has left finds a poller at work.
     drop(own);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    field.vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已结算\"}}");
-    let mut again = field.watch(BILLING, &order("W1")).await.unwrap();
+    fixture.vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已结算\"}}");
+    let mut again = fixture.watch(BILLING, &order("W1")).await.unwrap();
     let settled = async {
         while again.message().await.unwrap().unwrap().order.unwrap().provider_status != "已结算"
         {
@@ -150,7 +150,7 @@ async fn a_poller_ends_with_the_watchers_whose_share_it_spends() {
     let passing = async {
         loop {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            field.clock.advance(Duration::from_secs(1));
+            fixture.clock.advance(Duration::from_secs(1));
         }
     };
     let patience = crate::support::child::PATIENCE;
@@ -193,34 +193,34 @@ async fn replicas_share_a_callers_share() {
         |outcome: &Result<(), String>| *outcome == Err("PROVIDER_QUOTA_EXHAUSTED".to_owned());
     let outcomes = join_all(calls).await;
     assert_eq!(outcomes.iter().filter(|outcome| refused(outcome)).count(), 8, "{outcomes:?}");
-    assert_eq!(vendor.arrived().len(), 2);
+    assert_eq!(vendor.asked().len(), 2);
     // Without the store a share cannot be counted; who has none goes on.
     redis.kill();
-    let asked = vendor.arrived().len();
+    let asked = vendor.asked().len();
     assert_eq!(ask(&servers[0], fresh, 20).await, Err("STORE_UNAVAILABLE".to_owned()));
-    assert_eq!(vendor.arrived().len(), asked);
+    assert_eq!(vendor.asked().len(), asked);
     let _ = ask(&servers[0], AUDIT, 21).await;
-    assert_eq!(vendor.arrived().len(), asked + 1);
+    assert_eq!(vendor.asked().len(), asked + 1);
 }
 
 /// A repeated order call is one more call.
 #[tokio::test]
 async fn every_call_to_the_vendor_counts() {
-    let field = Field::new(&format!(
+    let fixture = Fixture::new(&format!(
         "{}[accounts.w]\nprovider = \"wechat\"\napp_id = \"wx\"\napp_secret = \"s\"\n\
          token = \"classic\"\nbase_url = \"VENDOR\"\n",
         clients()
     ))
     .await;
-    field.vendor.answers(200, "{\"errcode\":40001}");
+    fixture.vendor.answers(200, "{\"errcode\":40001}");
     let tokens = ["t1", "t2"].map(|token| {
         crate::support::Reply::new(
             200,
             format!("{{\"access_token\":\"{token}\",\"expires_in\":7200}}"),
         )
     });
-    field.vendor.replies_at("/cgi-bin/", tokens);
+    fixture.vendor.replies_at("/cgi-bin/", tokens);
     let order = |id: &str| OrderRef { provider: Provider::Wechat.into(), ..order(id) };
-    assert_eq!(reason(field.get(BILLING, &order("A1")).await), "PROVIDER_CREDENTIALS_REJECTED");
-    assert_eq!(reason(field.get(BILLING, &order("A2")).await), "PROVIDER_QUOTA_EXHAUSTED");
+    assert_eq!(reason(fixture.get(BILLING, &order("A1")).await), "PROVIDER_CREDENTIALS_REJECTED");
+    assert_eq!(reason(fixture.get(BILLING, &order("A2")).await), "PROVIDER_QUOTA_EXHAUSTED");
 }

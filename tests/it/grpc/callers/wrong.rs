@@ -12,13 +12,13 @@ use crate::support::child::Serving;
 use crate::support::{Failed, Scripted, connect, question};
 
 /// The real binary with these clients, and the vendor of its one account.
-struct Field {
+struct Fixture {
     vendor: Scripted,
     server: Serving,
     client: OrderServiceClient<Channel>,
 }
 
-impl Field {
+impl Fixture {
     async fn new(clients: &str) -> Self {
         let vendor = Scripted::start().await;
         vendor.answers(200, shipped());
@@ -88,10 +88,10 @@ fn wrong() -> Vec<Vec<Vec<u8>>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
-    let field = Field::new(&two_clients()).await;
+    let fixture = Fixture::new(&two_clients()).await;
     // Known, so that it could be told.
-    field.get("known", &[format!("Bearer {BILLING}").as_bytes()]).await.unwrap();
-    let asked = field.vendor.arrived().len();
+    fixture.get("known", &[format!("Bearer {BILLING}").as_bytes()]).await.unwrap();
+    let asked = fixture.vendor.asked().len();
     for headers in wrong() {
         let case = format!(
             "{:?}",
@@ -99,8 +99,8 @@ async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
         );
         let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
         for id in ["known", "new", "not/an/id"] {
-            let mut client = field.client.clone();
-            assert_unknown(&field.get(id, &headers).await.unwrap_err(), &case);
+            let mut client = fixture.client.clone();
+            assert_unknown(&fixture.get(id, &headers).await.unwrap_err(), &case);
             let batch = BatchGetOrdersRequest { orders: vec![order(id)], max_age: None };
             let request = with_headers(batch, &headers);
             assert_unknown(&client.batch_get_orders(request).await.unwrap_err(), &case);
@@ -109,28 +109,28 @@ async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
             assert_unknown(&client.watch_order(request).await.unwrap_err(), &case);
         }
     }
-    assert_eq!(field.vendor.arrived().len(), asked);
+    assert_eq!(fixture.vendor.asked().len(), asked);
     // Probes have no token.
-    let mut health = HealthClient::new(connect(field.server.address).await);
+    let mut health = HealthClient::new(connect(fixture.server.address).await);
     health.check(HealthCheckRequest { service: "readiness".to_owned() }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_known_caller_is_let_in_however_it_writes_the_scheme() {
-    let field = Field::new(&two_clients()).await;
+    let fixture = Fixture::new(&two_clients()).await;
     for token in [BILLING, AUDIT] {
         for header in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
             let header = format!("{header}{token}");
-            field.get("A1", &[header.as_bytes()]).await.unwrap();
+            fixture.get("A1", &[header.as_bytes()]).await.unwrap();
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_clients_anyone_may_ask_whatever_it_shows() {
-    let field = Field::new("").await;
+    let fixture = Fixture::new("").await;
     for headers in wrong() {
         let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();
-        field.get("A1", &headers).await.unwrap();
+        fixture.get("A1", &headers).await.unwrap();
     }
 }

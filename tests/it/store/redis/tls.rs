@@ -9,6 +9,7 @@ use order_query::clock::SystemClock;
 use order_query::store::{Redis, Store as _};
 
 use crate::support::CACHE_BYTES;
+use crate::support::child::exact;
 use crate::support::redis_server::RedisServer;
 
 /// Where this test finds the server when it runs a second time, in a process of its own.
@@ -44,7 +45,10 @@ async fn a_certificate_must_be_of_one_whom_the_system_trusts() {
     ask_until(&url, Some(refused)).await;
     // Whom the system trusts is read from the environment, which is one for all tests here.
     let again = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "store_redis_tls::a_certificate_must_be_of_one_whom_the_system_trusts"])
+        .args([
+            "--exact",
+            &exact(module_path!(), "a_certificate_must_be_of_one_whom_the_system_trusts"),
+        ])
         .env("SSL_CERT_FILE", certificate)
         .env(SERVER, url)
         .output()

@@ -1,7 +1,6 @@
 //! What the shared store says: of its address, to the operator's log, and nothing of its secrets.
 
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use order_query::clock::SystemClock;
@@ -9,6 +8,7 @@ use order_query::store::{Redis, Store as _};
 
 use crate::store::redis::faults::{NEVER, assert_all_work, assert_unavailable, until_it_works};
 use crate::support::CACHE_BYTES;
+use crate::support::log::Log;
 use crate::support::redis_server::RedisServer;
 
 #[test]
@@ -142,40 +142,4 @@ async fn until(mut happened: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(NEVER, wait).await.expect("it happens");
-}
-
-/// What this test's thread logs.
-pub struct Log {
-    lines: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-impl Log {
-    pub fn start() -> Self {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let writer = Arc::clone(&lines);
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::DEBUG)
-            .with_writer(move || Writer(Arc::clone(&writer)))
-            .finish();
-        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
-    }
-}
-
-struct Writer(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -7,6 +7,7 @@ use order_query::config::Telemetry;
 use order_query::telemetry;
 
 use super::{HAOKA_SECRET, NAME, PERSONAL, SECRETS, assert_none};
+use crate::support::child::exact;
 
 /// Set in the process of its own that the test runs itself in.
 const INSIDE: &str = "ORDER_QUERY_TEST_PANICS";
@@ -17,9 +18,9 @@ fn a_panic_is_logged_by_its_place() {
     if env::var_os(INSIDE).is_some() {
         return panic_over_canaries();
     }
-    let name = "secrets::panics::a_panic_is_logged_by_its_place";
+    let name = exact(module_path!(), "a_panic_is_logged_by_its_place");
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &name, "--nocapture"])
         .env(INSIDE, "1")
         .stdin(Stdio::null())
         .output()
@@ -28,7 +29,7 @@ fn a_panic_is_logged_by_its_place() {
     let said = String::from_utf8(said).unwrap();
     assert!(output.status.success(), "{said}");
     let logged = said.lines().find(|line| line.contains("a task panicked")).expect("a log line");
-    assert!(logged.contains("tests/it/system/secrets/panics.rs:"), "{logged}");
+    assert!(logged.contains(concat!(file!(), ":")), "{logged}");
     assert_none(&SECRETS, &said);
     assert_none(&PERSONAL, &said);
 }

@@ -4,10 +4,9 @@ use order_query::pb::{GetOrderRequest, Provider};
 use serde_json::{Value, json};
 
 use super::GRPC;
-use crate::grpc::unread::framed;
 use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
-use crate::support::{bare_client, question, raw};
+use crate::support::{bare_client, framed, question, raw};
 
 /// What a terminal obeys, what ends a line for some reader, and what hides text.
 const HOSTILE: &str = "\"}\n{\"level\":\"ERROR\"}\r\u{1b}[31m\u{9b}2J\u{7}\u{7f}\u{85}\u{2028}\u{2029}\u{202e}\u{2066}";

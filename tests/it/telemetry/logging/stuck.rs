@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::support::child::{Child, LISTEN, Lines, PATIENCE, command, write};
+use crate::support::scrape::{page_at, value};
 use crate::support::{BareChannel, bare_client, question};
-use crate::telemetry::metrics::{page_at, value};
 
 /// How many lines a call is: one for each order of a batch, and its own.
 const LINES: usize = 101;

@@ -12,9 +12,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{OPEN, assert_told, cards, http1, order, until_told, vendor};
+use super::{order, vendor};
 use crate::support::child::{PATIENCE, Serving};
+use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Played, answer};
+use crate::support::scrape::{assert_told, http1, until_told};
 use crate::support::{bare_client, question};
 
 /// A server whose one vendor answers once the gate lets it, one call at a time.

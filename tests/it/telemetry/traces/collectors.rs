@@ -12,8 +12,9 @@ use crate::config::pem::glued;
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, Serving};
 use crate::support::collector::{Collector, Mood};
+use crate::support::haoka::cards;
 use crate::support::question;
-use crate::telemetry::metrics::{cards, page_at, value};
+use crate::support::scrape::{page_at, value};
 
 /// What the lines about spans begin with.
 fn told(ended: &Ended) -> Vec<String> {

@@ -1,0 +1,104 @@
+//! A vendor's module without a vendor: what it answers is the test's own function, and each call goes through
+//! the gate as every vendor's does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use order_query::clock::Clock;
+use order_query::config::Secret;
+use order_query::error::Error;
+use order_query::orders::{Account, Accounts, Orders};
+use order_query::pb::{Order, Provider};
+use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore};
+use order_query::store::{Memory, Store};
+
+use super::CACHE_BYTES;
+
+type Answer = BoxFuture<'static, Result<Order, Error>>;
+
+/// The module.
+pub struct FakeVendor {
+    rules: Rules,
+    check: fn(&str),
+    answer: Box<dyn Fn(Query) -> Answer + Send + Sync>,
+}
+
+impl FakeVendor {
+    /// The account's name, where the vendor stands alone.
+    pub const ACCOUNT: &str = "fake";
+
+    /// The provider that the account is of: any, for the module is asked and not the vendor.
+    pub const PROVIDER: Provider = Provider::Haoka;
+
+    /// No limits, and every question is for the vendor.
+    pub const RULES: Rules = Rules {
+        freshness: Duration::ZERO,
+        calls_per_minute: None,
+        calls_per_order_per_day: None,
+        longest_call: Duration::from_secs(10),
+    };
+
+    /// A vendor that answers each call so.
+    pub fn new<F>(answer: impl Fn(Query) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Order, Error>> + Send + 'static,
+    {
+        let answer = Box::new(move |query| Box::pin(answer(query)) as Answer);
+        Self { rules: Self::RULES, check: |_| {}, answer }
+    }
+
+    /// With rules of its own.
+    pub fn ruled(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// With a check of ids, which may panic.
+    pub fn checking(self, check: fn(&str)) -> Self {
+        Self { check, ..self }
+    }
+
+    /// The use case over an account at this vendor alone.
+    pub fn orders(self, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Orders {
+        let account = Account::new(Self::ACCOUNT, Self::PROVIDER, true, Box::new(self));
+        Orders::new(Accounts::new(vec![account]), store, clock)
+    }
+
+    /// The same, with a store in memory.
+    pub fn orders_in_memory(self, clock: Arc<dyn Clock>) -> Orders {
+        let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
+        self.orders(store, clock)
+    }
+}
+
+#[async_trait]
+impl providers::Provider for FakeVendor {
+    fn identity(&self) -> String {
+        "fake".to_owned()
+    }
+    fn secrets(&self) -> Vec<Secret> {
+        Vec::new()
+    }
+    fn check_id(&self, id: &str) -> Result<(), Error> {
+        (self.check)(id);
+        Ok(())
+    }
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+        unreachable!("nobody asks for proof")
+    }
+    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+        let pass = means.gate.enter().await?;
+        let outcome = (self.answer)(query.clone()).await;
+        let left = match &outcome {
+            Ok(_) => Left::Answered,
+            Err(error) if error.unsent => Left::Unsent,
+            Err(_) => Left::Unknown,
+        };
+        means.gate.leave(pass, left).await;
+        outcome
+    }
+}

@@ -42,7 +42,7 @@ enum Command {
     Demo(demo::Demo),
     /// Serves
     Serve(serve::Serve),
-    /// Plays the three vendors on loopback, for tests
+    /// Plays the vendors on loopback, for tests
     Sandbox(sandbox::Sandbox),
     /// Asks a running server for an order and prints it
     Get(get::Get),

@@ -1,9 +1,10 @@
-//! The three vendors, played on loopback ports from their documents, so that every path of a
+//! The vendors, played on loopback ports from their documents, so that every path of a
 //! client can be tried without them. The commands `sandbox`, `demo` and `serve --dev` and the
 //! tests may use it; no provider does, and it uses no provider: what both agree on is the
 //! vendors' documents, not each other's code.
 //!
-//! Each vendor is one file of tables (which id answers what) and checks (what the vendor refuses).
+//! Each vendor is one file of tables (which id answers what) and checks (what the vendor refuses), and one line
+//! in [`vendors`].
 //! What goes wrong below the vendors' own words (HTTP, JSON, the connection) is one table in
 //! `faults`. `docs/sandbox.md` lists every id.
 
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{Request, Response, StatusCode};
@@ -27,6 +29,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::faults::Fault;
+use self::scenes::Stage;
 use crate::clock::Clock;
 
 /// Bytes of a request's body that are read; a larger one is refused with HTTP 413.
@@ -43,20 +47,42 @@ const MAX_ARRIVALS: usize = 100_000;
 /// Characters of an order id that an arrival remembers: the vendors' longest id.
 const MAX_ID: usize = 64;
 
-/// A vendor that the sandbox plays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Vendor {
-    /// The `WeChat` service market.
-    Wechat,
-    /// The Dingshang vending machines.
-    Dingshang,
-    /// The 172 Haoka SIM cards.
-    Haoka,
+/// The vendors, in the order of their ports.
+fn vendors() -> Vec<Arc<dyn Vendor>> {
+    vec![
+        Arc::new(wechat::Wechat::default()),
+        Arc::new(dingshang::Dingshang),
+        Arc::new(haoka::Haoka),
+    ]
 }
 
-impl Vendor {
-    /// All of them, in the order of their ports.
-    pub const ALL: [Self; 3] = [Self::Wechat, Self::Dingshang, Self::Haoka];
+/// A vendor, played from its documents.
+#[async_trait]
+trait Vendor: Send + Sync {
+    /// Its word in configurations and commands.
+    fn name(&self) -> &'static str;
+
+    /// What an account sets besides `provider` and `base_url`, in lines of TOML.
+    fn settings(&self) -> String;
+
+    /// Its orders.
+    fn stage(&self) -> &'static Stage;
+
+    /// The id of an order that shows what the vendor tells.
+    fn sample(&self) -> &'static str;
+
+    /// Ids that have an answer, are no orders of the stage and no faults; each with a few words on that answer.
+    fn other_ids(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// The id of the order that plays a fault.
+    fn fault_id(&self, fault: &Fault) -> String {
+        fault.id.to_owned()
+    }
+
+    /// Answers a request.
+    async fn answer(&self, call: Call) -> Answer;
 }
 
 /// What a request asked a vendor for.
@@ -74,8 +100,8 @@ pub enum Kind {
 /// A request that reached a vendor, whatever the vendor answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
-    /// The vendor that it reached.
-    pub vendor: Vendor,
+    /// The word of the vendor that it reached.
+    pub vendor: &'static str,
     /// What it asked for.
     pub kind: Kind,
     /// The order that it asked for, cut to 64 characters; absent where it named none, or where
@@ -88,76 +114,96 @@ pub struct Arrival {
 /// An id that a vendor has an answer of its own for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scripted {
-    /// The vendor that knows the id.
-    pub vendor: Vendor,
+    /// The word of the vendor that knows the id.
+    pub vendor: &'static str,
     /// The id; a final `-N` in `errcode-N` stands for any whole number.
     pub id: String,
     /// What the vendor answers, in a few words.
     pub answers: String,
 }
 
-impl Scripted {
-    fn new(vendor: Vendor, id: impl Into<String>, answers: impl Into<String>) -> Self {
-        let (id, answers) = (id.into(), answers.into());
-        Self { vendor, id, answers }
-    }
-}
-
 /// The running vendors. Dropping it closes the listeners and cuts every connection.
 #[derive(Debug)]
 pub struct Sandbox {
-    addresses: [SocketAddr; 3],
-    listeners: [JoinHandle<()>; 3],
+    played: Vec<Played>,
     state: Arc<State>,
 }
 
+/// A vendor, and where it listens.
+struct Played {
+    vendor: Arc<dyn Vendor>,
+    address: SocketAddr,
+    listener: JoinHandle<()>,
+}
+
 impl Sandbox {
-    /// Starts the three vendors at `listen`, whose time is `clock`'s. Port 0 takes three free
-    /// ports; with port P, `WeChat` has P, Dingshang P+1 and Haoka P+2.
+    /// Starts the vendors at `listen`, whose time is `clock`'s. Port 0 takes free ports; with port P, the first
+    /// vendor has P, the next one P+1, and so on.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::InvalidInput`] where `listen` is not a loopback address (the credentials
-    /// are public) or leaves no room for three ports; otherwise what the system says of the port.
+    /// are public) or leaves no room for a port each; otherwise what the system says of the port.
     pub async fn start(listen: SocketAddr, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        Self::play(vendors(), listen, clock).await
+    }
+
+    async fn play(
+        vendors: Vec<Arc<dyn Vendor>>,
+        listen: SocketAddr,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
         if !listen.ip().is_loopback() {
             return Err(invalid("the sandbox listens on loopback addresses only"));
         }
-        let state = Arc::new(State { clock, arrivals: Mutex::default(), wechat: Mutex::default() });
-        let wechat = bind(listen, 0).await?;
-        let dingshang = bind(listen, 1).await?;
-        let haoka = bind(listen, 2).await?;
-        let addresses = [wechat.local_addr()?, dingshang.local_addr()?, haoka.local_addr()?];
-        let listeners = [
-            tokio::spawn(accept(wechat, Vendor::Wechat, Arc::clone(&state))),
-            tokio::spawn(accept(dingshang, Vendor::Dingshang, Arc::clone(&state))),
-            tokio::spawn(accept(haoka, Vendor::Haoka, Arc::clone(&state))),
-        ];
-        Ok(Self { addresses, listeners, state })
-    }
-
-    /// Where a vendor listens.
-    #[must_use]
-    pub fn address(&self, vendor: Vendor) -> SocketAddr {
-        let [wechat, dingshang, haoka] = self.addresses;
-        match vendor {
-            Vendor::Wechat => wechat,
-            Vendor::Dingshang => dingshang,
-            Vendor::Haoka => haoka,
+        let state = Arc::new(State { clock, arrivals: Mutex::default() });
+        let mut bound = Vec::new();
+        for (index, vendor) in (0..).zip(vendors) {
+            bound.push((bind(listen, index).await?, vendor));
         }
+        let mut played = Vec::new();
+        for (listener, vendor) in bound {
+            let address = listener.local_addr()?;
+            let listener = tokio::spawn(accept(listener, Arc::clone(&vendor), Arc::clone(&state)));
+            played.push(Played { vendor, address, listener });
+        }
+        Ok(Self { played, state })
     }
 
-    /// The accounts of the sandbox as TOML, ready to be pasted into a configuration:
-    /// `wechat-sandbox`, `dingshang-sandbox` and `haoka-sandbox`. The credentials are the same in
-    /// every sandbox and are no secret.
+    /// The words of the vendors, in the order of their ports.
+    #[must_use]
+    pub fn vendors() -> Vec<&'static str> {
+        vendors().iter().map(|vendor| vendor.name()).collect()
+    }
+
+    /// Where the vendor with that word listens.
+    #[must_use]
+    pub fn address(&self, vendor: &str) -> Option<SocketAddr> {
+        self.played
+            .iter()
+            .find(|played| played.vendor.name() == vendor)
+            .map(|played| played.address)
+    }
+
+    /// The id of an order that shows what the vendor with that word tells.
+    #[must_use]
+    pub fn sample(vendor: &str) -> Option<&'static str> {
+        vendors().iter().find(|known| known.name() == vendor).map(|vendor| vendor.sample())
+    }
+
+    /// The accounts of the sandbox as TOML, ready to be pasted into a configuration: for each vendor the
+    /// one of its name, as `haoka-sandbox`. The credentials are the same in every sandbox and are no
+    /// secret.
     #[must_use]
     pub fn accounts(&self) -> String {
-        [
-            wechat::account(self.address(Vendor::Wechat)),
-            dingshang::account(self.address(Vendor::Dingshang)),
-            haoka::account(self.address(Vendor::Haoka)),
-        ]
-        .join("\n")
+        let accounts = self.played.iter().map(|Played { vendor, address, .. }| {
+            let (name, settings) = (vendor.name(), vendor.settings());
+            format!(
+                "[accounts.{name}-sandbox]\nprovider = \"{name}\"\nbase_url = \"http://{address}\"\n\
+                 {settings}"
+            )
+        });
+        accounts.collect::<Vec<_>>().join("\n")
     }
 
     /// The requests that reached a vendor, oldest first: the last 100,000 of them.
@@ -170,22 +216,35 @@ impl Sandbox {
     /// ports. Any other id is an order that the vendor does not know.
     #[must_use]
     pub fn scripted() -> Vec<Scripted> {
-        [wechat::scripted(), dingshang::scripted(), haoka::scripted()].concat()
+        vendors().iter().flat_map(|vendor| scripted(&**vendor)).collect()
     }
 }
 
-impl Drop for Sandbox {
+/// Every id that the vendor has an answer of its own for.
+fn scripted(vendor: &dyn Vendor) -> impl Iterator<Item = Scripted> {
+    let orders = vendor.stage().ids().map(|(id, answers)| (id.to_owned(), answers.to_owned()));
+    let faults = faults::FAULTS.iter();
+    let faults = faults.map(|fault| (vendor.fault_id(fault), fault.answers.to_owned()));
+    let all = orders.chain(vendor.other_ids()).chain(faults);
+    all.map(|(id, answers)| Scripted { vendor: vendor.name(), id, answers })
+}
+
+impl Drop for Played {
     fn drop(&mut self) {
-        for listener in &self.listeners {
-            listener.abort();
-        }
+        self.listener.abort();
+    }
+}
+
+impl std::fmt::Debug for Played {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { vendor, address, .. } = self;
+        f.debug_tuple("Played").field(&vendor.name()).field(address).finish()
     }
 }
 
 struct State {
     clock: Arc<dyn Clock>,
     arrivals: Mutex<VecDeque<Arrival>>,
-    wechat: Mutex<wechat::Tokens>,
 }
 
 impl std::fmt::Debug for State {
@@ -195,7 +254,7 @@ impl std::fmt::Debug for State {
 }
 
 impl State {
-    fn record(&self, vendor: Vendor, answer: &Answer, time: SystemTime) {
+    fn record(&self, vendor: &'static str, answer: &Answer, time: SystemTime) {
         let order_id = answer.order_id.as_ref().map(|id| id.chars().take(MAX_ID).collect());
         let mut arrivals = lock(&self.arrivals);
         if arrivals.len() >= MAX_ARRIVALS {
@@ -235,7 +294,7 @@ enum Reply {
     /// Plain text.
     Text(StatusCode, &'static str),
     /// The fault, played on what the vendor would have answered without it.
-    Fault(&'static faults::Fault, String),
+    Fault(&'static Fault, String),
 }
 
 fn invalid(message: &'static str) -> io::Error {
@@ -246,13 +305,15 @@ fn invalid(message: &'static str) -> io::Error {
 async fn bind(listen: SocketAddr, index: u16) -> io::Result<TcpListener> {
     let port = match listen.port() {
         0 => 0,
-        port => port.checked_add(index).ok_or_else(|| invalid("three ports do not fit there"))?,
+        port => port
+            .checked_add(index)
+            .ok_or_else(|| invalid("a port for each vendor does not fit there"))?,
     };
     TcpListener::bind(SocketAddr::new(listen.ip(), port)).await
 }
 
 /// Accepts connections until the task is aborted; the connections end with it.
-async fn accept(listener: TcpListener, vendor: Vendor, state: Arc<State>) {
+async fn accept(listener: TcpListener, vendor: Arc<dyn Vendor>, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -261,7 +322,7 @@ async fn accept(listener: TcpListener, vendor: Vendor, state: Arc<State>) {
         }
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(connection(stream, vendor, Arc::clone(&state)));
+                connections.spawn(connection(stream, Arc::clone(&vendor), Arc::clone(&state)));
             }
             // The system is out of files, or the client has already gone: neither is helped by
             // asking again at once.
@@ -270,10 +331,11 @@ async fn accept(listener: TcpListener, vendor: Vendor, state: Arc<State>) {
     }
 }
 
-async fn connection(stream: TcpStream, vendor: Vendor, state: Arc<State>) {
+async fn connection(stream: TcpStream, vendor: Arc<dyn Vendor>, state: Arc<State>) {
+    let name = vendor.name();
     let service = hyper::service::service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { respond(&state, vendor, request).await }
+        let (state, vendor) = (Arc::clone(&state), Arc::clone(&vendor));
+        async move { respond(&state, &*vendor, request).await }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -282,14 +344,14 @@ async fn connection(stream: TcpStream, vendor: Vendor, state: Arc<State>) {
         .await;
     if let Err(error) = served {
         // Half of the faults end here, by intent.
-        tracing::debug!(?vendor, %error, "a sandbox connection ended early");
+        tracing::debug!(vendor = name, %error, "a sandbox connection ended early");
     }
 }
 
 /// Answers one request; an error cuts the connection.
 async fn respond(
     state: &State,
-    vendor: Vendor,
+    vendor: &dyn Vendor,
     request: Request<Incoming>,
 ) -> io::Result<Response<Body>> {
     let (parts, body) = request.into_parts();
@@ -299,17 +361,12 @@ async fn respond(
     let answer = match body {
         Ok(Ok(body)) => {
             let now = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let call = Call { parts, body, now };
-            match vendor {
-                Vendor::Wechat => wechat::answer(&mut lock(&state.wechat), &call),
-                Vendor::Dingshang => dingshang::answer(&call),
-                Vendor::Haoka => haoka::answer(call).await,
-            }
+            vendor.answer(Call { parts, body, now }).await
         }
         Ok(Err(_)) => refused_body(StatusCode::PAYLOAD_TOO_LARGE, "the body is not readable"),
         Err(_) => refused_body(StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
     };
-    state.record(vendor, &answer, time);
+    state.record(vendor.name(), &answer, time);
     faults::send(answer.reply, time).await
 }
 
@@ -322,7 +379,3 @@ fn refused_body(status: StatusCode, text: &'static str) -> Answer {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The tables of the three vendors, for the tests that read them all.
-#[cfg(test)]
-static STAGES: [&scenes::Stage; 3] = [&wechat::STAGE, &dingshang::STAGE, &haoka::STAGE];

@@ -40,8 +40,7 @@ const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
 /// Which order, and of which server.
 #[derive(Args)]
 pub(super) struct Which {
-    /// The vendor: wechat, dingshang or haoka
-    #[arg(value_parser = provider)]
+    #[arg(value_parser = provider, help = format!("The vendor: one of {}", vendors()))]
     provider: Provider,
     /// The vendor's name for the order
     id: String,
@@ -153,10 +152,12 @@ fn pem(argument: &str, path: &Path, pem: Pem) -> Result<String, Failure> {
 }
 
 fn provider(word: &str) -> Result<Provider, String> {
-    Provider::from_word(word).ok_or_else(|| {
-        let words: Vec<_> = Provider::all().map(Provider::word).collect();
-        format!("must be one of {}", words.join(", "))
-    })
+    Provider::from_word(word).ok_or_else(|| format!("must be one of {}", vendors()))
+}
+
+/// The vendors' words, for people.
+fn vendors() -> String {
+    Provider::all().map(Provider::word).collect::<Vec<_>>().join(", ")
 }
 
 /// A server that is asked, and how.

@@ -13,6 +13,7 @@ use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
 use crate::pb::{GetOrderRequest, Provider};
+use crate::sandbox::Sandbox;
 use crate::telemetry;
 
 /// The server of the demo: on free ports, and quiet.
@@ -38,16 +39,6 @@ pub(super) struct Demo {
     once: bool,
 }
 
-/// An order of the sandbox that shows what the vendor tells.
-fn sample(provider: Provider) -> &'static str {
-    match provider {
-        Provider::Wechat => "DD2981741311549200000",
-        Provider::Dingshang => "54",
-        Provider::Haoka => "shipped",
-        Provider::Unspecified => "",
-    }
-}
-
 impl Demo {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = told_to_stop()?;
@@ -64,8 +55,9 @@ impl Demo {
         let server = Server { endpoint: &endpoint, tls: &Tls::default() };
         let program = invoked();
         for provider in Provider::all() {
-            let id = sample(provider).to_owned();
-            print(format_args!("$ {program} get {} {id} --endpoint {url}", provider.word()))?;
+            let word = provider.word();
+            let id = Sandbox::sample(&word).unwrap_or_default().to_owned();
+            print(format_args!("$ {program} get {word} {id} --endpoint {url}"))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
             print(sheet::order(&get::ask(server, Request::new(request)).await?))?;

@@ -8,11 +8,11 @@ use clap::Args;
 use super::{Failure, print, told_to_stop};
 use crate::clock::SystemClock;
 
-/// Plays the three vendors until SIGTERM or Ctrl-C.
+/// Plays the vendors until SIGTERM or Ctrl-C.
 #[derive(Args)]
 pub(super) struct Sandbox {
-    /// Where: WeChat on this port, Dingshang on the next, Haoka on the one after; port 0 takes
-    /// three free ones
+    /// Where: the first vendor on this port, the next one on the next, in the order in which their
+    /// accounts are printed; port 0 takes free ones
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }

@@ -9,16 +9,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 
+use async_trait::async_trait;
 use axum::http::{Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest as _, Md5};
 use serde_json::{Map, Value, json};
 
+use super::faults::{self, Fault};
 use super::scenes::{Scene, Stage, letter, over};
-use super::{Answer, Call, Kind, Reply, Scripted, Vendor, faults};
+use super::{Answer, Call, Kind, Reply, Vendor};
 
 const APP_ID: &str = "ds5a0db0c00001";
 const APP_SECRET: &str = "dingshang-sandbox-secret";
@@ -35,30 +36,47 @@ const NOT_FOUND: u64 = 80002;
 const PARAMETER: u64 = 10001;
 const MACHINE: u64 = 30003;
 
-/// The account in the words of the configuration.
-pub(super) fn account(address: SocketAddr) -> String {
-    format!(
-        "[accounts.dingshang-sandbox]\nprovider = \"dingshang\"\nbase_url = \"http://{address}\"\n\
-         app_id = \"{APP_ID}\"\napp_secret = \"{APP_SECRET}\"\napp_key = \"{APP_KEY}\"\n\
-         machine_no = \"{MACHINE_NO}\"\n"
-    )
+/// The vendor.
+pub(super) struct Dingshang;
+
+#[async_trait]
+impl Vendor for Dingshang {
+    fn name(&self) -> &'static str {
+        "dingshang"
+    }
+
+    fn settings(&self) -> String {
+        format!(
+            "app_id = \"{APP_ID}\"\napp_secret = \"{APP_SECRET}\"\napp_key = \"{APP_KEY}\"\n\
+             machine_no = \"{MACHINE_NO}\"\n"
+        )
+    }
+
+    fn stage(&self) -> &'static Stage {
+        &STAGE
+    }
+
+    fn sample(&self) -> &'static str {
+        "54"
+    }
+
+    fn other_ids(&self) -> Vec<(String, String)> {
+        let codes = CODES.iter().map(|(code, status, _)| {
+            (code.to_string(), format!("code {code} with HTTP {}", status.as_u16()))
+        });
+        codes.collect()
+    }
+
+    fn fault_id(&self, fault: &Fault) -> String {
+        fault.number.to_string()
+    }
+
+    async fn answer(&self, call: Call) -> Answer {
+        answer(&call)
+    }
 }
 
-/// The ids that are known here.
-pub(super) fn scripted() -> Vec<Scripted> {
-    let codes = CODES.iter().map(|(code, status, _)| {
-        let answers = format!("code {code} with HTTP {}", status.as_u16());
-        Scripted::new(Vendor::Dingshang, code.to_string(), answers)
-    });
-    STAGE
-        .scripted(Vendor::Dingshang)
-        .chain(codes)
-        .chain(faults::scripted(Vendor::Dingshang))
-        .collect()
-}
-
-/// Answers a request.
-pub(super) fn answer(call: &Call) -> Answer {
+fn answer(call: &Call) -> Answer {
     let path = call.parts.uri.path();
     if path == PING_PATH && call.parts.method == Method::POST {
         // It has no payload, so there is nothing else to check.
@@ -248,8 +266,7 @@ const ORDINARY: &str = r#"{"code":0,"message":"ok","data":{"order_id":0,
     "status":"SUCCESS","records":[{"id":70,"product_id":121,"quantity":1,"price":"2.50",
         "status":"WAITING_PICKED_UP","notify_sent":"0"}]}}"#;
 
-pub(super) static STAGE: Stage =
-    Stage { ordinary: ORDINARY, id_at: "/data/order_id", scenes: SCENES };
+static STAGE: Stage = Stage { ordinary: ORDINARY, id_at: "/data/order_id", scenes: SCENES };
 
 /// A patch replaces an array as a whole, so the scenes of records write theirs out.
 #[rustfmt::skip]

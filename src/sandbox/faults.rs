@@ -1,4 +1,4 @@
-//! What goes wrong below the vendors' own words, in one table for all three: HTTP statuses, broken
+//! What goes wrong below the vendors' own words, in one table for all of them: HTTP statuses, broken
 //! JSON, bodies without an end, connections that are cut. The sandbox alone may use it; the
 //! vendors look their ids up here and [`send`] plays them.
 
@@ -10,7 +10,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use futures_util::{StreamExt as _, stream};
 
-use super::{Reply, Scripted, Vendor};
+use super::Reply;
 
 const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -30,11 +30,12 @@ const PIECES: usize = 1600;
 
 /// A fault that every vendor can play.
 pub(super) struct Fault {
-    /// The order id at `WeChat` and Haoka.
+    /// The order id at vendors whose ids are words.
     pub(super) id: &'static str,
-    /// The order id at Dingshang, whose ids are numbers.
+    /// The order id at vendors whose ids are numbers.
     pub(super) number: u64,
-    answers: &'static str,
+    /// What it answers, in a few words.
+    pub(super) answers: &'static str,
     how: How,
 }
 
@@ -60,25 +61,14 @@ enum How {
     Reset,
 }
 
-/// The fault with a name, as `WeChat` and Haoka know it.
+/// The fault with a name.
 pub(super) fn by_id(id: &str) -> Option<&'static Fault> {
     FAULTS.iter().find(|fault| fault.id == id)
 }
 
-/// The fault with a number, as Dingshang knows it.
+/// The fault with a number.
 pub(super) fn by_number(number: u64) -> Option<&'static Fault> {
     FAULTS.iter().find(|fault| fault.number == number)
-}
-
-/// The faults as ids of a vendor.
-pub(super) fn scripted(vendor: Vendor) -> impl Iterator<Item = Scripted> {
-    FAULTS.iter().map(move |fault| {
-        let id = match vendor {
-            Vendor::Wechat | Vendor::Haoka => fault.id.to_owned(),
-            Vendor::Dingshang => fault.number.to_string(),
-        };
-        Scripted::new(vendor, id, fault.answers)
-    })
 }
 
 const fn fault(id: &'static str, number: u64, answers: &'static str, how: How) -> Fault {
@@ -96,7 +86,7 @@ const fn body(bytes: &'static [u8]) -> How {
 }
 
 #[rustfmt::skip]
-static FAULTS: &[Fault] = &[
+pub(super) static FAULTS: &[Fault] = &[
     fault("fault-500", 9001, "HTTP 500", page(StatusCode::INTERNAL_SERVER_ERROR, None)),
     fault("fault-503", 9002, "HTTP 503", page(StatusCode::SERVICE_UNAVAILABLE, None)),
     fault("fault-404", 9003, "HTTP 404", page(StatusCode::NOT_FOUND, None)),

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Multipart};
 use axum::http::header::CONTENT_TYPE;
@@ -17,7 +17,7 @@ use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 
 use super::scenes::{Scene, Stage, letter, over};
-use super::{Answer, Call, Kind, Reply, Scripted, Vendor, faults};
+use super::{Answer, Call, Kind, Reply, Vendor, faults};
 
 const USER_ID: &str = "sandbox-agent";
 const SECRET: &str = "haoka-sandbox-secret";
@@ -27,33 +27,41 @@ const ORDER_PATH: &str = "/api/order/GetOrderInfo";
 /// Seconds between a request's `Timestamp` and the clock, either way.
 const MAX_SKEW: u64 = 300;
 
-/// The account in the words of the configuration.
-pub(super) fn account(address: SocketAddr) -> String {
-    format!(
-        "[accounts.haoka-sandbox]\nprovider = \"haoka\"\nbase_url = \"http://{address}\"\n\
-         user_id = \"{USER_ID}\"\nsecret = \"{SECRET}\"\n"
-    )
-}
+/// The vendor.
+pub(super) struct Haoka;
 
-/// The ids that are known here.
-pub(super) fn scripted() -> Vec<Scripted> {
-    STAGE.scripted(Vendor::Haoka).chain(faults::scripted(Vendor::Haoka)).collect()
-}
-
-/// Answers a request.
-pub(super) async fn answer(call: Call) -> Answer {
-    if call.parts.uri.path() != ORDER_PATH || call.parts.method != Method::POST {
-        return Answer::unknown_path();
+#[async_trait]
+impl Vendor for Haoka {
+    fn name(&self) -> &'static str {
+        "haoka"
     }
-    let now = call.now;
-    let Some(form) = form(call).await else {
-        return Answer { kind: Kind::Order, order_id: None, reply: error("参数错误") };
-    };
-    let reply = match refusal(&form, now) {
-        Some(text) => error(text),
-        None => play(field(&form, "DownOrderID")),
-    };
-    Answer { kind: Kind::Order, order_id: form.get("DownOrderID").cloned(), reply }
+
+    fn settings(&self) -> String {
+        format!("user_id = \"{USER_ID}\"\nsecret = \"{SECRET}\"\n")
+    }
+
+    fn stage(&self) -> &'static Stage {
+        &STAGE
+    }
+
+    fn sample(&self) -> &'static str {
+        "shipped"
+    }
+
+    async fn answer(&self, call: Call) -> Answer {
+        if call.parts.uri.path() != ORDER_PATH || call.parts.method != Method::POST {
+            return Answer::unknown_path();
+        }
+        let now = call.now;
+        let Some(form) = form(call).await else {
+            return Answer { kind: Kind::Order, order_id: None, reply: error("参数错误") };
+        };
+        let reply = match refusal(&form, now) {
+            Some(text) => error(text),
+            None => play(field(&form, "DownOrderID")),
+        };
+        Answer { kind: Kind::Order, order_id: form.get("DownOrderID").cloned(), reply }
+    }
 }
 
 fn field<'a>(form: &'a HashMap<String, String>, name: &str) -> &'a str {
@@ -147,8 +155,7 @@ const ORDINARY: &str = r#"{"code":0,"message":"成功","errs":null,"data":{
     "thirdPhone":"1309554****","remark":"[已发货]","cardStatus":"未激活","activationTime":"",
     "isFirstCharge":"0","firstCharge":""}}"#;
 
-pub(super) static STAGE: Stage =
-    Stage { ordinary: ORDINARY, id_at: "/data/downOrderNo", scenes: SCENES };
+static STAGE: Stage = Stage { ordinary: ORDINARY, id_at: "/data/downOrderNo", scenes: SCENES };
 
 #[rustfmt::skip]
 static SCENES: &[Scene] = &[

@@ -7,15 +7,15 @@
 
 mod tokens;
 
-use std::net::SocketAddr;
+use std::sync::Mutex;
 
+use async_trait::async_trait;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use self::tokens::Tokens;
 use super::scenes::{Scene, Stage, letter, over};
-use super::{Answer, Call, Kind, Reply, Scripted, Vendor, faults};
-
-pub(super) use tokens::Tokens;
+use super::{Answer, Call, Kind, Reply, Vendor, faults, lock};
 
 const APP_ID: &str = "wxfeed5a0db0c00001";
 const APP_SECRET: &str = "wechat-sandbox-secret";
@@ -27,26 +27,47 @@ const CLASSIC_PATH: &str = "/cgi-bin/token";
 /// The id whose first call ends the life of its token.
 const REFUSED_ONCE: &str = "token-refused-once";
 
-/// The account in the words of the configuration.
-pub(super) fn account(address: SocketAddr) -> String {
-    format!(
-        "[accounts.wechat-sandbox]\nprovider = \"wechat\"\nbase_url = \"http://{address}\"\n\
-         app_id = \"{APP_ID}\"\napp_secret = \"{APP_SECRET}\"\n"
-    )
+/// The vendor, and the tokens that it has given.
+#[derive(Default)]
+pub(super) struct Wechat {
+    tokens: Mutex<Tokens>,
 }
 
-/// The ids that are known here.
-pub(super) fn scripted() -> Vec<Scripted> {
-    let special = [
-        (REFUSED_ONCE, "the first call: `errcode` 40001, and its token is dead; later: an order"),
-        ("errcode-N", "`errcode` N, any whole number (`errcode--1` for -1)"),
-    ];
-    let special = special.map(|(id, answers)| Scripted::new(Vendor::Wechat, id, answers));
-    STAGE.scripted(Vendor::Wechat).chain(special).chain(faults::scripted(Vendor::Wechat)).collect()
+#[async_trait]
+impl Vendor for Wechat {
+    fn name(&self) -> &'static str {
+        "wechat"
+    }
+
+    fn settings(&self) -> String {
+        format!("app_id = \"{APP_ID}\"\napp_secret = \"{APP_SECRET}\"\n")
+    }
+
+    fn stage(&self) -> &'static Stage {
+        &STAGE
+    }
+
+    fn sample(&self) -> &'static str {
+        "DD2981741311549200000"
+    }
+
+    fn other_ids(&self) -> Vec<(String, String)> {
+        let ids = [
+            (
+                REFUSED_ONCE,
+                "the first call: `errcode` 40001, and its token is dead; later: an order",
+            ),
+            ("errcode-N", "`errcode` N, any whole number (`errcode--1` for -1)"),
+        ];
+        ids.map(|(id, answers)| (id.to_owned(), answers.to_owned())).into()
+    }
+
+    async fn answer(&self, call: Call) -> Answer {
+        answer(&mut lock(&self.tokens), &call)
+    }
 }
 
-/// Answers a request.
-pub(super) fn answer(tokens: &mut Tokens, call: &Call) -> Answer {
+fn answer(tokens: &mut Tokens, call: &Call) -> Answer {
     let token = |reply| Answer { kind: Kind::Token, order_id: None, reply };
     match call.parts.uri.path() {
         ORDER_PATH => order(tokens, call),
@@ -220,8 +241,7 @@ const ORDINARY: &str = r#"{"errcode":0,"errmsg":"ok","order":{"orderId":"","stat
         "validityBeginTime":1687265856,"validityEndTime":1718801856},
     "usage":{"used":"250","all":"1000"}}}"#;
 
-pub(super) static STAGE: Stage =
-    Stage { ordinary: ORDINARY, id_at: "/order/orderId", scenes: SCENES };
+static STAGE: Stage = Stage { ordinary: ORDINARY, id_at: "/order/orderId", scenes: SCENES };
 
 #[rustfmt::skip]
 static SCENES: &[Scene] = &[

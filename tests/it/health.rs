@@ -6,10 +6,10 @@ use order_query::clock::{Clock, SystemClock};
 use order_query::health::Health;
 use order_query::orders::{Accounts, Orders};
 use order_query::pb::Provider;
-use order_query::sandbox::Vendor;
+use order_query::sandbox::Sandbox;
 use order_query::store::Memory;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
@@ -18,6 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::played::{Played, answer};
 use crate::support::{CACHE_BYTES, Server, connect, sandboxed, serve};
 
 const SERVER_NAMES: [&str; 3] = ["", "orderquery.v1.OrderService", "readiness"];
@@ -128,11 +129,20 @@ async fn watchers_are_told_the_end_and_unknown_names_stay_open_until_then() {
 
 #[tokio::test]
 async fn a_call_under_way_is_answered_while_the_server_stops() {
-    let vendor = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let may_answer = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&may_answer);
+    let vendor = Played::start(move |_| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            answer(200, "{\"code\":-1,\"message\":\"订单不存在\"}")
+        }
+    })
+    .await;
     let server = Server::start(&format!(
         "[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
-         base_url = \"http://{}\"\n",
-        vendor.local_addr().unwrap()
+         base_url = \"{}\"\n",
+        vendor.url()
     ))
     .await;
     let Server { app, mut client, .. } = server;
@@ -140,28 +150,20 @@ async fn a_call_under_way_is_answered_while_the_server_stops() {
     let call = tokio::spawn(async move {
         client.get_order(crate::support::question(Provider::Haoka, "A1")).await
     });
-    let (connection, _) = vendor.accept().await.unwrap();
+    vendor.was_asked(1).await;
     let stopped = tokio::spawn(app.stop());
     // The listener is closed first: whoever comes now is turned away.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     assert!(!call.is_finished());
-    answer(connection).await;
+    may_answer.add_permits(1);
     assert_eq!(call.await.unwrap().unwrap_err().code(), Code::NotFound);
     stopped.await.unwrap();
-}
-
-async fn answer(mut connection: tokio::net::TcpStream) {
-    use tokio::io::AsyncWriteExt as _;
-    let body = "{\"code\":-1,\"message\":\"订单不存在\"}";
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    connection.write_all(answer.as_bytes()).await.unwrap();
 }
 
 /// Keeps the vendors of the sandbox and the contract in step.
 #[test]
 fn the_sandbox_plays_every_vendor() {
-    let vendors: Vec<_> = Vendor::ALL.iter().map(|v| format!("{v:?}").to_lowercase()).collect();
-    assert_eq!(vendors, Provider::all().map(Provider::word).collect::<Vec<_>>());
+    assert_eq!(Sandbox::vendors(), Provider::all().map(Provider::word).collect::<Vec<_>>());
 }

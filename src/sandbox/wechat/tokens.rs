@@ -34,7 +34,7 @@ struct Token {
 
 /// The tokens that were given, oldest first.
 #[derive(Debug, Default)]
-pub(in crate::sandbox) struct Tokens {
+pub(super) struct Tokens {
     given: VecDeque<Token>,
     /// What `token-refused-once` has to do is done.
     refused: bool,

@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::Method;
 use order_query::clock::{Clock, ManualClock, SystemClock};
-use order_query::sandbox::{Kind, Sandbox, Vendor};
+use order_query::sandbox::{Kind, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::outbound::tls::Secured;
 use crate::outbound::{self, ANSWER};
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, run, write};
 use crate::support::played::answer;
+use crate::support::secured::Secured;
 use crate::support::{Scripted, sandbox_at};
 
 /// What is in the sandbox's and the tests' configurations, or in what vendors answer, and must not be
@@ -97,7 +97,7 @@ async fn each_vendor_is_asked_for_proof_and_for_no_order() {
     }
     let kinds = [Kind::Token, Kind::Other, Kind::Order].map(|kind| count(&sandbox, kind));
     assert_eq!(kinds, [1, 2, 0], "{:?}", sandbox.arrivals());
-    for vendor in Vendor::ALL {
+    for vendor in Sandbox::vendors() {
         assert_eq!(sandbox.arrivals().iter().filter(|call| call.vendor == vendor).count(), 1);
     }
     // The configuration's own warnings go first, and one account's failure is not the others'.
@@ -117,7 +117,7 @@ async fn what_is_asked_is_what_the_vendors_document() {
     let url = format!("http://{}/below", vendor.address);
     let checked = check(&accounts(&url, ""));
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    let mut asked: Vec<_> = vendor.arrived().into_iter().map(|a| (a.uri.to_string(), a)).collect();
+    let mut asked: Vec<_> = vendor.asked().into_iter().map(|a| (a.uri.to_string(), a)).collect();
     asked.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     let [(bare, haoka), (ping, dingshang), (token, wechat)] = &asked[..] else {
         panic!("{asked:?}")

@@ -4,20 +4,19 @@ use order_query::pb::order_result::Result as Outcome;
 use order_query::pb::{
     BatchGetOrdersRequest, ErrorReason, OrderError, OrderRef, OrderResult, Provider, Source,
 };
-use order_query::sandbox::Vendor;
 use tonic::Code;
 
-use crate::orders::rules::Field;
+use crate::orders::rules::Fixture;
 use crate::support::{Failed, Scripted, Server};
 
 fn order(provider: Provider, id: &str) -> OrderRef {
     OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() }
 }
 
-async fn batch(field: &Field, orders: Vec<OrderRef>) -> Result<Vec<OrderResult>, Failed> {
+async fn batch(fixture: &Fixture, orders: Vec<OrderRef>) -> Result<Vec<OrderResult>, Failed> {
     let max_age = Some(prost_types::Duration::default());
     let request = BatchGetOrdersRequest { orders, max_age };
-    let answer = field.server.client.clone().batch_get_orders(request).await;
+    let answer = fixture.server.client.clone().batch_get_orders(request).await;
     answer.map(|answer| answer.into_inner().results).map_err(|status| Failed::from(&status))
 }
 
@@ -30,7 +29,7 @@ fn error(result: &OrderResult) -> &OrderError {
 
 #[tokio::test]
 async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let orders = vec![
         order(Provider::Haoka, "shipped"),
         order(Provider::Wechat, "nobody"),
@@ -41,7 +40,7 @@ async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
         order(Provider::Unspecified, "1"),
         OrderRef { account: "nobody".to_owned(), ..order(Provider::Haoka, "shipped") },
     ];
-    let results = batch(&field, orders).await.unwrap();
+    let results = batch(&fixture, orders).await.unwrap();
     assert_eq!(results.len(), 8);
     for (place, id) in [(0, "shipped"), (2, "54"), (4, "shipped")] {
         let Some(Outcome::Found(found)) = &results[place].result else { panic!("{place}") };
@@ -65,37 +64,37 @@ async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
     }
     assert_eq!(error(&results[1]).provider_code, "10120800");
     assert_eq!(error(&results[5]).retry_delay.unwrap().seconds, 60);
-    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 1);
+    assert_eq!(fixture.asked(Provider::Haoka, "shipped").len(), 1);
 }
 
 #[tokio::test]
 async fn a_batch_has_1_to_100_orders() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for count in [0, 101] {
         let failed =
-            batch(&field, vec![order(Provider::Haoka, "shipped"); count]).await.unwrap_err();
+            batch(&fixture, vec![order(Provider::Haoka, "shipped"); count]).await.unwrap_err();
         assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("orders")));
         assert_eq!(failed.reason, "INVALID_REQUEST");
     }
-    assert_eq!(field.sandbox.arrivals(), []);
-    let results = batch(&field, vec![order(Provider::Haoka, "shipped"); 100]).await.unwrap();
+    assert_eq!(fixture.sandbox.arrivals(), []);
+    let results = batch(&fixture, vec![order(Provider::Haoka, "shipped"); 100]).await.unwrap();
     assert_eq!(results.len(), 100);
-    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 1);
+    assert_eq!(fixture.asked(Provider::Haoka, "shipped").len(), 1);
     let orders = (0..100).map(|n| order(Provider::Dingshang, &(18_000_000 + n).to_string()));
-    let results = batch(&field, orders.collect()).await.unwrap();
+    let results = batch(&fixture, orders.collect()).await.unwrap();
     assert!(results.iter().all(|result| error(result).reason() == ErrorReason::OrderNotFound));
 }
 
 #[tokio::test]
 async fn the_deadline_is_over_all_and_what_came_in_time_is_told() {
-    let field = Field::with(|accounts| {
+    let fixture = Fixture::with(|accounts| {
         format!("{accounts}\n").replace("base_url", "timeout = \"1m\"\nbase_url")
     })
     .await;
     let orders = vec![order(Provider::Haoka, "shipped"), order(Provider::Dingshang, "9014")];
     let mut request = tonic::Request::new(BatchGetOrdersRequest { orders, max_age: None });
     request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
-    let mut client = crate::support::bare_client(field.server.app.address);
+    let mut client = crate::support::bare_client(fixture.server.app.address);
     let results = client.batch_get_orders(request).await.unwrap().into_inner().results;
     assert!(matches!(results[0].result, Some(Outcome::Found(_))));
     assert_eq!(error(&results[1]).reason(), ErrorReason::DeadlineExceeded);

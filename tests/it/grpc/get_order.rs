@@ -123,7 +123,7 @@ fn accounts(wechat: &str, more: &str) -> String {
 #[tokio::test]
 async fn the_account_is_the_named_one_the_default_or_the_only_one() {
     let (sandbox, _server) = sandboxed().await;
-    let wechat = sandbox.address(order_query::sandbox::Vendor::Wechat).to_string();
+    let wechat = sandbox.address("wechat").unwrap().to_string();
 
     let server = Server::start(&accounts(&wechat, "")).await;
     let ask = async |server: &Server, provider, account: &str| {

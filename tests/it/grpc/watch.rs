@@ -3,10 +3,9 @@
 use order_query::pb::{
     GetOrderRequest, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest, WatchOrderResponse,
 };
-use order_query::sandbox::Vendor;
 use tonic::{Code, Status, Streaming};
 
-use crate::orders::rules::Field;
+use crate::orders::rules::Fixture;
 use crate::support::{Failed, Scripted, Server, manual_clock, question};
 
 async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {
@@ -54,7 +53,7 @@ async fn a_watcher_hears_of_every_change_and_of_the_end() {
         assert_eq!(next(&mut stream).await.unwrap().0, expected);
     }
     assert!(stream.message().await.unwrap().is_none(), "OK after a terminal order");
-    assert_eq!(vendor.arrived().len(), 4);
+    assert_eq!(vendor.asked().len(), 4);
 }
 
 #[tokio::test]
@@ -69,7 +68,7 @@ async fn many_watchers_are_one_poller_and_hear_what_others_ask() {
         assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Cache));
         others.push(stream);
     }
-    assert_eq!(vendor.arrived().len(), 1);
+    assert_eq!(vendor.asked().len(), 1);
     // Somebody else asks: the watchers hear of it without a call of their own.
     vendor.answers(200, haoka("已发货"));
     clock.advance(std::time::Duration::from_secs(10));
@@ -78,7 +77,7 @@ async fn many_watchers_are_one_poller_and_hear_what_others_ask() {
     for stream in others.iter_mut().chain([&mut first]) {
         assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
     }
-    assert_eq!(vendor.arrived().len(), 2);
+    assert_eq!(vendor.asked().len(), 2);
 }
 
 #[tokio::test]
@@ -86,7 +85,7 @@ async fn a_watch_survives_the_vendors_trouble() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(503, "");
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
-    while vendor.arrived().is_empty() {
+    while vendor.asked().is_empty() {
         tokio::task::yield_now().await;
     }
     vendor.answers(200, haoka("已发货"));
@@ -97,12 +96,12 @@ async fn a_watch_survives_the_vendors_trouble() {
         tokio::task::yield_now().await;
     }
     assert_eq!(news.await.unwrap(), (OrderStatus::Shipped, Source::Live));
-    assert_eq!(vendor.arrived().len(), 2);
+    assert_eq!(vendor.asked().len(), 2);
 }
 
 #[tokio::test]
 async fn a_watch_ends_where_the_order_can_never_be_read() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let cases = [
         (Provider::Haoka, "nobody", Code::NotFound, "ORDER_NOT_FOUND"),
         (
@@ -114,7 +113,7 @@ async fn a_watch_ends_where_the_order_can_never_be_read() {
         (Provider::Dingshang, "40005", Code::FailedPrecondition, "ORDER_EXPIRED"),
     ];
     for (provider, id, code, reason) in cases {
-        let mut stream = watch(&field.server, provider, id).await;
+        let mut stream = watch(&fixture.server, provider, id).await;
         let failed = Failed::from(&next(&mut stream).await.unwrap_err());
         assert_eq!((failed.code, failed.reason.as_str()), (code, reason));
         assert_eq!(failed.metadata["account"], format!("{}-sandbox", provider.word()));
@@ -126,29 +125,29 @@ async fn a_watch_ends_where_the_order_can_never_be_read() {
         let order =
             OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
         let request = WatchOrderRequest { order: Some(order) };
-        let status = field.server.client.clone().watch_order(request).await.unwrap_err();
+        let status = fixture.server.client.clone().watch_order(request).await.unwrap_err();
         assert_eq!(status.code(), code);
     }
 }
 
 #[tokio::test]
 async fn a_watch_of_a_known_terminal_order_tells_it_and_ends() {
-    let field = Field::new().await;
-    field.server.get(question(Provider::Haoka, "settled")).await.unwrap();
+    let fixture = Fixture::new().await;
+    fixture.server.get(question(Provider::Haoka, "settled")).await.unwrap();
     for _ in 0..2 {
-        let mut stream = watch(&field.server, Provider::Haoka, "settled").await;
+        let mut stream = watch(&fixture.server, Provider::Haoka, "settled").await;
         assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Settled, Source::Cache));
         assert!(stream.message().await.unwrap().is_none());
     }
-    assert_eq!(field.asked(Vendor::Haoka, "settled").len(), 1);
+    assert_eq!(fixture.asked(Provider::Haoka, "settled").len(), 1);
 }
 
 #[tokio::test]
 async fn watches_end_when_the_server_stops() {
-    let field = Field::new().await;
-    let mut stream = watch(&field.server, Provider::Haoka, "shipped").await;
+    let fixture = Fixture::new().await;
+    let mut stream = watch(&fixture.server, Provider::Haoka, "shipped").await;
     next(&mut stream).await.unwrap();
-    let Server { app, .. } = field.server;
+    let Server { app, .. } = fixture.server;
     let stopped = tokio::spawn(app.stop());
     let failed = Failed::from(&next(&mut stream).await.unwrap_err());
     assert_eq!((failed.code, failed.reason.as_str()), (Code::Unavailable, "SERVER_DRAINING"));
@@ -171,30 +170,31 @@ async fn a_poller_ends_with_its_last_watcher() {
             break;
         }
     }
-    assert!(vendor.arrived().len() <= 3);
+    assert!(vendor.asked().len() <= 3);
 }
 
 #[tokio::test]
 async fn pollers_hold_at_most_half_of_the_minute() {
-    let field =
-        Field::with(|accounts| accounts.replace("user_id", "calls_per_minute = 4\nuser_id")).await;
+    let fixture =
+        Fixture::with(|accounts| accounts.replace("user_id", "calls_per_minute = 4\nuser_id"))
+            .await;
     let mut streams = Vec::new();
     for id in ["pending", "submitted"] {
-        let mut stream = watch(&field.server, Provider::Haoka, id).await;
+        let mut stream = watch(&fixture.server, Provider::Haoka, id).await;
         next(&mut stream).await.unwrap();
         streams.push(stream);
     }
     // The third poller waits for its half; callers have theirs.
-    let mut third = watch(&field.server, Provider::Haoka, "entering").await;
+    let mut third = watch(&fixture.server, Provider::Haoka, "entering").await;
     for id in ["shipped", "completed"] {
-        field.server.get(question(Provider::Haoka, id)).await.unwrap();
+        fixture.server.get(question(Provider::Haoka, id)).await.unwrap();
     }
-    assert_eq!(field.asked(Vendor::Haoka, "entering").len(), 0);
+    assert_eq!(fixture.asked(Provider::Haoka, "entering").len(), 0);
     let news = tokio::spawn(async move { next(&mut third).await.unwrap() });
     while !news.is_finished() {
-        field.pass(1);
+        fixture.pass(1);
         tokio::task::yield_now().await;
     }
     assert_eq!(news.await.unwrap().0, OrderStatus::Accepted);
-    assert!(field.asked(Vendor::Haoka, "entering")[0] >= 60);
+    assert!(fixture.asked(Provider::Haoka, "entering")[0] >= 60);
 }

@@ -6,28 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_query::app::Setup;
-use order_query::clock::{Clock, SystemClock};
-use order_query::config::{Secret, Section};
-use order_query::error::Error;
+use order_query::clock::SystemClock;
+use order_query::config::Section;
 use order_query::grpc;
 use order_query::grpc::callers::Callers;
-use order_query::orders::{Account, Accounts, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, OrderStatus, Provider};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
 use order_query::sandbox::Sandbox;
-use order_query::store::Memory;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::support::{
-    CACHE_BYTES, Failed, Server, connect, question, sandbox_at, sandboxed, serve,
-};
+use crate::support::fake_vendor::FakeVendor;
+use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed, serve};
 
 /// The sandbox's accounts, with little patience.
 fn impatient(sandbox: &Sandbox) -> String {
@@ -130,7 +124,7 @@ async fn every_id_of_the_sandbox_is_answered_or_refused_by_name() {
     let (_sandbox, server) = impatient_server().await;
     let outcomes = Sandbox::scripted().into_iter().map(|scripted| {
         let id = scripted.id.replace("errcode-N", "errcode-77");
-        let provider = Provider::from_word(&format!("{:?}", scripted.vendor).to_lowercase());
+        let provider = Provider::from_word(scripted.vendor);
         let server = &server;
         async move { (server.order(provider.unwrap(), &id).await, id) }
     });
@@ -207,48 +201,14 @@ async fn a_vendor_that_hangs_up_is_unavailable_and_asked_again_only_without_limi
     assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), 3 + 1);
 }
 
-/// A module that panics, in its check or in its call.
-struct Panics;
-
-#[async_trait]
-impl providers::Provider for Panics {
-    fn identity(&self) -> String {
-        "panics".to_owned()
-    }
-
-    fn secrets(&self) -> Vec<Secret> {
-        Vec::new()
-    }
-
-    fn check_id(&self, id: &str) -> Result<(), Error> {
-        assert_ne!(id, "in-check", "panics as it is meant to");
-        Ok(())
-    }
-
-    fn rules(&self) -> Rules {
-        Rules {
-            freshness: Duration::ZERO,
-            calls_per_minute: None,
-            calls_per_order_per_day: None,
-            longest_call: Duration::from_secs(1),
-        }
-    }
-
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        unreachable!("nobody asks for proof")
-    }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
-        assert_ne!(query.id, "in-call", "panics as it is meant to");
-        Ok(Order { id: query.id.clone(), ..Order::default() })
-    }
-}
-
 #[tokio::test]
 async fn a_panic_is_an_internal_error_and_the_server_lives() {
-    let account = Account::new("panics", Provider::Haoka, false, Box::new(Panics));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = Arc::new(Memory::new(CACHE_BYTES, Arc::clone(&clock)));
-    let orders = Orders::new(Accounts::new(vec![account]), store, clock);
+    let vendor = FakeVendor::new(|query| async move {
+        assert_ne!(query.id, "in-call", "panics as it is meant to");
+        Ok(Order { id: query.id, ..Order::default() })
+    });
+    let vendor = vendor.checking(|id| assert_ne!(id, "in-check", "panics as it is meant to"));
+    let orders = vendor.orders_in_memory(Arc::new(SystemClock));
     let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let root = Section::parse(root, Path::new("")).unwrap();
     let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
@@ -256,11 +216,11 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {
-        let status = client.get_order(question(Provider::Haoka, id)).await.unwrap_err();
+        let status = client.get_order(question(FakeVendor::PROVIDER, id)).await.unwrap_err();
         let failed = Failed::from(&status);
         assert_eq!((failed.code, failed.reason.as_str()), (Code::Internal, "INTERNAL"), "{id}");
         assert!(!failed.message.contains("meant"), "{}", failed.message);
-        let answer = client.get_order(question(Provider::Haoka, "fine")).await.unwrap();
+        let answer = client.get_order(question(FakeVendor::PROVIDER, "fine")).await.unwrap();
         assert_eq!(answer.into_inner().order.unwrap().id, "fine");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use order_query::clock::ManualClock;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, OrderStatus, Provider, Source};
-use order_query::sandbox::{Kind, Sandbox, Vendor};
+use order_query::sandbox::{Kind, Sandbox};
 use tonic::Code;
 
 use crate::support::{Failed, Server, manual_clock, question, sandbox_at};
@@ -15,13 +15,13 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
 /// The sandbox and a server over one clock that the test moves.
-pub struct Field {
+pub struct Fixture {
     pub clock: ManualClock,
     pub sandbox: Sandbox,
     pub server: Server,
 }
 
-impl Field {
+impl Fixture {
     pub async fn new() -> Self {
         Self::with(str::to_owned).await
     }
@@ -40,11 +40,11 @@ impl Field {
     }
 
     /// When the vendor was asked for the order, in seconds of the test.
-    pub fn asked(&self, vendor: Vendor, id: &str) -> Vec<u64> {
+    pub fn asked(&self, provider: Provider, id: &str) -> Vec<u64> {
         let start = std::time::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         let arrivals = self.sandbox.arrivals().into_iter();
         let asked = arrivals.filter(|arrival| {
-            arrival.vendor == vendor
+            arrival.vendor == provider.word()
                 && arrival.kind == Kind::Order
                 && arrival.order_id.as_deref() == Some(id)
         });
@@ -69,27 +69,27 @@ impl Field {
 
 #[tokio::test]
 async fn equal_questions_at_one_time_are_one_call() {
-    let field = Field::new().await;
-    let field = &field;
+    let fixture = Fixture::new().await;
+    let fixture = &fixture;
     let calls = (0..500).map(|n| async move {
         if n % 2 == 0 {
-            field.get(Provider::Haoka, "shipped").await
+            fixture.get(Provider::Haoka, "shipped").await
         } else {
-            field.insist(Provider::Haoka, "shipped", 0).await
+            fixture.insist(Provider::Haoka, "shipped", 0).await
         }
     });
     for answer in join_all(calls).await {
         assert_eq!(answer.unwrap().order.unwrap().status(), OrderStatus::Shipped);
     }
-    assert_eq!(field.asked(Vendor::Haoka, "shipped"), [0]);
+    assert_eq!(fixture.asked(Provider::Haoka, "shipped"), [0]);
 }
 
 #[tokio::test]
 async fn a_day_has_ten_calls_for_those_who_insist() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let mut refused = 0;
     for _ in 0..15 {
-        match field.insist(Provider::Haoka, "shipped", 0).await {
+        match fixture.insist(Provider::Haoka, "shipped", 0).await {
             Ok(answer) => assert_eq!(answer.source(), Source::Live),
             Err(failed) => {
                 assert_eq!(failed.code, Code::ResourceExhausted);
@@ -98,26 +98,26 @@ async fn a_day_has_ten_calls_for_those_who_insist() {
                 refused += 1;
             }
         }
-        field.pass(HOUR);
+        fixture.pass(HOUR);
     }
-    let asked = field.asked(Vendor::Haoka, "shipped");
+    let asked = fixture.asked(Provider::Haoka, "shipped");
     assert_eq!((asked.len(), refused), (10, 5));
     // Another order has calls of its own.
-    field.insist(Provider::Haoka, "pending", 0).await.unwrap();
+    fixture.insist(Provider::Haoka, "pending", 0).await.unwrap();
     // The promise of the last refusal is kept, to the second.
-    let failed = field.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    let failed = fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
     assert_eq!(failed.retry_delay, Some(Duration::from_secs(9 * HOUR)));
-    field.pass(9 * HOUR - 1);
-    field.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
-    field.pass(1);
-    field.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+    fixture.pass(9 * HOUR - 1);
+    fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    fixture.pass(1);
+    fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn without_max_age_eight_calls_last_the_day() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for step in 0..=(24 * 12) {
-        let answer = field.get(Provider::Haoka, "shipped").await.unwrap();
+        let answer = fixture.get(Provider::Haoka, "shipped").await.unwrap();
         let minutes = step * 5;
         // Six hours after the eighth call the kept answer is too old, and the calls are spent.
         let stale = (875 + 6 * 60 + 1..24 * 60).contains(&minutes);
@@ -125,123 +125,128 @@ async fn without_max_age_eight_calls_last_the_day() {
         if stale {
             assert_eq!(answer.refresh_time.unwrap().seconds, 1_790_000_000 + 24 * 3600);
         }
-        field.pass(5 * MINUTE);
+        fixture.pass(5 * MINUTE);
     }
     let minutes: Vec<_> =
-        field.asked(Vendor::Haoka, "shipped").iter().map(|seconds| seconds / 60).collect();
+        fixture.asked(Provider::Haoka, "shipped").iter().map(|seconds| seconds / 60).collect();
     assert_eq!(minutes, [0, 20, 40, 75, 140, 265, 510, 875, 24 * 60]);
 }
 
 #[tokio::test]
 async fn the_last_two_calls_of_the_day_are_for_those_who_insist() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..8 {
-        field.insist(Provider::Haoka, "shipped", 0).await.unwrap();
-        field.pass(2 * MINUTE);
+        fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+        fixture.pass(2 * MINUTE);
     }
-    field.pass(7 * HOUR);
-    assert_eq!(field.get(Provider::Haoka, "shipped").await.unwrap().source(), Source::Stale);
+    fixture.pass(7 * HOUR);
+    assert_eq!(fixture.get(Provider::Haoka, "shipped").await.unwrap().source(), Source::Stale);
     for _ in 0..2 {
-        let answer = field.insist(Provider::Haoka, "shipped", 60).await.unwrap();
+        let answer = fixture.insist(Provider::Haoka, "shipped", 60).await.unwrap();
         assert_eq!(answer.source(), Source::Live);
-        field.pass(2 * MINUTE);
+        fixture.pass(2 * MINUTE);
     }
-    field.insist(Provider::Haoka, "shipped", 60).await.unwrap_err();
-    assert_eq!(field.asked(Vendor::Haoka, "shipped").len(), 10);
+    fixture.insist(Provider::Haoka, "shipped", 60).await.unwrap_err();
+    assert_eq!(fixture.asked(Provider::Haoka, "shipped").len(), 10);
 }
 
 #[tokio::test]
 async fn a_minute_has_no_more_calls_than_are_configured() {
-    let field =
-        Field::with(|accounts| accounts.replace("user_id", "calls_per_minute = 5\nuser_id")).await;
+    let fixture =
+        Fixture::with(|accounts| accounts.replace("user_id", "calls_per_minute = 5\nuser_id"))
+            .await;
     let ids =
         ["pending", "submitted", "shipped", "completed", "entering", "review-failed", "sample"];
     for id in &ids[..5] {
-        field.get(Provider::Haoka, id).await.unwrap();
+        fixture.get(Provider::Haoka, id).await.unwrap();
     }
     for id in &ids[5..] {
-        let failed = field.get(Provider::Haoka, id).await.unwrap_err();
+        let failed = fixture.get(Provider::Haoka, id).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_QUOTA_EXHAUSTED");
         assert_eq!(failed.retry_delay, Some(Duration::from_mins(1)));
         assert_eq!(failed.pushback.as_deref(), Some("-1"));
         assert!(failed.message.contains("calls_per_minute"), "{}", failed.message);
     }
-    field.pass(59);
-    assert!(field.insist(Provider::Haoka, "pending", 0).await.is_err());
-    field.pass(1);
+    fixture.pass(59);
+    assert!(fixture.insist(Provider::Haoka, "pending", 0).await.is_err());
+    fixture.pass(1);
     for id in &ids[..5] {
-        field.insist(Provider::Haoka, id, 0).await.unwrap();
+        fixture.insist(Provider::Haoka, id, 0).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_terminal_order_is_never_asked_for_again() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
         for n in 0..100 {
-            let answer = field.insist(Provider::Haoka, id, 0).await.unwrap();
+            let answer = fixture.insist(Provider::Haoka, id, 0).await.unwrap();
             let expected = if n == 0 { Source::Live } else { Source::Cache };
             assert_eq!((answer.source(), answer.refresh_time), (expected, None));
             assert!(answer.order.unwrap().terminal);
-            field.pass(HOUR);
+            fixture.pass(HOUR);
         }
-        assert_eq!(field.asked(Vendor::Haoka, id).len(), 1, "{id}");
+        assert_eq!(fixture.asked(Provider::Haoka, id).len(), 1, "{id}");
     }
     for _ in 0..2 {
-        let answer = field.insist(Provider::Haoka, "completed", 0).await.unwrap();
+        let answer = fixture.insist(Provider::Haoka, "completed", 0).await.unwrap();
         assert_eq!(answer.source(), Source::Live);
-        field.pass(1);
+        fixture.pass(1);
     }
 }
 
 #[tokio::test]
 async fn an_answer_is_kept_for_its_freshness_and_no_longer() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     let cases = [
-        (Provider::Wechat, Vendor::Wechat, "status-2", 10),
-        (Provider::Dingshang, Vendor::Dingshang, "101", 5),
-        (Provider::Haoka, Vendor::Haoka, "shipped", 900),
+        (Provider::Wechat, "status-2", 10),
+        (Provider::Dingshang, "101", 5),
+        (Provider::Haoka, "shipped", 900),
     ];
-    for (provider, vendor, id, freshness) in cases {
-        let first = field.get(provider, id).await.unwrap();
+    for (provider, id, freshness) in cases {
+        let first = fixture.get(provider, id).await.unwrap();
         let observed = first.order.as_ref().unwrap().observe_time.unwrap();
         assert_eq!(first.refresh_time.unwrap().seconds, observed.seconds + freshness);
-        field.pass(freshness.unsigned_abs());
-        let kept = field.get(provider, id).await.unwrap();
+        fixture.pass(freshness.unsigned_abs());
+        let kept = fixture.get(provider, id).await.unwrap();
         assert_eq!(kept.source(), Source::Cache);
         assert_eq!((&kept.order, kept.refresh_time), (&first.order, first.refresh_time));
         // An age that is just young enough, and one that is just not.
-        let kept = field.insist(provider, id, freshness).await.unwrap();
+        let kept = fixture.insist(provider, id, freshness).await.unwrap();
         assert_eq!(kept.source(), Source::Cache);
-        assert_eq!(field.asked(vendor, id).len(), 1);
-        let live = field.insist(provider, id, freshness - 1).await.unwrap();
+        assert_eq!(fixture.asked(provider, id).len(), 1);
+        let live = fixture.insist(provider, id, freshness - 1).await.unwrap();
         assert_eq!(live.source(), Source::Live);
-        field.pass(freshness.unsigned_abs() + 1);
-        assert_eq!(field.get(provider, id).await.unwrap().source(), Source::Live);
-        assert_eq!(field.asked(vendor, id).len(), 3);
+        fixture.pass(freshness.unsigned_abs() + 1);
+        assert_eq!(fixture.get(provider, id).await.unwrap().source(), Source::Live);
+        assert_eq!(fixture.asked(provider, id).len(), 3);
     }
 }
 
 #[tokio::test]
 async fn that_an_order_is_unknown_is_remembered_for_five_seconds() {
-    let field = Field::new().await;
+    let fixture = Fixture::new().await;
     for _ in 0..3 {
-        let failed = field.get(Provider::Wechat, "nobody").await.unwrap_err();
+        let failed = fixture.get(Provider::Wechat, "nobody").await.unwrap_err();
         assert_eq!((failed.code, failed.reason.as_str()), (Code::NotFound, "ORDER_NOT_FOUND"));
         assert_eq!(failed.metadata["account"], "wechat-sandbox");
     }
-    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 1);
-    field.insist(Provider::Wechat, "nobody", 0).await.unwrap_err();
-    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 2, "an explicit max_age is a promise");
-    field.pass(5);
-    field.get(Provider::Wechat, "nobody").await.unwrap_err();
-    assert_eq!(field.asked(Vendor::Wechat, "nobody").len(), 3);
+    assert_eq!(fixture.asked(Provider::Wechat, "nobody").len(), 1);
+    fixture.insist(Provider::Wechat, "nobody", 0).await.unwrap_err();
+    assert_eq!(
+        fixture.asked(Provider::Wechat, "nobody").len(),
+        2,
+        "an explicit max_age is a promise"
+    );
+    fixture.pass(5);
+    fixture.get(Provider::Wechat, "nobody").await.unwrap_err();
+    assert_eq!(fixture.asked(Provider::Wechat, "nobody").len(), 3);
 }
 
 #[tokio::test]
 async fn an_older_answer_takes_the_place_of_some_errors_where_no_age_is_set() {
     // A vendor that goes away: the sandbox is dropped once the order is known.
-    let Field { clock, sandbox, server } = Field::new().await;
+    let Fixture { clock, sandbox, server } = Fixture::new().await;
     server.get(question(Provider::Dingshang, "101")).await.unwrap();
     server.get(question(Provider::Haoka, "shipped")).await.unwrap();
     drop(sandbox);
@@ -263,7 +268,7 @@ async fn an_older_answer_takes_the_place_of_some_errors_where_no_age_is_set() {
 
 #[tokio::test]
 async fn a_call_that_was_never_sent_costs_nothing() {
-    let Field { clock, sandbox, server } = Field::new().await;
+    let Fixture { clock, sandbox, server } = Fixture::new().await;
     let config = sandbox.accounts();
     drop(sandbox);
     let haoka = Server::start_at(&config, Arc::new(clock.clone())).await;
@@ -280,47 +285,47 @@ async fn a_call_that_was_never_sent_costs_nothing() {
 #[tokio::test]
 async fn a_vendor_that_is_asked_too_often_is_left_alone() {
     let cases = [
-        (Provider::Haoka, Vendor::Haoka, "error-frequent", "shipped", 60),
-        (Provider::Haoka, Vendor::Haoka, "error-blocked", "shipped", 60),
-        (Provider::Wechat, Vendor::Wechat, "errcode-45011", "status-2", 60),
-        (Provider::Wechat, Vendor::Wechat, "errcode-45009", "status-2", 900),
-        (Provider::Dingshang, Vendor::Dingshang, "9004", "101", 30),
+        (Provider::Haoka, "error-frequent", "shipped", 60),
+        (Provider::Haoka, "error-blocked", "shipped", 60),
+        (Provider::Wechat, "errcode-45011", "status-2", 60),
+        (Provider::Wechat, "errcode-45009", "status-2", 900),
+        (Provider::Dingshang, "9004", "101", 30),
     ];
-    for (provider, vendor, closing, id, seconds) in cases {
-        let field = Field::new().await;
+    for (provider, closing, id, seconds) in cases {
+        let fixture = Fixture::new().await;
         let wait = Some(Duration::from_secs(seconds));
-        assert_eq!(field.get(provider, closing).await.unwrap_err().retry_delay, wait);
-        let failed = field.insist(provider, id, 0).await.unwrap_err();
+        assert_eq!(fixture.get(provider, closing).await.unwrap_err().retry_delay, wait);
+        let failed = fixture.insist(provider, id, 0).await.unwrap_err();
         assert_eq!(
             (failed.reason.as_str(), failed.retry_delay),
             ("PROVIDER_QUOTA_EXHAUSTED", wait)
         );
-        field.pass(seconds - 1);
-        field.insist(provider, id, 0).await.unwrap_err();
-        assert_eq!(field.asked(vendor, id).len(), 0, "{closing}");
-        field.pass(1);
-        field.insist(provider, id, 0).await.unwrap();
-        field.insist(provider, closing, 0).await.unwrap_err();
+        fixture.pass(seconds - 1);
+        fixture.insist(provider, id, 0).await.unwrap_err();
+        assert_eq!(fixture.asked(provider, id).len(), 0, "{closing}");
+        fixture.pass(1);
+        fixture.insist(provider, id, 0).await.unwrap();
+        fixture.insist(provider, closing, 0).await.unwrap_err();
     }
 }
 
 #[tokio::test]
 async fn a_spent_daily_quota_is_probed_by_one_call_every_15_minutes() {
-    let field = Field::new().await;
-    field.get(Provider::Wechat, "errcode-45009").await.unwrap_err();
+    let fixture = Fixture::new().await;
+    fixture.get(Provider::Wechat, "errcode-45009").await.unwrap_err();
     for round in 1..4 {
-        field.pass(900);
+        fixture.pass(900);
         for _ in 0..3 {
-            field.insist(Provider::Wechat, "errcode-45009", 0).await.unwrap_err();
-            field.insist(Provider::Wechat, "status-2", 0).await.unwrap_err();
+            fixture.insist(Provider::Wechat, "errcode-45009", 0).await.unwrap_err();
+            fixture.insist(Provider::Wechat, "status-2", 0).await.unwrap_err();
         }
-        assert_eq!(field.asked(Vendor::Wechat, "errcode-45009").len(), round + 1);
+        assert_eq!(fixture.asked(Provider::Wechat, "errcode-45009").len(), round + 1);
     }
-    assert_eq!(field.asked(Vendor::Wechat, "status-2").len(), 0);
-    field.pass(900);
+    assert_eq!(fixture.asked(Provider::Wechat, "status-2").len(), 0);
+    fixture.pass(900);
     for _ in 0..3 {
-        field.insist(Provider::Wechat, "status-2", 0).await.unwrap();
-        field.pass(1);
+        fixture.insist(Provider::Wechat, "status-2", 0).await.unwrap();
+        fixture.pass(1);
     }
-    assert_eq!(field.asked(Vendor::Wechat, "status-2").len(), 3, "open again");
+    assert_eq!(fixture.asked(Provider::Wechat, "status-2").len(), 3, "open again");
 }

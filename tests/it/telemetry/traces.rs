@@ -9,7 +9,6 @@ use std::sync::Arc;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use order_query::clock::SystemClock;
 use order_query::pb::{GetOrderRequest, OrderRef, Provider, WatchOrderRequest};
-use order_query::sandbox::Vendor;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tonic::Request;
@@ -17,10 +16,10 @@ use tonic::metadata::MetadataValue;
 
 use crate::support::child::{Ended, Serving};
 use crate::support::collector::{Collector, Span, words};
+use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Played, answer};
 use crate::support::redis_server::RedisServer;
 use crate::support::{Scripted, bare_client, question, raw, sandbox_at};
-use crate::telemetry::metrics::{OPEN, cards};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
@@ -117,7 +116,7 @@ async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
     assert_eq!(search.attributes, attributes(&account));
     let request = only(&spans, "POST");
     assert_eq!((request.kind, &request.parent), (SpanKind::Client, &search.id));
-    let port = sandbox.address(Vendor::Haoka).port().to_string();
+    let port = sandbox.address("haoka").unwrap().port().to_string();
     let of_request = [
         ("http.request.method", "POST"),
         ("http.response.status_code", "200"),
@@ -212,9 +211,9 @@ async fn a_failure_is_named_and_is_the_servers_only_where_it_is() {
     assert_eq!(word(unknown, "rpc.method"), "_OTHER");
     assert_eq!(word(unknown, "error.type"), "UNIMPLEMENTED");
 
-    assert_eq!(vendor.arrived().len(), 1);
+    assert_eq!(vendor.asked().len(), 1);
     for header in ["traceparent", "tracestate", "baggage"] {
-        assert!(!vendor.arrived()[0].headers.contains_key(header), "{header}");
+        assert!(!vendor.asked()[0].headers.contains_key(header), "{header}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use order_query::providers::TokenStore as _;
-use order_query::sandbox::{Kind, Sandbox, Vendor};
+use order_query::sandbox::{Kind, Sandbox};
 use tempfile::TempDir;
 
 use super::{Ended, check, check_at, count, sandbox};
@@ -188,7 +188,7 @@ async fn a_token_is_shared_through_redis_under_the_lease() {
     assert_eq!(count(&sandbox, Kind::Token), 2, "the servers have the token of the proof");
 
     // Whoever renews the token has the lease.
-    let address = sandbox.address(Vendor::Wechat);
+    let address = sandbox.address("wechat").unwrap();
     let lease = format!("http://{address}/ wxfeed5a0db0c00001 Classic lease");
     let store = redis.store();
     assert!(store.lease(&lease, "somebody", Duration::from_mins(1)).await.unwrap());

@@ -52,7 +52,8 @@ pub trait Provider: Send + Sync {
     }
 
     /// Asks the vendor for an order, once (a refused token is renewed, and the order asked for
-    /// once more); each call goes through the gate. The order's `account` is left for the caller to fill in.
+    /// once more); each call goes through the gate. The order's `provider` and `account` are left for
+    /// the caller to fill in.
     ///
     /// # Errors
     /// Everything that the vendor's table of errors names; what its answers and its transport

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use order_query::clock::Clock as _;
 use order_query::error::Error;
-use order_query::pb::{ErrorReason, Order, OrderStatus};
+use order_query::pb::{self, ErrorReason, Order, OrderStatus};
 use prost::Message as _;
 use prost_types::Timestamp;
 
@@ -54,10 +54,10 @@ impl Vendor {
     }
 
     fn check_order(&self, order: &Order) {
-        assert_eq!(order.provider, i32::from(self.provider));
         assert_eq!(order.id, self.query.id);
         assert_eq!(order.machine_no, self.query.machine_no);
-        assert_eq!(order.account, "");
+        // Whose order it is is for `orders` to say.
+        assert_eq!((order.provider(), order.account.as_str()), (pb::Provider::Unspecified, ""));
         assert_eq!(order.observe_time, Some(Timestamp::from(self.clock.now())));
         let status = OrderStatus::try_from(order.status).expect("a status of the contract");
         let told = !order.provider_status.is_empty();

@@ -176,6 +176,7 @@ impl Account {
     pub(super) async fn ask(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
         let mut secrets = self.vendor.secrets();
         let outcome = self.vendor.get_order(query, means).await;
+        let outcome = outcome.map(|order| Order { provider: self.provider.into(), ..order });
         // They may have changed meanwhile, and either may have been sent.
         secrets.extend(self.vendor.secrets());
         outcome.map_err(|error| error.presentable(&secrets))

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
 use crate::outbound::{Answer, Body, Client, Request};
-use crate::pb::{self, ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
+use crate::pb::{ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
 
 /// What metrics and logs know the vendor by.
 const VENDOR: &str = "dingshang";
@@ -283,7 +283,6 @@ impl Dingshang {
         let total = data.must("amount", |it| it.amount(self.digits))?;
         let items = data.list("records", |record| self.item(record))?;
         Ok(Order {
-            provider: pb::Provider::Dingshang.into(),
             merchant_order_id: data.id("trade_id"),
             status: STATUS.meaning(&status).into(),
             provider_status: status.text().to_owned(),

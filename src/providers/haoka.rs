@@ -13,9 +13,7 @@ use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Closing, Error};
 use crate::outbound::{Answer, Body, Client, Request};
-use crate::pb::{
-    self, ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard,
-};
+use crate::pb::{ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard};
 
 /// What metrics and logs know the vendor by.
 const VENDOR: &str = "haoka";
@@ -290,7 +288,6 @@ fn order(data: &Object) -> Result<Order, Error> {
         first_top_up: data.text("firstCharge"),
     };
     Ok(Order {
-        provider: pb::Provider::Haoka.into(),
         provider_order_id: data.id("orderNo"),
         status: status.into(),
         provider_status: provider_status.text().to_owned(),

@@ -19,7 +19,7 @@ use crate::error::{Closing, Error};
 use crate::metrics::TOKENS;
 use crate::outbound::{Answer, Client, Request};
 use crate::pb::{
-    self, ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
+    ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
     ResourceUsage,
 };
 
@@ -248,7 +248,6 @@ fn translated(order: &Object) -> Result<Order, Error> {
     let total = order.must("orderPrice", Scalar::integer)?;
     let product = order.object("orderProductInfo");
     Ok(Order {
-        provider: pb::Provider::Wechat.into(),
         status: STATUS.meaning(&status).into(),
         provider_status: status.text().to_owned(),
         total: total.map(|minor_units| Money { currency_code: CURRENCY.to_owned(), minor_units }),

@@ -143,9 +143,10 @@ impl Refusal {
     }
 }
 
-/// The row of a code, in the first of the tables that has one.
-pub(super) fn row(tables: &[&[(&str, Refusal)]], code: &str) -> Option<Refusal> {
-    tables.iter().copied().flatten().find(|(known, _)| *known == code).map(|(_, row)| *row)
+/// The row of a code, or of an HTTP status, in the first of the tables that has one. A status says so much only
+/// in an answer of the vendor's own, so look for its row once there is an [`envelope`] with a code.
+pub(super) fn row<K: PartialEq + Copy>(tables: &[&[(K, Refusal)]], key: K) -> Option<Refusal> {
+    tables.iter().copied().flatten().find(|(known, _)| *known == key).map(|(_, row)| *row)
 }
 
 /// The error for an answer that says it is one. What the vendor's table says of its code goes

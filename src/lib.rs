@@ -3,7 +3,7 @@
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
 //! → `orders` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
 //! knows no other part, and each part reads its own settings with it; `random`, `peer`, `budget`, `metrics`
-//! and `certificate` know no other either. A test keeps it so (`tests/it/house.rs`).
+//! and `certificate` know no other either. A test keeps it so (`tests/it/architecture.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
 //! and answers from the `store` what is young enough; else it joins the call that is under way for

@@ -1,6 +1,7 @@
 //! Reads the crate's own sources: its files, and the paths to other modules in them. It knows as
 //! much of Rust's grammar as that takes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -36,8 +37,8 @@ pub fn sources(folder: &str) -> Vec<File> {
 }
 
 impl File {
-    /// The room that the file is of.
-    pub fn room(&self) -> &str {
+    /// The module of the crate's root that the file belongs to.
+    pub fn root(&self) -> &str {
         self.module.first().map_or("", String::as_str)
     }
 
@@ -78,6 +79,28 @@ pub fn paths(file: &File) -> Vec<Vec<String>> {
         }
     }
     found
+}
+
+/// The names that the file's module hands on from the modules in it, each with the module that it comes from.
+pub fn exports(file: &File, files: &[File]) -> BTreeMap<String, String> {
+    let depth = file.module.len();
+    let inner: Vec<_> = files
+        .iter()
+        .filter(|other| other.module.len() == depth + 1 && other.module.starts_with(&file.module))
+        .map(|other| &other.module[depth])
+        .collect();
+    let tokens = tokens(file.without_tests());
+    let mut found = Vec::new();
+    for at in 0..tokens.len() {
+        if tokens[at] != "use" {
+            continue;
+        }
+        let first = at + if tokens[at + 1] == "self" { 3 } else { 1 };
+        if inner.iter().any(|module| **module == tokens[first]) {
+            tree(&tokens, first, &file.module, &mut found);
+        }
+    }
+    found.into_iter().map(|path| (path[path.len() - 1].clone(), path[depth].clone())).collect()
 }
 
 /// Reads one path, or a group of them, that begins at a token. Gives back where it ends.

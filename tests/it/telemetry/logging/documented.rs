@@ -21,7 +21,7 @@ fn events() -> Vec<Event> {
                 let message = message.split('"').next().unwrap();
                 // The macro about calls hands its fields on, and a warning of the configuration
                 // its text. The sandbox is for tests.
-                if fields.contains('$') || message.contains('{') || file.room() == "sandbox" {
+                if fields.contains('$') || message.contains('{') || file.root() == "sandbox" {
                     continue;
                 }
                 let message = message.split("\\\n").map(str::trim_start).collect();

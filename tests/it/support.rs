@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod child;
 pub mod collector;
+pub mod facts;
 pub mod fake_vendor;
 pub mod haoka;
 pub mod log;

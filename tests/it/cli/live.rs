@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use axum::http::Method;
 use order_query::clock::{Clock, ManualClock, SystemClock};
+use order_query::pb::Provider;
 use order_query::sandbox::{Kind, Sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::outbound::{self, ANSWER};
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, run, write};
+use crate::support::facts::{ANSWER, Vendor, accounts_changed};
 use crate::support::played::answer;
 use crate::support::secured::Secured;
 use crate::support::{Scripted, sandbox_at};
@@ -56,10 +57,18 @@ impl Ended {
     }
 }
 
+/// The secret of each account.
+const SECRET: &str = "s3cret-of-a-test";
+
 /// An account at each vendor, at one address, with secrets that are found where they are shown.
 fn accounts(url: &str, more: &str) -> String {
-    let accounts = outbound::accounts(url, more).replace("\"s\"", "\"s3cret-of-a-test\"");
-    accounts.replace("\"k\"", "\"key-of-a-test\"")
+    accounts_changed(url, more, |settings| {
+        for (key, value) in settings {
+            if key.ends_with("secret") {
+                SECRET.clone_into(value);
+            }
+        }
+    })
 }
 
 /// How many calls of that kind have reached the sandbox.
@@ -71,6 +80,13 @@ async fn sandbox() -> Sandbox {
     sandbox_at(Arc::new(SystemClock)).await
 }
 
+/// What of an account each vendor shows to have taken.
+const TAKEN: &[(&str, &str)] = &[
+    ("dingshang", "app_id and app_secret taken, app_key not proved"),
+    ("haoka", "credentials not proved, because only a call for an order could"),
+    ("wechat", "app_id and app_secret taken"),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_vendor_is_asked_for_proof_and_for_no_order() {
     let sandbox = sandbox().await;
@@ -81,57 +97,56 @@ async fn each_vendor_is_asked_for_proof_and_for_no_order() {
     let checked = check(&config);
     assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
     let lines: Vec<_> = checked.out.lines().collect();
-    let expected = [
-        "ok: accounts.dingshang-sandbox: app_id and app_secret taken, app_key not proved, ",
-        "ok: accounts.haoka-sandbox: credentials not proved, because only a call for an order could, ",
-        "ok: accounts.wechat-sandbox: app_id and app_secret taken, ",
-        "the configuration is fine; accounts: 3",
-    ];
-    assert_eq!(lines.len(), expected.len(), "{checked:?}");
-    for (line, expected) in lines.iter().zip(expected) {
-        let Some(rest) = line.strip_prefix(expected) else { panic!("{expected:?}: {line}") };
-        if expected.starts_with("ok") {
-            let took = rest.strip_prefix("clocks agree within 2s, no certificate, ").expect(line);
-            assert!(took.strip_suffix("ms").expect(line).parse::<u64>().is_ok(), "{line}");
-        }
+    let mut vendors = Sandbox::vendors();
+    vendors.sort_unstable();
+    let (last, proofs) = lines.split_last().unwrap();
+    assert_eq!(*last, format!("the configuration is fine; accounts: {}", vendors.len()));
+    assert_eq!(proofs.len(), vendors.len(), "{checked:?}");
+    for (line, vendor) in proofs.iter().zip(&vendors) {
+        let rest = line.strip_prefix(&format!("ok: accounts.{vendor}-sandbox: ")).expect(line);
+        let (taken, took) =
+            rest.split_once(", clocks agree within 2s, no certificate, ").expect(line);
+        assert!(took.strip_suffix("ms").expect(line).parse::<u64>().is_ok(), "{line}");
+        let known = TAKEN.iter().find(|(known, _)| known == vendor);
+        assert!(known.is_none_or(|(_, expected)| taken == *expected), "{line}");
     }
-    let kinds = [Kind::Token, Kind::Other, Kind::Order].map(|kind| count(&sandbox, kind));
-    assert_eq!(kinds, [1, 2, 0], "{:?}", sandbox.arrivals());
-    for vendor in Sandbox::vendors() {
-        assert_eq!(sandbox.arrivals().iter().filter(|call| call.vendor == vendor).count(), 1);
+    assert_eq!(count(&sandbox, Kind::Token), 1, "{:?}", sandbox.arrivals());
+    assert_eq!(count(&sandbox, Kind::Other), vendors.len() - 1, "{:?}", sandbox.arrivals());
+    assert_eq!(count(&sandbox, Kind::Order), 0, "{:?}", sandbox.arrivals());
+    for vendor in &vendors {
+        assert_eq!(sandbox.arrivals().iter().filter(|call| call.vendor == *vendor).count(), 1);
     }
     // The configuration's own warnings go first, and one account's failure is not the others'.
     let checked = check(&format!("{unsigned}{config}"));
     assert_eq!(checked.code, Some(1), "{checked:?}");
     assert!(checked.out.starts_with("warning: accounts.a.app_key: is not set"), "{checked:?}");
     assert!(checked.line("failed: accounts.a").starts_with("the vendor gives no answer ("));
-    assert!(checked.out.ends_with("\nthe configuration is fine; accounts: 4\n"), "{checked:?}");
-    assert_eq!(checked.out.lines().filter(|line| line.starts_with("ok: ")).count(), 3);
+    let end = format!("\nthe configuration is fine; accounts: {}\n", vendors.len() + 1);
+    assert!(checked.out.ends_with(&end), "{checked:?}");
+    assert_eq!(checked.out.lines().filter(|line| line.starts_with("ok: ")).count(), vendors.len());
     assert_eq!(checked.err, "error: checks that failed: 1\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_is_what_the_vendors_document() {
     let vendor = Scripted::start().await;
-    vendor.answers(200, ANSWER);
+    vendor.answers(200, ANSWER.as_str());
     let url = format!("http://{}/below", vendor.address);
     let checked = check(&accounts(&url, ""));
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    let mut asked: Vec<_> = vendor.asked().into_iter().map(|a| (a.uri.to_string(), a)).collect();
-    asked.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    let [(bare, haoka), (ping, dingshang), (token, wechat)] = &asked[..] else {
-        panic!("{asked:?}")
-    };
-    let paths = [bare, ping, token].map(String::as_str);
-    let expected = ["/below", "/below/api/openapi/v1/ping", "/below/cgi-bin/stable_token"];
-    assert_eq!(paths, expected);
+    let asked = vendor.asked();
+    assert_eq!(asked.len(), Provider::all().count(), "{asked:?}");
+    let at = |path: &str| asked.iter().find(|asked| asked.uri == path).expect(path);
+    let [haoka, dingshang, wechat] =
+        ["/below", "/below/api/openapi/v1/ping", "/below/cgi-bin/stable_token"].map(at);
     assert_eq!(
         [&haoka.method, &dingshang.method, &wechat.method],
         [Method::GET, Method::POST, Method::POST]
     );
     assert!(haoka.body.is_empty() && dingshang.body.is_empty());
+    let app_id = &Vendor::of(Provider::Dingshang).sheet.account["app_id"];
     let header = |name| dingshang.headers.get(name).unwrap().to_str().unwrap();
-    assert_eq!([header("Appid"), header("AppSecret")], ["ds", "s3cret-of-a-test"]);
+    assert_eq!([header("Appid"), header("AppSecret")], [app_id.as_str(), SECRET]);
     let body: serde_json::Value = serde_json::from_slice(&wechat.body).unwrap();
     assert_eq!(body["force_refresh"], false);
 }
@@ -181,8 +196,9 @@ async fn a_vendor_that_gives_no_answer_is_told_in_time() {
         listener.local_addr().unwrap()
     };
     let checked = check(&accounts(&format!("http://{nobody}"), ""));
-    assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: checks that failed: 3\n"));
-    for account in ["market", "vending", "cards"] {
+    let failures = format!("error: checks that failed: {}\n", Provider::all().count());
+    assert_eq!((checked.code, &checked.err), (Some(1), &failures));
+    for account in Provider::all().map(Provider::word) {
         let line = checked.line(&format!("failed: accounts.{account}"));
         assert!(line.contains("Connection refused"), "{line}");
         assert!(line.contains("; check the network from here, base_url and proxy"), "{line}");
@@ -211,8 +227,8 @@ async fn answers_that_prove_nothing_are_failures() {
         vendor.answers(status, body);
         let checked = check(&accounts(&url, ""));
         assert_eq!(checked.code, Some(1), "{status} {body}: {checked:?}");
-        checked.line(&format!("{haoka}: accounts.cards"));
-        for account in ["market", "vending"] {
+        checked.line(&format!("{haoka}: accounts.haoka"));
+        for account in ["wechat", "dingshang"] {
             checked.line(&format!("{others}: accounts.{account}"));
         }
     }
@@ -221,17 +237,17 @@ async fn answers_that_prove_nothing_are_failures() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendors_words_hold_no_secret_and_steer_no_terminal() {
     let vendor = Scripted::start().await;
-    let words = "no s3cret-of-a-test\\u001b[2J \\u202e\\r\\nok: accounts.market: fine";
+    let words = "no s3cret-of-a-test\\u001b[2J \\u202e\\r\\nok: accounts.wechat: fine";
     let body =
         format!(r#"{{"errcode": 40125, "code": 4001, "errmsg": "{words}", "message": "{words}"}}"#);
     vendor.answers(200, body.replace("\\\\", "\\"));
     let checked = check(&accounts(&format!("http://{}", vendor.address), ""));
-    for (account, code) in [("market", 40125), ("vending", 4001)] {
+    for (account, code) in [("wechat", 40125), ("dingshang", 4001)] {
         let line = checked.line(&format!("failed: accounts.{account}"));
-        let said = format!("({code}: no [secret][2J \u{fffd}ok: accounts.market: fine)");
+        let said = format!("({code}: no [secret][2J \u{fffd}ok: accounts.wechat: fine)");
         assert!(line.contains(&said), "{line}");
     }
-    assert_eq!(checked.out.lines().count(), 4, "{checked:?}");
+    assert_eq!(checked.out.lines().count(), Provider::all().count() + 1, "{checked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +285,7 @@ async fn good_for(days: i32) -> Secured {
         [end.year(), end.month().into(), end.day().into()].map(|part| u16::try_from(part).unwrap());
     let authority = Authority::new();
     let pair = authority.issue_until(&["127.0.0.1"], end);
-    Secured::showing(&authority, &pair, || answer(200, ANSWER)).await
+    Secured::showing(&authority, &pair, || answer(200, ANSWER.as_str())).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,7 +294,7 @@ async fn certificates_are_told_with_the_days_that_are_left() {
         let secured = good_for(days).await;
         let checked = check(&accounts(&secured.url(), &secured.ca_file()));
         assert_eq!(checked.code, Some(0), "{checked:?}");
-        for account in ["market", "vending", "cards"] {
+        for account in Provider::all().map(Provider::word) {
             let line = checked.line(&format!("{verdict}: accounts.{account}"));
             // A night may fall in between.
             let told = [days - 2, days - 1, days]
@@ -316,7 +332,7 @@ async fn a_vendor_whose_tls_is_another_is_not_taken_for_trouble_of_the_network()
     ] {
         let checked = check(&accounts(&answering(bytes).await, ""));
         assert_eq!(checked.code, Some(1), "{checked:?}");
-        for account in ["market", "vending", "cards"] {
+        for account in Provider::all().map(Provider::word) {
             let line = checked.line(&format!("failed: accounts.{account}"));
             assert!(line.contains(advice), "{line}");
         }
@@ -335,7 +351,7 @@ async fn a_certificate_that_is_not_trusted_is_told_with_what_to_do() {
     ] {
         let checked = check(&accounts(&vendor.url(), &more));
         assert_eq!(checked.code, Some(1), "{checked:?}");
-        for account in ["market", "vending", "cards"] {
+        for account in Provider::all().map(Provider::word) {
             let line = checked.line(&format!("failed: accounts.{account}"));
             assert!(line.contains("invalid peer certificate: ") && line.contains(why), "{line}");
             let advice = "; check base_url and this machine's clock, and set ca_file to the ";

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use order_query::pb::Provider;
 
-use crate::outbound::{ANSWER, accounts};
 use crate::server::tls::handshake;
 use crate::support::Server;
 use crate::support::authority::{self, Authority, BOTH, Pair, client};
 use crate::support::child::{Child, Serving, command, run, write};
+use crate::support::facts::{ANSWER, accounts};
 use crate::support::mounted::Mounted;
 use crate::support::played::answer;
 use crate::support::secured::Secured;
@@ -128,7 +128,7 @@ async fn callers_of_both_authorities_are_let_in_at_the_start_and_when_the_file_c
 async fn a_vendor_of_either_authority_is_trusted() {
     let [other, authority] = [(); 2].map(|()| Authority::new());
     let pair = authority.issue(&["127.0.0.1"]);
-    let secured = Secured::showing(&authority, &pair, || answer(200, ANSWER)).await;
+    let secured = Secured::showing(&authority, &pair, || answer(200, ANSWER.as_str())).await;
     fs::write(secured.ca_path(), glued(&other.pem, &authority.pem)).unwrap();
     let server = Server::start(&accounts(&secured.url(), &secured.ca_file())).await;
     for provider in Provider::all() {

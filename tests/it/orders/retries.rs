@@ -15,7 +15,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use crate::outbound::ANSWER;
+use crate::support::facts::ANSWER;
 use crate::support::fake_vendor::FakeVendor;
 use crate::support::played::answer;
 use crate::support::secured::Secured;
@@ -32,7 +32,7 @@ const TOKEN: &str = r#"{"access_token":"t","expires_in":7200}"#;
 /// A server with one account, whose vendor has answered so many calls.
 async fn after(calls: usize, provider: Provider, more: &str) -> (Scripted, Server) {
     let vendor = Scripted::start().await;
-    vendor.answers(200, ANSWER);
+    vendor.answers(200, ANSWER.as_str());
     vendor.answers_at("/cgi-bin/", 200, TOKEN);
     let keys = match provider {
         Provider::Haoka => "user_id = \"agent\"\nsecret = \"s\"",
@@ -89,7 +89,7 @@ async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
         for calls in [0, PAID - 1] {
             let (vendor, server) = after(calls, provider, more).await;
             let path = if provider == Provider::Wechat { "/wxa/" } else { "" };
-            vendor.replies_at(path, [failure.clone(), reply(200, ANSWER)]);
+            vendor.replies_at(path, [failure.clone(), reply(200, ANSWER.as_str())]);
             let asked =
                 || vendor.asked().iter().filter(|a| !a.uri.path().contains("token")).count();
             let before = asked();
@@ -108,7 +108,7 @@ async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
         calls += 1;
         let before = vendor.asked().len();
         let failure = fails.then(|| Reply::new(503, ""));
-        vendor.replies_at("", failure.into_iter().chain([Reply::new(200, ANSWER)]));
+        vendor.replies_at("", failure.into_iter().chain([Reply::new(200, ANSWER.as_str())]));
         let outcome = ask(&server, Provider::Dingshang).await;
         let retries = vendor.asked().len() - before - 1;
         assert_eq!(outcome.is_ok(), !fails || retries == 1, "{calls}: {outcome:?}");

@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::sent::{ONCE, reasons};
-use super::{ANSWER, accounts};
 use crate::support::authority::Authority;
+use crate::support::facts::{ANSWER, accounts};
 use crate::support::secured::acceptor;
 
 /// A vendor that answers for a token as it should, and for all else with these bytes; then its
@@ -46,7 +46,7 @@ async fn answer(
         }
     }
     stream.read_exact(&mut vec![0; length]).await.unwrap();
-    let token = http("200 OK", &format!("content-length: {}", ANSWER.len()), ANSWER);
+    let token = http("200 OK", &format!("content-length: {}", ANSWER.len()), &ANSWER);
     let bytes = if path.contains("/cgi-bin/") { &token } else { bytes };
     stream.write_all(bytes).await.unwrap();
     stream.flush().await.unwrap();
@@ -65,18 +65,18 @@ async fn a_whole_answer_is_read_however_its_connection_ends() {
     let chunked = "transfer-encoding: chunked";
     let chunk = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
     let half = &ANSWER[..ANSWER.len() - 2];
-    let more = format!("{ANSWER}x");
+    let more = format!("{}x", ANSWER.as_str());
     // The last: whether a connection without TLS says as little of its end.
     let cases = [
-        ("whole", http("200 OK", "x: y", ANSWER), FINE, false),
+        ("whole", http("200 OK", "x: y", ANSWER.as_str()), FINE, false),
         ("half", http("200 OK", "x: y", half), CUT, false),
         ("nothing", http("200 OK", "x: y", ""), CUT, false),
         ("a number", http("200 OK", "x: y", "12"), CUT, false),
         ("a page", http("200 OK", "x: y", "<html>"), CUT, false),
         ("more than whole", http("200 OK", "x: y", &more), CUT, false),
-        ("less than promised, whole", http("200 OK", &longer(ANSWER), ANSWER), FINE, true),
+        ("less than promised, whole", http("200 OK", &longer(&ANSWER), &ANSWER), FINE, true),
         ("less than promised", http("200 OK", &longer(half), half), CUT, true),
-        ("no last chunk, whole", http("200 OK", chunked, &chunk(ANSWER)), FINE, true),
+        ("no last chunk, whole", http("200 OK", chunked, &chunk(&ANSWER)), FINE, true),
         ("no last chunk", http("200 OK", chunked, &chunk(half)), CUT, true),
         ("half a chunk", http("200 OK", chunked, &format!("ff\r\n{half}")), CUT, true),
         ("too often", http("429 Slow Down", "retry-after: 30", "<html>"), TOO_OFTEN, false),

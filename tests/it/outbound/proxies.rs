@@ -7,15 +7,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::{ANSWER, accounts};
 use crate::support::Server;
 use crate::support::child::{PATIENCE, Serving};
+use crate::support::facts::{ANSWER, accounts, first_calls};
 use crate::support::played::{Played, answer};
 use crate::support::secured::Secured;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_of_the_environment_are_ignored() {
-    let vendor = Played::start(|_| async { answer(200, ANSWER) }).await;
+    let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let trap = Played::start(|_| async { answer(502, "") }).await;
     let server = Serving::start_with(&accounts(&vendor.url(), ""), |command| {
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
@@ -27,15 +27,15 @@ async fn proxies_of_the_environment_are_ignored() {
         let got = server.get(&[&provider.word(), "54"]);
         assert_eq!(got.code, Some(0), "{got:?}");
     }
-    assert_eq!(vendor.asked().len(), 4, "a token and three orders");
+    assert_eq!(vendor.asked().len(), first_calls());
     assert_eq!(trap.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_accounts_own_proxy_is_used() {
-    let vendor = Played::start(|_| async { answer(200, ANSWER) }).await;
+    let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     // It answers in the vendor's place, so what comes back shows the way.
-    let proxy = Played::start(|_| async { answer(200, ANSWER) }).await;
+    let proxy = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let config = accounts(&vendor.url(), &format!("proxy = \"{}\"", proxy.url()));
     let server = Serving::start_with(&config, |command| {
         // Of the environment nothing counts, exceptions neither.
@@ -46,7 +46,7 @@ async fn the_accounts_own_proxy_is_used() {
         assert_eq!(got.code, Some(0), "{got:?}");
     }
     let asked = proxy.asked();
-    assert_eq!(asked.len(), 4);
+    assert_eq!(asked.len(), first_calls());
     for asked in asked {
         assert_eq!(asked.uri.authority().unwrap().as_str(), vendor.address.to_string());
     }
@@ -69,12 +69,12 @@ async fn a_proxy_sees_of_tls_where_it_goes_and_no_more() {
             assert!(!head.contains(hidden), "{head}");
         }
     }
-    assert_eq!(secured.vendor.asked().len(), 4);
+    assert_eq!(secured.vendor.asked().len(), first_calls());
 }
 
 #[tokio::test]
 async fn a_proxy_that_is_not_there_is_told_without_its_address() {
-    let vendor = Played::start(|_| async { answer(200, ANSWER) }).await;
+    let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap()

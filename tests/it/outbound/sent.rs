@@ -12,7 +12,7 @@ use futures_util::stream;
 use order_query::pb::{GetOrderRequest, Provider};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{ANSWER, accounts};
+use crate::support::facts::{ANSWER, accounts};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::secured::Secured;
 use crate::support::{Server, question};
@@ -88,7 +88,7 @@ async fn token_only(asked: Asked) -> axum::http::Response<Body> {
     if !asked.uri.path().contains("token") {
         pending::<()>().await;
     }
-    answer(200, ANSWER)
+    answer(200, ANSWER.as_str())
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn what_a_used_connection_may_have_carried_is_counted() {
                 if !answers {
                     pending::<()>().await;
                 }
-                answer(200, ANSWER)
+                answer(200, ANSWER.as_str())
             }
         })
         .await;

@@ -1,21 +1,18 @@
-//! What the mapping tests share: a vendor's fixtures, a server that asks a scripted vendor, and
-//! outcomes as JSON, so that they can be compared with files.
+//! What the tests of mappings share: a server that asks a scripted vendor, and outcomes as JSON, so that they
+//! can be compared with files.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Bytes;
 use order_query::clock::ManualClock;
-use order_query::pb::{DESCRIPTORS, GetOrderRequest, Order, Provider};
+use order_query::pb::{DESCRIPTORS, GetOrderRequest, Order};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::support::{Failed, Scripted, Server, manual_clock, question};
+use crate::support::facts::Vendor;
+use crate::support::{Failed, Scripted, Server, manual_clock};
 
 /// The contract, as it describes itself.
 pub(super) static CONTRACT: LazyLock<DescriptorPool> =
@@ -24,122 +21,12 @@ pub(super) static CONTRACT: LazyLock<DescriptorPool> =
 /// The account's name in every test.
 const ACCOUNT: &str = "main";
 
-/// The call that every vendor has.
-pub(super) const ORDER_CALL: &str = "order";
-
-/// The folder of all fixtures.
-pub(super) fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
-/// A vendor with its fixtures.
-pub(super) struct Vendor {
-    pub(super) provider: Provider,
-    pub(super) sheet: Sheet,
-    folder: PathBuf,
-}
-
-/// `vendor.toml`
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sheet {
-    /// The order of `order.answer.json`.
-    pub(super) id: String,
-    /// Where the id stands in the answer.
-    pub(super) id_at: String,
-    #[serde(default)]
-    pub(super) machine_no: String,
-    /// The account's settings.
-    pub(super) account: BTreeMap<String, String>,
-    /// Calls other than the one for the order, by name.
-    #[serde(default)]
-    pub(super) calls: BTreeMap<String, Call>,
-}
-
-/// A call other than the one for the order.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Call {
-    /// What its path begins with.
-    pub(super) path: String,
-    /// What the vendor answers as a rule.
-    pub(super) answer: String,
-}
-
-/// Every vendor of the contract.
-pub(super) fn vendors() -> Vec<Vendor> {
-    Provider::all().map(Vendor::of).collect()
-}
-
-impl Vendor {
-    pub(super) fn of(provider: Provider) -> Self {
-        let folder = fixtures().join(provider.word());
-        let sheet = toml::from_str(&read(&folder.join("vendor.toml"))).unwrap();
-        Self { provider, sheet, folder }
-    }
-
-    /// A fixture's text.
-    pub(super) fn text(&self, file: &str) -> String {
-        read(&self.folder.join(file))
-    }
-
-    /// A fixture in TOML.
-    pub(super) fn table<T: DeserializeOwned>(&self, file: &str) -> T {
-        toml::from_str(&self.text(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-    }
-
-    /// A fixture in JSON.
-    pub(super) fn json(&self, file: &str) -> Value {
-        serde_json::from_str(&self.text(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
-    }
-
-    /// The names of the fixtures that end so, without that end.
-    pub(super) fn files(&self, end: &str) -> Vec<String> {
-        let entries = fs::read_dir(&self.folder).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> =
-            names.filter_map(|name| name.strip_suffix(end).map(str::to_owned)).collect();
-        names.sort();
-        names
-    }
-
-    /// The vendor's documented answer.
-    pub(super) fn sample(&self) -> Value {
-        self.json("order.answer.json")
-    }
-
-    /// The order that the documented answer becomes.
-    pub(super) fn expected(&self) -> Value {
-        self.json("order.expected.json")
-    }
-
-    /// What each call's path begins with; the order call's is whatever is left.
-    pub(super) fn paths(&self) -> BTreeMap<&str, &str> {
-        let others = self.sheet.calls.iter().map(|(name, call)| (name.as_str(), &*call.path));
-        others.chain([(ORDER_CALL, "")]).collect()
-    }
-
-    /// The question for the documented order.
-    pub(super) fn question(&self) -> GetOrderRequest {
-        GetOrderRequest {
-            machine_no: self.sheet.machine_no.clone(),
-            // Always asked for anew, whatever the server keeps.
-            max_age: Some(prost_types::Duration::default()),
-            ..question(self.provider, &self.sheet.id)
-        }
-    }
-
-    /// What becomes of that answer to the order call, on a server that was never asked before: no
-    /// limit, token or earlier answer plays a part.
-    pub(super) async fn outcome(&self, body: impl Into<Bytes>) -> Value {
-        let bench = Bench::start(self).await;
-        bench.scripted.answers(200, body);
-        bench.finish(self.question()).await
-    }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+/// What becomes of that answer to the vendor's order call, on a server that was never asked before: no
+/// limit, token or earlier answer plays a part.
+pub(super) async fn outcome(vendor: &Vendor, body: impl Into<Bytes>) -> Value {
+    let bench = Bench::start(vendor).await;
+    bench.scripted.answers(200, body);
+    bench.finish(vendor.question()).await
 }
 
 /// A server with one account at a scripted vendor, at a time that stands still.
@@ -162,12 +49,7 @@ impl<'a> Bench<'a> {
         change: impl FnOnce(&mut BTreeMap<String, String>),
     ) -> Self {
         let scripted = Scripted::start().await;
-        let mut account = vendor.sheet.account.clone();
-        account.insert("provider".into(), vendor.provider.word());
-        account.insert("base_url".into(), format!("http://{}", scripted.address));
-        change(&mut account);
-        let lines = account.iter().map(|(key, value)| format!("{key} = {value:?}\n"));
-        let config = format!("[accounts.{ACCOUNT}]\n{}", lines.collect::<String>());
+        let config = vendor.account(ACCOUNT, &scripted.url(), change);
         let clock = manual_clock();
         let server = Server::start_at(&config, Arc::new(clock.clone())).await;
         let bench = Self { vendor, scripted, clock, server };
@@ -237,29 +119,4 @@ pub(super) fn canonical(order: &Order) -> Value {
 /// The failure that an answer ends in which cannot be read.
 pub(super) fn unreadable() -> Value {
     json!({ "failure": { "code": "INTERNAL", "reason": "PROVIDER_RESPONSE_INVALID" } })
-}
-
-/// The JSON with `raw` in the place of the member at that pointer, to the letter; without the
-/// member where `raw` is none.
-pub(super) fn with_member(sample: &Value, at: &str, raw: Option<&str>) -> String {
-    const PLACE: &str = "@@PLACE@@";
-    let mut edited = sample.clone();
-    put(&mut edited, at, raw.map(|_| json!(PLACE)));
-    edited.to_string().replace(&format!("\"{PLACE}\""), raw.unwrap_or_default())
-}
-
-/// Puts the value at that pointer; takes away what is there where it is none.
-pub(super) fn put(json: &mut Value, at: &str, value: Option<Value>) {
-    let (parent, name) = at.rsplit_once('/').unwrap();
-    let parent = json.pointer_mut(parent).unwrap_or_else(|| panic!("{at} has no parent"));
-    match (parent, value) {
-        (Value::Object(members), Some(value)) => {
-            members.insert(name.to_owned(), value);
-        }
-        (Value::Object(members), None) => {
-            members.remove(name);
-        }
-        (Value::Array(elements), Some(value)) => elements[name.parse::<usize>().unwrap()] = value,
-        (parent, _) => panic!("{at} is in {parent}"),
-    }
 }

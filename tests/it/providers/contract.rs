@@ -4,11 +4,12 @@ use std::fs;
 
 use order_query::pb::Provider;
 
-use super::bench::{CONTRACT, Vendor, fixtures};
+use super::bench::CONTRACT;
 use super::errors::Errors;
+use crate::support::facts::{Vendor, fixtures};
 
 /// The files of a vendor's folder that every vendor has.
-const REQUIRED: &[&str] = &[
+pub(super) const REQUIRED: &[&str] = &[
     "vendor.toml",
     "order.answer.json",
     "order.expected.json",
@@ -42,7 +43,9 @@ fn every_vendor_of_the_contract_has_its_fixtures() {
 fn every_folder_of_fixtures_is_a_vendors() {
     let mut folders: Vec<_> = fs::read_dir(fixtures())
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(Result::unwrap)
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     folders.sort();
     let mut words = words();

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::bench::{Vendor, put, vendors};
 use super::fields::{Field, Fields, Kind};
 use crate::support::Scripted;
 use crate::support::child::Serving;
+use crate::support::facts::{Vendor, put, vendors};
 use crate::support::scrape::{page, value};
 
 /// What metrics and logs call a field: `data.records.price`.

@@ -3,9 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, ORDER_CALL, Vendor, vendors, with_member};
+use super::bench::{Bench, outcome};
 use super::fields::cut;
 use crate::support::Reply;
+use crate::support::facts::{ORDER_CALL, Vendor, vendors, with_member};
 use order_query::pb::Provider;
 
 /// `errors.toml`
@@ -23,6 +24,9 @@ pub(super) struct Errors {
 pub(super) struct Group {
     /// Which calls answer so.
     pub(super) calls: Vec<String>,
+    /// With which HTTP status they come.
+    #[serde(default = "fine")]
+    pub(super) http: u16,
     /// Whether the machine is left to the account's default.
     #[serde(default)]
     pub(super) default_machine: bool,
@@ -35,6 +39,11 @@ pub(super) struct Group {
     #[serde(default = "yes")]
     text_shown: bool,
     pub(super) rows: Vec<(i64, String)>,
+}
+
+/// A vendor may tell its errors in the body alone.
+fn fine() -> u16 {
+    200
 }
 
 fn yes() -> bool {
@@ -95,7 +104,7 @@ async fn every_error_becomes_what_its_row_says() {
                 group.calls.iter().flat_map(|call| group.rows.iter().map(move |row| (call, row)))
             {
                 for written in [code.to_string(), format!("\"{code}\"")] {
-                    let reply = Reply::new(200, errors.body(&written, text));
+                    let reply = Reply::new(group.http, errors.body(&written, text));
                     let outcome = group.outcome(&vendor, call, reply).await;
                     let name = vendor.provider.word();
                     assert_eq!(outcome, group.expected(*code, text), "{name} {call} {written}");
@@ -113,7 +122,7 @@ async fn an_error_needs_no_text() {
         let group = errors.error.iter().find(|group| group.reason == "PROVIDER_ERROR").unwrap();
         for text in ["null", "\"\""] {
             let body = errors.body.replace("CODE", "77").replace("TEXT", text);
-            let outcome = vendor.outcome(body).await;
+            let outcome = outcome(&vendor, body).await;
             assert_eq!(outcome, group.expected(77, ""), "{} {text}", vendor.provider.word());
         }
     }
@@ -161,12 +170,12 @@ async fn a_refusal_is_told_by_its_code_whatever_its_envelope_holds() {
                         body = with_member(&json, &format!("/{other}"), Some("\"@SHAPE@\""));
                     }
                     let body = cut(&body.replace("\"@SHAPE@\"", shape));
-                    let outcome = group.outcome(&vendor, call, Reply::new(200, body)).await;
+                    let outcome = group.outcome(&vendor, call, Reply::new(group.http, body)).await;
                     assert_eq!(outcome, group.expected(*code, text), "{name} {call} {shape}");
                 }
                 // The same code in other letters.
                 let written = format!("{code}.0");
-                let reply = Reply::new(200, errors.body(&written, text));
+                let reply = Reply::new(group.http, errors.body(&written, text));
                 let mut expected = group.expected(*code, text);
                 expected["failure"]["provider_code"] = json!(written);
                 assert_eq!(group.outcome(&vendor, call, reply).await, expected, "{name} {call}");
@@ -185,7 +194,7 @@ async fn a_refusal_needs_no_text_that_is_one() {
             let (code, text) = &group.rows[0];
             let written = |text: &str| {
                 let body = errors.body.replace("CODE", &code.to_string()).replace("TEXT", text);
-                Reply::new(200, cut(&body))
+                Reply::new(group.http, cut(&body))
             };
             let name = vendor.provider.word();
             for call in &group.calls {
@@ -208,7 +217,7 @@ async fn a_refusals_text_may_be_cut() {
     let vendor = Vendor::of(Provider::Haoka);
     let outcome = async |text: &str| {
         let body = Errors::of(&vendor).body.replace("CODE", "-1").replace("TEXT", text);
-        vendor.outcome(cut(&body)).await["failure"].clone()
+        outcome(&vendor, cut(&body)).await["failure"].clone()
     };
     let blocked = outcome("\"操作频繁，已拦@CUT@\"").await;
     assert_eq!(blocked["reason"], "PROVIDER_QUOTA_EXHAUSTED");
@@ -245,7 +254,7 @@ async fn a_vendors_words_are_made_fit_to_be_shown() {
         let errors = Errors::of(&vendor);
         let code = format!("7\u{1b}[31m{}", "号".repeat(300));
         let body = errors.body(&json!(code).to_string(), &format!("a\r\nb{}", "🚚".repeat(300)));
-        let failure = &vendor.outcome(body).await["failure"];
+        let failure = &outcome(&vendor, body).await["failure"];
         assert_eq!(failure["provider_code"], format!("7[31m{}", "号".repeat(251)));
         assert_eq!(failure["provider_message"], format!("ab{}", "🚚".repeat(254)));
     }

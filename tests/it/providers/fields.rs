@@ -6,7 +6,8 @@ mod unreadable;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, Vendor, put, unreadable, vendors, with_member};
+use super::bench::{Bench, outcome, unreadable};
+use crate::support::facts::{Vendor, put, vendors, with_member};
 use order_query::pb::Provider;
 
 /// `fields.toml`
@@ -208,7 +209,7 @@ impl Field {
     }
 
     async fn check(&self, vendor: &Vendor, raw: Option<&str>, expected: &Value) {
-        let outcome = vendor.outcome(cut(&with_member(&self.answer(vendor), &self.at, raw))).await;
+        let outcome = outcome(vendor, cut(&with_member(&self.answer(vendor), &self.at, raw))).await;
         let Self { of, at, .. } = self;
         assert_eq!(outcome, *expected, "{} {of} {at} {raw:?}", vendor.provider.word());
     }
@@ -296,7 +297,7 @@ async fn a_whole_number_may_be_written_with_a_point() {
         if vendor.sheet.id.parse::<u64>().is_ok() {
             let raw = format!("{}.0", vendor.sheet.id);
             let body = with_member(&vendor.sample(), &vendor.sheet.id_at, Some(&raw));
-            assert_eq!(vendor.outcome(body).await, vendor.expected(), "{raw}");
+            assert_eq!(outcome(&vendor, body).await, vendor.expected(), "{raw}");
         }
     }
 }

@@ -11,8 +11,9 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::bench::{Bench, ORDER_CALL, Vendor, put, vendors, with_member};
+use super::bench::Bench;
 use super::fields::{Field, Fields, Kind};
+use crate::support::facts::{ORDER_CALL, Vendor, put, vendors, with_member};
 
 /// How many answers each property is tried with, for each vendor and call.
 const CASES: u32 = 256;

@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use order_query::pb::Provider;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, Vendor, put, vendors, with_member};
+use super::bench::Bench;
+use crate::support::facts::{Vendor, put, vendors, with_member};
 use crate::support::played::Asked;
 
 /// What arrives at the vendor when the documented order is asked for.

@@ -1,6 +1,7 @@
 //! The vendors' documented answers, and the orders or failures that they become.
 
-use super::bench::vendors;
+use super::bench::Bench;
+use crate::support::facts::vendors;
 
 const ANSWER: &str = ".answer.json";
 const EXPECTED: &str = ".expected.json";
@@ -9,7 +10,10 @@ const EXPECTED: &str = ".expected.json";
 async fn every_sample_becomes_what_its_file_says() {
     for vendor in vendors() {
         for name in vendor.files(ANSWER) {
-            let outcome = vendor.outcome(vendor.text(&format!("{name}{ANSWER}"))).await;
+            let bench = Bench::start(&vendor).await;
+            let status = vendor.sheet.status.get(&name).copied().unwrap_or(200);
+            bench.scripted.answers(status, vendor.text(&format!("{name}{ANSWER}")));
+            let outcome = bench.finish(vendor.question()).await;
             let expected = vendor.json(&format!("{name}{EXPECTED}"));
             assert_eq!(outcome, expected, "{} {name}", vendor.provider.word());
         }

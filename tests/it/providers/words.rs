@@ -3,18 +3,19 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::bench::{Vendor, put, vendors, with_member};
+use super::bench::outcome;
+use crate::support::facts::{Vendor, put, vendors, with_member};
 
 /// `words.toml`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Words {
-    table: Vec<Table>,
+pub(super) struct Words {
+    pub(super) table: Vec<Table>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+pub(super) struct Table {
     /// Where the word stands in the answer.
     at: String,
     /// Where its meaning stands in the order.
@@ -43,7 +44,7 @@ impl Table {
     }
 
     async fn check(&self, vendor: &Vendor, raw: Option<&str>, word: &str, meaning: &str) {
-        let outcome = vendor.outcome(with_member(&vendor.sample(), &self.at, raw)).await;
+        let outcome = outcome(vendor, with_member(&vendor.sample(), &self.at, raw)).await;
         let expected = self.expected(vendor, word, meaning);
         assert_eq!(outcome, expected, "{} {} {raw:?}", vendor.provider.word(), self.at);
     }

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::crypto::ring;
 
 use super::authority::{Authority, Pair};
 use super::played::{Played, answer};
-use crate::outbound::ANSWER;
+use crate::support::facts::ANSWER;
 
 /// An authority that no system knows, and a vendor with a certificate of it for this name.
 pub struct Secured {
@@ -22,7 +22,7 @@ pub struct Secured {
 
 impl Secured {
     pub async fn start(name: &str) -> Self {
-        Self::answering(name, || answer(200, ANSWER)).await
+        Self::answering(name, || answer(200, ANSWER.as_str())).await
     }
 
     pub async fn answering(

@@ -10,8 +10,8 @@ use std::time::Duration;
 use order_query::clock::{Clock as _, SystemClock};
 use order_query::pb::{BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider};
 
-use crate::outbound::ANSWER;
 use crate::support::child::Serving;
+use crate::support::facts::ANSWER;
 use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
@@ -284,7 +284,7 @@ async fn a_vendors_clock_and_calls_that_are_made_once_more_are_told() {
     let answered = Arc::new(AtomicUsize::new(0));
     let vendor = Played::start(move |_| {
         let is_well = answered.fetch_add(1, Ordering::SeqCst) < 10;
-        let mut answer = if is_well { answer(200, ANSWER) } else { answer(503, "") };
+        let mut answer = if is_well { answer(200, ANSWER.as_str()) } else { answer(503, "") };
         let date = SystemClock.wall() - Duration::from_secs(1000);
         answer.headers_mut().insert("date", httpdate::fmt_http_date(date).parse().unwrap());
         async { answer }

@@ -5,8 +5,9 @@ use order_query::pb::Provider;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::bench::{Vendor, put, unreadable, vendors, with_member};
+use super::super::bench::{outcome, unreadable};
 use super::{Field, Fields, Kind, cut, order};
+use crate::support::facts::{Vendor, put, vendors, with_member};
 
 #[tokio::test]
 async fn a_side_field_that_cannot_be_read_costs_itself_alone() {
@@ -32,7 +33,7 @@ async fn what_an_order_cannot_do_without_is_refused() {
         assert!(seen >= 2, "{}", vendor.provider.word());
         for raw in ["{}", "[]", "\"@CUT@\"", "\"1\\ud83d\"", "NaN"] {
             let body = with_member(&vendor.sample(), &vendor.sheet.id_at, Some(raw));
-            let outcome = vendor.outcome(cut(&body)).await;
+            let outcome = outcome(&vendor, cut(&body)).await;
             assert_eq!(outcome, unreadable(), "{} {raw}", vendor.provider.word());
         }
     }
@@ -49,7 +50,7 @@ async fn no_side_field_costs_an_order_its_end() {
         put(&mut answer, "/data/orderStatus", Some(json!("已取消")));
         for field in fields.iter().filter(wrong) {
             let body = with_member(&answer, &field.at, Some(raw));
-            let outcome = vendor.outcome(cut(&body)).await;
+            let outcome = outcome(&vendor, cut(&body)).await;
             assert_eq!(outcome["terminal"], true, "{} {raw}: {outcome}", field.at);
             assert_eq!(outcome["status"], "ORDER_STATUS_CANCELED");
         }
@@ -162,13 +163,13 @@ async fn an_unknown_field_can_hold_anything() {
             for (unknown, raw) in &cases {
                 let name = "@NAME@";
                 let body = with_member(&sample, &format!("{object}/{name}"), Some(raw));
-                let outcome = vendor.outcome(cut(&body.replace(name, unknown))).await;
+                let outcome = outcome(&vendor, cut(&body.replace(name, unknown))).await;
                 let case = format!("{} {object}/{unknown} {raw:.60}", vendor.provider.word());
                 assert_eq!(outcome, vendor.expected(), "{case}");
             }
         }
         let marked = [b"\xef\xbb\xbf", sample.to_string().as_bytes()].concat();
-        assert_eq!(vendor.outcome(marked).await, vendor.expected(), "a byte order mark");
+        assert_eq!(outcome(&vendor, marked).await, vendor.expected(), "a byte order mark");
     }
 }
 
@@ -197,7 +198,7 @@ async fn a_field_that_is_there_twice() {
             &vendor.sheet.id_at,
             Some(&format!("\"9\",\"{name}\":{id}")),
         );
-        assert_eq!(vendor.outcome(body).await, unreadable(), "{}", vendor.provider.word());
+        assert_eq!(outcome(&vendor, body).await, unreadable(), "{}", vendor.provider.word());
     }
 }
 
@@ -210,7 +211,7 @@ async fn an_unreadable_line_loses_no_other() {
     for raw in ["7", "\"IS_SUCCESS\"", "[70,121,1,\"1.00\",\"IS_SUCCESS\",\"1\"]", "true", "NaN"] {
         let records = format!("[{raw},{line},null,\"\",[],{raw}]");
         let outcome =
-            vendor.outcome(with_member(&vendor.sample(), "/data/records", Some(&records))).await;
+            outcome(&vendor, with_member(&vendor.sample(), "/data/records", Some(&records))).await;
         assert_eq!(outcome["items"], json!([{}, expected, {}]), "{raw}");
         assert_eq!(outcome["status"], vendor.expected()["status"]);
     }
@@ -233,7 +234,7 @@ async fn an_answer_without_the_order_is_refused() {
     for vendor in vendors() {
         let Unreadable { no_order, other_order, list } = vendor.table("unreadable.toml");
         for body in no_order.into_iter().chain(other_order).chain(list) {
-            let outcome = vendor.outcome(body.clone()).await;
+            let outcome = outcome(&vendor, body.clone()).await;
             assert_eq!(outcome, unreadable(), "{} {body}", vendor.provider.word());
         }
     }

@@ -58,18 +58,29 @@ pub(crate) struct Asked<'a> {
     pub(crate) outcome: Result<Order, Error>,
 }
 
+/// Names the vendor, in its word: one process tries one vendor.
+const VENDOR: &str = "FUZZ_VENDOR";
+
+/// The vendor that the environment names.
+fn chosen() -> pb::Provider {
+    let word = env::var(VENDOR).unwrap_or_default();
+    let words: Vec<_> = pb::Provider::all().map(pb::Provider::word).collect();
+    pb::Provider::from_word(&word)
+        .unwrap_or_else(|| panic!("{VENDOR} is {word:?}; set it to one of {}", words.join(", ")))
+}
+
 /// Asks the vendor for the order of its fixtures, with the input as the answer to each of its calls
 /// in turn, and checks the outcome.
 ///
 /// # Panics
 /// Where something that must hold does not.
-pub fn ask(provider: pb::Provider, input: &[u8]) {
+pub fn ask(input: &[u8]) {
     thread_local! {
         static VENDOR: RefCell<Option<Vendor>> = const { RefCell::new(None) };
     }
     VENDOR.with_borrow_mut(|vendor| {
         if vendor.as_ref().is_none_or(|vendor| vendor.questions >= QUESTIONS) {
-            *vendor = Some(Vendor::of(provider));
+            *vendor = Some(Vendor::of(chosen()));
         }
         let vendor = vendor.as_mut().expect("it was just made");
         for call in 0..vendor.calls.len() {

@@ -7,6 +7,15 @@ mod haoka;
 mod wechat;
 mod wire;
 
+/// The invented vendor of `docs/adding-a-vendor.md`, built where a vendor's module stands.
+#[cfg(test)]
+#[path = "../tests/acme/provider.rs"]
+mod acme;
+
+#[cfg(test)]
+#[path = "../tests/acme/tests.rs"]
+mod acme_tests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};

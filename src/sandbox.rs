@@ -14,6 +14,11 @@ mod haoka;
 mod scenes;
 mod wechat;
 
+/// The invented vendor of `docs/adding-a-vendor.md`, built where a vendor's module stands.
+#[cfg(test)]
+#[path = "../tests/acme/sandbox.rs"]
+mod acme;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -146,6 +151,13 @@ impl Sandbox {
     /// are public) or leaves no room for a port each; otherwise what the system says of the port.
     pub async fn start(listen: SocketAddr, clock: Arc<dyn Clock>) -> io::Result<Self> {
         Self::play(vendors(), listen, clock).await
+    }
+
+    /// Starts the invented vendor alone, on a free port.
+    #[cfg(test)]
+    pub(crate) async fn start_acme(clock: Arc<dyn Clock>) -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::play(vec![Arc::new(acme::Acme)], anywhere, clock).await.expect("a free port")
     }
 
     async fn play(

@@ -116,7 +116,7 @@ pub(super) fn configure(
     RECORD_STATUS.announce();
     let client = Client::configure(section, None, RULES.longest_call, clock);
     let app_id: Option<String> = section.require("app_id");
-    let app_secret = section.require_secret("app_secret", fits_a_header);
+    let app_secret = section.require_secret("app_secret", wire::fits_a_header);
     let app_key = section.secret("app_key", |_| Ok(()));
     let machine_no: Option<String> = section.take(MACHINE_NO);
     let currency = section.take::<String>("currency").map_or(Some(CURRENCY), |code| {
@@ -126,7 +126,7 @@ pub(super) fn configure(
         }
         currency
     });
-    if let Some(Err(text)) = app_id.as_deref().map(fits_a_header) {
+    if let Some(Err(text)) = app_id.as_deref().map(wire::fits_a_header) {
         section.problem("app_id", text);
     }
     if machine_no.as_deref().is_some_and(|number| !is_machine_no(number)) {
@@ -149,10 +149,6 @@ pub(super) fn configure(
     // Every field of a blank order can be read.
     let _ = Object::blank(VENDOR).must_object("data").and_then(|data| dingshang.order(&data));
     Some(Box::new(dingshang))
-}
-
-fn fits_a_header(text: &str) -> Result<(), String> {
-    if text.is_ascii() { Ok(()) } else { Err("must be ASCII: it is sent in a header".to_owned()) }
 }
 
 struct Dingshang {

@@ -179,6 +179,11 @@ pub(super) fn md5_hex(text: &str) -> String {
     format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
 }
 
+/// Whether a setting can be sent in a header.
+pub(super) fn fits_a_header(text: &str) -> Result<(), String> {
+    if text.is_ascii() { Ok(()) } else { Err("must be ASCII: it is sent in a header".to_owned()) }
+}
+
 /// Whether the id has 1 to 64 letters, digits, `_` and `-`.
 pub(super) fn check_word_id(id: &str) -> Result<(), Error> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';

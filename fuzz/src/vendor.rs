@@ -12,7 +12,7 @@ use order_query::config::Section;
 use order_query::error::Error;
 use order_query::outbound::fuzzing::{self, Reply};
 use order_query::pb::{self, Order};
-use order_query::providers::{self, Gate, Left, Means, Pass, Provider, Query};
+use order_query::providers::{self, Gate, Left, Resources, Pass, Provider, Query};
 use order_query::store::Memory;
 use toml::{Table, Value};
 
@@ -160,7 +160,7 @@ impl Vendor {
             Reply { path: path.clone(), status, body: body.to_owned() }
         });
         fuzzing::answer(replies.collect());
-        let means = Means { gate: &Open, tokens: &self.tokens };
+        let means = Resources { gate: &Open, tokens: &self.tokens };
         let outcome = crate::block_on(self.module.get_order(&self.query, means));
         let is_order_call = call + 1 == self.calls.len();
         // What another call has given, a token say, is for no caller either.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::Order;
-use order_query::store::{Call, File, Memory, Store, Take, Window};
+use order_query::store::{Call, File, Memory, Reservation, Store, Window};
 use prost_types::Timestamp;
 use tempfile::TempDir;
 
@@ -269,20 +269,20 @@ fn ended(seconds: i64, remark: &str) -> Order {
 
 /// What is remembered of an order, or of the window alone.
 async fn recalled(store: &Arc<dyn Store>, order: &str) -> Option<Order> {
-    store.recall(order, None).await.unwrap().and_then(|known| known.state)
+    store.get(&order.into(), None).await.unwrap().and_then(|known| known.state)
 }
 
 /// The window of that index is full for that long, less what the clock may have moved by itself.
 #[track_caller]
-fn assert_full<F: Fixture>(take: &Take, index: usize, wait: Duration) {
-    let Take::Full(full, left) = take else { panic!("{take:?}, not full") };
+fn assert_full<F: Fixture>(take: &Reservation, index: usize, wait: Duration) {
+    let Reservation::Full(full, left) = take else { panic!("{take:?}, not full") };
     assert_eq!(*full, index);
     assert_wait::<F>(*left, wait);
 }
 
 #[track_caller]
-fn assert_closed<F: Fixture>(take: &Take, wait: Duration) {
-    let Take::Closed(left) = take else { panic!("{take:?}, not closed") };
+fn assert_closed<F: Fixture>(take: &Reservation, wait: Duration) {
+    let Reservation::Paused(left) = take else { panic!("{take:?}, not closed") };
     assert_wait::<F>(*left, wait);
 }
 

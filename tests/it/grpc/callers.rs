@@ -1,4 +1,4 @@
-//! Callers: who is let in, who is not, which accounts each may use, and what each may have the
+//! Clients: who is let in, who is not, which accounts each may use, and what each may have the
 //! vendors asked.
 
 mod accounts;

@@ -13,7 +13,7 @@ use order_query::error::{Error, Trouble};
 use order_query::orders::{Caller, Orders};
 use order_query::pb::{ErrorReason, Order, OrderRef, Source};
 use order_query::providers::{Rules, Token, TokenStore};
-use order_query::store::{Call, Held, Known, Memory, Store, Take};
+use order_query::store::{Call, Held, Known, Memory, Reservation, Store};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -42,31 +42,31 @@ impl Slow {
 #[async_trait]
 impl Store for Slow {
     fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        self.memory.glance(order, window)
+        self.memory.peek(&order.into(), window.map(Into::into).as_ref())
     }
     async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
         let _may_read = self.reads.acquire().await;
         self.works()?;
-        self.memory.recall(order, window).await
+        self.memory.get(&order.into(), window.map(Into::into).as_ref()).await
     }
     async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.memory.keep(order, state).await
+        self.memory.put(&order.into(), state).await
     }
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
+    async fn take(&self, call: &Call) -> Result<Reservation, Error> {
         self.works()?;
-        self.memory.take(call).await
+        self.memory.reserve(call).await
     }
     async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.memory.settle(call).await
+        self.memory.finish(call, Outcome::Counted).await
     }
     async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        self.memory.give_back(call).await
+        self.memory.cancel(call).await
     }
     async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        self.memory.close(account, wait, probe).await
+        self.memory.pause(&account.into(), wait, probe).await
     }
     async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.memory.reopen(account).await
+        self.memory.finish(&answer(account), Outcome::Answered).await
     }
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
@@ -87,8 +87,8 @@ impl TokenStore for Slow {
     async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
         self.memory.save(identity, token).await
     }
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
-        self.memory.drop_if(identity, token).await
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.memory.remove_if(identity, token).await
     }
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
         let leased = self.memory.lease(what, owner, life).await?;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use order_query::accounts::{Account, Accounts};
 use order_query::clock::Clock;
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Orders};
+use order_query::orders::Orders;
 use order_query::pb::{Order, Provider};
-use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore};
+use order_query::providers::{self, Left, Proof, Query, Resources, Rules, TokenStore};
 use order_query::store::{Memory, Store};
 
 use super::CACHE_BYTES;
@@ -90,15 +91,15 @@ impl providers::Provider for FakeVendor {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let pass = means.gate.enter().await?;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let pass = resources.gate.enter().await?;
         let outcome = (self.answer)(query.clone()).await;
         let left = match &outcome {
-            Ok(_) => Left::Answered,
-            Err(error) if error.unsent => Left::Unsent,
-            Err(_) => Left::Unknown,
+            Ok(_) => Delivery::Answered,
+            Err(error) if error.unsent => Delivery::NotSent,
+            Err(_) => Delivery::Unknown,
         };
-        means.gate.leave(pass, left).await;
+        resources.gate.leave(pass, left).await;
         outcome
     }
 }

@@ -1,4 +1,4 @@
-//! Callers that are known by a name of their certificate, with and without a token, over TLS.
+//! Clients that are known by a name of their certificate, with and without a token, over TLS.
 
 use order_query::pb::Provider;
 use order_query::pb::order_service_client::OrderServiceClient;

@@ -1,4 +1,4 @@
-//! Callers' tokens: they come in with every call, and go nowhere.
+//! Clients' tokens: they come in with every call, and go nowhere.
 
 use std::fs;
 

@@ -20,11 +20,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
-use crate::orders::{Accounts, Orders};
+use crate::orders::Orders;
 use crate::server::{Limits, Listener, Terms, Tls};
 use crate::store::Store;
 use crate::{config, grpc, server, store, telemetry};

@@ -11,6 +11,7 @@
 //! module in `providers` speaks to the vendor through `outbound` and puts the answer into the
 //! contract's words (`pb`); the `store` remembers it.
 
+pub mod accounts;
 pub mod app;
 pub mod budget;
 pub mod certificate;

@@ -83,8 +83,8 @@ metrics! {
         "Questions to a vendor that wait for their turn now.";
     RETRIES: Counter<1> = "order_query_vendor_retries_total" ["account"],
         "Calls to a vendor that were made once more.";
-    CLOSINGS: Counter<1> = "order_query_vendor_closings_total" ["account"],
-        "How often a vendor said that it is asked too often, and was left alone for a while.";
+    PAUSES: Counter<1> = "order_query_vendor_pauses_total" ["account"],
+        "How often a vendor said that it is asked too often, and the account was paused.";
     BREAKER_OPEN: Gauge<1> = "order_query_breaker_open" ["account"],
         "1 while a vendor is left alone because it fails, else 0.";
     CREDENTIALS_REFUSED: Gauge<1> = "order_query_credentials_refused" ["account"],

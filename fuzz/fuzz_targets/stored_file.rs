@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use order_query::clock::ManualClock;
 use order_query::pb::Order;
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Call, File, Store as _, Take, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store as _, Window};
 use order_query_fuzz::block_on;
 use prost::Message as _;
 use prost_types::Timestamp;
@@ -37,10 +37,10 @@ static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let path = path();
     block_on(async {
         let store = open(&path).expect("a new file");
-        store.keep("ended", &ended()).await.expect("kept");
+        store.put(&"ended".into(), &ended()).await.expect("kept");
         store.save("us", &token()).await.expect("saved");
-        store.close("closed", Duration::from_mins(1), true).await.expect("closed");
-        assert_eq!(store.take(&call("account")).await, Ok(Take::Taken));
+        store.pause(&"closed".into(), Duration::from_mins(1), true).await.expect("closed");
+        assert_eq!(store.reserve(&call("account")).await, Ok(Reservation::Reserved));
     });
     fs::read(path).expect("the file")
 });
@@ -82,9 +82,16 @@ fn token() -> Token {
 }
 
 fn call(account: &str) -> Call {
-    let window = Window { key: "w".to_owned(), limit: 9, period: Duration::from_mins(1) };
+    let (limit, period) = (Limit::PerMinute, Duration::from_mins(1));
+    let window = Window { key: "w".into(), limit, max_calls: 9, period };
     let in_flight = Duration::from_secs(5);
-    Call { id: "call".to_owned(), account: account.to_owned(), windows: vec![window], in_flight }
+    Call {
+        id: "call".to_owned(),
+        account: account.into(),
+        windows: vec![window],
+        in_flight,
+        lease: None,
+    }
 }
 
 /// Puts bytes in the place of others, or cuts the file off: it is refused and stays as it is, or
@@ -107,11 +114,12 @@ async fn damaged(mut patches: &[u8]) {
         assert!(fs::read(&path).expect("the file") == bytes, "a refused file was changed");
         return;
     };
-    let known = store.recall("ended", Some("w")).await.expect("recalled").unwrap_or_default();
+    let known =
+        store.get(&"ended".into(), Some(&"w".into())).await.expect("recalled").unwrap_or_default();
     assert_eq!((known.state, known.spent.len()), (Some(ended()), 1), "something was lost");
     assert_eq!(store.load("us").await, Ok(Some(token())), "the token was lost");
-    let taken = store.take(&Call { id: "other".to_owned(), ..call("closed") }).await;
-    assert_eq!(taken, Ok(Take::Closed(Duration::from_mins(1))), "the closure was lost");
+    let taken = store.reserve(&Call { id: "other".to_owned(), ..call("closed") }).await;
+    assert_eq!(taken, Ok(Reservation::Paused(Duration::from_mins(1))), "the pause was lost");
 }
 
 /// Writes rows as the format has them: the store reads what stands there, or says that it cannot.
@@ -127,7 +135,7 @@ async fn planted(rows: &[u8]) {
     plant(&path, [a, b, c], bytes, &text).expect("planted");
 
     let store = open(&path).expect("every row is of the format");
-    let known = store.recall("planted", None).await;
+    let known = store.get(&"planted".into(), None).await;
     let there = Order::decode(bytes);
     assert_eq!(known.is_err(), there.is_err(), "what cannot be read is not nothing");
     let state = known.ok().flatten().and_then(|known| known.state);
@@ -143,13 +151,13 @@ async fn planted(rows: &[u8]) {
     let free = UNIX_EPOCH + Duration::from_millis(a);
     let flown = day + Duration::from_mins(26);
     let free = if free > longest(flown) { now + flown } else { free };
-    let taken = store.glance("nothing", Some("planted")).unwrap_or_default().spent;
+    let taken = store.peek(&"nothing".into(), Some(&"planted".into())).unwrap_or_default().spent;
     assert!(taken.iter().eq([free].iter().filter(|free| **free > now)), "other slots");
     let kept = store.load("planted").await.expect("loaded");
     let there = (UNIX_EPOCH + Duration::from_millis(b) <= longest(day)).then_some(&*text);
     assert_eq!(kept.as_ref().map(|token| token.value.expose()), there, "another token");
-    let _ = store.take(&call("planted")).await.expect("decided");
-    let _ = store.keep("planted", &ended()).await;
+    let _ = store.reserve(&call("planted")).await.expect("decided");
+    let _ = store.put(&"planted".into(), &ended()).await;
 }
 
 fn plant(path: &Path, [a, b, c]: [u64; 3], bytes: &[u8], text: &str) -> Result<(), redb::Error> {

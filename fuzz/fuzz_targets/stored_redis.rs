@@ -10,7 +10,9 @@ use libfuzzer_sys::fuzz_target;
 use order_query::clock::ManualClock;
 use order_query::pb::Order;
 use order_query::providers::TokenStore as _;
-use order_query::store::{Call, Redis, Store as _, Take, Window, fuzzing};
+use order_query::store::{
+    Call, Lease, Limit, Outcome, Redis, Reservation, Store as _, Window, fuzzing,
+};
 use order_query_fuzz::block_on;
 use prost::Message as _;
 use prost_types::Timestamp;
@@ -47,22 +49,31 @@ fn late() -> Order {
 }
 
 fn call() -> Call {
-    let window = Window { key: "w".to_owned(), limit: 9, period: Duration::from_mins(1) };
+    let (limit, period) = (Limit::PerOrderPerDay, Duration::from_mins(1));
+    let window = Window { key: "w".into(), limit, max_calls: 9, period };
     let in_flight = Duration::from_secs(5);
-    Call { id: "c".to_owned(), account: "a".to_owned(), windows: vec![window], in_flight }
+    let lease = Lease { key: "l".to_owned(), owner: "o".to_owned(), life: in_flight };
+    Call {
+        id: "c".to_owned(),
+        account: "a".into(),
+        windows: vec![window],
+        in_flight,
+        lease: Some(lease),
+    }
 }
 
 /// Bytes in the place of an answer: every question ends.
 async fn any_answer(order: &str, answer: &[u8]) {
     let store = &*STORE;
     fuzzing::answer(answer);
-    let _ = store.recall(order, Some("w")).await;
-    let _ = store.keep(order, &late()).await;
+    let _ = store.get(&order.into(), Some(&"w".into())).await;
+    let _ = store.put(&order.into(), &late()).await;
     let _ = store.load("us").await;
     let _ = store.lease("what", "me", Duration::from_secs(1)).await;
-    let _ = store.take(&call()).await;
-    let _ = store.settle(&call()).await;
-    let _ = store.close("a", Duration::from_secs(1), true).await;
+    let _ = store.reserve(&call()).await;
+    let _ = store.finish(&call(), Outcome::Found(&order.into(), &late())).await;
+    let _ = store.spent(&"w".into()).await;
+    let _ = store.pause(&"a".into(), Duration::from_secs(1), true).await;
 }
 
 /// Bytes in the place of a value: what is read is what stands there, or nothing.
@@ -71,15 +82,15 @@ async fn any_value(order: &str, found: u8, left: i64, bytes: &[u8]) {
     let value = |more: &[&str]| answer(found, bytes, more);
 
     fuzzing::answer(&value(&[&format!("*1\r\n:{left}"), ":0"]));
-    let recalled = store.recall(order, Some("w")).await.expect("an answer");
+    let recalled = store.get(&order.into(), Some(&"w".into())).await.expect("an answer");
     let there = Order::decode(bytes).ok().filter(|_| found == 1);
     assert_eq!(recalled.and_then(|known| known.state), there, "a state out of nothing");
     if let Some(last) = there.filter(|order| order.terminal) {
         // Whatever comes after it, a terminal state stays.
         fuzzing::answer(b"*3\r\n:0\r\n$-1\r\n:0\r\n");
-        store.keep(order, &late()).await.expect("kept");
+        store.put(&order.into(), &late()).await.expect("kept");
         fuzzing::answer(&answer(1, &late().encode_to_vec(), &["*0", ":0"]));
-        let recalled = store.recall(order, None).await.expect("recalled");
+        let recalled = store.get(&order.into(), None).await.expect("recalled");
         assert_eq!(recalled.and_then(|known| known.state), Some(last), "another end");
     }
 
@@ -90,8 +101,8 @@ async fn any_value(order: &str, found: u8, left: i64, bytes: &[u8]) {
     assert_eq!(token.as_ref().map(|token| token.value.expose()), text, "a token out of nothing");
 
     fuzzing::answer(format!("*2\r\n:{found}\r\n:{left}\r\n").as_bytes());
-    let take = store.take(&call()).await;
-    assert_ne!(take, Ok(Take::Taken), "a slot out of nothing");
+    let take = store.reserve(&call()).await;
+    assert_ne!(take, Ok(Reservation::Reserved), "a slot out of nothing");
 }
 
 /// A list of what was found, its bytes and more, in Redis' protocol.

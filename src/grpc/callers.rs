@@ -17,12 +17,12 @@ use tower::Service;
 use self::tokens::{Digest, Tokens};
 use super::admission::RETRY;
 use super::record::Record;
+pub use crate::accounts::Caller;
 use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
 use crate::metrics::{CLIENT_IN_FLIGHT, SHED};
-pub use crate::orders::Caller;
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
 

@@ -157,17 +157,17 @@ async fn an_answer_of_a_replica_that_was_ahead_holds_up_no_watcher_and_no_caller
 
 /// Something of every kind that a clock ahead of ours has written.
 async fn fill(store: &dyn Store) {
-    store.take(&call("a", &[minute("w", 1)])).await.unwrap();
-    store.close("account", Duration::from_mins(1), true).await.unwrap();
+    store.reserve(&call("a", &[minute("w", 1)])).await.unwrap();
+    store.pause(&"account".into(), Duration::from_mins(1), true).await.unwrap();
 }
 
 /// What a store with such times does: asks, and reads.
 async fn use_it(store: &dyn Store) {
     for n in 0..3 {
-        let _ = store.take(&call(&n.to_string(), &[minute("w", 1)])).await;
-        let _ = store.take(&call(&n.to_string(), &[])).await;
-        let _ = store.keep("order", &observed(n, "")).await;
-        let _ = store.recall("order", Some("w")).await;
+        let _ = store.reserve(&call(&n.to_string(), &[minute("w", 1)])).await;
+        let _ = store.reserve(&call(&n.to_string(), &[])).await;
+        let _ = store.put(&"order".into(), &observed(n, "")).await;
+        let _ = store.get(&"order".into(), Some(&"w".into())).await;
     }
 }
 
@@ -216,7 +216,7 @@ async fn the_log_says_once_whose_clock_was_ahead_and_by_how_much() {
         let _: redis::Value = redis.say(&["FLUSHALL"]);
         // A replica's clock shows in the orders alone.
         let state = observed(i64::try_from(hours * 3600).unwrap(), "");
-        at(&right).keep("order", &state).await.unwrap();
+        at(&right).put(&"order".into(), &state).await.unwrap();
         let log = Log::start();
         use_it(&at(&right)).await;
         assert_told_once(&log, "a replica's", hours);

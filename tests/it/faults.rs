@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use order_query::accounts::{Account, Accounts};
 use order_query::app::Setup;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::{Secret, Section};
 use order_query::error::Error;
 use order_query::grpc;
 use order_query::grpc::callers::Callers;
-use order_query::orders::{Account, Accounts, Orders};
+use order_query::orders::Orders;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, OrderStatus, Provider};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
+use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
 use order_query::sandbox::Sandbox;
 use order_query::store::Memory;
 use tokio::net::TcpListener;
@@ -86,7 +87,7 @@ async fn every_fault_of_the_transport_has_its_reason() {
     }
 }
 
-/// What vendors write loosely costs neither the order nor what a refusal means.
+/// What vendors write loosely costs neither the order nor what a refusal resources.
 #[tokio::test]
 async fn loose_answers_say_what_they_say() {
     let (_sandbox, server) = impatient_server().await;
@@ -237,7 +238,7 @@ impl providers::Provider for Panics {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
+    async fn get_order(&self, query: &Query, _: Resources<'_>) -> Result<Order, Error> {
         assert_ne!(query.id, "in-call", "panics as it is meant to");
         Ok(Order { id: query.id.clone(), ..Order::default() })
     }

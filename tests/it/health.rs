@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use order_query::accounts::Accounts;
 use order_query::clock::{Clock, SystemClock};
 use order_query::health::Health;
-use order_query::orders::{Accounts, Orders};
+use order_query::orders::Orders;
 use order_query::pb::Provider;
 use order_query::sandbox::Vendor;
 use order_query::store::Memory;

@@ -4,17 +4,21 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::poll;
+use order_query::accounts::{Account, Accounts, Caller};
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Secret;
-use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Caller, Orders};
+use order_query::error::Error;
+use order_query::orders::Orders;
+use order_query::outbound::Delivery;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Left, Means, Proof, Query, Rules, Token, TokenStore};
-use order_query::store::{Call, Held, Known, Memory, Store, Take};
+use order_query::providers::{self, Proof, Query, Resources, Rules, Token, TokenStore};
+use order_query::store::{
+    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Store, WindowKey,
+};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -41,32 +45,39 @@ impl Slow {
 
 #[async_trait]
 impl Store for Slow {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        self.memory.glance(order, window)
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        self.memory.peek(order, window)
     }
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
         let _may_read = self.reads.acquire().await;
         self.works()?;
-        self.memory.recall(order, window).await
+        self.memory.get(order, window).await
     }
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.memory.keep(order, state).await
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.memory.put(order, state).await
     }
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
         self.works()?;
-        self.memory.take(call).await
+        let reservation = self.memory.reserve(call).await?;
+        let refused = reservation == Reservation::Leased;
+        self.refused.fetch_add(usize::from(refused), Ordering::SeqCst);
+        Ok(reservation)
     }
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.memory.settle(call).await
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        self.memory.finish(call, outcome).await
     }
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        self.memory.give_back(call).await
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
+        self.memory.cancel(call).await
     }
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        self.memory.close(account, wait, probe).await
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
+        self.memory.pause(account, wait, probe).await
     }
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.memory.reopen(account).await
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        self.memory.spent(window).await
     }
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
@@ -87,13 +98,11 @@ impl TokenStore for Slow {
     async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
         self.memory.save(identity, token).await
     }
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
-        self.memory.drop_if(identity, token).await
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.memory.remove_if(identity, token).await
     }
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
-        let leased = self.memory.lease(what, owner, life).await?;
-        self.refused.fetch_add(usize::from(!leased), Ordering::SeqCst);
-        Ok(leased)
+        self.memory.lease(what, owner, life).await
     }
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.memory.release(what, owner).await
@@ -132,17 +141,16 @@ impl providers::Provider for Vendor {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let pass = means.gate.enter().await?;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let pass = resources.gate.enter().await?;
         let observe_time = Some(self.clock.now().into());
         if self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.unsent {
             self.clock.advance(self.rules().longest_call);
-            means.gate.leave(pass, Left::Unsent).await;
-            let trouble = Some(Trouble::Passing);
-            return Err(Error { unsent: true, trouble, ..Error::unavailable("refused") });
+            resources.gate.leave(pass, Delivery::NotSent).await;
+            return Err(Error::failed("refused"));
         }
         let _may_answer = self.answers.acquire().await;
-        means.gate.leave(pass, Left::Answered).await;
+        resources.gate.leave(pass, Delivery::Answered).await;
         Ok(Order { id: query.id.clone(), observe_time, ..Order::default() })
     }
 }

@@ -23,6 +23,7 @@ mod health;
 mod house;
 mod joining;
 mod live;
+mod live_calls;
 mod logging;
 mod mappings;
 mod memory;

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use order_query::accounts::{Account, Accounts, Caller};
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Caller, Orders};
+use order_query::orders::Orders;
+use order_query::outbound::Delivery;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Left, Means, Proof, Query, Rules, TokenStore};
+use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::time::Instant;
 
@@ -61,12 +63,12 @@ impl providers::Provider for Late {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let pass = means.gate.enter().await?;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let pass = resources.gate.enter().await?;
         let sent = self.clock.now();
         self.clock.sleep_until(sent + self.delay()).await;
         self.counted.lock().unwrap().push(self.clock.now());
-        means.gate.leave(pass, Left::Answered).await;
+        resources.gate.leave(pass, Delivery::Answered).await;
         Ok(Order { id: query.id.clone(), observe_time: Some(sent.into()), ..Order::default() })
     }
 }

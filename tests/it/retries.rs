@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
 use futures_util::future::join_all;
+use order_query::accounts::{Account, Accounts, Caller};
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
-use order_query::error::{Error, Trouble};
-use order_query::orders::{Account, Accounts, Caller, Orders};
+use order_query::error::Error;
+use order_query::orders::Orders;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
+use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -211,9 +212,9 @@ impl providers::Provider for Shaky {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
+    async fn get_order(&self, query: &Query, _: Resources<'_>) -> Result<Order, Error> {
         if self.0.fetch_add(1, Ordering::SeqCst).is_multiple_of(3) {
-            return Err(Error { trouble: Some(Trouble::Passing), ..Error::unavailable("busy") });
+            return Err(Error::failed("busy"));
         }
         Ok(Order { id: query.id.clone(), ..Order::default() })
     }

@@ -10,7 +10,7 @@ use order_query::clock::{Clock as _, ManualClock};
 use order_query::config::Secret;
 use order_query::pb::{Order, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Call, Redis, Store as _, Take, Window};
+use order_query::store::{Call, Limit, Outcome, Redis, Reservation, Store as _, Window};
 use prost_types::Timestamp;
 
 use crate::redis_server::RedisServer;
@@ -20,12 +20,14 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A call in a window of a minute, which may take 20 seconds to arrive.
-pub fn call(id: &str, window: &str, limit: u32) -> Call {
+pub fn call(id: &str, window: &str, max_calls: u32) -> Call {
+    let (limit, period) = (Limit::PerMinute, 60 * SECOND);
     Call {
         id: id.to_owned(),
-        account: "the-account".to_owned(),
-        windows: vec![Window { key: window.to_owned(), limit, period: 60 * SECOND }],
+        account: "the-account".into(),
+        windows: vec![Window { key: window.into(), limit, max_calls, period }],
         in_flight: 20 * SECOND,
+        lease: None,
     }
 }
 
@@ -65,13 +67,15 @@ async fn replicas_share_a_window_whatever_their_own_clocks_say() {
         server.store_at(Arc::new(clock))
     });
     let calls: Vec<_> = (0..200).map(|n| call(&format!("call-{n}"), "minute", 50)).collect();
-    let asked = calls.iter().enumerate().map(|(n, call)| stores[n % 3].take(call));
+    let asked = calls.iter().enumerate().map(|(n, call)| stores[n % 3].reserve(call));
     let mut taken = 0;
     for take in join_all(asked).await {
         match take.unwrap() {
-            Take::Taken => taken += 1,
+            Reservation::Reserved => taken += 1,
             // Both ends of a wait are rounded against the caller.
-            Take::Full(0, wait) => assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}"),
+            Reservation::Full(Limit::PerMinute, wait) => {
+                assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -82,21 +86,21 @@ async fn replicas_share_a_window_whatever_their_own_clocks_say() {
 async fn a_slot_is_free_to_the_millisecond_for_every_replica() {
     let Replicas { clock, stores: [a, b, c], .. } = &Replicas::start();
     let (first, second) = (call("1", "minute", 1), call("2", "minute", 1));
-    assert_eq!(a.take(&first).await, Ok(Take::Taken));
-    assert_eq!(b.take(&second).await, Ok(Take::Full(0, 80 * SECOND)));
+    assert_eq!(a.reserve(&first).await, Ok(Reservation::Reserved));
+    assert_eq!(b.reserve(&second).await, Ok(Reservation::Full(Limit::PerMinute, 80 * SECOND)));
     clock.advance(5 * SECOND);
     // Any replica may note it, and only shorten it.
-    a.settle(&first).await.unwrap();
+    a.finish(&first, Outcome::Counted).await.unwrap();
     clock.advance(SECOND);
-    c.settle(&first).await.unwrap();
-    assert_eq!(c.take(&second).await, Ok(Take::Full(0, 59 * SECOND)));
+    c.finish(&first, Outcome::Counted).await.unwrap();
+    assert_eq!(c.reserve(&second).await, Ok(Reservation::Full(Limit::PerMinute, 59 * SECOND)));
     clock.advance(Duration::from_millis(58_999));
-    assert_eq!(b.take(&second).await, Ok(Take::Full(0, MILLISECOND)));
+    assert_eq!(b.reserve(&second).await, Ok(Reservation::Full(Limit::PerMinute, MILLISECOND)));
     clock.advance(MILLISECOND);
-    assert_eq!(b.take(&second).await, Ok(Take::Taken));
-    assert!(matches!(a.take(&first).await, Ok(Take::Full(0, _))));
-    b.give_back(&second).await.unwrap();
-    assert_eq!(a.take(&first).await, Ok(Take::Taken));
+    assert_eq!(b.reserve(&second).await, Ok(Reservation::Reserved));
+    assert!(matches!(a.reserve(&first).await, Ok(Reservation::Full(Limit::PerMinute, _))));
+    b.cancel(&second).await.unwrap();
+    assert_eq!(a.reserve(&first).await, Ok(Reservation::Reserved));
 }
 
 #[tokio::test]
@@ -104,32 +108,33 @@ async fn all_windows_or_none() {
     let Replicas { stores: [a, b, _], .. } = &Replicas::start();
     let both = |id: &str| {
         let mut call = call(id, "minute", 3);
-        call.windows.push(Window { key: "day".into(), limit: 1, period: 86_400 * SECOND });
+        let (limit, period) = (Limit::PerOrderPerDay, 86_400 * SECOND);
+        call.windows.push(Window { key: "day".into(), limit, max_calls: 1, period });
         call
     };
-    assert_eq!(a.take(&both("1")).await, Ok(Take::Taken));
+    assert_eq!(a.reserve(&both("1")).await, Ok(Reservation::Reserved));
     for id in ["2", "3", "4"] {
-        let full = Take::Full(1, 86_420 * SECOND);
-        assert_eq!(b.take(&both(id)).await, Ok(full.clone()));
-        assert_eq!(a.take(&both(id)).await, Ok(full));
+        let full = Reservation::Full(Limit::PerOrderPerDay, 86_420 * SECOND);
+        assert_eq!(b.reserve(&both(id)).await, Ok(full.clone()));
+        assert_eq!(a.reserve(&both(id)).await, Ok(full));
     }
-    let spent = b.recall("-", Some("minute")).await.unwrap().unwrap().spent;
+    let spent = b.get(&"-".into(), Some(&"minute".into())).await.unwrap().unwrap().spent;
     assert_eq!(spent.len(), 1);
     // The same call again is the same call.
-    assert_eq!(b.take(&both("1")).await, Ok(Take::Taken));
-    assert_eq!(b.recall("-", Some("day")).await.unwrap().unwrap().spent.len(), 1);
+    assert_eq!(b.reserve(&both("1")).await, Ok(Reservation::Reserved));
+    assert_eq!(b.get(&"-".into(), Some(&"day".into())).await.unwrap().unwrap().spent.len(), 1);
 }
 
 #[tokio::test]
 async fn keys_go_away_by_themselves_and_never_early() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, _], .. } = replicas;
-    a.take(&call("1", "minute", 9)).await.unwrap();
+    a.reserve(&call("1", "minute", 9)).await.unwrap();
     // A later call that is free earlier does not shorten it.
     let quick = Call { in_flight: Duration::ZERO, ..call("2", "minute", 9) };
-    b.take(&quick).await.unwrap();
+    b.reserve(&quick).await.unwrap();
     a.lease("renewal", "a", 5 * SECOND).await.unwrap();
-    a.close("the-account", 7 * SECOND, false).await.unwrap();
+    a.pause(&"the-account".into(), 7 * SECOND, false).await.unwrap();
     let keys = [("slots:minute", 80), ("lease:renewal", 5), ("closed:the-account", 7)];
     for (key, seconds) in keys {
         let left = replicas.time_to_live(key);
@@ -137,28 +142,28 @@ async fn keys_go_away_by_themselves_and_never_early() {
         assert!(never_early.contains(&left), "{key}: {left}");
     }
     // With a probe it lasts until it is opened.
-    a.close("the-account", 7 * SECOND, true).await.unwrap();
+    a.pause(&"the-account".into(), 7 * SECOND, true).await.unwrap();
     assert_eq!(replicas.time_to_live("closed:the-account"), -1);
 }
 
 #[tokio::test]
 async fn a_closed_account_is_closed_for_all_and_one_of_them_probes() {
     let Replicas { clock, stores: [a, b, c], .. } = &Replicas::start();
-    a.close("the-account", 60 * SECOND, true).await.unwrap();
+    a.pause(&"the-account".into(), 60 * SECOND, true).await.unwrap();
     let calls = ["1", "2", "3"].map(|id| call(id, "minute", 9));
-    assert_eq!(b.take(&calls[0]).await, Ok(Take::Closed(60 * SECOND)));
+    assert_eq!(b.reserve(&calls[0]).await, Ok(Reservation::Paused(60 * SECOND)));
     clock.advance(60 * SECOND);
     // Without windows too the probe is known by its id.
     let probe = Call { windows: Vec::new(), ..calls[0].clone() };
-    assert_eq!(b.take(&probe).await, Ok(Take::Taken));
-    assert_eq!(c.take(&calls[1]).await, Ok(Take::Closed(60 * SECOND)));
-    assert_eq!(b.take(&probe).await, Ok(Take::Taken), "the same probe again");
+    assert_eq!(b.reserve(&probe).await, Ok(Reservation::Reserved));
+    assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Paused(60 * SECOND)));
+    assert_eq!(b.reserve(&probe).await, Ok(Reservation::Reserved), "the same probe again");
     clock.advance(60 * SECOND);
-    assert_eq!(c.take(&calls[1]).await, Ok(Take::Taken));
-    assert_eq!(c.take(&calls[1]).await, Ok(Take::Taken), "the same probe again");
-    assert_eq!(a.take(&calls[2]).await, Ok(Take::Closed(60 * SECOND)));
-    a.reopen("the-account").await.unwrap();
-    assert_eq!(b.take(&calls[2]).await, Ok(Take::Taken));
+    assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Reserved));
+    assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Reserved), "the same probe again");
+    assert_eq!(a.reserve(&calls[2]).await, Ok(Reservation::Paused(60 * SECOND)));
+    a.finish(&call("answer", "another window", 1), Outcome::Answered).await.unwrap();
+    assert_eq!(b.reserve(&calls[2]).await, Ok(Reservation::Reserved));
 }
 
 #[tokio::test]
@@ -169,10 +174,10 @@ async fn spent_calls_are_told_by_the_replicas_own_clock() {
     let ahead_now = ahead.now();
     let store = |clock| server.store_at(Arc::new(clock)).timed_by(Arc::new(time.clone()));
     let (a, b) = (store(time.clone()), store(ahead));
-    a.take(&call("1", "minute", 9)).await.unwrap();
-    let known = b.recall("an order", Some("minute")).await.unwrap().unwrap();
+    a.reserve(&call("1", "minute", 9)).await.unwrap();
+    let known = b.get(&"an order".into(), Some(&"minute".into())).await.unwrap().unwrap();
     assert_eq!(known.spent, [ahead_now + 80 * SECOND]);
-    assert_eq!(b.recall("an order", None).await, Ok(None));
+    assert_eq!(b.get(&"an order".into(), None).await, Ok(None));
 }
 
 #[tokio::test]
@@ -183,24 +188,24 @@ async fn the_latest_state_wins_for_all_replicas_and_a_final_one_stays() {
     let late = 1_790_000_000;
     let paid = order(late, 999_999_999, OrderStatus::Paid, false);
     let before = order(late, 999_999_998, OrderStatus::AwaitingPayment, false);
-    a.keep("1", &paid).await.unwrap();
-    b.keep("1", &before).await.unwrap();
+    a.put(&"1".into(), &paid).await.unwrap();
+    b.put(&"1".into(), &before).await.unwrap();
     for store in [a, b, c] {
-        let known = store.recall("1", None).await.unwrap().unwrap();
+        let known = store.get(&"1".into(), None).await.unwrap().unwrap();
         assert_eq!(known.state.as_ref(), Some(&paid));
-        assert_eq!(store.glance("1", None), Some(known));
+        assert_eq!(store.peek(&"1".into(), None), Some(known));
     }
     let life = replicas.time_to_live("order:1");
     assert!((1..=30 * 86_400_000).contains(&life), "{life}");
 
     let last = order(late, 999_999_999, OrderStatus::Refunded, true);
-    b.keep("1", &last).await.unwrap();
+    b.put(&"1".into(), &last).await.unwrap();
     assert_eq!(replicas.time_to_live("order:1"), -1, "for ever");
     let later = order(late + 1, 0, OrderStatus::Paid, false);
-    c.keep("1", &later).await.unwrap();
-    assert_eq!(c.glance("1", None).unwrap().state.as_ref(), Some(&last), "it was told so");
+    c.put(&"1".into(), &later).await.unwrap();
+    assert_eq!(c.peek(&"1".into(), None).unwrap().state.as_ref(), Some(&last), "it was told so");
     for store in [a, b, c] {
-        let known = store.recall("1", None).await.unwrap().unwrap();
+        let known = store.get(&"1".into(), None).await.unwrap().unwrap();
         assert_eq!(known.state.as_ref(), Some(&last));
     }
 }
@@ -219,15 +224,15 @@ async fn times_before_1970_and_missing_ones_have_their_place() {
         order(10, 0, OrderStatus::Closed, false),
     ];
     for state in &ascending {
-        a.keep("1", state).await.unwrap();
+        a.put(&"1".into(), state).await.unwrap();
         for earlier in &ascending {
-            b.keep("1", earlier).await.unwrap();
+            b.put(&"1".into(), earlier).await.unwrap();
             if earlier == state {
                 break;
             }
         }
         // This one has kept nothing itself.
-        assert_eq!(c.recall("1", None).await.unwrap().unwrap().state.as_ref(), Some(state));
+        assert_eq!(c.get(&"1".into(), None).await.unwrap().unwrap().state.as_ref(), Some(state));
     }
 }
 
@@ -244,7 +249,7 @@ async fn a_token_is_shared_until_it_should_be_renewed() {
     let second = token("second", clock.now() + 200 * SECOND);
     b.save("wx", &second).await.unwrap();
     // The first one's refusal comes late.
-    c.drop_if("wx", &first).await.unwrap();
+    c.remove_if("wx", &first).await.unwrap();
     assert_eq!(a.load("wx").await, Ok(Some(second.clone())));
     assert_eq!(a.load("another").await, Ok(None));
     clock.advance(Duration::from_millis(199_999));
@@ -253,7 +258,7 @@ async fn a_token_is_shared_until_it_should_be_renewed() {
     assert_eq!(a.load("wx").await, Ok(None));
     let third = token("third", clock.now() + SECOND);
     a.save("wx", &third).await.unwrap();
-    c.drop_if("wx", &third).await.unwrap();
+    c.remove_if("wx", &third).await.unwrap();
     assert_eq!(a.load("wx").await, Ok(None));
 }
 

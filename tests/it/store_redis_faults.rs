@@ -10,7 +10,7 @@ use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::pb::{ErrorReason, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Redis, Store as _, Take};
+use order_query::store::{Limit, Outcome, Redis, Reservation, Store as _};
 
 use crate::redis_proxy::Line;
 use crate::redis_server::RedisServer;
@@ -27,16 +27,16 @@ async fn everything(store: &Redis, of: &str) -> Vec<(&'static str, Result<(), Er
     let state = order(1, 0, OrderStatus::Paid, false);
     let all = async {
         vec![
-            ("take", store.take(&call).await.map(drop)),
-            ("settle", store.settle(&call).await),
-            ("give_back", store.give_back(&call).await),
-            ("close", store.close(of, SECOND, true).await),
-            ("reopen", store.reopen(of).await),
-            ("keep", store.keep(of, &state).await),
-            ("recall", store.recall(of, Some(of)).await.map(drop)),
+            ("reserve", store.reserve(&call).await.map(drop)),
+            ("finish", store.finish(&call, Outcome::Found(&of.into(), &state)).await.map(drop)),
+            ("cancel", store.cancel(&call).await),
+            ("pause", store.pause(&of.into(), SECOND, true).await),
+            ("spent", store.spent(&of.into()).await.map(drop)),
+            ("put", store.put(&of.into(), &state).await),
+            ("get", store.get(&of.into(), Some(&of.into())).await.map(drop)),
             ("save", store.save(of, &token).await),
             ("load", store.load(of).await.map(drop)),
-            ("drop_if", store.drop_if(of, &token).await),
+            ("remove_if", store.remove_if(of, &token).await),
             ("lease", store.lease(of, "owner", SECOND).await.map(drop)),
             ("release", store.release(of, "owner").await),
         ]
@@ -65,7 +65,7 @@ pub fn assert_unavailable(error: &Error) {
 /// Asks until the store works again, by itself.
 pub async fn until_it_works(store: &Redis) {
     let works = async {
-        while store.recall("-", None).await.is_err() {
+        while store.get(&"-".into(), None).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -73,7 +73,7 @@ pub async fn until_it_works(store: &Redis) {
 }
 
 fn spent(store: &Redis, window: &str) -> usize {
-    store.glance("", Some(window)).unwrap_or_default().spent.len()
+    store.peek(&"".into(), Some(&window.into())).unwrap_or_default().spent.len()
 }
 
 #[tokio::test]
@@ -82,9 +82,12 @@ async fn a_server_that_forgets_the_scripts_is_sent_them_again() {
     let store = server.store();
     assert_all_work(&store, "1").await;
     let () = server.say(&["SCRIPT", "FLUSH"]);
-    assert_eq!(store.take(&call("2", "minute", 1)).await, Ok(Take::Taken));
+    assert_eq!(store.reserve(&call("2", "minute", 1)).await, Ok(Reservation::Reserved));
     let () = server.say(&["SCRIPT", "FLUSH"]);
-    assert!(matches!(server.store().take(&call("3", "minute", 1)).await, Ok(Take::Full(0, _))));
+    assert!(matches!(
+        server.store().reserve(&call("3", "minute", 1)).await,
+        Ok(Reservation::Full(Limit::PerMinute, _))
+    ));
     let () = server.say(&["SCRIPT", "FLUSH"]);
     assert_all_work(&store, "4").await;
 }
@@ -94,18 +97,24 @@ async fn after_the_server_was_emptied_a_replica_still_counts_its_own_calls() {
     let server = RedisServer::start();
     let (a, b) = (server.store(), server.store());
     let last = order(5, 0, OrderStatus::Refunded, true);
-    a.keep("1", &last).await.unwrap();
-    assert_eq!(a.take(&call("1", "minute", 2)).await, Ok(Take::Taken));
-    assert_eq!(a.take(&call("2", "minute", 2)).await, Ok(Take::Taken));
+    a.put(&"1".into(), &last).await.unwrap();
+    assert_eq!(a.reserve(&call("1", "minute", 2)).await, Ok(Reservation::Reserved));
+    assert_eq!(a.reserve(&call("2", "minute", 2)).await, Ok(Reservation::Reserved));
     let () = server.say(&["FLUSHALL"]);
-    assert!(matches!(a.take(&call("3", "minute", 2)).await, Ok(Take::Full(0, _))));
-    let known = a.recall("1", Some("minute")).await.unwrap().unwrap();
+    assert!(matches!(
+        a.reserve(&call("3", "minute", 2)).await,
+        Ok(Reservation::Full(Limit::PerMinute, _))
+    ));
+    let known = a.get(&"1".into(), Some(&"minute".into())).await.unwrap().unwrap();
     assert_eq!((known.state, known.spent.len()), (Some(last), 2));
-    assert_eq!(b.take(&call("4", "minute", 2)).await, Ok(Take::Taken));
+    assert_eq!(b.reserve(&call("4", "minute", 2)).await, Ok(Reservation::Reserved));
     // What the server refuses does not count here.
-    assert_eq!(b.take(&call("5", "minute", 2)).await, Ok(Take::Taken));
+    assert_eq!(b.reserve(&call("5", "minute", 2)).await, Ok(Reservation::Reserved));
     let b = server.store();
-    assert!(matches!(b.take(&call("6", "minute", 2)).await, Ok(Take::Full(0, _))));
+    assert!(matches!(
+        b.reserve(&call("6", "minute", 2)).await,
+        Ok(Reservation::Full(Limit::PerMinute, _))
+    ));
     assert_eq!(spent(&b, "minute"), 0);
 }
 
@@ -115,23 +124,26 @@ async fn without_a_server_everything_fails_but_a_glance_until_it_is_back() {
     let store = server.store();
     assert_all_work(&store, "1").await;
     let last = order(5, 0, OrderStatus::Refunded, true);
-    store.keep("final", &last).await.unwrap();
-    store.take(&call("1", "minute", 1)).await.unwrap();
+    store.put(&"final".into(), &last).await.unwrap();
+    store.reserve(&call("1", "minute", 1)).await.unwrap();
 
     server.kill();
     assert_all_fail(&store, "2").await;
     assert_all_fail(&store, "2").await;
     // Nobody can have counted it.
     assert_eq!(spent(&store, "2"), 0);
-    assert_eq!(store.glance("final", None).unwrap().state, Some(last));
+    assert_eq!(store.peek(&"final".into(), None).unwrap().state, Some(last));
     // What the vendor has said meanwhile is known here.
-    assert_eq!(store.glance("2", None).unwrap().state.unwrap().status(), OrderStatus::Paid);
+    assert_eq!(store.peek(&"2".into(), None).unwrap().state.unwrap().status(), OrderStatus::Paid);
 
     server.restart();
     until_it_works(&store).await;
     assert_all_work(&store, "3").await;
-    let own = store.take(&call("2", "minute", 1)).await;
-    assert!(matches!(own, Ok(Take::Full(0, _))), "the server came back without its data");
+    let own = store.reserve(&call("2", "minute", 1)).await;
+    assert!(
+        matches!(own, Ok(Reservation::Full(Limit::PerMinute, _))),
+        "the server came back without its data"
+    );
 }
 
 #[tokio::test]
@@ -179,14 +191,14 @@ async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
     let line = Line::to(first.port).await;
     let url = RedisServer::url_at(line.port);
     let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
-    assert_eq!(store.take(&call("1", "minute", 9)).await, Ok(Take::Taken));
+    assert_eq!(store.reserve(&call("1", "minute", 9)).await, Ok(Reservation::Reserved));
     let () = first.say(&["REPLICAOF", "127.0.0.1", "1"]);
     line.lead_to(second.port);
-    let error = store.take(&call("2", "minute", 9)).await.unwrap_err();
+    let error = store.reserve(&call("2", "minute", 9)).await.unwrap_err();
     assert_unavailable(&error);
     assert_eq!(spent(&store, "minute"), 1, "refused is not sent");
     until_it_works(&store).await;
-    assert_eq!(store.take(&call("2", "minute", 9)).await, Ok(Take::Taken));
+    assert_eq!(store.reserve(&call("2", "minute", 9)).await, Ok(Reservation::Reserved));
 }
 
 #[tokio::test]
@@ -199,23 +211,29 @@ async fn a_slot_whose_answer_was_lost_counts_as_taken() {
     assert_all_work(&store, "another").await;
     let (lost, next) = (call("1", "minute", 2), call("2", "minute", 1));
     line.lose_answers(true);
-    assert_unavailable(&store.take(&lost).await.unwrap_err());
+    assert_unavailable(&store.reserve(&lost).await.unwrap_err());
     // It ran in the server.
     let another = server.store();
-    assert_eq!(another.recall("-", Some("minute")).await.unwrap().unwrap().spent.len(), 1);
-    assert!(matches!(another.take(&next).await, Ok(Take::Full(0, _))));
+    assert_eq!(
+        another.get(&"-".into(), Some(&"minute".into())).await.unwrap().unwrap().spent.len(),
+        1
+    );
+    assert!(matches!(another.reserve(&next).await, Ok(Reservation::Full(Limit::PerMinute, _))));
     // And it counts here, wherever else it may not.
     assert_eq!(spent(&store, "minute"), 1);
     let () = server.say(&["FLUSHALL"]);
-    assert!(matches!(store.take(&next).await, Ok(Take::Full(0, _))));
+    assert!(matches!(store.reserve(&next).await, Ok(Reservation::Full(Limit::PerMinute, _))));
 
     line.lose_answers(false);
     until_it_works(&store).await;
-    assert_eq!(store.take(&lost).await, Ok(Take::Taken), "the same call again");
-    assert_eq!(another.recall("-", Some("minute")).await.unwrap().unwrap().spent.len(), 1);
+    assert_eq!(store.reserve(&lost).await, Ok(Reservation::Reserved), "the same call again");
+    assert_eq!(
+        another.get(&"-".into(), Some(&"minute".into())).await.unwrap().unwrap().spent.len(),
+        1
+    );
     assert_eq!(spent(&store, "minute"), 1);
-    store.give_back(&lost).await.unwrap();
-    assert_eq!(store.take(&next).await, Ok(Take::Taken), "nothing was sent");
+    store.cancel(&lost).await.unwrap();
+    assert_eq!(store.reserve(&next).await, Ok(Reservation::Reserved), "nothing was sent");
 }
 
 #[tokio::test]
@@ -235,17 +253,17 @@ async fn spent_calls_that_cannot_be_read_let_nothing_through() {
         let _: redis::Value = server.say(words);
         let mut call = call("1", "first", 9);
         call.windows.extend(self::call("1", "w", 9).windows);
-        let error = store.take(&call).await.expect_err(&words.join(" "));
+        let error = store.reserve(&call).await.expect_err(&words.join(" "));
         assert_unavailable(&error);
         assert_eq!(spent(&store, "first") + spent(&store, "w"), 0, "{words:?}");
-        let there = store.recall("-", Some("first")).await;
+        let there = store.get(&"-".into(), Some(&"first".into())).await;
         assert_eq!(there, Ok(None), "none of the call's windows is taken: {words:?}");
         if words[1].contains("slots") {
-            assert_unavailable(&store.recall("-", Some("w")).await.unwrap_err());
+            assert_unavailable(&store.get(&"-".into(), Some(&"w".into())).await.unwrap_err());
         }
         let _: u8 = server.say(&["DEL", words[1]]);
-        assert_eq!(store.take(&call).await, Ok(Take::Taken), "{words:?}");
-        store.give_back(&call).await.unwrap();
+        assert_eq!(store.reserve(&call).await, Ok(Reservation::Reserved), "{words:?}");
+        store.cancel(&call).await.unwrap();
     }
 }
 
@@ -269,7 +287,7 @@ async fn other_garbage_is_nothing_and_is_written_over() {
         words.extend(&garbage[1..]);
         let _: redis::Value = server.say(&words);
         let store = server.store();
-        assert_eq!(store.recall("1", None).await, Ok(None), "{words:?}");
+        assert_eq!(store.get(&"1".into(), None).await, Ok(None), "{words:?}");
         assert_eq!(store.load("1").await, Ok(None), "{words:?}");
         assert_all_work(&store, "1").await;
         let _: redis::Value = server.say(&["FLUSHALL"]);
@@ -296,15 +314,12 @@ async fn what_is_too_long_is_never_read() {
         if key.contains("closed") {
             assert_unavailable(
                 &store
-                    .take(&order_query::store::Call {
-                        account: "1".to_owned(),
-                        ..call("1", "w", 9)
-                    })
+                    .reserve(&order_query::store::Call { account: "1".into(), ..call("1", "w", 9) })
                     .await
                     .unwrap_err(),
             );
         } else {
-            assert_eq!(store.recall("1", None).await, Ok(None), "{key}");
+            assert_eq!(store.get(&"1".into(), None).await, Ok(None), "{key}");
             assert_eq!(store.load("1").await, Ok(None), "{key}");
             assert_eq!(store.lease("1", "me", Duration::from_secs(1)).await, Ok(true), "{key}");
             store.release("1", "another").await.unwrap();
@@ -322,11 +337,11 @@ async fn what_is_too_long_is_never_read() {
 async fn garbage_that_looks_final_is_written_over_too() {
     let server = RedisServer::start();
     let state = order(7, 0, OrderStatus::Paid, true);
-    server.store().keep("1", &state).await.unwrap();
+    server.store().put(&"1".into(), &state).await.unwrap();
     let _: u8 = server.say(&["HSET", "order-query:order:1", "state", "x"]);
     let store = server.store();
-    assert_eq!(store.recall("1", None).await, Ok(None));
+    assert_eq!(store.get(&"1".into(), None).await, Ok(None));
     let earlier = order(6, 0, OrderStatus::Closed, false);
-    store.keep("1", &earlier).await.unwrap();
-    assert_eq!(server.store().recall("1", None).await.unwrap().unwrap().state, Some(earlier));
+    store.put(&"1".into(), &earlier).await.unwrap();
+    assert_eq!(server.store().get(&"1".into(), None).await.unwrap().unwrap().state, Some(earlier));
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use order_query::accounts::{Account, Accounts, Caller};
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::Secret;
 use order_query::error::Error;
-use order_query::orders::{Account, Accounts, Answer, Caller, Orders};
+use order_query::orders::{Answer, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
-use order_query::providers::{self, Means, Proof, Query, Rules, TokenStore};
+use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
 use order_query::store::Memory;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -56,7 +57,7 @@ impl providers::Provider for Held {
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         unreachable!("nobody asks for proof")
     }
-    async fn get_order(&self, query: &Query, _: Means<'_>) -> Result<Order, Error> {
+    async fn get_order(&self, query: &Query, _: Resources<'_>) -> Result<Order, Error> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.may_end.acquire().await.unwrap().forget();
         Ok(Order { id: query.id.clone(), ..Order::default() })
@@ -122,7 +123,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
     assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
     assert_eq!(
         error.message,
-        "64 calls are under way at the vendor, and 1000 more wait for their turn; ask again later"
+        "64 calls are under way at the vendor, and 1000 more wait for a permit; ask again later"
     );
     assert!(begin.elapsed() < LONGEST_CALL);
     // A call that ends gives its turn to the one that has waited longest.
@@ -136,7 +137,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
         assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
         assert_eq!(
             error.message,
-            "64 calls are under way at the vendor, and this one's turn did not come within 10s; \
+            "64 calls are under way at the vendor, and none of them ended within 10s; \
              ask again later"
         );
         assert_eq!(error.retry_after, Some(Duration::from_secs(1)));

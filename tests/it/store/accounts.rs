@@ -5,29 +5,29 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use order_query::providers::Token;
-use order_query::store::{Call, Store, Take};
+use order_query::store::{Call, Limit, Outcome, Reservation, Store};
 
-use super::{Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, minute};
+use super::{Fixture, IN_FLIGHT, MINUTE, answer, assert_full, assert_paused, call, minute};
 
 const WAIT: Duration = Duration::from_secs(30);
 
 /// Whether a call without limits may be made now.
-async fn knock(store: &Arc<dyn Store>, id: &str) -> Take {
-    store.take(&call(id, &[])).await.unwrap()
+async fn knock(store: &Arc<dyn Store>, id: &str) -> Reservation {
+    store.reserve(&call(id, &[])).await.unwrap()
 }
 
 pub async fn a_closed_account_opens_by_itself<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.close("account", WAIT, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT);
-    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
-    assert_eq!(store.take(&other).await.unwrap(), Take::Taken);
+    store.pause(&"account".into(), WAIT, false).await.unwrap();
+    assert_paused::<F>(&knock(&store, "a").await, WAIT);
+    let other = Call { account: "another".into(), ..call("a", &[]) };
+    assert_eq!(store.reserve(&other).await.unwrap(), Reservation::Reserved);
     field.advance_almost(WAIT).await;
-    assert_closed::<F>(&knock(&store, "a").await, F::rest());
+    assert_paused::<F>(&knock(&store, "a").await, F::rest());
     field.advance_the_rest().await;
     for id in ["a", "b", "c"] {
-        assert_eq!(knock(&store, id).await, Take::Taken);
+        assert_eq!(knock(&store, id).await, Reservation::Reserved);
     }
 }
 
@@ -35,83 +35,86 @@ pub async fn a_closed_account_lets_one_probe_through_each_time<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let probe = |id: &str| call(id, &[minute("w", 10)]);
-    store.close("account", WAIT, true).await.unwrap();
+    store.pause(&"account".into(), WAIT, true).await.unwrap();
     for n in 0..3 {
         field.advance_almost(WAIT).await;
-        assert_closed::<F>(&knock(&store, "early").await, F::rest());
+        assert_paused::<F>(&knock(&store, "early").await, F::rest());
         field.advance_the_rest().await;
-        assert_eq!(store.take(&probe(&format!("probe {n}"))).await.unwrap(), Take::Taken);
-        assert_closed::<F>(&store.take(&probe("late")).await.unwrap(), WAIT);
+        assert_eq!(
+            store.reserve(&probe(&format!("probe {n}"))).await.unwrap(),
+            Reservation::Reserved
+        );
+        assert_paused::<F>(&store.reserve(&probe("late")).await.unwrap(), WAIT);
     }
     // A call that is kept out takes no slot.
-    let spent = store.recall("", Some("w")).await.unwrap().unwrap().spent;
+    let spent = store.get(&"".into(), Some(&"w".into())).await.unwrap().unwrap().spent;
     assert_eq!(spent.len(), usize::from(WAIT < IN_FLIGHT + MINUTE) * 3);
-    store.reopen("account").await.unwrap();
+    store.finish(&answer("account"), Outcome::Answered).await.unwrap();
     for id in ["a", "b"] {
-        assert_eq!(knock(&store, id).await, Take::Taken);
+        assert_eq!(knock(&store, id).await, Reservation::Reserved);
     }
 }
 
 pub async fn of_many_probes_at_one_time_one_passes<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.close("account", WAIT, true).await.unwrap();
+    store.pause(&"account".into(), WAIT, true).await.unwrap();
     field.advance(WAIT).await;
     let takes = (0..50).map(|n| {
         let store = Arc::clone(&store);
         tokio::spawn(async move { knock(&store, &format!("call {n}")).await })
     });
     let takes = join_all(takes).await;
-    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Taken))).count(), 1);
-    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Closed(_)))).count(), 49);
+    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Reservation::Reserved))).count(), 1);
+    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Reservation::Paused(_)))).count(), 49);
 }
 
 pub async fn a_call_that_finds_no_room_is_no_probe<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let window = [minute("w", 1)];
-    assert_eq!(store.take(&call("a", &window)).await.unwrap(), Take::Taken);
-    store.close("account", WAIT, true).await.unwrap();
+    assert_eq!(store.reserve(&call("a", &window)).await.unwrap(), Reservation::Reserved);
+    store.pause(&"account".into(), WAIT, true).await.unwrap();
     field.advance(WAIT).await;
-    let refused = store.take(&call("b", &window)).await.unwrap();
-    assert_full::<F>(&refused, 0, IN_FLIGHT + MINUTE - WAIT);
-    assert_eq!(knock(&store, "c").await, Take::Taken);
+    let refused = store.reserve(&call("b", &window)).await.unwrap();
+    assert_full::<F>(&refused, Limit::PerMinute, IN_FLIGHT + MINUTE - WAIT);
+    assert_eq!(knock(&store, "c").await, Reservation::Reserved);
 }
 
 pub async fn closing_again_counts_from_then<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.close("account", WAIT, true).await.unwrap();
+    store.pause(&"account".into(), WAIT, true).await.unwrap();
     field.advance(WAIT / 2).await;
-    store.close("account", WAIT, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT);
-    store.close("account", WAIT / 2, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT / 2);
+    store.pause(&"account".into(), WAIT, false).await.unwrap();
+    assert_paused::<F>(&knock(&store, "a").await, WAIT);
+    store.pause(&"account".into(), WAIT / 2, false).await.unwrap();
+    assert_paused::<F>(&knock(&store, "a").await, WAIT / 2);
     field.advance(WAIT / 2).await;
     for id in ["a", "b"] {
-        assert_eq!(knock(&store, id).await, Take::Taken);
+        assert_eq!(knock(&store, id).await, Reservation::Reserved);
     }
 }
 
 pub async fn only_a_probe_reopens_an_account<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.reopen("account").await.unwrap();
-    assert_eq!(knock(&store, "a").await, Take::Taken);
-    store.close("another", WAIT * 3, true).await.unwrap();
+    store.finish(&answer("account"), Outcome::Answered).await.unwrap();
+    assert_eq!(knock(&store, "a").await, Reservation::Reserved);
+    store.pause(&"another".into(), WAIT * 3, true).await.unwrap();
     for probe in [false, true] {
-        store.close("account", WAIT, probe).await.unwrap();
+        store.pause(&"account".into(), WAIT, probe).await.unwrap();
         // The answer to a call of before.
-        store.reopen("account").await.unwrap();
-        assert_closed::<F>(&knock(&store, "a").await, WAIT);
+        store.finish(&answer("account"), Outcome::Answered).await.unwrap();
+        assert_paused::<F>(&knock(&store, "a").await, WAIT);
         field.advance(WAIT).await;
-        assert_eq!(knock(&store, "probe").await, Take::Taken);
-        store.reopen("account").await.unwrap();
-        assert_eq!(knock(&store, "a").await, Take::Taken);
-        assert_eq!(knock(&store, "b").await, Take::Taken);
+        assert_eq!(knock(&store, "probe").await, Reservation::Reserved);
+        store.finish(&answer("account"), Outcome::Answered).await.unwrap();
+        assert_eq!(knock(&store, "a").await, Reservation::Reserved);
+        assert_eq!(knock(&store, "b").await, Reservation::Reserved);
     }
-    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
-    assert_closed::<F>(&store.take(&other).await.unwrap(), WAIT);
+    let other = Call { account: "another".into(), ..call("a", &[]) };
+    assert_paused::<F>(&store.reserve(&other).await.unwrap(), WAIT);
 }
 
 /// A token with that value.
@@ -137,13 +140,13 @@ pub async fn a_token_is_what_was_saved_last<F: Fixture>() {
 pub async fn a_token_is_dropped_only_if_it_is_still_that_one<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.drop_if("us", &token("old")).await.unwrap();
+    store.remove_if("us", &token("old")).await.unwrap();
     store.save("us", &token("new")).await.unwrap();
     store.save("them", &token("new")).await.unwrap();
-    store.drop_if("us", &token("old")).await.unwrap();
+    store.remove_if("us", &token("old")).await.unwrap();
     assert_eq!(store.load("us").await.unwrap(), Some(token("new")));
     for _ in 0..2 {
-        store.drop_if("us", &token("new")).await.unwrap();
+        store.remove_if("us", &token("new")).await.unwrap();
         assert_eq!(store.load("us").await.unwrap(), None);
     }
     assert_eq!(store.load("them").await.unwrap(), Some(token("new")));
@@ -200,7 +203,7 @@ pub async fn no_account_is_closed_for_longer_than_an_hour_at_once<F: Fixture>() 
     let field = F::start().await;
     let store = field.store();
     for probe in [false, true] {
-        store.close("account", Duration::from_hours(5), probe).await.unwrap();
-        assert_closed::<F>(&knock(&store, "a").await, Duration::from_hours(1));
+        store.pause(&"account".into(), Duration::from_hours(5), probe).await.unwrap();
+        assert_paused::<F>(&knock(&store, "a").await, Duration::from_hours(1));
     }
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use order_query::providers::Token;
-use order_query::store::{Take, Window};
+use order_query::store::{Limit, Outcome, Reservation, Window};
 
 use super::{
-    Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, ended, minute, observed, recalled,
+    Fixture, IN_FLIGHT, MINUTE, assert_full, assert_paused, call, ended, minute, observed, recalled,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -17,7 +17,7 @@ const YEARS: Duration = Duration::from_hours(10 * 365 * 24);
 const AHEAD: [Duration; 4] = [MINUTE, HOUR, DAY, YEARS];
 
 fn day(key: &str) -> Window {
-    Window { key: key.to_owned(), limit: 1, period: DAY }
+    Window { key: key.into(), limit: Limit::PerMinute, max_calls: 1, period: DAY }
 }
 
 pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
@@ -26,36 +26,52 @@ pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: F
             let field = F::start().await;
             let windows = [window.clone()];
             let before = call("before", &windows);
-            assert_eq!(field.store().take(&before).await.unwrap(), Take::Taken);
+            assert_eq!(field.store().reserve(&before).await.unwrap(), Reservation::Reserved);
             if settled {
-                field.store().settle(&before).await.unwrap();
+                field.store().finish(&before, Outcome::Counted).await.unwrap();
             }
             let field = field.restart_earlier(*by).await;
             let store = field.store();
             // The whole rule, from now on, and not anew each time that somebody asks.
             let wait = IN_FLIGHT + window.period;
-            assert_full::<F>(&store.take(&call("a", &windows)).await.unwrap(), 0, wait);
+            assert_full::<F>(
+                &store.reserve(&call("a", &windows)).await.unwrap(),
+                Limit::PerMinute,
+                wait,
+            );
             field.advance(MINUTE / 2).await;
             let left = wait - MINUTE / 2;
-            assert_full::<F>(&store.take(&call("b", &windows)).await.unwrap(), 0, left);
+            assert_full::<F>(
+                &store.reserve(&call("b", &windows)).await.unwrap(),
+                Limit::PerMinute,
+                left,
+            );
             drop(store);
             let field = field.restart().await;
             let store = field.store();
-            assert_full::<F>(&store.take(&call("c", &windows)).await.unwrap(), 0, left);
+            assert_full::<F>(
+                &store.reserve(&call("c", &windows)).await.unwrap(),
+                Limit::PerMinute,
+                left,
+            );
             field.advance_almost(left).await;
-            assert!(matches!(store.take(&call("d", &windows)).await, Ok(Take::Full(0, _))));
+            assert!(matches!(
+                store.reserve(&call("d", &windows)).await,
+                Ok(Reservation::Full(Limit::PerMinute, _))
+            ));
             field.advance_the_rest().await;
-            assert_eq!(store.take(&call("e", &windows)).await.unwrap(), Take::Taken);
+            assert_eq!(store.reserve(&call("e", &windows)).await.unwrap(), Reservation::Reserved);
         }
     }
 }
 
 pub async fn what_is_spent_by_a_clock_that_was_ahead_is_told_so<F: Fixture>() {
     let field = F::start().await;
-    field.store().take(&call("before", &[day("w")])).await.unwrap();
+    field.store().reserve(&call("before", &[day("w")])).await.unwrap();
     let field = field.restart_earlier(YEARS).await;
     let store = field.store();
-    let spent = async || store.recall("", Some("w")).await.unwrap().unwrap_or_default().spent;
+    let spent =
+        async || store.get(&"".into(), Some(&"w".into())).await.unwrap().unwrap_or_default().spent;
     let told = spent().await;
     assert_eq!(told.len(), 1);
     field.advance(IN_FLIGHT + DAY).await;
@@ -66,15 +82,15 @@ pub async fn pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: 
     for by in [DAY, YEARS] {
         for (probe, longest) in [(false, HOUR), (true, MINUTE)] {
             let field = F::start().await;
-            field.store().close("account", MINUTE, probe).await.unwrap();
+            field.store().pause(&"account".into(), MINUTE, probe).await.unwrap();
             let field = field.restart_earlier(by).await;
             let store = field.store();
-            assert_closed::<F>(&store.take(&call("a", &[])).await.unwrap(), longest);
+            assert_paused::<F>(&store.reserve(&call("a", &[])).await.unwrap(), longest);
             field.advance(MINUTE / 2).await;
             let left = longest - MINUTE / 2;
-            assert_closed::<F>(&store.take(&call("b", &[])).await.unwrap(), left);
+            assert_paused::<F>(&store.reserve(&call("b", &[])).await.unwrap(), left);
             field.advance(left).await;
-            assert_eq!(store.take(&call("c", &[])).await.unwrap(), Take::Taken);
+            assert_eq!(store.reserve(&call("c", &[])).await.unwrap(), Reservation::Reserved);
         }
     }
 }
@@ -112,24 +128,24 @@ pub async fn an_order_of_the_future_gives_way_to_the_next_answer<F: Fixture>() {
         field.advance(by).await;
         let ahead = i64::try_from(by.as_secs()).unwrap();
         let store = field.store();
-        store.keep("open", &observed(ahead, "of the future")).await.unwrap();
-        store.keep("ended", &ended(ahead, "the end")).await.unwrap();
+        store.put(&"open".into(), &observed(ahead, "of the future")).await.unwrap();
+        store.put(&"ended".into(), &ended(ahead, "the end")).await.unwrap();
         drop(store);
         let field = field.restart_earlier(by).await;
         let store = field.store();
         assert_eq!(recalled(&store, "open").await, Some(observed(ahead, "of the future")));
         for seconds in [1, 2] {
             let state = observed(seconds, "true");
-            store.keep("open", &state).await.unwrap();
+            store.put(&"open".into(), &state).await.unwrap();
             assert_eq!(recalled(&store, "open").await, Some(state));
         }
-        store.keep("open", &observed(1, "earlier")).await.unwrap();
+        store.put(&"open".into(), &observed(1, "earlier")).await.unwrap();
         assert_eq!(recalled(&store, "open").await, Some(observed(2, "true")));
-        store.keep("ended", &observed(1, "another")).await.unwrap();
+        store.put(&"ended".into(), &observed(1, "another")).await.unwrap();
         assert_eq!(recalled(&store, "ended").await, Some(ended(ahead, "the end")));
         // Clocks may differ a little: then the later one stays.
-        store.keep("near", &observed(30, "near")).await.unwrap();
-        store.keep("near", &observed(1, "earlier")).await.unwrap();
+        store.put(&"near".into(), &observed(30, "near")).await.unwrap();
+        store.put(&"near".into(), &observed(1, "earlier")).await.unwrap();
         assert_eq!(recalled(&store, "near").await, Some(observed(30, "near")));
     }
 }

@@ -4,67 +4,71 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use order_query::store::{Call, Known, Store, Take, Window};
+use order_query::store::{Call, Known, Limit, Outcome, Reservation, Store, Window};
 
-use super::{Fixture, IN_FLIGHT, MINUTE, assert_full, call, minute, observed};
+use super::{Fixture, IN_FLIGHT, MINUTE, assert_full, call, minute, observed, own};
 
 /// Takes a slot in one window, in the name of `id`.
-async fn take(store: &Arc<dyn Store>, id: &str, window: &Window) -> Take {
-    store.take(&call(id, std::slice::from_ref(window))).await.unwrap()
+async fn take(store: &Arc<dyn Store>, id: &str, window: &Window) -> Reservation {
+    store.reserve(&call(id, std::slice::from_ref(window))).await.unwrap()
 }
 
 /// When the slots of a window are free again.
 async fn spent(store: &Arc<dyn Store>, window: &str) -> Vec<SystemTime> {
-    store.recall("no order", Some(window)).await.unwrap().unwrap_or_default().spent
+    store.get(&"no order".into(), Some(&window.into())).await.unwrap().unwrap_or_default().spent
 }
 
 pub async fn a_window_holds_its_limit_and_no_more<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for id in ["a", "b", "c"] {
-        assert_eq!(take(&store, id, &minute("w", 3)).await, Take::Taken);
+        assert_eq!(take(&store, id, &minute("w", 3)).await, Reservation::Reserved);
     }
-    assert_full::<F>(&take(&store, "d", &minute("w", 3)).await, 0, IN_FLIGHT + MINUTE);
-    assert_eq!(take(&store, "d", &minute("another", 3)).await, Take::Taken);
+    assert_full::<F>(
+        &take(&store, "d", &minute("w", 3)).await,
+        Limit::PerMinute,
+        IN_FLIGHT + MINUTE,
+    );
+    assert_eq!(take(&store, "d", &minute("another", 3)).await, Reservation::Reserved);
 }
 
 pub async fn a_call_without_limits_is_always_free<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for _ in 0..3 {
-        assert_eq!(store.take(&call("a", &[])).await.unwrap(), Take::Taken);
-        store.settle(&call("a", &[])).await.unwrap();
-        store.give_back(&call("a", &[])).await.unwrap();
+        assert_eq!(store.reserve(&call("a", &[])).await.unwrap(), Reservation::Reserved);
+        store.finish(&call("a", &[]), Outcome::Counted).await.unwrap();
+        store.cancel(&call("a", &[])).await.unwrap();
     }
 }
 
 pub async fn one_full_window_keeps_the_call_out_of_all<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    let windows = [minute("wide", 2), minute("narrow", 1), minute("wider", 3)];
-    assert_eq!(store.take(&call("a", &windows)).await.unwrap(), Take::Taken);
+    let windows = [minute("wide", 2), own("narrow", 1), minute("wider", 3)];
+    assert_eq!(store.reserve(&call("a", &windows)).await.unwrap(), Reservation::Reserved);
     for id in ["b", "c", "d"] {
-        let refused = store.take(&call(id, &windows)).await.unwrap();
-        assert_full::<F>(&refused, 1, IN_FLIGHT + MINUTE);
+        let refused = store.reserve(&call(id, &windows)).await.unwrap();
+        assert_full::<F>(&refused, Limit::PerOrderPerDay, IN_FLIGHT + MINUTE);
     }
     // Had any of those left a trace, there would be no room here.
-    assert_eq!(take(&store, "e", &windows[0]).await, Take::Taken);
+    assert_eq!(take(&store, "e", &windows[0]).await, Reservation::Reserved);
     for id in ["e", "f"] {
-        assert_eq!(take(&store, id, &windows[2]).await, Take::Taken);
+        assert_eq!(take(&store, id, &windows[2]).await, Reservation::Reserved);
     }
-    assert_full::<F>(&take(&store, "f", &windows[0]).await, 0, IN_FLIGHT + MINUTE);
-    assert_full::<F>(&take(&store, "g", &windows[2]).await, 0, IN_FLIGHT + MINUTE);
+    assert_full::<F>(&take(&store, "f", &windows[0]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
+    assert_full::<F>(&take(&store, "g", &windows[2]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
 pub async fn an_unanswered_call_is_free_again_after_its_flight_and_the_period<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let window = minute("w", 1);
-    assert_eq!(take(&store, "a", &window).await, Take::Taken);
+    assert_eq!(take(&store, "a", &window).await, Reservation::Reserved);
     field.advance_almost(IN_FLIGHT + MINUTE).await;
-    assert_full::<F>(&take(&store, "b", &window).await, 0, F::rest());
+    assert_full::<F>(&take(&store, "b", &window).await, Limit::PerMinute, F::rest());
     field.advance_the_rest().await;
-    assert_eq!(take(&store, "b", &window).await, Take::Taken);
+    assert_eq!(take(&store, "b", &window).await, Reservation::Reserved);
 }
 
 pub async fn an_answered_call_is_free_again_a_period_after_the_answer<F: Fixture>() {
@@ -72,14 +76,14 @@ pub async fn an_answered_call_is_free_again_a_period_after_the_answer<F: Fixture
     let store = field.store();
     let windows = [minute("w", 1), Window { period: MINUTE * 2, ..minute("long", 1) }];
     let settled = call("a", &windows);
-    assert_eq!(store.take(&settled).await.unwrap(), Take::Taken);
+    assert_eq!(store.reserve(&settled).await.unwrap(), Reservation::Reserved);
     field.advance(Duration::from_secs(2)).await;
-    store.settle(&settled).await.unwrap();
-    assert_full::<F>(&take(&store, "b", &windows[1]).await, 0, MINUTE * 2);
+    store.finish(&settled, Outcome::Counted).await.unwrap();
+    assert_full::<F>(&take(&store, "b", &windows[1]).await, Limit::PerMinute, MINUTE * 2);
     field.advance_almost(MINUTE).await;
-    assert_full::<F>(&take(&store, "b", &windows[0]).await, 0, F::rest());
+    assert_full::<F>(&take(&store, "b", &windows[0]).await, Limit::PerMinute, F::rest());
     field.advance_the_rest().await;
-    assert_eq!(take(&store, "b", &windows[0]).await, Take::Taken);
+    assert_eq!(take(&store, "b", &windows[0]).await, Reservation::Reserved);
 }
 
 pub async fn an_answer_never_lengthens<F: Fixture>() {
@@ -87,19 +91,19 @@ pub async fn an_answer_never_lengthens<F: Fixture>() {
     let store = field.store();
     let window = minute("w", 1);
     let answered = call("a", std::slice::from_ref(&window));
-    store.take(&answered).await.unwrap();
+    store.reserve(&answered).await.unwrap();
     // First in time, then again, then long after the call was given up.
-    store.settle(&answered).await.unwrap();
+    store.finish(&answered, Outcome::Counted).await.unwrap();
     for _ in 0..3 {
         field.advance(MINUTE / 4).await;
-        store.settle(&answered).await.unwrap();
+        store.finish(&answered, Outcome::Counted).await.unwrap();
     }
     field.advance_almost(MINUTE / 4).await;
-    store.settle(&answered).await.unwrap();
-    assert_full::<F>(&take(&store, "b", &window).await, 0, F::rest());
+    store.finish(&answered, Outcome::Counted).await.unwrap();
+    assert_full::<F>(&take(&store, "b", &window).await, Limit::PerMinute, F::rest());
     field.advance_the_rest().await;
-    store.settle(&answered).await.unwrap();
-    assert_eq!(take(&store, "b", &window).await, Take::Taken);
+    store.finish(&answered, Outcome::Counted).await.unwrap();
+    assert_eq!(take(&store, "b", &window).await, Reservation::Reserved);
 }
 
 pub async fn slots_become_free_one_by_one<F: Fixture>() {
@@ -107,14 +111,14 @@ pub async fn slots_become_free_one_by_one<F: Fixture>() {
     let store = field.store();
     let (window, step) = (minute("w", 3), Duration::from_secs(10));
     for id in ["a", "b", "c"] {
-        assert_eq!(take(&store, id, &window).await, Take::Taken);
+        assert_eq!(take(&store, id, &window).await, Reservation::Reserved);
         field.advance(step).await;
     }
     let mut wait = IN_FLIGHT + MINUTE - 3 * step;
     for id in ["d", "e", "f"] {
-        assert_full::<F>(&take(&store, id, &window).await, 0, wait);
+        assert_full::<F>(&take(&store, id, &window).await, Limit::PerMinute, wait);
         field.advance(wait).await;
-        assert_eq!(take(&store, id, &window).await, Take::Taken);
+        assert_eq!(take(&store, id, &window).await, Reservation::Reserved);
         wait = step;
     }
 }
@@ -123,13 +127,13 @@ pub async fn a_call_that_was_not_sent_gives_its_slots_back<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let windows = [minute("w", 1), minute("v", 1)];
-    store.take(&call("a", &windows)).await.unwrap();
-    store.give_back(&call("a", &windows)).await.unwrap();
+    store.reserve(&call("a", &windows)).await.unwrap();
+    store.cancel(&call("a", &windows)).await.unwrap();
     assert!(spent(&store, "w").await.is_empty());
-    assert_eq!(store.take(&call("b", &windows)).await.unwrap(), Take::Taken);
+    assert_eq!(store.reserve(&call("b", &windows)).await.unwrap(), Reservation::Reserved);
     // Once is enough: the slot is another call's now.
-    store.give_back(&call("a", &windows)).await.unwrap();
-    assert_full::<F>(&take(&store, "c", &windows[1]).await, 0, IN_FLIGHT + MINUTE);
+    store.cancel(&call("a", &windows)).await.unwrap();
+    assert_full::<F>(&take(&store, "c", &windows[1]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
 pub async fn calls_that_hold_nothing_change_nothing<F: Fixture>() {
@@ -138,15 +142,15 @@ pub async fn calls_that_hold_nothing_change_nothing<F: Fixture>() {
     let window = minute("w", 1);
     let stranger = call("stranger", &[window.clone(), minute("unknown", 1)]);
     let harmless = async || {
-        store.settle(&stranger).await.unwrap();
-        store.give_back(&stranger).await.unwrap();
+        store.finish(&stranger, Outcome::Counted).await.unwrap();
+        store.cancel(&stranger).await.unwrap();
     };
     harmless().await;
     assert!(spent(&store, "w").await.is_empty());
-    assert_eq!(take(&store, "a", &window).await, Take::Taken);
+    assert_eq!(take(&store, "a", &window).await, Reservation::Reserved);
     harmless().await;
-    assert_full::<F>(&take(&store, "b", &window).await, 0, IN_FLIGHT + MINUTE);
-    assert_eq!(take(&store, "b", &minute("unknown", 1)).await, Take::Taken);
+    assert_full::<F>(&take(&store, "b", &window).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
+    assert_eq!(take(&store, "b", &minute("unknown", 1)).await, Reservation::Reserved);
 }
 
 pub async fn a_repeated_take_takes_no_second_slot<F: Fixture>() {
@@ -154,12 +158,12 @@ pub async fn a_repeated_take_takes_no_second_slot<F: Fixture>() {
     let store = field.store();
     let windows = [minute("w", 2), minute("v", 1)];
     for _ in 0..3 {
-        assert_eq!(store.take(&call("a", &windows)).await.unwrap(), Take::Taken);
+        assert_eq!(store.reserve(&call("a", &windows)).await.unwrap(), Reservation::Reserved);
     }
     assert_eq!(spent(&store, "w").await.len(), 1);
-    assert_eq!(take(&store, "b", &windows[0]).await, Take::Taken);
-    assert_full::<F>(&take(&store, "c", &windows[0]).await, 0, IN_FLIGHT + MINUTE);
-    assert_full::<F>(&take(&store, "c", &windows[1]).await, 0, IN_FLIGHT + MINUTE);
+    assert_eq!(take(&store, "b", &windows[0]).await, Reservation::Reserved);
+    assert_full::<F>(&take(&store, "c", &windows[0]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
+    assert_full::<F>(&take(&store, "c", &windows[1]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
 pub async fn a_lowered_limit_holds_at_once<F: Fixture>() {
@@ -171,9 +175,9 @@ pub async fn a_lowered_limit_holds_at_once<F: Fixture>() {
     }
     // Two must be free again: "a" after 35 s, "b" 10 s later.
     let wait = Duration::from_secs(45);
-    assert_full::<F>(&take(&store, "d", &minute("w", 2)).await, 0, wait);
+    assert_full::<F>(&take(&store, "d", &minute("w", 2)).await, Limit::PerMinute, wait);
     field.advance(wait).await;
-    assert_eq!(take(&store, "d", &minute("w", 2)).await, Take::Taken);
+    assert_eq!(take(&store, "d", &minute("w", 2)).await, Reservation::Reserved);
 }
 
 pub async fn what_is_spent_is_known_with_the_order<F: Fixture>() {
@@ -185,22 +189,26 @@ pub async fn what_is_spent_is_known_with_the_order<F: Fixture>() {
         field.advance(step).await;
     }
     take(&store, "refused", &window).await;
-    store.keep("order", &observed(0, "")).await.unwrap();
-    let known = store.recall("order", Some("w")).await.unwrap().unwrap();
+    store.put(&"order".into(), &observed(0, "")).await.unwrap();
+    let known = store.get(&"order".into(), Some(&"w".into())).await.unwrap().unwrap();
     assert_eq!(known.state, Some(observed(0, "")));
     assert_eq!(known.spent.len(), 3);
     for pair in known.spent.windows(2) {
         let between = pair[1].duration_since(pair[0]).expect("earliest first");
         assert!(between >= step && between <= step + F::SLACK, "{between:?}");
     }
-    assert!(store.recall("order", None).await.unwrap().unwrap().spent.is_empty());
+    assert!(store.get(&"order".into(), None).await.unwrap().unwrap().spent.is_empty());
     assert_eq!(spent(&store, "w").await, known.spent);
-    assert!(store.glance("unknown", Some("w")).is_none_or(|glance| glance.spent == known.spent));
+    assert!(
+        store
+            .peek(&"unknown".into(), Some(&"w".into()))
+            .is_none_or(|glance| glance.spent == known.spent)
+    );
     // The first is free again now.
     field.advance(IN_FLIGHT + MINUTE - 3 * step).await;
     assert_eq!(spent(&store, "w").await, known.spent[1..]);
     field.advance(MINUTE).await;
-    assert_eq!(store.recall("no order", Some("w")).await.unwrap(), None::<Known>);
+    assert_eq!(store.get(&"no order".into(), Some(&"w".into())).await.unwrap(), None::<Known>);
 }
 
 pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
@@ -208,12 +216,18 @@ pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
     let store = field.store();
     let takes = (0..200).map(|n| {
         let store = Arc::clone(&store);
-        let call: Call = call(&format!("call {n}"), &[minute("all", 1000), minute("w", 50)]);
-        tokio::spawn(async move { store.take(&call).await.unwrap() })
+        let call: Call = call(&format!("call {n}"), &[minute("all", 1000), own("w", 50)]);
+        tokio::spawn(async move { store.reserve(&call).await.unwrap() })
     });
     let takes = join_all(takes).await;
-    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Taken))).count(), 50);
-    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Take::Full(1, _)))).count(), 150);
+    assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Reservation::Reserved))).count(), 50);
+    assert_eq!(
+        takes
+            .iter()
+            .filter(|take| matches!(take, Ok(Reservation::Full(Limit::PerOrderPerDay, _))))
+            .count(),
+        150
+    );
     assert_eq!(spent(&store, "all").await.len(), 50);
     assert_eq!(spent(&store, "w").await.len(), 50);
 }
@@ -223,10 +237,10 @@ pub async fn a_long_flight_is_not_cut_for_a_short_one<F: Fixture>() {
     let field = F::start().await;
     let (store, windows) = (field.store(), [minute("w", 1)]);
     let long = Call { in_flight: Duration::from_mins(5), ..call("long", &windows) };
-    assert_eq!(store.take(&long).await.unwrap(), Take::Taken);
+    assert_eq!(store.reserve(&long).await.unwrap(), Reservation::Reserved);
     let short = Call { in_flight: Duration::ZERO, ..call("short", &windows) };
     for _ in 0..2 {
-        let full = store.take(&short).await.unwrap();
-        assert_full::<F>(&full, 0, Duration::from_mins(6));
+        let full = store.reserve(&short).await.unwrap();
+        assert_full::<F>(&full, Limit::PerMinute, Duration::from_mins(6));
     }
 }

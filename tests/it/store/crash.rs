@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use order_query::clock::SystemClock;
 use order_query::error::Error;
 use order_query::pb::ErrorReason;
-use order_query::store::{Call, File, Store as _, Take, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store as _, Window};
 
 use super::{call, ended, minute, observed, recalled};
 use crate::support::{CACHE_BYTES, manual_clock};
@@ -72,8 +72,8 @@ async fn take_for_ever(path: &Path) {
             for n in 0.. {
                 let id = format!("{run} {caller} {n}");
                 let call = call(&id, &[day(&id)]);
-                assert_eq!(store.take(&call).await.unwrap(), Take::Taken);
-                store.keep(&id, &ended(1, &id)).await.unwrap();
+                assert_eq!(store.reserve(&call).await.unwrap(), Reservation::Reserved);
+                store.put(&id.as_str().into(), &ended(1, &id)).await.unwrap();
                 println!("{MARK}{id}");
             }
         })
@@ -97,9 +97,12 @@ async fn whatever_was_taken_is_taken_after_kill_9() {
         let store = File::open(&path, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
         for id in &taken {
             let other = Call { windows: vec![day(id)], ..call("other", &[]) };
-            let take = store.take(&other).await.unwrap();
-            assert!(matches!(take, Take::Full(0, _)), "{id} in round {round}: {take:?}");
-            let state = store.recall(id, None).await.unwrap().unwrap().state;
+            let take = store.reserve(&other).await.unwrap();
+            assert!(
+                matches!(take, Reservation::Full(Limit::PerMinute, _)),
+                "{id} in round {round}: {take:?}"
+            );
+            let state = store.get(&id.into(), None).await.unwrap().unwrap().state;
             assert_eq!(state, Some(ended(1, id)));
         }
     }
@@ -152,21 +155,21 @@ async fn run_out_of_space(path: &Path) {
     let open = || Arc::new(File::open(path, CACHE_BYTES, Arc::new(clock.clone())).unwrap());
     let store = open();
     let full = [minute("full", 1)];
-    store.keep("known", &ended(1, "known")).await.unwrap();
-    store.take(&call("a", &full)).await.unwrap();
+    store.put(&"known".into(), &ended(1, "known")).await.unwrap();
+    store.reserve(&call("a", &full)).await.unwrap();
     drop(store);
     // Opened anew: nothing but the file knows the order.
     let store = open();
     let dynamic = Arc::clone(&store) as Arc<dyn order_query::store::Store>;
-    store.keep("kept", &observed(1, "kept")).await.unwrap();
+    store.put(&"kept".into(), &observed(1, "kept")).await.unwrap();
 
     bound_files(Some(std::fs::metadata(path).unwrap().len()));
     // Each with what takes room: one of them finds none.
     let mut taken = 0;
     let refused = loop {
         let window = minute(&format!("{taken} {}", "x".repeat(2000)), 1);
-        match store.take(&call("taken", &[window])).await {
-            Ok(take) => assert_eq!(take, Take::Taken),
+        match store.reserve(&call("taken", &[window])).await {
+            Ok(take) => assert_eq!(take, Reservation::Reserved),
             Err(error) => break error,
         }
         taken += 1;
@@ -175,16 +178,19 @@ async fn run_out_of_space(path: &Path) {
     let more = [minute(&format!("more {}", "x".repeat(100_000)), 1)];
     for attempt in 0..30 {
         // What needs no room goes on.
-        assert_eq!(store.glance("kept", None).unwrap().state, Some(observed(1, "kept")));
+        assert_eq!(store.peek(&"kept".into(), None).unwrap().state, Some(observed(1, "kept")));
         assert_eq!(recalled(&dynamic, "kept").await, Some(observed(1, "kept")));
         assert_eq!(recalled(&dynamic, "unknown").await, None);
-        assert_eq!(store.take(&call("b", &[])).await.unwrap(), Take::Taken);
-        assert!(matches!(store.take(&call("c", &full)).await.unwrap(), Take::Full(0, _)));
+        assert_eq!(store.reserve(&call("b", &[])).await.unwrap(), Reservation::Reserved);
+        assert!(matches!(
+            store.reserve(&call("c", &full)).await.unwrap(),
+            Reservation::Full(Limit::PerMinute, _)
+        ));
         // What does is refused, whether the disk is tried again or not.
-        let refused = store.take(&call(&format!("refused {attempt}"), &more)).await;
+        let refused = store.reserve(&call(&format!("refused {attempt}"), &more)).await;
         assert_unavailable(&refused.unwrap_err());
         assert_unavailable(
-            &store.keep("big", &observed(1, &"x".repeat(9_000_000))).await.unwrap_err(),
+            &store.put(&"big".into(), &observed(1, &"x".repeat(9_000_000))).await.unwrap_err(),
         );
         clock.advance(Duration::from_secs(1));
     }
@@ -193,17 +199,20 @@ async fn run_out_of_space(path: &Path) {
     bound_files(None);
     clock.advance(Duration::from_secs(16));
     let window = [minute(&format!("{taken} {}", "x".repeat(2000)), 1)];
-    assert_eq!(store.take(&call("later", &window)).await.unwrap(), Take::Taken);
+    assert_eq!(store.reserve(&call("later", &window)).await.unwrap(), Reservation::Reserved);
     // What was refused has taken nothing.
-    assert_eq!(store.take(&call("later", &more)).await.unwrap(), Take::Taken);
-    store.keep("kept", &observed(2, "later")).await.unwrap();
+    assert_eq!(store.reserve(&call("later", &more)).await.unwrap(), Reservation::Reserved);
+    store.put(&"kept".into(), &observed(2, "later")).await.unwrap();
     drop(dynamic);
     drop(Arc::into_inner(store).unwrap());
 
     let store = open();
-    assert!(matches!(store.take(&call("e", &window)).await.unwrap(), Take::Full(0, _)));
+    assert!(matches!(
+        store.reserve(&call("e", &window)).await.unwrap(),
+        Reservation::Full(Limit::PerMinute, _)
+    ));
     assert_eq!(
-        store.recall("kept", None).await.unwrap().unwrap().state,
+        store.get(&"kept".into(), None).await.unwrap().unwrap().state,
         Some(observed(2, "later"))
     );
     println!("{MARK}done");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use order_query::clock::ManualClock;
 use order_query::error::Error;
 use order_query::pb::ErrorReason;
-use order_query::store::{Call, File, Store, Take, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store, Window};
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition};
 use tempfile::TempDir;
 
@@ -41,30 +41,30 @@ fn refusal(path: &Path) -> String {
 
 /// A store with one of everything.
 async fn fill(store: &dyn Store) {
-    store.keep("open", &observed(1, "open")).await.unwrap();
-    store.keep("ended", &ended(1, "ended")).await.unwrap();
-    store.close("closed account", MINUTE, true).await.unwrap();
+    store.put(&"open".into(), &observed(1, "open")).await.unwrap();
+    store.put(&"ended".into(), &ended(1, "ended")).await.unwrap();
+    store.pause(&"closed account".into(), MINUTE, true).await.unwrap();
     store.save("us", &token("value")).await.unwrap();
     for n in 0..3 {
         assert_eq!(
-            store.take(&call(&n.to_string(), &[minute("w", 4)])).await.unwrap(),
-            Take::Taken
+            store.reserve(&call(&n.to_string(), &[minute("w", 4)])).await.unwrap(),
+            Reservation::Reserved
         );
     }
-    store.take(&call("last", &[minute("w", 4)])).await.unwrap();
+    store.reserve(&call("last", &[minute("w", 4)])).await.unwrap();
 }
 
 /// Whether everything is there.
 async fn is_whole(store: &dyn Store) -> bool {
-    let state = async |order| match store.recall(order, Some("w")).await {
+    let state = async |order: &str| match store.get(&order.into(), Some(&"w".into())).await {
         Ok(Some(known)) if known.spent.len() == 4 => known.state,
         _ => None,
     };
-    let knock = Call { account: "closed account".to_owned(), ..call("x", &[]) };
+    let knock = Call { account: "closed account".into(), ..call("x", &[]) };
     state("open").await == Some(observed(1, "open"))
         && state("ended").await == Some(ended(1, "ended"))
         && store.load("us").await == Ok(Some(token("value")))
-        && store.take(&knock).await == Ok(Take::Closed(MINUTE))
+        && store.reserve(&knock).await == Ok(Reservation::Paused(MINUTE))
 }
 
 /// That the file is refused, for this reason, and stays as it was.
@@ -258,24 +258,24 @@ async fn what_is_over_leaves_the_file_when_it_is_opened() {
         ("young", observed(0, "")),
         ("ended", ended(-days(1), "")),
     ] {
-        store.keep(order, &state).await.unwrap();
+        store.put(&order.into(), &state).await.unwrap();
     }
     let long = Window { period: 100 * DAY, ..minute("long", 9) };
-    store.take(&call("a", &[minute("w", 9), long])).await.unwrap();
+    store.reserve(&call("a", &[minute("w", 9), long])).await.unwrap();
     drop(store);
     assert_eq!(rows(&path), (3, 2));
 
     clock.advance(30 * DAY);
     let store = open(&clock);
-    assert_eq!(store.recall("old", None).await.unwrap(), None);
-    assert!(store.recall("young", None).await.unwrap().is_some());
-    assert!(store.recall("ended", Some("w")).await.unwrap().unwrap().spent.is_empty());
+    assert_eq!(store.get(&"old".into(), None).await.unwrap(), None);
+    assert!(store.get(&"young".into(), None).await.unwrap().is_some());
+    assert!(store.get(&"ended".into(), Some(&"w".into())).await.unwrap().unwrap().spent.is_empty());
     drop(store);
     assert_eq!(rows(&path), (2, 1));
 
     clock.advance(3650 * DAY);
     let store = open(&clock);
-    assert!(store.recall("ended", None).await.unwrap().is_some());
+    assert!(store.get(&"ended".into(), None).await.unwrap().is_some());
     drop(store);
     assert_eq!(rows(&path), (1, 0));
 }
@@ -287,7 +287,7 @@ async fn slots_that_are_free_again_leave_the_file_with_the_next_call() {
     let store = File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
     for n in 0..20 {
         let call = call(&n.to_string(), &[minute("w", 9)]);
-        assert_eq!(store.take(&call).await.unwrap(), Take::Taken);
+        assert_eq!(store.reserve(&call).await.unwrap(), Reservation::Reserved);
         clock.advance(IN_FLIGHT + MINUTE);
     }
     drop(store);
@@ -306,11 +306,11 @@ async fn an_order_that_cannot_be_read_is_not_unknown() {
         txn.commit().unwrap();
     });
     let store = open(&path).unwrap();
-    assert_unavailable(&store.recall("open", None).await.unwrap_err());
+    assert_unavailable(&store.get(&"open".into(), None).await.unwrap_err());
     // It may be terminal, so nothing takes its place.
-    assert_unavailable(&store.keep("open", &observed(9, "later")).await.unwrap_err());
-    assert_unavailable(&store.recall("open", None).await.unwrap_err());
-    assert!(store.recall("ended", None).await.unwrap().is_some());
+    assert_unavailable(&store.put(&"open".into(), &observed(9, "later")).await.unwrap_err());
+    assert_unavailable(&store.get(&"open".into(), None).await.unwrap_err());
+    assert!(store.get(&"ended".into(), None).await.unwrap().is_some());
 }
 
 fn assert_unavailable(error: &Error) {
@@ -327,17 +327,17 @@ async fn a_slot_is_never_free_earlier_for_being_read_from_the_file() {
     let open = || File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
     let windows = [minute("w", 1)];
     let store = open();
-    store.take(&call("a", &windows)).await.unwrap();
-    store.close("closed", MINUTE + Duration::from_nanos(1), true).await.unwrap();
+    store.reserve(&call("a", &windows)).await.unwrap();
+    store.pause(&"closed".into(), MINUTE + Duration::from_nanos(1), true).await.unwrap();
     drop(store);
     let store = open();
     // To the next whole millisecond, and no more.
     let more = Duration::from_nanos(999_999);
-    let full = store.take(&call("b", &windows)).await.unwrap();
-    assert_eq!(full, Take::Full(0, IN_FLIGHT + MINUTE + more));
-    let knock = Call { account: "closed".to_owned(), ..call("c", &[]) };
-    let closed = store.take(&knock).await.unwrap();
-    assert_eq!(closed, Take::Closed(MINUTE + more));
+    let full = store.reserve(&call("b", &windows)).await.unwrap();
+    assert_eq!(full, Reservation::Full(Limit::PerMinute, IN_FLIGHT + MINUTE + more));
+    let knock = Call { account: "closed".into(), ..call("c", &[]) };
+    let closed = store.reserve(&knock).await.unwrap();
+    assert_eq!(closed, Reservation::Paused(MINUTE + more));
 }
 
 #[tokio::test]
@@ -345,13 +345,14 @@ async fn what_was_kept_or_is_final_is_known_at_a_glance() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     fill(&store).await;
-    let glance = |store: &File, order| store.glance(order, Some("w")).unwrap().state;
-    assert_eq!(glance(&store, "open"), Some(observed(1, "open")));
-    assert_eq!(glance(&store, "ended"), Some(ended(1, "ended")));
+    let peek =
+        |store: &File, order: &str| store.peek(&order.into(), Some(&"w".into())).unwrap().state;
+    assert_eq!(peek(&store, "open"), Some(observed(1, "open")));
+    assert_eq!(peek(&store, "ended"), Some(ended(1, "ended")));
     drop(store);
     let store = open(&path).unwrap();
-    assert_eq!(glance(&store, "ended"), None);
-    assert_eq!(store.glance("ended", Some("w")).unwrap().spent.len(), 4);
-    store.recall("ended", None).await.unwrap();
-    assert_eq!(glance(&store, "ended"), Some(ended(1, "ended")));
+    assert_eq!(peek(&store, "ended"), None);
+    assert_eq!(store.peek(&"ended".into(), Some(&"w".into())).unwrap().spent.len(), 4);
+    store.get(&"ended".into(), None).await.unwrap();
+    assert_eq!(peek(&store, "ended"), Some(ended(1, "ended")));
 }

@@ -27,15 +27,15 @@ pub async fn orders_in_memory_are_bounded_by_their_bytes<F: Fixture>() {
     let store = field.store();
     assert_eq!(store.held(), Held::default());
     for number in 0..200 {
-        store.keep(&number.to_string(), &large(number, CACHE_BYTES / 100)).await.unwrap();
+        store.put(&number.to_string().into(), &large(number, CACHE_BYTES / 100)).await.unwrap();
     }
     let held = store.held().cache;
     assert!((CACHE_BYTES / 2..=CACHE_BYTES).contains(&held), "{held}");
-    assert_eq!(store.glance("0", None), None);
+    assert_eq!(store.peek(&"0".into(), None), None);
     let last = Some(large(199, CACHE_BYTES / 100));
-    assert_eq!(store.glance("199", None).and_then(|known| known.state), last);
-    store.keep("199", &large(200, 2 * CACHE_BYTES)).await.unwrap();
-    assert_eq!(store.glance("199", None), None, "it is larger than all of it");
+    assert_eq!(store.peek(&"199".into(), None).and_then(|known| known.state), last);
+    store.put(&"199".into(), &large(200, 2 * CACHE_BYTES)).await.unwrap();
+    assert_eq!(store.peek(&"199".into(), None), None, "it is larger than all of it");
     assert!(store.held().cache < held);
 }
 
@@ -43,10 +43,10 @@ pub async fn spent_calls_in_memory_are_counted<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for id in ["1", "2"] {
-        store.take(&call(id, &[minute("w", 9)])).await.unwrap();
+        store.reserve(&call(id, &[minute("w", 9)])).await.unwrap();
     }
     let two = store.held().spent_calls;
-    store.give_back(&call("1", &[minute("w", 9)])).await.unwrap();
+    store.cancel(&call("1", &[minute("w", 9)])).await.unwrap();
     assert!(two > 0 && store.held().spent_calls * 2 == two, "{two}");
 }
 
@@ -55,7 +55,7 @@ async fn orders_that_have_ended_are_outside_of_the_bound_where_they_are_nowhere_
     let store: Arc<dyn order_query::store::Store> =
         Arc::new(Memory::new(1000, Arc::new(SystemClock)));
     for number in 0..100 {
-        store.keep(&number.to_string(), &ended(1, &"x".repeat(100))).await.unwrap();
+        store.put(&number.to_string().into(), &ended(1, &"x".repeat(100))).await.unwrap();
     }
     assert!(store.held().terminal > 100 * 100 && store.held().cache == 0);
     assert!(recalled(&store, "0").await.is_some());
@@ -84,7 +84,7 @@ async fn a_process_holds_many_orders() {
         ..observed(1, "an ordinary order")
     };
     for number in 0..220_000 {
-        store.keep(&format!("dingshang:app:16327129:{number}"), &order).await.unwrap();
+        store.put(&format!("dingshang:app:16327129:{number}").into(), &order).await.unwrap();
     }
     println!("{MARK}{} {}", store.held().cache, peak_memory(std::process::id()));
 }

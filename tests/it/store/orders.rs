@@ -12,10 +12,10 @@ use super::{Fixture, ended, observed, recalled};
 pub async fn a_new_order_is_unknown<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    assert_eq!(store.glance("a", None), None);
-    assert_eq!(store.glance("a", Some("w")), None);
-    assert_eq!(store.recall("a", None).await.unwrap(), None);
-    assert_eq!(store.recall("a", Some("w")).await.unwrap(), None);
+    assert_eq!(store.peek(&"a".into(), None), None);
+    assert_eq!(store.peek(&"a".into(), Some(&"w".into())), None);
+    assert_eq!(store.get(&"a".into(), None).await.unwrap(), None);
+    assert_eq!(store.get(&"a".into(), Some(&"w".into())).await.unwrap(), None);
 }
 
 pub async fn an_order_comes_back_as_it_was_kept<F: Fixture>() {
@@ -28,12 +28,12 @@ pub async fn an_order_comes_back_as_it_was_kept<F: Fixture>() {
         recipient: Some(Recipient { name: "田".to_owned(), phone: "130".to_owned() }),
         ..observed(0, "\u{0}\u{10ffff}")
     };
-    store.keep("a", &state).await.unwrap();
-    store.keep("b", &observed(1, "of b")).await.unwrap();
-    let known = store.recall("a", None).await.unwrap().unwrap();
+    store.put(&"a".into(), &state).await.unwrap();
+    store.put(&"b".into(), &observed(1, "of b")).await.unwrap();
+    let known = store.get(&"a".into(), None).await.unwrap().unwrap();
     assert_eq!((known.state, known.spent), (Some(state.clone()), vec![]));
     // A glance may know nothing, but nothing else either.
-    assert!(store.glance("a", None).is_none_or(|known| known.state == Some(state)));
+    assert!(store.peek(&"a".into(), None).is_none_or(|known| known.state == Some(state)));
     assert_eq!(recalled(&store, "b").await, Some(observed(1, "of b")));
     assert_eq!(recalled(&store, "A").await, None);
 }
@@ -43,7 +43,7 @@ pub async fn a_later_state_takes_the_place_of_an_earlier_one<F: Fixture>() {
     let store = field.store();
     for state in [observed(0, "first"), observed(1, "later"), observed(1, "again"), ended(1, "end")]
     {
-        store.keep("a", &state).await.unwrap();
+        store.put(&"a".into(), &state).await.unwrap();
         assert_eq!(recalled(&store, "a").await, Some(state));
     }
 }
@@ -52,12 +52,12 @@ pub async fn an_earlier_state_changes_nothing<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let state = observed(9, "known");
-    store.keep("a", &state).await.unwrap();
+    store.put(&"a".into(), &state).await.unwrap();
     let mut a_little_earlier = observed(9, "nanoseconds");
     a_little_earlier.observe_time.as_mut().unwrap().nanos -= 1;
     let never = Order { observe_time: None, ..observed(0, "no time") };
     for earlier in [observed(8, "earlier"), ended(8, "end"), a_little_earlier, never] {
-        store.keep("a", &earlier).await.unwrap();
+        store.put(&"a".into(), &earlier).await.unwrap();
         assert_eq!(recalled(&store, "a").await.as_ref(), Some(&state));
     }
 }
@@ -66,9 +66,9 @@ pub async fn a_terminal_state_is_final<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let end = ended(0, "end");
-    store.keep("a", &end).await.unwrap();
+    store.put(&"a".into(), &end).await.unwrap();
     for later in [observed(1, "later"), ended(1, "another end"), ended(0, "at the same time")] {
-        store.keep("a", &later).await.unwrap();
+        store.put(&"a".into(), &later).await.unwrap();
         assert_eq!(recalled(&store, "a").await.as_ref(), Some(&end));
     }
 }
@@ -76,9 +76,9 @@ pub async fn a_terminal_state_is_final<F: Fixture>() {
 pub async fn a_terminal_state_is_never_forgotten<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    store.keep("a", &ended(0, "end")).await.unwrap();
+    store.put(&"a".into(), &ended(0, "end")).await.unwrap();
     field.advance(Duration::from_hours(3 * 365 * 24)).await;
-    store.keep("b", &observed(0, "something else")).await.unwrap();
+    store.put(&"b".into(), &observed(0, "something else")).await.unwrap();
     assert_eq!(recalled(&store, "a").await, Some(ended(0, "end")));
 }
 
@@ -86,7 +86,7 @@ pub async fn a_terminal_state_is_never_forgotten<F: Fixture>() {
 async fn keep_at_once(store: &Arc<dyn Store>, states: Vec<Order>) {
     let tasks = states.into_iter().map(|state| {
         let store = Arc::clone(store);
-        tokio::spawn(async move { store.keep("a", &state).await.unwrap() })
+        tokio::spawn(async move { store.put(&"a".into(), &state).await.unwrap() })
     });
     assert!(join_all(tasks).await.iter().all(Result::is_ok));
 }

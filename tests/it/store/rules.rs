@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use order_query::clock::{Clock as _, ManualClock};
-use order_query::store::{Call, Memory, Store as _, Take, Window};
+use order_query::store::{Call, Limit, Memory, Outcome, Reservation, Store as _, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -70,8 +70,9 @@ impl Scene {
         let windows = limits.iter().enumerate();
         let windows = windows
             .map(|(n, (limit, period))| Window {
-                key: n.to_string(),
-                limit: *limit,
+                key: n.to_string().into(),
+                limit: Limit::PerMinute,
+                max_calls: *limit,
                 period: *period,
             })
             .collect();
@@ -89,14 +90,15 @@ impl Scene {
         self.calls += 1;
         Call {
             id: self.calls.to_string(),
-            account: "a".to_owned(),
+            account: "a".into(),
             windows: self.windows.clone(),
             in_flight: IN_FLIGHT,
+            lease: None,
         }
     }
 
-    fn take(&self, call: &Call) -> Take {
-        self.store.take(call).now_or_never().expect("memory does not wait").unwrap()
+    fn take(&self, call: &Call) -> Reservation {
+        self.store.reserve(call).now_or_never().expect("memory does not wait").unwrap()
     }
 
     /// The vendor counts a call somewhere between its start and `end`.
@@ -109,7 +111,7 @@ impl Scene {
     fn answer(&mut self, flight: Option<Flight>) {
         if let Some(flight) = flight {
             self.count(&flight, self.clock.now());
-            self.store.settle(&flight.call).now_or_never().unwrap().unwrap();
+            self.store.finish(&flight.call, Outcome::Counted).now_or_never().unwrap().unwrap();
         }
     }
 
@@ -136,7 +138,7 @@ impl Scene {
             }
             Event::Call(part) => {
                 let call = self.next_call();
-                if self.take(&call) == Take::Taken {
+                if self.take(&call) == Reservation::Reserved {
                     let sent = self.clock.now();
                     self.under_way.push_back(Flight { call, sent, part });
                 }
@@ -156,7 +158,7 @@ impl Scene {
             Event::Change => {
                 let call = self.next_call();
                 self.take(&call);
-                self.store.give_back(&call).now_or_never().unwrap().unwrap();
+                self.store.cancel(&call).now_or_never().unwrap().unwrap();
             }
         }
     }
@@ -179,7 +181,7 @@ proptest! {
         }
         scene.counted.sort_unstable();
         for window in &scene.windows {
-            let limit = window.limit as usize;
+            let limit = window.max_calls as usize;
             for (first, one_too_many) in scene.counted.iter().zip(scene.counted.iter().skip(limit)) {
                 let between = one_too_many.duration_since(*first).unwrap();
                 prop_assert!(between >= window.period, "{limit} + 1 calls within {between:?}");
@@ -197,19 +199,19 @@ proptest! {
             scene.play(event);
             let call = scene.next_call();
             let take = scene.take(&call);
-            let Take::Full(0, wait) = take else {
-                prop_assert_eq!(take, Take::Taken);
-                scene.store.give_back(&call).now_or_never().unwrap().unwrap();
+            let Reservation::Full(Limit::PerMinute, wait) = take else {
+                prop_assert_eq!(take, Reservation::Reserved);
+                scene.store.cancel(&call).now_or_never().unwrap().unwrap();
                 continue;
             };
             prop_assert!(wait > Duration::ZERO && wait <= IN_FLIGHT + PERIOD, "{wait:?}");
         }
         let call = scene.next_call();
-        if let Take::Full(_, wait) = scene.take(&call) {
+        if let Reservation::Full(_, wait) = scene.take(&call) {
             scene.clock.advance(wait - Duration::from_nanos(1));
-            prop_assert_eq!(scene.take(&call), Take::Full(0, Duration::from_nanos(1)));
+            prop_assert_eq!(scene.take(&call), Reservation::Full(Limit::PerMinute, Duration::from_nanos(1)));
             scene.clock.advance(Duration::from_nanos(1));
-            prop_assert_eq!(scene.take(&call), Take::Taken);
+            prop_assert_eq!(scene.take(&call), Reservation::Reserved);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::callers::{Callers, Transport};
 use crate::health::Health;
 use crate::orders::Orders;
-use crate::server::{Limits, Listener, Terms, Tls};
+use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
 use crate::{config, grpc, server, store, telemetry};
 
@@ -160,7 +160,7 @@ impl App {
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let health_alone = Routes::new(bounded_health());
-        let admin = Terms {
+        let admin = ListenerOptions {
             listener: ADMIN,
             routes: admin::routes(health_alone, orders.clone(), callers.clone(), is_ready),
             bounds_itself: "",
@@ -176,7 +176,7 @@ impl App {
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
-        let public = Terms {
+        let public = ListenerOptions {
             listener: SERVER,
             routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
             bounds_itself: grpc::PATH,

@@ -135,7 +135,7 @@ metrics! {
         "When the server's own chain of certificates ends, which is with the first of them that does, \
          in seconds since 1970; absent without TLS.";
     RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
-        "Files of a setting that have changed, by outcome: taken, or unfit and the old ones used on.";
+        "Files of a setting that were read again after a change, by outcome: ok, or error where the previous ones stay in use.";
     LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],
         "Log lines that were lost because nobody read them in time, or that could not be written.";
     SPANS_LOST: Counter<0> = "order_query_spans_lost_total" [],

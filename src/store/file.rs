@@ -124,7 +124,7 @@ impl File {
         disk.go_live().map_err(|error| unwritten(error.to_string()))?;
         let now = clock.now();
         let cut = ledger.beyond(now);
-        let facts = [cut.facts, ledger.over(now)].concat();
+        let facts = [cut.facts, ledger.expired(now)].concat();
         tables::prune(&database, &facts, now).map_err(unwritten)?;
         for fact in facts {
             ledger.set(fact);

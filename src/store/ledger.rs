@@ -108,7 +108,7 @@ impl Ledger {
         }
         for window in &call.windows {
             let slots = slots(&window.key);
-            facts.extend(slots.over(now).map(|over| slot(&window.key, over, None)));
+            facts.extend(slots.expired(now).map(|expired| slot(&window.key, expired, None)));
             let free_at = slots.taken_until(window, call, now);
             facts.push(slot(&window.key, &mark, Some(free_at)));
         }
@@ -192,12 +192,11 @@ impl Ledger {
     }
 
     /// The slots that are free again.
-    pub(super) fn over(&self, now: SystemTime) -> Vec<Fact> {
-        let over = self
-            .windows
-            .iter()
-            .flat_map(|(window, slots)| slots.over(now).map(move |call| slot(window, call, None)));
-        over.collect()
+    pub(super) fn expired(&self, now: SystemTime) -> Vec<Fact> {
+        let expired = self.windows.iter().flat_map(|(window, slots)| {
+            slots.expired(now).map(move |call| slot(window, call, None))
+        });
+        expired.collect()
     }
 
     /// The slots that are free again, looked for once there are many windows: some belong to
@@ -207,9 +206,9 @@ impl Ledger {
             return Vec::new();
         }
         // Whatever stays is looked at again when there is twice as much.
-        let staying = self.windows.values().filter(|slots| !slots.is_over(now)).count();
+        let staying = self.windows.values().filter(|slots| !slots.is_expired(now)).count();
         self.sweep_at = SWEEP_AT.max(staying * 2);
-        self.over(now)
+        self.expired(now)
     }
 
     /// Notes a fact. What it takes the place of: noting that again undoes it.

@@ -59,7 +59,7 @@ impl Slots {
     }
 
     /// The calls whose slots are free again.
-    pub(super) fn over(&self, now: SystemTime) -> impl Iterator<Item = &String> {
+    pub(super) fn expired(&self, now: SystemTime) -> impl Iterator<Item = &String> {
         self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(mark, _)| mark)
     }
 
@@ -78,7 +78,7 @@ impl Slots {
     }
 
     /// Whether every slot is free again.
-    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         self.0.values().all(|free_at| *free_at <= now)
     }
 

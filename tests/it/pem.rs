@@ -113,13 +113,13 @@ async fn callers_of_both_authorities_are_let_in_at_the_start_and_when_the_file_c
     }
     let later = glued(&new.pem, &newest.pem);
     mounted.swap(&files(&later));
-    server.child.err.with("files have changed and are in use");
+    server.child.err.with("files were reloaded");
     for (callers, let_in) in [(&old, false), (&new, true), (&newest, true)] {
         assert_eq!(lets_in(&server, &old.pem, callers).await, let_in);
     }
     let torn = glued(&old.pem, &new.pem[..new.pem.len() / 2]);
     mounted.swap(&files(&torn));
-    let line = server.child.err.with("files have changed and are unfit");
+    let line = server.child.err.with("reload failed");
     assert!(line.contains("client_ca_file: ") && line.contains("ca.crt is not whole"), "{line}");
     assert!(lets_in(&server, &old.pem, &newest).await, "the old file is used on");
 }

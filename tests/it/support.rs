@@ -19,7 +19,7 @@ use order_query::config::Section;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
-use order_query::server::{self, Limits, Listener, Terms};
+use order_query::server::{self, Limits, Listener, ListenerOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -133,7 +133,14 @@ pub async fn serve_within(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let of_test = Listener { name: "server", limit: "max_connections", http1: false };
-    let terms = Terms { listener: of_test, routes, bounds_itself: "", tls: None, limits, stopping };
+    let terms = ListenerOptions {
+        listener: of_test,
+        routes,
+        bounds_itself: "",
+        tls: None,
+        limits,
+        stopping,
+    };
     tokio::spawn(server::serve(listener, terms));
     address
 }

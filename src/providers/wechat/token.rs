@@ -169,7 +169,7 @@ impl Tokens {
         if let Some(token) = self.local().clone().filter(fits) {
             return Some(token);
         }
-        let kept = noted(store.load(&self.key).await).flatten().filter(fits)?;
+        let kept = log_failure(store.load(&self.key).await).flatten().filter(fits)?;
         *self.local() = Some(kept.clone());
         Some(kept)
     }
@@ -181,7 +181,7 @@ impl Tokens {
     /// Drops the token, but only where it is still the one that was used.
     async fn forget(&self, store: &dyn TokenStore, used: &Token) {
         self.local().take_if(|token| token.value == used.value);
-        noted(store.remove_if(&self.key, used).await);
+        log_failure(store.remove_if(&self.key, used).await);
     }
 
     async fn renew(
@@ -214,7 +214,7 @@ impl Tokens {
             Ok(None) => self.ask_anew(client, store, &app_secret, refused).await,
             Err(error) => Err(error),
         };
-        noted(store.release(&lease, &owner).await);
+        log_failure(store.release(&lease, &owner).await);
         match outcome {
             Ok(token) => {
                 *last_failure = None;
@@ -236,7 +236,7 @@ impl Tokens {
         let give_up = Instant::now() + life + life / LEASE_TIMEOUTS;
         loop {
             // Without a store there is nobody to share the token with.
-            let ours = noted(store.lease(lease, owner, life).await).unwrap_or(true);
+            let ours = log_failure(store.lease(lease, owner, life).await).unwrap_or(true);
             if !ours {
                 tokio::time::sleep(LEASE_POLL).await;
             }
@@ -268,7 +268,7 @@ impl Tokens {
             let detail = format!("{said}; the token call gave the refused token again");
             return Err(refusal.detail(detail));
         }
-        noted(store.save(&self.key, &token).await);
+        log_failure(store.save(&self.key, &token).await);
         *self.local() = Some(token.clone());
         Ok(token)
     }
@@ -336,7 +336,7 @@ impl Tokens {
 }
 
 /// What the store said, if it did: without it the token at hand is used on.
-fn noted<T>(outcome: Result<T, Error>) -> Option<T> {
+fn log_failure<T>(outcome: Result<T, Error>) -> Option<T> {
     outcome
         .map_err(|error| tracing::debug!(detail = error.detail, "the store did not help a token"))
         .ok()

@@ -193,7 +193,7 @@ impl Life {
     /// Swaps every file, for what is fit and then for what is not.
     async fn rotate(&mut self, pairs: &[Pair; 3]) {
         swap(&self.mounted, rotated, &pairs[1]);
-        self.told_of_files("files have changed and are in use");
+        self.told_of_files("files were reloaded");
         let token = second_token();
         assert!(self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert!(self.ask(TOKEN, question(Provider::Dingshang, NUMBER_ID)).await, "for the overlap");
@@ -202,7 +202,7 @@ impl Life {
         assert_eq!(self.ask_all(&token, 1).await, 0);
         let broken = Pair { key: pairs[2].key.replace("END", "AND"), ..pairs[2].clone() };
         swap(&self.mounted, |name, _| format!("{UNFIT}-{name}\n{UNFIT}\n"), &broken);
-        self.told_of_files("files have changed and are unfit");
+        self.told_of_files("reload failed");
     }
 
     /// The vendors repeat secrets, and then fail until they are left alone.

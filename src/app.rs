@@ -23,7 +23,7 @@ use tonic::service::Routes;
 use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Section};
-use crate::grpc::callers::{Callers, Transport};
+use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
 use crate::orders::Orders;
 use crate::server::{Limits, Listener, ListenerOptions, Tls};
@@ -46,7 +46,7 @@ pub struct Setup {
     /// The accounts.
     pub accounts: Accounts,
     /// Who may ask.
-    pub callers: Callers,
+    pub callers: Clients,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
     tls: Option<Tls>,
@@ -78,7 +78,7 @@ impl Setup {
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let tables: Vec<_> = tables.collect();
         let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
-        let callers = Callers::read(clients, &names, transport, &clock);
+        let callers = Clients::read(clients, &names, transport, &clock);
         let accounts = Accounts::read(tables, config.server.max_in_flight, &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);

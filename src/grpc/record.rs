@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap};
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::Level;
@@ -90,12 +90,6 @@ impl Record {
             places: Vec::new(),
             shares: Vec::new(),
         })))
-    }
-
-    /// The record of the request with these extensions.
-    pub(super) fn of(extensions: &Extensions) -> Self {
-        let without_layer = || Self::new("", false, &HeaderMap::new());
-        extensions.get().cloned().unwrap_or_else(without_layer)
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

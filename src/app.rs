@@ -20,12 +20,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::accounts::Accounts;
 use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Section};
-use crate::grpc::callers::{Callers, Transport};
+use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
-use crate::orders::{Accounts, Orders};
-use crate::server::{Limits, Listener, Terms, Tls};
+use crate::orders::Orders;
+use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
 use crate::{config, grpc, server, store, telemetry};
 
@@ -45,7 +46,7 @@ pub struct Setup {
     /// The accounts.
     pub accounts: Accounts,
     /// Who may ask.
-    pub callers: Callers,
+    pub callers: Clients,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
     tls: Option<Tls>,
@@ -77,7 +78,7 @@ impl Setup {
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let tables: Vec<_> = tables.collect();
         let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
-        let callers = Callers::read(clients, &names, transport, &clock);
+        let callers = Clients::read(clients, &names, transport, &clock);
         let accounts = Accounts::read(tables, config.server.max_in_flight, &clock);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
@@ -159,7 +160,7 @@ impl App {
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let health_alone = Routes::new(bounded_health());
-        let admin = Terms {
+        let admin = ListenerOptions {
             listener: ADMIN,
             routes: admin::routes(health_alone, orders.clone(), callers.clone(), is_ready),
             bounds_itself: "",
@@ -175,7 +176,7 @@ impl App {
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
-        let public = Terms {
+        let public = ListenerOptions {
             listener: SERVER,
             routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
             bounds_itself: grpc::PATH,

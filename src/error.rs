@@ -1,8 +1,12 @@
 //! The one error: why a question has no answer, in the contract's reasons. Every part may make
 //! one; only `grpc` turns it into a gRPC status.
 
+mod verdict;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use self::verdict::{Answer, Fault, Verdict};
 
 use crate::config::Secret;
 use crate::pb::{self, ErrorReason};
@@ -37,34 +41,33 @@ pub struct Error {
     pub provider_message: Option<String>,
     /// Which limit is spent.
     pub quota: Option<String>,
-    /// The vendor wants the account to be left alone for `retry_after`.
-    pub closes: Option<Closing>,
-    /// Nothing has reached the vendor, so it cannot have counted the call.
-    pub unsent: bool,
-    /// The vendor failed, or the way to it, in a call that was made for this.
-    pub trouble: Option<Trouble>,
+    /// How the exchange with the vendor ended that was made for this.
+    pub exchange: Exchange,
     /// What helps the operator and must not leave the server: for the log only.
     pub detail: Option<String>,
     /// What the operator should do, where the reason alone does not say it.
     pub advice: Option<&'static str>,
 }
 
-/// When a vendor that is asked too often may be asked again.
+/// How an exchange with a vendor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closing {
-    /// Once the time is over.
-    ForTheTime,
-    /// Once the time is over, by one call; by the others once that one is answered.
-    UntilProbed,
-}
-
-/// A vendor's own trouble, or that of the way to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// The vendor may be asked again at once.
-    Passing,
-    /// Asking again is of no use before `retry_after`.
-    Lasting,
+pub enum Exchange {
+    /// There was none: the vendor was not asked.
+    NotSent,
+    /// The vendor answered.
+    Answered,
+    /// The vendor answered that it is asked too often: the account is paused.
+    TooOften {
+        /// For how long.
+        wait: Duration,
+        /// Whether one call alone goes first then, and the others once it is answered.
+        probe: bool,
+    },
+    /// The vendor failed, or the way to it.
+    Failed {
+        /// How long asking again is of no use; `None` where it may help at once.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Error {
@@ -80,9 +83,7 @@ impl Error {
             provider_code: None,
             provider_message: None,
             quota: None,
-            closes: None,
-            unsent: false,
-            trouble: None,
+            exchange: Verdict::of(reason).exchange(),
             detail: None,
             advice: None,
         }
@@ -90,7 +91,15 @@ impl Error {
 
     /// The request's `field` is not as it must be.
     pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
-        Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest, message) }
+        let exchange = Exchange::NotSent;
+        Self { field: Some(field), exchange, ..Self::new(ErrorReason::InvalidRequest, message) }
+    }
+
+    /// The vendor answered that it is asked too often: see [`Exchange::TooOften`].
+    pub fn too_often(wait: Duration, probe: bool, message: impl Into<String>) -> Self {
+        let exchange = Exchange::TooOften { wait, probe };
+        Self { exchange, ..Self::new(ErrorReason::ProviderQuotaExhausted, message) }
+            .retry_after(wait)
     }
 
     /// The vendor cannot be asked now, or did not answer.
@@ -119,6 +128,18 @@ impl Error {
     /// This server failed; `detail` goes to its log.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, "this server failed; its log says why").detail(detail)
+    }
+
+    /// The vendor failed, or the way to it; asking again may help at once.
+    pub fn failed(message: impl Into<String>) -> Self {
+        let exchange = Exchange::Failed { retry_after: None };
+        Self { exchange, ..Self::unavailable(message) }
+    }
+
+    /// What the error's reason means.
+    #[must_use]
+    pub fn verdict(&self) -> &'static Verdict {
+        Verdict::of(self.reason)
     }
 
     /// With the time that a retry must wait.

@@ -3,9 +3,9 @@
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 mod admission;
-pub mod callers;
-mod calls;
-mod deadline;
+pub mod auth;
+mod context;
+mod layer;
 mod record;
 mod status;
 
@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::admission::Admission;
-use self::callers::{Callers, Identified, Identity};
-use self::calls::Calls;
-pub use self::calls::no_such_service;
-use self::deadline::{Deadline, out_of_time};
+use self::auth::{Clients, Identity};
+use self::context::{CallContext, out_of_time};
+use self::layer::CallLayer;
+pub use self::layer::no_such_service;
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
@@ -36,7 +36,6 @@ use crate::pb::{
     BatchGetOrdersRequest, BatchGetOrdersResponse, ErrorReason, GetOrderRequest, GetOrderResponse,
     OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
 };
-use crate::peer::Peer;
 
 /// The largest request that is read, in bytes; `app` holds the other services to it, too.
 pub const REQUEST_LIMIT: usize = 64 * 1024;
@@ -57,13 +56,13 @@ const BATCH_ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 #[must_use]
 pub fn service(
     orders: Orders,
-    callers: Callers,
+    clients: Clients,
     limits: &config::Server,
-) -> Calls<Identified<OrderServiceServer<impl OrderService>>> {
+) -> CallLayer<OrderServiceServer<impl OrderService>> {
     let admission = Admission::new(limits);
     let service = OrderServiceServer::new(Service { orders, admission: admission.clone() });
     let service = service.max_decoding_message_size(REQUEST_LIMIT);
-    Calls::new(Identified::new(service, callers), admission, limits)
+    CallLayer::new(service, admission, clients, limits)
 }
 
 struct Service {
@@ -77,16 +76,13 @@ impl OrderService for Service {
         &self,
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
-        let deadline = Deadline::of(request.extensions()).answer;
-        let record = Record::of(request.extensions());
-        let identity = Identity::of(request.extensions());
-        let GetOrderRequest { provider, id, account, machine_no, max_age } = request.into_inner();
+        let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
+        let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
         let order = OrderRef { provider, id, account, machine_no };
         record.asks(&order);
         let answer = async {
-            let identity = identity?;
             record.holds_share(identity.places(1)?);
-            self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline).await
+            self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline.answer).await
         };
         let answer = answer.await.map_err(|error| record.fail(&error))?;
         record.found(&answer);
@@ -97,15 +93,12 @@ impl OrderService for Service {
         &self,
         request: Request<BatchGetOrdersRequest>,
     ) -> Result<Response<BatchGetOrdersResponse>, Status> {
+        let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
         // The last tenth is for the answer: it must reach the caller before the deadline does.
         let now = Instant::now();
-        let time = Deadline::of(request.extensions()).answer.saturating_duration_since(now);
-        let deadline = now + time / 10 * 9;
-        let record = Record::of(request.extensions());
-        let identity = Identity::of(request.extensions());
-        let answer =
-            async { self.batch(&identity?, request.into_inner(), deadline, &record).await };
-        answer.await.map(Response::new).map_err(|error| record.fail(&error))
+        let deadline = now + deadline.answer.saturating_duration_since(now) / 10 * 9;
+        let answer = self.batch(&identity, request, deadline, &record).await;
+        answer.map(Response::new).map_err(|error| record.fail(&error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -114,17 +107,13 @@ impl OrderService for Service {
         &self,
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
-        let Peer { leaving, .. } = Peer::of(request.extensions());
-        let deadline = Deadline::of(request.extensions()).stream;
-        let record = Record::of(request.extensions());
-        let identity = Identity::of(request.extensions());
-        let order = request.into_inner().order.unwrap_or_default();
+        let (context, request) = CallContext::of(request)?;
+        let CallContext { deadline, identity, record, leaving } = context;
+        let order = request.order.unwrap_or_default();
         record.asks(&order);
-        let begun = identity.and_then(|identity| {
-            let watching = self.orders.watch(&identity.caller, &order)?;
-            Ok((identity, Some(watching)))
-        });
-        let (identity, watching) = begun.map_err(|error| record.fail(&error))?;
+        let watching = self.orders.watch(&identity.caller, &order);
+        let watching = watching.map_err(|error| record.fail(&error))?;
+        let (watching, deadline) = (Some(watching), deadline.stream);
         let watch = Watch { watching, identity, leaving, deadline, record };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }
@@ -219,7 +208,7 @@ impl Watch {
             }
         };
         let news = tokio::select! {
-            // What is there to tell is told before the end.
+            // Deliver pending news before ending the stream.
             biased;
             news = self.watching.as_mut()?.next() => news,
             () = self.leaving.cancelled() => Some(Err(Error::new(

@@ -39,7 +39,11 @@ impl Health {
             .map(|name| (name.to_owned(), ready.clone()))
             .into_iter()
             .chain([("liveness".to_owned(), alive)])
-            .chain(orders.askable().map(|(name, askable)| (format!("account/{name}"), askable)))
+            .chain(
+                orders
+                    .availability()
+                    .map(|(name, available)| (format!("account/{name}"), available)),
+            )
             .collect();
         Self(Arc::new(services))
     }

@@ -1,16 +1,17 @@
 //! One gRPC contract over the orders of several vendors, within the vendors' own rules.
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
-//! → `orders` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
+//! → `orders` → `accounts` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
 //! knows no other part, and each part reads its own settings with it; `random`, `peer`, `budget`, `metrics`
 //! and `certificate` know no other either. A test keeps it so (`tests/it/architecture.rs`).
 //!
-//! A question's way: `grpc` takes it off the wire and bounds its time. `orders` chooses the account
-//! and answers from the `store` what is young enough; else it joins the call that is under way for
-//! the order, or begins one in a task of its own, if the vendor's limits leave a call. The vendor's
-//! module in `providers` speaks to the vendor through `outbound` and puts the answer into the
-//! contract's words (`pb`); the `store` remembers it.
+//! A question's way: `grpc` takes it off the wire and bounds its time. `orders` answers from the `store`
+//! what is young enough; else it joins the search that is under way for the order, or leads one in a
+//! task of its own. `accounts` lets a call through: a permit, the breaker, and a reservation in the
+//! `store`. The vendor's module in `providers` asks the vendor through `outbound` and puts the answer into
+//! the contract's words (`pb`); the `store` finishes the call and remembers the order.
 
+pub mod accounts;
 pub mod app;
 pub mod budget;
 pub mod certificate;

@@ -83,8 +83,8 @@ metrics! {
         "Questions to a vendor that wait for their turn now.";
     RETRIES: Counter<1> = "order_query_vendor_retries_total" ["account"],
         "Calls to a vendor that were made once more.";
-    CLOSINGS: Counter<1> = "order_query_vendor_closings_total" ["account"],
-        "How often a vendor said that it is asked too often, and was left alone for a while.";
+    PAUSES: Counter<1> = "order_query_vendor_pauses_total" ["account"],
+        "How often a vendor said that it is asked too often, and the account was paused.";
     BREAKER_OPEN: Gauge<1> = "order_query_breaker_open" ["account"],
         "1 while a vendor is left alone because it fails, else 0.";
     CREDENTIALS_REFUSED: Gauge<1> = "order_query_credentials_refused" ["account"],
@@ -135,7 +135,7 @@ metrics! {
         "When the server's own chain of certificates ends, which is with the first of them that does, \
          in seconds since 1970; absent without TLS.";
     RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
-        "Files of a setting that have changed, by outcome: taken, or unfit and the old ones used on.";
+        "Files of a setting that were read again after a change, by outcome: ok, or error where the previous ones stay in use.";
     LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],
         "Log lines that were lost because nobody read them in time, or that could not be written.";
     SPANS_LOST: Counter<0> = "order_query_spans_lost_total" [],

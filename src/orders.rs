@@ -1,19 +1,11 @@
 //! The use case: an order as fresh as asked, within the vendor's rules. Used by `grpc`, which
 //! asks, and by `app`, which hands it the accounts and the store.
 
-mod accounts;
-mod breaker;
-mod caller;
-mod calls;
-mod flights;
 mod freshness;
 mod measures;
-mod outcome;
-mod proof;
 mod question;
-mod quota;
-mod retry;
-mod standing;
+mod search;
+mod single_flight;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -24,22 +16,17 @@ use lru::LruCache;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
-pub use accounts::{Account, Accounts};
-pub use caller::Caller;
-pub use proof::{Proved, Shared};
-pub use watch::Watching;
+pub use self::watch::Watching;
 
-use self::calls::Turn;
-use self::flights::{Flight, Flights, Landed, Pilot};
-use self::freshness::observed;
 use self::question::Question;
+use self::single_flight::{Group, Joined, Outcome, Shared};
+use crate::accounts::{Accounts, Caller, Priority};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::metrics::{JOINED, RETRIES};
+use crate::metrics::JOINED;
 use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
-use crate::providers::Means;
-use crate::spans::{self, Span};
-use crate::store::{Known, Store};
+use crate::spans;
+use crate::store::{OrderKey, Store};
 
 /// For how long it is remembered that a vendor does not know an order.
 const NOT_FOUND_FRESHNESS: Duration = Duration::from_secs(5);
@@ -68,14 +55,14 @@ impl From<GetOrderResponse> for Answer {
     }
 }
 
-/// That a vendor does not know an order, and of when that is.
-type NotFound = LruCache<String, (Error, SystemTime)>;
+/// Negative cache: the not-found error and when it was observed.
+type NotFound = LruCache<OrderKey, (Error, SystemTime)>;
 
 struct Inner {
     accounts: Accounts,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    flights: Arc<Flights>,
+    searches: Arc<Group>,
     not_found: Mutex<NotFound>,
     watching: watch::Watchers,
     tasks: TaskTracker,
@@ -90,7 +77,7 @@ impl Orders {
             accounts,
             store,
             clock,
-            flights: Arc::default(),
+            searches: Arc::default(),
             not_found: Mutex::new(LruCache::new(NOT_FOUND_LIMIT)),
             watching: watch::Watchers::default(),
             tasks: TaskTracker::new(),
@@ -98,9 +85,10 @@ impl Orders {
     }
 
     /// For each account, whether its vendor can be asked now as far as is known: not while it
-    /// turns the account's credentials down, nor while it fails and its breaker is open.
-    pub fn askable(&self) -> impl Iterator<Item = (&str, tokio::sync::watch::Receiver<bool>)> {
-        self.0.accounts.iter().map(|account| (account.name.as_str(), account.standing.askable()))
+    /// rejects the account's credentials, nor while it fails and its breaker is open.
+    pub fn availability(&self) -> impl Iterator<Item = (&str, tokio::sync::watch::Receiver<bool>)> {
+        let accounts = self.0.accounts.iter();
+        accounts.map(|account| (account.name.as_str(), account.availability.subscribe()))
     }
 
     /// The order, at most `max_age` old; without one, as fresh as the account is configured for,
@@ -127,8 +115,8 @@ impl Orders {
         Ok(answer)
     }
 
-    /// Resolves once no call to a vendor is under way and every answer is stored. Whoever waits for
-    /// it lets nobody ask any more.
+    /// Resolves once no call to a vendor is under way and every answer is stored. To be waited for once
+    /// nobody asks any more.
     pub async fn idle(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -148,59 +136,53 @@ impl Orders {
     async fn answer(&self, question: &Question, deadline: Instant) -> Result<Answer, Error> {
         let now = Instant::now();
         // The last tenth is for an older answer, where one will do.
-        let content_at = now + deadline.saturating_duration_since(now) / 10 * 9;
+        let stale_after = now + deadline.saturating_duration_since(now) / 10 * 9;
         // What is under way now was under way at the arrival, and is young enough for anyone.
-        let mut under_way = self.0.flights.under_way(&question.key);
+        let mut under_way = self.0.searches.under_way(&question.key);
         let mut place = None;
         loop {
             if let Some(answer) = self.at_hand(question) {
                 return answer.map(Answer::from);
             }
             // A watch has a place of its own.
-            if place.is_none() && question.asker.priority != quota::Priority::Poller {
+            if place.is_none() && question.class.priority != Priority::Background {
                 match question.account.place() {
-                    Ok(taken) => place = Some(taken),
-                    Err(error) => {
-                        let stale = self.stale(question, Some(&error));
-                        return stale.map(Answer::from).ok_or(error);
-                    }
+                    Ok(share) => place = Some(share),
+                    Err(error) => return self.stale_or(question, error),
                 }
             }
-            let mut flight = match self.join(question, under_way.take()) {
-                Ok(flight) => flight,
-                Err(answer) => return answer.map(Answer::from),
+            let mut search = match self.join(question, under_way.take()) {
+                Joined::Shared(search) | Joined::Leading(search) => search,
+                Joined::Known(answer) => return answer.map(Answer::from),
             };
-            let landed = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
-                landed = flight.landed() => landed,
-                () = sleep_until(content_at), if question.max_age.is_none() => {
+                outcome = search.outcome() => outcome,
+                () = sleep_until(stale_after), if question.max_age.is_none() => {
                     if let Some(stale) = self.stale(question, None) {
                         return Ok(stale.into());
                     }
-                    match timeout_at(deadline, flight.landed()).await {
-                        Ok(landed) => landed,
+                    match timeout_at(deadline, search.outcome()).await {
+                        Ok(outcome) => outcome,
                         Err(_elapsed) => return Err(out_of_time()),
                     }
                 }
                 () = sleep_until(deadline) => return Err(out_of_time()),
             };
-            match landed.as_ref() {
-                Landed::Live(known, vendor_latency) => {
+            match outcome.as_ref() {
+                Outcome::Live(known, vendor_latency) => {
                     let response = question.found(known.clone(), Source::Live, self.0.clock.now());
                     return Ok(Answer { response, vendor_latency: *vendor_latency });
                 }
-                // Who began was content with less, so this question asks for itself.
-                Landed::Kept(known) if !question.is_content(known, self.0.clock.now()) => {}
-                Landed::Kept(known) => {
+                // The leader accepted an older answer than this caller does; ask again.
+                Outcome::Cached(known) if !question.is_satisfied_by(known, self.0.clock.now()) => {}
+                Outcome::Cached(known) => {
                     let now = self.0.clock.now();
                     return Ok(question.found(known.clone(), Source::Cache, now).into());
                 }
-                // Its own limits are what stopped who began, and they are not this question's.
-                Landed::Failed(error, asker) if question.may_fare_better(error, asker) => {}
-                Landed::Failed(error, _) => {
-                    let stale = self.stale(question, Some(error));
-                    return stale.map(Answer::from).ok_or_else(|| error.clone());
-                }
+                // The leader's own limits stopped it, and they are not this question's.
+                Outcome::Failed(error, class) if question.may_fare_better(error, class) => {}
+                Outcome::Failed(error, _) => return self.stale_or(question, error.clone()),
             }
         }
     }
@@ -217,25 +199,23 @@ impl Orders {
                 return Some(Err(error));
             }
         }
-        let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
+        let known = self.0.store.peek(&question.key, question.day_window.as_ref())?;
         let now = self.0.clock.now();
-        question.is_content(&known, now).then(|| Ok(question.found(known, Source::Cache, now)))
+        question.is_satisfied_by(&known, now).then(|| Ok(question.found(known, Source::Cache, now)))
     }
 
-    /// The last state that is known, where it may take the place of `error` or of a wait.
+    /// The last state that is known, where it may stand in for the answer, or else the error.
+    fn stale_or(&self, question: &Question, error: Error) -> Result<Answer, Error> {
+        self.stale(question, Some(&error)).map(Answer::from).ok_or(error)
+    }
+
+    /// The last state that is known, where it may stand in for `error`, or end a wait.
     fn stale(&self, question: &Question, error: Option<&Error>) -> Option<GetOrderResponse> {
-        let replaced = error.is_none_or(|error| {
-            matches!(
-                error.reason,
-                ErrorReason::ProviderQuotaExhausted
-                    | ErrorReason::ProviderUnavailable
-                    | ErrorReason::StoreUnavailable
-            )
-        });
-        if !replaced || question.max_age.is_some() {
+        let may_stand_in = error.is_none_or(|error| error.verdict().allows_stale);
+        if !may_stand_in || question.max_age.is_some() {
             return None;
         }
-        let known = self.0.store.glance(&question.key, question.day_window.as_deref())?;
+        let known = self.0.store.peek(&question.key, question.day_window.as_ref())?;
         known.state.as_ref()?;
         let now = self.0.clock.now();
         let mut answer = question.found(known, Source::Stale, now);
@@ -245,135 +225,25 @@ impl Orders {
         Some(answer)
     }
 
-    /// Joins the call that is under way for the question's order, or makes one.
+    /// Joins the search that is under way for the question's order, or leads one.
     fn join(
         &self,
         question: &Question,
-        under_way: Option<Flight>,
-    ) -> Result<Flight, Result<GetOrderResponse, Error>> {
-        let mut is_pilot = false;
-        let flight = under_way.map_or_else(
-            || {
-                let at_hand = || self.at_hand(question);
-                self.0.flights.join(&question.key, at_hand, |pilot| {
-                    is_pilot = true;
-                    let span = spans::search(question.account.provider, &question.account.name);
-                    self.0.tasks.spawn(self.clone().fly(question.clone(), pilot, span));
-                })
-            },
-            Ok,
-        )?;
-        JOINED.add([&question.account.name], u64::from(!is_pilot));
-        Ok(flight)
-    }
-
-    async fn fly(self, question: Question, pilot: Pilot, span: Span) {
-        let landed = match span.around(self.find(&question)).await {
-            Ok(landed) => landed,
-            Err(error) => Landed::Failed(error, question.asker.clone()),
+        under_way: Option<Shared>,
+    ) -> Joined<Result<GetOrderResponse, Error>> {
+        let lead = |leader| {
+            let span = spans::search(question.account.provider, &question.account.name);
+            self.0.tasks.spawn(self.clone().lead(question.clone(), leader, span));
         };
-        if let Landed::Live(Known { state: Some(state), .. }, _) = &landed {
-            self.0.watching.learned(&question.key, state, self.0.clock.now());
-        }
-        pilot.land(landed);
-    }
-
-    /// Finds the order: in the store, with another process that is asking for it, or at the vendor.
-    async fn find(&self, question: &Question) -> Result<Landed, Error> {
-        let recalled = self.recall(question).await?;
-        let known = match recalled {
-            Some(known) if question.is_content(&known, self.0.clock.now()) => {
-                return Ok(Landed::Kept(known));
-            }
-            recalled => recalled.filter(|_| self.0.store.is_shared()),
+        let joined = match under_way {
+            Some(search) => Joined::Shared(search),
+            None => self.0.searches.join(&question.key, || self.at_hand(question), lead),
         };
-        // Before the lease, which must not end while the turn is waited for.
-        let turn = question.account.turn(self.0.clock.as_ref()).await?;
-        let Some(known) = known else { return self.ask(question, turn, None).await };
-        let lease = question.lease();
-        if let Some(known) = self.await_lease(question, &lease, &known).await? {
-            return Ok(Landed::Live(known, None));
+        if !matches!(joined, Joined::Known(_)) {
+            let is_shared = matches!(joined, Joined::Shared(_));
+            JOINED.add([&question.account.name], is_shared.into());
         }
-        let landed = self.ask(question, turn, Some(&lease)).await;
-        // Where this fails the lease ends by itself.
-        let _ = self.0.store.release(&lease.what, &lease.owner).await;
-        landed
-    }
-
-    /// What the store knows. `None` where it cannot be asked and nothing depends on it.
-    async fn recall(&self, question: &Question) -> Result<Option<Known>, Error> {
-        match self.0.store.recall(&question.key, question.day_window.as_deref()).await {
-            Ok(known) => Ok(Some(known.unwrap_or_default())),
-            Err(_) if !question.account.is_limited() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Waits until the order's lease is ours (`None`), or the process that has it has an answer.
-    async fn await_lease(
-        &self,
-        question: &Question,
-        lease: &question::Lease,
-        before: &Known,
-    ) -> Result<Option<Known>, Error> {
-        let observed_before = before.state.as_ref().and_then(observed);
-        let give_up = Instant::now() + lease.life * 2;
-        loop {
-            let leased = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
-            // Without leases each process asks for itself; the quota holds all the same.
-            if leased.unwrap_or(true) {
-                return Ok(None);
-            }
-            tokio::time::sleep(question::LEASE_POLL).await;
-            if let Some(known) = self.recall(question).await?
-                && let Some(at) = known.state.as_ref().and_then(observed)
-                // Not only a later one: what was known may have been of a clock that was ahead.
-                && Some(at) != observed_before
-            {
-                return Ok(Some(known));
-            }
-            if Instant::now() >= give_up {
-                return Err(Error::unavailable(
-                    "other replicas keep asking for the order and get no answer; ask again later",
-                ));
-            }
-        }
-    }
-
-    /// Asks the vendor, and remembers the answer.
-    async fn ask(
-        &self,
-        question: &Question,
-        mut turn: Turn<'_>,
-        lease: Option<&question::Lease>,
-    ) -> Result<Landed, Error> {
-        let gate = question.gate(Arc::clone(&self.0.store));
-        let means = Means { gate: &gate, tokens: self.0.store.as_ref() };
-        let asked = self.0.clock.now();
-        let outcome = loop {
-            let outcome = turn.attempt(&question.query, means, self.0.clock.as_ref()).await;
-            measures::called(&question.account, gate.sent(), &outcome);
-            if !turn.comes_again().await {
-                break outcome;
-            }
-            RETRIES.add([&question.account.name], 1);
-            // It lasts for one attempt. Where it cannot be had again, the worst is that two ask.
-            if let Some(lease) = lease {
-                let _ = self.0.store.lease(&lease.what, &lease.owner, lease.life).await;
-            }
-        };
-        let answered = self.0.clock.now();
-        // Nothing is under way any more, however long the store takes.
-        drop(turn);
-        self.note(question, outcome.as_ref(), asked).await;
-        let state = outcome?;
-        if let Err(error) = self.0.store.keep(&question.key, &state).await {
-            let detail = error.detail;
-            tracing::debug!(detail, "an answer could not be remembered");
-        }
-        let spent = self.recall(question).await.ok().flatten().unwrap_or_default().spent;
-        let vendor_latency = observed(&state).and_then(|sent| answered.duration_since(sent).ok());
-        Ok(Landed::Live(Known { state: Some(state), spent }, vendor_latency))
+        joined
     }
 }
 

@@ -9,6 +9,7 @@
 mod departure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod permit;
 mod settings;
 
 use std::error::Error as _;
@@ -23,8 +24,9 @@ use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
 use self::departure::Departure;
+pub use self::permit::{Counting, Delivery, Permit, Uncounted};
 use crate::clock::Clock;
-use crate::error::{Closing, Error, Trouble};
+use crate::error::{Error, Exchange};
 use crate::metrics::{CLOCK_DIFFERENCE_SECONDS, VENDOR_REQUEST_SECONDS};
 use crate::pb::ErrorReason;
 use crate::spans;
@@ -120,34 +122,50 @@ impl Client {
         since_1970.unwrap_or_default().as_secs()
     }
 
-    /// Sends the request once and reads the answer, whatever its HTTP status.
+    /// Sends the request once and reads the answer, whatever its HTTP status. Takes the [`Permit`] of a
+    /// call that is counted, or [`Uncounted`].
     ///
     /// # Errors
     /// `PROVIDER_UNAVAILABLE` where no whole answer came in time, `PROVIDER_RESPONSE_INVALID`
     /// where it is larger than 256 KiB.
-    pub async fn send(&self, request: Request<'_>) -> Result<Answer, Error> {
+    pub async fn send(
+        &self,
+        request: Request<'_>,
+        counting: impl Into<Counting>,
+    ) -> Result<Answer, Error> {
         let operation = request.operation;
         let request = self.build(request)?;
         let host = self.base.host_str().unwrap_or_default();
         let port = self.base.port_or_known_default();
         let span = spans::vendor_request(&self.account, operation, request.method(), host, port);
         let begin = Instant::now();
-        let outcome = span.within(self.exchange(request)).await;
+        let outcome = span.within(self.exchange(request, &counting.into())).await;
         VENDOR_REQUEST_SECONDS.observe([&self.account, operation], begin.elapsed());
         span.end_request(outcome.as_ref().map(|answer| answer.status));
         outcome
     }
 
-    async fn exchange(&self, mut request: reqwest::Request) -> Result<Answer, Error> {
+    async fn exchange(
+        &self,
+        mut request: reqwest::Request,
+        counting: &Counting,
+    ) -> Result<Answer, Error> {
         let sent = self.clock.now();
         #[cfg(fuzzing)]
         if let Some(answer) = fuzzing::played(request.url().path(), sent) {
+            counting.note(Delivery::Answered);
             return Ok(answer);
         }
         let departure = Departure::of(&mut request);
+        counting.note(Delivery::Unknown);
         let answered = self.http.execute(request).await;
-        let mut response =
-            answered.map_err(|error| self.failure(error, departure.never_began()))?;
+        let mut response = answered.map_err(|error| {
+            let never_began = departure.never_began();
+            if never_began {
+                counting.note(Delivery::NotSent);
+            }
+            self.failure(error, never_began)
+        })?;
         let date = header_date(response.headers(), DATE.as_str());
         let now = self.clock.wall();
         let sent_then = now - self.clock.now().duration_since(sent).unwrap_or_default();
@@ -161,6 +179,7 @@ impl Client {
         let body = self.body(&mut response).await?;
         let retry_after = retry_after(response.headers(), date.unwrap_or(sent));
         let status = response.status().as_u16();
+        counting.note(Delivery::Answered);
         Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
     }
 
@@ -219,8 +238,8 @@ impl Client {
     }
 
     /// Why there is no answer to a request that was sent, or was not.
-    fn failure(&self, error: reqwest::Error, unsent: bool) -> Error {
-        let message = if unsent {
+    fn failure(&self, error: reqwest::Error, never_began: bool) -> Error {
+        let message = if never_began {
             "the vendor cannot be reached; ask again later".to_owned()
         } else if error.is_timeout() {
             format!("the vendor did not answer within {:?}; ask again later", self.timeout)
@@ -229,8 +248,7 @@ impl Client {
                 .to_owned()
         };
         let advice = tls_error(&error).and_then(tls_advice);
-        let trouble = Some(Trouble::Passing);
-        Error { unsent, trouble, advice, ..Error::unavailable(message).detail(causes(error)) }
+        Error { advice, ..Error::failed(message).detail(causes(error)) }
     }
 }
 
@@ -264,23 +282,18 @@ impl Answer {
     pub fn check_status(&self) -> Result<(), Error> {
         let error = match self.status {
             200..=299 => return Ok(()),
-            429 => Error {
-                retry_after: self.retry_after.or(Some(TOO_MANY_REQUESTS_RETRY)),
-                closes: Some(Closing::ForTheTime),
-                ..Error::new(
-                    ErrorReason::ProviderQuotaExhausted,
-                    "the vendor answered that it is asked too often (HTTP 429); wait before \
-                     asking again",
-                )
-            },
+            429 => Error::too_often(
+                self.retry_after.unwrap_or(TOO_MANY_REQUESTS_RETRY),
+                false,
+                "the vendor answered that it is asked too often (HTTP 429); wait before asking again",
+            ),
             status @ (408 | 500..=599) => {
-                let error = Error::unavailable(format!(
+                let error = Error::failed(format!(
                     "the vendor answered that it cannot serve now (HTTP {status}); ask again later"
                 ));
-                // What says when to come back says as well not to come before.
-                let trouble = self.retry_after.map_or(Trouble::Passing, |_| Trouble::Lasting);
-                let retry_after = self.retry_after.or(error.retry_after);
-                Error { retry_after, trouble: Some(trouble), ..error }
+                // A vendor that says when to come back says as well not to come before.
+                let exchange = Exchange::Failed { retry_after: self.retry_after };
+                Error { retry_after: self.retry_after.or(error.retry_after), exchange, ..error }
             }
             status => Error::new(
                 ErrorReason::ProviderError,

@@ -1,4 +1,4 @@
-//! The vendors: what each must do ([`Provider`]), what each is handed ([`Means`]), and the one
+//! The vendors: what each must do ([`Provider`]), what each is handed ([`Resources`]), and the one
 //! match from the contract's enum to a vendor's module. Used by `orders`; a vendor's module
 //! knows no other vendor.
 
@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
-use crate::outbound::Answer;
+use crate::outbound::{Answer, Delivery, Permit};
 use crate::pb::{self, Order};
 use crate::random;
 
@@ -67,7 +67,7 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// Everything that the vendor's table of errors names; what its answers and its transport
     /// can do wrong.
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error>;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error>;
 
     /// What the vendor allows, and how this account asks.
     fn rules(&self) -> Rules;
@@ -126,49 +126,38 @@ pub struct Rules {
     pub longest_call: Duration,
 }
 
-/// Lets calls for orders through to a vendor, and counts them.
+impl Rules {
+    /// Whether calls are limited, so that each has to be counted before it is sent.
+    #[must_use]
+    pub fn are_counted(&self) -> bool {
+        self.calls_per_minute.is_some() || self.calls_per_order_per_day.is_some()
+    }
+}
+
+/// Admits calls for orders to a vendor, and counts them.
 #[async_trait]
 pub trait Gate: Send + Sync {
-    /// Counts a call that is about to be sent. Every call has a pass of its own.
+    /// Counts a call that is about to be sent. Gives the id of that call.
     ///
     /// # Errors
     /// `PROVIDER_QUOTA_EXHAUSTED` where the vendor may not be asked now; `STORE_UNAVAILABLE`
     /// where a call could not be counted.
-    async fn enter(&self) -> Result<Pass, Error>;
+    async fn enter(&self) -> Result<String, Error>;
 
-    /// Notes what became of the call.
-    async fn leave(&self, pass: Pass, left: Left);
+    /// Notes how far the call of that id got.
+    async fn leave(&self, call: String, delivery: Delivery);
 }
 
-/// The leave to make one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pass(pub String);
-
-/// What is known of a call that was let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// Its answer came, so the vendor has counted it by now.
-    Answered,
-    /// It was never sent.
-    Unsent,
-    /// It may have reached the vendor, and may be counted still.
-    Unknown,
-}
-
-/// Makes a call through the gate. `call` begins to work once it is let through: what it stamps
-/// and signs is of the time of sending.
-async fn through<T>(
-    gate: &dyn Gate,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let pass = gate.enter().await?;
-    let outcome = call.await;
-    let left = match &outcome {
-        Ok(_) => Left::Answered,
-        Err(error) if error.unsent => Left::Unsent,
-        Err(_) => Left::Unknown,
-    };
-    gate.leave(pass, left).await;
+/// Makes a call that the gate counts. `call` begins to work once it is admitted: what it stamps
+/// and signs is of the time of sending. Its permit is for one request.
+async fn counted<T, F>(gate: &dyn Gate, call: impl FnOnce(Permit) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let id = gate.enter().await?;
+    let (permit, receipt) = Permit::new();
+    let outcome = call(permit).await;
+    gate.leave(id, receipt.delivery()).await;
     outcome
 }
 
@@ -183,7 +172,7 @@ pub struct Query {
 
 /// What an order is asked for with.
 #[derive(Clone, Copy)]
-pub struct Means<'a> {
+pub struct Resources<'a> {
     /// What every call for the order goes through.
     pub gate: &'a dyn Gate,
     /// Where access tokens are remembered.
@@ -218,7 +207,7 @@ pub trait TokenStore: Send + Sync {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error>;
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error>;
 
     /// Makes `owner` the one who does `what` for all processes, for `life` at most. False while
     /// another owner is; true again for the same owner.

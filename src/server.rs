@@ -48,7 +48,7 @@ pub struct Listener {
 }
 
 /// What a listener serves, and to whom.
-pub struct Terms {
+pub struct ListenerOptions {
     /// Which one it is.
     pub listener: Listener,
     /// What is served.
@@ -83,46 +83,46 @@ pub struct Limits {
 
 /// Serves until the terms' `stopping` is canceled, and then for as long as calls are under way: a
 /// peer that does not read its answers may hold that up for as long as the longest call takes.
-pub fn serve(listener: TcpListener, terms: Terms) -> impl Future<Output = ()> {
+pub fn serve(listener: TcpListener, options: ListenerOptions) -> impl Future<Output = ()> {
     // At once: the first page that is asked for tells it.
-    let Listener { name, limit, .. } = terms.listener;
+    let Listener { name, limit, .. } = options.listener;
     CONNECTIONS.set([name], 0.0);
-    SERVER_LIMIT.set([limit], terms.limits.max_connections.into());
+    SERVER_LIMIT.set([limit], options.limits.max_connections.into());
     SHED.add([limit], 0);
-    accept_all(listener, Arc::new(terms))
+    accept_all(listener, Arc::new(options))
 }
 
-async fn accept_all(listener: TcpListener, terms: Arc<Terms>) {
-    let budgets = Budgets::of_listener(terms.limits.calls);
+async fn accept_all(listener: TcpListener, options: Arc<ListenerOptions>) {
+    let budgets = Budgets::of_listener(options.limits.calls);
     let mut connections = Connections::default();
-    let (mut refusals, mut failures) = (Rarely::default(), Rarely::default());
+    let (mut refusals, mut failures) = (LogThrottle::default(), LogThrottle::default());
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
-                let limit = terms.listener.limit;
+                let limit = options.listener.limit;
                 let open = connections.tasks.len();
-                let full = open >= terms.limits.max_connections as usize;
+                let full = open >= options.limits.max_connections as usize;
                 if full {
                     SHED.add([limit], 1);
                     if refusals.is_time() {
-                        log_full(&terms, open);
+                        log_full(&options, open);
                     }
                 }
-                if !full || terms.limits.idle.is_some() && connections.end_most_silent() {
-                    connections.open(stream, &terms, &budgets);
+                if !full || options.limits.idle.is_some() && connections.end_most_silent() {
+                    connections.open(stream, &options, &budgets);
                 }
             }
             Some(()) = connections.ended() => {}
-            () = terms.stopping.cancelled() => break,
+            () = options.stopping.cancelled() => break,
         }
     }
     drop(listener);
     while connections.ended().await.is_some() {}
 }
 
-fn log_full(terms: &Terms, open: usize) {
-    let listener = terms.listener.name;
-    if terms.limits.idle.is_some() {
+fn log_full(options: &ListenerOptions, open: usize) {
+    let listener = options.listener.name;
+    if options.limits.idle.is_some() {
         tracing::warn!(
             listener,
             open,
@@ -141,12 +141,12 @@ struct Connections {
 }
 
 impl Connections {
-    fn open(&mut self, stream: TcpStream, terms: &Arc<Terms>, budgets: &Budgets) {
-        let open = Open::new(terms.listener.name);
+    fn open(&mut self, stream: TcpStream, options: &Arc<ListenerOptions>, budgets: &Budgets) {
+        let open = Open::new(options.listener.name);
         let budgets = Arc::new(budgets.of_connection());
         let activity = Arc::new(Activity::new(Arc::clone(&budgets.streams)));
         let connection =
-            connection::serve(stream, Arc::clone(terms), budgets, Arc::clone(&activity));
+            connection::serve(stream, Arc::clone(options), budgets, Arc::clone(&activity));
         let task = self.tasks.spawn(async move {
             connection.await;
             drop(open);
@@ -177,7 +177,7 @@ impl Connections {
 }
 
 /// The next connection. Where none can be accepted it is tried again after a while.
-async fn accept(listener: &TcpListener, failures: &mut Rarely) -> TcpStream {
+async fn accept(listener: &TcpListener, failures: &mut LogThrottle) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
@@ -211,9 +211,9 @@ impl Drop for Open {
 
 /// Keeps what happens again and again from filling the log.
 #[derive(Default)]
-struct Rarely(Option<Instant>);
+struct LogThrottle(Option<Instant>);
 
-impl Rarely {
+impl LogThrottle {
     fn is_time(&mut self) -> bool {
         let is_time = self.0.is_none_or(|last| last.elapsed() >= LOG_INTERVAL);
         if is_time {

@@ -23,10 +23,6 @@ use crate::error::Error;
 use crate::pb::order_service_server::SERVICE_NAME;
 use crate::pb::{self, ErrorReason, Source};
 
-/// The codes that say that a server failed; the others are matters of the caller.
-const SERVER_ERRORS: [&str; 6] =
-    ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
-
 /// The most of a caller's `tracestate` that is kept, in bytes: what everyone is to pass on.
 const STATE_LIMIT: usize = 512;
 
@@ -52,6 +48,8 @@ pub struct CallEnd<'a> {
     pub code: &'static str,
     /// Why it failed, where it did.
     pub reason: Option<ErrorReason>,
+    /// Whether a failure is one of ours, and not the caller's.
+    pub is_at_fault: bool,
     /// Who asked, by the name in the configuration.
     pub caller: Option<&'a str>,
     /// The vendor, by its word.
@@ -177,7 +175,7 @@ impl Span {
 
     /// Ends the span of a call.
     pub fn end_call(&self, call: &CallEnd<'_>) {
-        let CallEnd { code, reason, caller, provider, account, source } = *call;
+        let CallEnd { code, reason, is_at_fault, caller, provider, account, source } = *call;
         let words = [
             ("order_query.caller", caller),
             ("order_query.provider", provider),
@@ -187,7 +185,7 @@ impl Span {
         ];
         let words =
             words.into_iter().filter_map(|(key, word)| Some(KeyValue::new(key, word?.to_owned())));
-        self.end(reason.map(pb::short_name), SERVER_ERRORS.contains(&code), words);
+        self.end(reason.map(pb::short_name), is_at_fault, words);
     }
 
     /// Ends the span, with what has become of it. `at_fault` tells whether a failure is one of the

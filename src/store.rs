@@ -6,6 +6,7 @@
 //! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
 
 mod cache;
+mod call;
 mod ends;
 mod file;
 mod leases;
@@ -20,6 +21,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use self::call::{
+    AccountKey, Call, Known, Lease, Limit, OrderKey, Outcome, Reservation, Window, WindowKey,
+};
 pub use self::file::File;
 pub use self::memory::Memory;
 use self::observed::Observed;
@@ -38,41 +42,53 @@ const OPENING_POLL: Duration = Duration::from_millis(100);
 
 /// Remembers what the vendors' rules need.
 ///
-/// Keys are made by the callers, of the vendor's own identity; a store only compares them. All
-/// methods fail with `STORE_UNAVAILABLE`, and then may or may not have been carried out: each is
-/// safe to repeat.
+/// A call to a vendor is [reserved](Self::reserve) before it is sent, and [finished](Self::finish) once
+/// its answer has come, or [canceled](Self::cancel) where it was never sent. A call that is neither
+/// counts for as long as the vendor may come to count it.
+///
+/// All methods that wait fail with `STORE_UNAVAILABLE`, and then may or may not have been carried out:
+/// each is safe to repeat.
 #[async_trait]
 pub trait Store: TokenStore {
-    /// What is known of an order without any input or output; perhaps not the latest.
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known>;
+    /// What is known of an order without any input or output; perhaps not the latest. `window` is the
+    /// order's own limit: see [`Known::spent`].
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known>;
 
-    /// What is known of an order. `window` is a limit, such as the order's own: see
-    /// [`Known::spent`].
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error>;
+    /// What is known of an order.
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error>;
 
     /// Remembers an order's state, unless what is remembered was observed later or is terminal.
     /// Terminal states are never forgotten.
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error>;
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error>;
 
-    /// Takes a slot in each window of the call, or in none. Slots are written before this returns.
-    /// A call that is taken again takes no second slot.
-    async fn take(&self, call: &Call) -> Result<Take, Error>;
+    /// Reserves a call: takes its lease and a slot in each of its windows, or nothing. They are written
+    /// before this returns. A call that is reserved again takes no second slot.
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error>;
 
-    /// Notes that the call's answer has come: its slots are free a period from now, if not before.
-    async fn settle(&self, call: &Call) -> Result<(), Error>;
+    /// Notes that the call's answer has come, and what it brought, all at once:
+    ///
+    /// - its slots are free a period from now, if not before;
+    /// - an answer about the order resumes an account that is paused with a probe, if a probe was admitted
+    ///   since: its vendor answers again. Answers to calls of before resume nothing, nor does
+    ///   anything but the time resume an account that is paused without a probe;
+    /// - the order's state is remembered as [`put`](Self::put) does it, and the lease ends.
+    ///
+    /// When each slot that is taken in the order's own window is free again then, earliest first.
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error>;
 
     /// Gives the call's slots back: nothing was sent.
-    async fn give_back(&self, call: &Call) -> Result<(), Error>;
+    async fn cancel(&self, call: &Call) -> Result<(), Error>;
 
-    /// Closes an account for a while, an hour at most: the vendor says that it is asked too often.
-    /// With `probe`, one call is let through each time that `wait` is over, until
-    /// [`reopen`](Self::reopen).
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error>;
+    /// Pauses an account, an hour at most: the vendor says that it is asked too often. With `probe`,
+    /// one call is admitted each time that `wait` has passed, until one of them is answered.
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error>;
 
-    /// Opens an account that is closed with `probe`, if a probe was let through since: its vendor
-    /// answers again. Answers to calls of before open nothing, nor does anything but the time
-    /// open an account that is closed without `probe`.
-    async fn reopen(&self, account: &str) -> Result<(), Error>;
+    /// When each slot that is taken in a window is free again, earliest first.
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error>;
 
     /// Proves that the store can be read and written now: with keys of its own, which are soon gone.
     async fn ping(&self) -> Result<(), Error>;
@@ -91,15 +107,6 @@ pub trait Store: TokenStore {
     fn is_shared(&self) -> bool;
 }
 
-/// What is known of an order.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Known {
-    /// Its last state; `account` is empty.
-    pub state: Option<Order>,
-    /// When each slot that is taken in the window is free again, earliest first.
-    pub spent: Vec<SystemTime>,
-}
-
 /// How many bytes a store holds in the memory of this process, about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Held {
@@ -109,50 +116,6 @@ pub struct Held {
     pub terminal: usize,
     /// Calls whose slots are not free again.
     pub spent_calls: usize,
-}
-
-/// A limit: at most so many calls in any span of time of that length.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
-    /// What the store knows it by.
-    pub key: String,
-    /// How many calls.
-    pub limit: u32,
-    /// In how long a time.
-    pub period: Duration,
-}
-
-/// One call to a vendor, as the limits see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// Tells this call from all others, in every process.
-    pub id: String,
-    /// The account that it is made with.
-    pub account: String,
-    /// The limits that it must fit in.
-    pub windows: Vec<Window>,
-    /// How long after it is sent the vendor may come to count it: the slot of a call whose answer
-    /// never came is free again after this and the window's period.
-    pub in_flight: Duration,
-}
-
-impl Call {
-    /// What a store knows the call's slots by: its id, and for how many milliseconds it may be in
-    /// flight. So whoever reads a slot knows how late it can be free, whatever is configured by then.
-    fn mark(&self) -> String {
-        format!("{}~{}", self.id, self.in_flight.as_nanos().div_ceil(1_000_000))
-    }
-}
-
-/// Whether a call may be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Take {
-    /// It may; its slots are taken.
-    Taken,
-    /// The window of that index is full for so long.
-    Full(usize, Duration),
-    /// The account is closed for so long.
-    Closed(Duration),
 }
 
 /// Opens the store that is configured.

@@ -19,7 +19,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, registry};
 
-use self::otlp::Sending;
+use self::otlp::SpanExport;
 use self::queue::Queue;
 pub(crate) use self::text::is_harmful;
 use crate::config::{LogFormat, Telemetry};
@@ -35,7 +35,7 @@ const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 #[must_use]
 pub struct Outgoing {
     logs: Arc<Queue>,
-    spans: Option<Sending>,
+    spans: Option<SpanExport>,
 }
 
 impl Drop for Outgoing {
@@ -65,7 +65,7 @@ pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
             queue.write_to(io::stderr());
         })?;
     }
-    let spans = telemetry.traces.as_ref().map(Sending::start).transpose()?;
+    let spans = telemetry.traces.as_ref().map(SpanExport::start).transpose()?;
     Ok(Outgoing { logs: queue, spans })
 }
 

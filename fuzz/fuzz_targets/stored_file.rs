@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use order_query::clock::ManualClock;
 use order_query::pb::Order;
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Call, File, Store as _, Reservation, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store as _, Window};
 use order_query_fuzz::block_on;
 use prost::Message as _;
 use prost_types::Timestamp;
@@ -82,9 +82,16 @@ fn token() -> Token {
 }
 
 fn call(account: &str) -> Call {
-    let window = Window { key: "w".to_owned(), limit: 9, period: Duration::from_mins(1) };
+    let (limit, period) = (Limit::PerMinute, Duration::from_mins(1));
+    let window = Window { key: "w".into(), limit, max_calls: 9, period };
     let in_flight = Duration::from_secs(5);
-    Call { id: "call".to_owned(), account: account.to_owned(), windows: vec![window], in_flight }
+    Call {
+        id: "call".to_owned(),
+        account: account.into(),
+        windows: vec![window],
+        in_flight,
+        lease: None,
+    }
 }
 
 /// Puts bytes in the place of others, or cuts the file off: it is refused and stays as it is, or
@@ -107,11 +114,12 @@ async fn damaged(mut patches: &[u8]) {
         assert!(fs::read(&path).expect("the file") == bytes, "a refused file was changed");
         return;
     };
-    let known = store.get(&"ended".into(), Some(&"w".into())).await.expect("recalled").unwrap_or_default();
+    let known =
+        store.get(&"ended".into(), Some(&"w".into())).await.expect("recalled").unwrap_or_default();
     assert_eq!((known.state, known.spent.len()), (Some(ended()), 1), "something was lost");
     assert_eq!(store.load("us").await, Ok(Some(token())), "the token was lost");
     let taken = store.reserve(&Call { id: "other".to_owned(), ..call("closed") }).await;
-    assert_eq!(taken, Ok(Reservation::Paused(Duration::from_mins(1))), "the closure was lost");
+    assert_eq!(taken, Ok(Reservation::Paused(Duration::from_mins(1))), "the pause was lost");
 }
 
 /// Writes rows as the format has them: the store reads what stands there, or says that it cannot.

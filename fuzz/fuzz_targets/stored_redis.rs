@@ -10,7 +10,9 @@ use libfuzzer_sys::fuzz_target;
 use order_query::clock::ManualClock;
 use order_query::pb::Order;
 use order_query::providers::TokenStore as _;
-use order_query::store::{Call, Redis, Store as _, Reservation, Window, fuzzing};
+use order_query::store::{
+    Call, Lease, Limit, Outcome, Redis, Reservation, Store as _, Window, fuzzing,
+};
 use order_query_fuzz::block_on;
 use prost::Message as _;
 use prost_types::Timestamp;
@@ -47,9 +49,17 @@ fn late() -> Order {
 }
 
 fn call() -> Call {
-    let window = Window { key: "w".to_owned(), limit: 9, period: Duration::from_mins(1) };
+    let (limit, period) = (Limit::PerOrderPerDay, Duration::from_mins(1));
+    let window = Window { key: "w".into(), limit, max_calls: 9, period };
     let in_flight = Duration::from_secs(5);
-    Call { id: "c".to_owned(), account: "a".to_owned(), windows: vec![window], in_flight }
+    let lease = Lease { key: "l".to_owned(), owner: "o".to_owned(), life: in_flight };
+    Call {
+        id: "c".to_owned(),
+        account: "a".into(),
+        windows: vec![window],
+        in_flight,
+        lease: Some(lease),
+    }
 }
 
 /// Bytes in the place of an answer: every question ends.
@@ -61,7 +71,8 @@ async fn any_answer(order: &str, answer: &[u8]) {
     let _ = store.load("us").await;
     let _ = store.lease("what", "me", Duration::from_secs(1)).await;
     let _ = store.reserve(&call()).await;
-    let _ = store.finish(&call(), Outcome::Counted).await;
+    let _ = store.finish(&call(), Outcome::Found(&order.into(), &late())).await;
+    let _ = store.spent(&"w".into()).await;
     let _ = store.pause(&"a".into(), Duration::from_secs(1), true).await;
 }
 

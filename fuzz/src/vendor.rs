@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Section;
 use order_query::error::Error;
+use order_query::outbound::Delivery;
 use order_query::outbound::fuzzing::{self, Reply};
 use order_query::pb::{self, Order};
-use order_query::providers::{self, Gate, Left, Resources, Pass, Provider, Query};
+use order_query::providers::{self, Gate, Provider, Query, Resources};
 use order_query::store::Memory;
 use toml::{Table, Value};
 
@@ -214,9 +215,9 @@ struct Open;
 
 #[async_trait]
 impl Gate for Open {
-    async fn enter(&self) -> Result<Pass, Error> {
-        Ok(Pass(String::new()))
+    async fn enter(&self) -> Result<String, Error> {
+        Ok(String::new())
     }
 
-    async fn leave(&self, _pass: Pass, _left: Left) {}
+    async fn leave(&self, _call: String, _delivery: Delivery) {}
 }

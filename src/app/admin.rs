@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tonic::service::Routes;
 
 use crate::budget::{Budget, Share};
-use crate::grpc::callers::Callers;
+use crate::grpc::auth::Clients;
 use crate::metrics::{self, READY};
 use crate::orders::Orders;
 use crate::peer::Peer;
@@ -23,7 +23,7 @@ use crate::peer::Peer;
 pub(super) fn routes(
     health: Routes,
     orders: Orders,
-    callers: Callers,
+    callers: Clients,
     ready: Receiver<bool>,
 ) -> Routes {
     let metrics = get(move |request: Request| {

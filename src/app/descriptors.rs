@@ -5,8 +5,8 @@ use std::fs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ADMIN_CONNECTIONS;
+use crate::accounts::Accounts;
 use crate::config::Config;
-use crate::orders::Accounts;
 
 /// What is open besides the connections that have a limit: listeners, the runtime's own, the store's
 /// files or connections, the collector's connection, and files that are read for a moment.

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 pub use self::report::{Finding, Verdict};
 use super::Setup;
+use crate::accounts::Shared;
 use crate::config::StorePlace;
-use crate::orders::Shared;
 use crate::store::{self, File, Store};
 
 /// How long the shared store may take to be reached.

@@ -13,15 +13,15 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a change must stand before it is used: whoever writes a file may be in the middle of it.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// What becomes of files that have changed, in metrics.
-const TAKEN: &str = "taken";
-const UNFIT: &str = "unfit";
+/// How reloading ended, in metrics.
+const OK: &str = "ok";
+const ERROR: &str = "error";
 
 /// Runs without end.
 pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
     for setting in reloads.iter().map(Reload::path) {
-        RELOADS.add([setting, TAKEN], 0);
-        RELOADS.add([setting, UNFIT], 0);
+        RELOADS.add([setting, OK], 0);
+        RELOADS.add([setting, ERROR], 0);
     }
     let mut wait = INTERVAL;
     loop {
@@ -39,14 +39,12 @@ pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
         for (reload, look) in reloads.iter().zip(looks) {
             let Look::Changed(outcome) = look else { continue };
             let path = reload.path();
-            RELOADS.add([path, if outcome.is_ok() { TAKEN } else { UNFIT }], 1);
+            RELOADS.add([path, if outcome.is_ok() { OK } else { ERROR }], 1);
             match outcome {
-                Ok(()) => tracing::info!(path, "files have changed and are in use"),
-                Err(problem) => tracing::warn!(
-                    path,
-                    problem,
-                    "files have changed and are unfit; the old ones stay in use"
-                ),
+                Ok(()) => tracing::info!(path, "files were reloaded"),
+                Err(problem) => {
+                    tracing::warn!(path, problem, "reload failed; still using the previous files")
+                }
             }
         }
     }

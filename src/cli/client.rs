@@ -39,7 +39,7 @@ const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
 
 /// Which order, and of which server.
 #[derive(Args)]
-pub(super) struct Which {
+pub(super) struct OrderArgs {
     #[arg(value_parser = provider, help = format!("The vendor: one of {}", vendors()))]
     provider: Provider,
     /// The vendor's name for the order
@@ -64,7 +64,7 @@ pub(super) struct Which {
     pub(super) json: bool,
 }
 
-impl Which {
+impl OrderArgs {
     /// The order that the arguments name.
     pub(super) fn order(&self) -> OrderRef {
         OrderRef {

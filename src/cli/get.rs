@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use tonic::Request;
 
-use super::client::{Server, Which, json};
+use super::client::{OrderArgs, Server, json};
 use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
@@ -17,7 +17,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 #[derive(Args)]
 pub(super) struct Get {
     #[command(flatten)]
-    which: Which,
+    which: OrderArgs,
     /// How old the answer may be at most, such as 10m; 0 asks the vendor now
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<prost_types::Duration>,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::client::{Which, json, told};
+use super::client::{OrderArgs, json, told};
 use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
@@ -11,7 +11,7 @@ use crate::pb::{GetOrderResponse, WatchOrderRequest};
 #[derive(Args)]
 pub(super) struct Watch {
     #[command(flatten)]
-    which: Which,
+    which: OrderArgs,
 }
 
 impl Watch {

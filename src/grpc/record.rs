@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap};
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::Level;
@@ -14,11 +14,11 @@ use tracing::Level;
 use super::admission::Places;
 use super::status::{self, code_name};
 use crate::budget::Share;
-use crate::error::Error;
+use crate::error::{Error, Fault, Verdict};
 use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
 use crate::pb::order_service_server::SERVICE_NAME;
-use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+use crate::pb::{self, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
 use crate::spans::{self, CallEnd, Span};
 
 /// The call's line. It is written, and the call's places are given back, when the last clone is
@@ -92,12 +92,6 @@ impl Record {
         })))
     }
 
-    /// The record of the request with these extensions.
-    pub(super) fn of(extensions: &Extensions) -> Self {
-        let without_layer = || Self::new("", false, &HeaderMap::new());
-        extensions.get().cloned().unwrap_or_else(without_layer)
-    }
-
     fn line(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,14 +149,14 @@ impl Record {
         count(error);
         let line = self.line();
         event!(
-            level(error.reason),
+            error.verdict().level,
             method = line.method,
             caller = line.caller,
             provider = provider(order.provider),
             account = error.account,
             order = shortened(&order.id),
             reason = pb::short_name(error.reason),
-            code = code_name(status::code(error.reason)),
+            code = code_name(error.verdict().code),
             field = error.field,
             provider_code = error.provider_code,
             detail = error.detail,
@@ -201,7 +195,8 @@ impl Drop for Line {
             Some(Ok(())) => (Level::INFO, tonic::Code::Ok, "answered"),
             Some(Err(error)) => {
                 count(error);
-                (level(error.reason), status::code(error.reason), error.message.as_str())
+                let Verdict { level, code, .. } = *error.verdict();
+                (level, code, error.message.as_str())
             }
             None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
         };
@@ -214,6 +209,7 @@ impl Drop for Line {
         self.span.end_call(&CallEnd {
             code: code_name(code),
             reason: failure.map(|error| error.reason),
+            is_at_fault: failure.is_some_and(|error| error.verdict().fault == Fault::Server),
             caller: self.caller.as_deref(),
             provider: self.provider.as_deref(),
             account: account.map(String::as_str),
@@ -250,19 +246,6 @@ impl Drop for Line {
 fn count(error: &Error) {
     let account = error.account.as_deref().unwrap_or_default();
     ERRORS.add([account, pb::short_name(error.reason)], 1);
-}
-
-/// How loudly a failure is told: what the operator should look at is a warning.
-fn level(reason: ErrorReason) -> Level {
-    match reason {
-        ErrorReason::Internal => Level::ERROR,
-        ErrorReason::ProviderCredentialsRejected
-        | ErrorReason::ProviderResponseInvalid
-        | ErrorReason::ProviderError
-        | ErrorReason::ProviderUnavailable
-        | ErrorReason::StoreUnavailable => Level::WARN,
-        _ => Level::INFO,
-    }
 }
 
 fn provider(number: i32) -> Option<String> {

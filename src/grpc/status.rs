@@ -21,31 +21,6 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// The longest wait that is worth a retry within one call.
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(1);
 
-/// Which code a reason goes with.
-pub(super) fn code(reason: ErrorReason) -> Code {
-    match reason {
-        ErrorReason::InvalidRequest => Code::InvalidArgument,
-        ErrorReason::CallerUnauthenticated => Code::Unauthenticated,
-        ErrorReason::CallerForbidden => Code::PermissionDenied,
-        ErrorReason::OrderNotFound => Code::NotFound,
-        ErrorReason::ProviderNotConfigured
-        | ErrorReason::OrderExpired
-        | ErrorReason::ProviderCredentialsRejected => Code::FailedPrecondition,
-        ErrorReason::ProviderQuotaExhausted | ErrorReason::ServerOverloaded => {
-            Code::ResourceExhausted
-        }
-        ErrorReason::ProviderUnavailable
-        | ErrorReason::StoreUnavailable
-        | ErrorReason::ServerDraining => Code::Unavailable,
-        ErrorReason::ProviderError => Code::Unknown,
-        ErrorReason::Unimplemented => Code::Unimplemented,
-        ErrorReason::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorReason::ProviderResponseInvalid | ErrorReason::Internal | ErrorReason::Unspecified => {
-            Code::Internal
-        }
-    }
-}
-
 /// The code's name, as gRPC writes it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
@@ -72,7 +47,7 @@ pub(super) fn code_name(code: Code) -> &'static str {
 /// The failure of one order of a batch, in the batch's words.
 pub(super) fn in_batch(error: &Error) -> OrderError {
     OrderError {
-        code: code(error.reason).into(),
+        code: error.verdict().code.into(),
         message: error.message.clone(),
         reason: error.reason.into(),
         retry_delay: error.retry_after.and_then(|wait| wait.try_into().ok()),
@@ -110,7 +85,7 @@ pub(super) fn status(error: &Error) -> Status {
             pushback.insert(PUSHBACK, millis);
         }
     }
-    let code = code(error.reason);
+    let code = error.verdict().code;
     Status::with_error_details_and_metadata(code, error.message.as_str(), details, pushback)
 }
 

@@ -2,21 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::accounts::calls_per_day;
 use crate::pb::Order;
 use crate::providers::Rules;
 use crate::store::Known;
 
 /// The longest that a stretched freshness gets.
 const LONGEST: Duration = Duration::from_hours(6);
-
-/// How many of the day's calls for an order are kept for callers who set `max_age`.
-const KEPT_FOR_MAX_AGE: u32 = 2;
-
-/// How many calls a day an order has for callers who set `max_age`, or for those who do not.
-pub(super) fn calls_per_day(rules: &Rules, sets_max_age: bool) -> Option<u32> {
-    let limit = rules.calls_per_order_per_day?;
-    Some(if sets_max_age { limit } else { limit.saturating_sub(KEPT_FOR_MAX_AGE).max(1) })
-}
 
 /// How old an answer may be where the caller does not say. Under a daily limit it grows with the
 /// calls that are spent, so that the day's calls last the day.
@@ -84,14 +76,6 @@ mod tests {
         assert_eq!(default_max_age(&unlimited, 9), RULES.freshness);
         let long = Rules { freshness: Duration::from_hours(8), ..RULES };
         assert_eq!(default_max_age(&long, 9), long.freshness);
-    }
-
-    #[test]
-    fn the_last_two_calls_are_for_those_who_set_max_age() {
-        assert_eq!(calls_per_day(&RULES, true), Some(10));
-        assert_eq!(calls_per_day(&RULES, false), Some(8));
-        let scarce = Rules { calls_per_order_per_day: Some(2), ..RULES };
-        assert_eq!(calls_per_day(&scarce, false), Some(1), "somebody must be able to ask");
     }
 
     #[test]

@@ -9,23 +9,22 @@ use tokio::time::timeout;
 
 use super::freshness::observed;
 use super::question::Question;
-use super::quota::{self, Asker, Priority, Quota};
-use super::standing::Hindrance;
-use super::{Account, Answer, Orders};
+use super::{Answer, Orders};
+use crate::accounts::{Account, Impairment, Priority, Quota, QuotaClass};
 use crate::error::{Error, outcome};
 use crate::metrics::{
-    ANSWER_AGE_SECONDS, ANSWERS, BREAKER_OPEN, CLOSINGS, CREDENTIALS_REFUSED, JOINED, QUOTA_LEFT,
+    ANSWER_AGE_SECONDS, ANSWERS, BREAKER_OPEN, CREDENTIALS_REFUSED, JOINED, PAUSES, QUOTA_LEFT,
     QUOTA_LIMIT, QUOTA_REFUSALS, RETRIES, STORE_MEMORY, VENDOR_CALLS, VENDOR_CALLS_UNDER_WAY,
     VENDOR_CALLS_WAITING,
 };
 use crate::pb::{self, GetOrderResponse, Order, Source};
-use crate::store::Held;
+use crate::store::{Held, Limit};
 
 /// How long the store may take to tell what is left of an account's limits.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Orders {
-    /// Looks up what is so now: of the store's memory, and of each account's limits, turns and standing.
+    /// Looks up what is so now: of the store's memory, and of each account's limits, permits and availability.
     pub async fn measure(&self) {
         let Held { cache, terminal, spent_calls } = self.0.store.held();
         for (kind, bytes) in [("cache", cache), ("terminal", terminal), ("calls", spent_calls)] {
@@ -37,24 +36,25 @@ impl Orders {
 
     async fn measure_account(&self, account: &Arc<Account>) {
         let name = account.name.as_str();
-        let (under_way, waiting) = account.calls.count();
+        let (under_way, waiting) = account.concurrency();
         VENDOR_CALLS_UNDER_WAY.set([name], under_way);
         VENDOR_CALLS_WAITING.set([name], waiting);
         account.measure_places();
-        for (hindrance, gauge) in
-            [(Hindrance::Refused, &CREDENTIALS_REFUSED), (Hindrance::Failing, &BREAKER_OPEN)]
-        {
-            gauge.set([name], f64::from(account.standing.has(hindrance)));
+        for (impairment, gauge) in [
+            (Impairment::CredentialsRejected, &CREDENTIALS_REFUSED),
+            (Impairment::Failing, &BREAKER_OPEN),
+        ] {
+            gauge.set([name], f64::from(account.availability.has(impairment)));
         }
-        let asker = Asker { priority: Priority::Poller, share: None };
-        let quota = Quota::new(Arc::clone(account), Arc::clone(&self.0.store), "", asker);
-        for (limit, window) in quota.minute_windows() {
-            QUOTA_LIMIT.set([name, limit], f64::from(window.limit));
-            let recalled = timeout(PATIENCE, self.0.store.recall("", Some(&window.key))).await;
-            if let Ok(Ok(known)) = recalled {
-                let spent = known.unwrap_or_default().spent.len();
-                let spent = u32::try_from(spent).unwrap_or(u32::MAX);
-                QUOTA_LEFT.set([name, limit], f64::from(window.limit.saturating_sub(spent)));
+        let class = QuotaClass { priority: Priority::Background, share: None };
+        let store = Arc::clone(&self.0.store);
+        let quota = Quota::new(Arc::clone(account), store, &String::new().into(), class, None);
+        for window in quota.minute_windows() {
+            let limit = window.limit.name();
+            QUOTA_LIMIT.set([name, limit], f64::from(window.max_calls));
+            if let Ok(Ok(spent)) = timeout(PATIENCE, self.0.store.spent(&window.key)).await {
+                let spent = u32::try_from(spent.len()).unwrap_or(u32::MAX);
+                QUOTA_LEFT.set([name, limit], f64::from(window.max_calls.saturating_sub(spent)));
             } else {
                 QUOTA_LEFT.forget([name, limit]);
             }
@@ -62,17 +62,17 @@ impl Orders {
     }
 }
 
-/// Begins to count what an account does: of a series that begins with 1, the 1 is no increase.
+/// Creates each series of an account at 0: `increase()` misses the first event of a series born at 1.
 pub(super) fn begin(account: &Account) {
     let name = account.name.as_str();
     for source in [Source::Live, Source::Cache, Source::Stale] {
         ANSWERS.add([name, &word(source)], 0);
     }
     VENDOR_CALLS.add([name, "OK"], 0);
-    for limit in quota::NAMES {
-        QUOTA_REFUSALS.add([name, limit], 0);
+    for limit in Limit::ALL {
+        QUOTA_REFUSALS.add([name, limit.name()], 0);
     }
-    for counter in [&JOINED, &RETRIES, &CLOSINGS] {
+    for counter in [&JOINED, &RETRIES, &PAUSES] {
         counter.add([name], 0);
     }
 }

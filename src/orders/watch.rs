@@ -10,14 +10,13 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::caller::Share;
 use super::freshness::{observed, refresh_time};
 use super::question::Question;
-use super::quota::Priority;
-use super::{Answer, Caller, Inner, Orders};
+use super::{Answer, Inner, Orders};
+use crate::accounts::{Caller, Priority, Share};
 use crate::error::Error;
-use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
-use crate::store::newer;
+use crate::pb::{self, Order, OrderRef, Source, WatchOrderResponse};
+use crate::store::{OrderKey, newer};
 
 /// How often a shared store is looked at for what other processes have learned.
 const REREAD: Duration = Duration::from_secs(5);
@@ -37,7 +36,7 @@ struct Told {
 }
 
 /// The pollers at work: by order, and then by whose share they spend.
-type Pollers = HashMap<String, HashMap<Option<Share>, watch::Sender<Told>>>;
+type Pollers = HashMap<OrderKey, HashMap<Option<Share>, watch::Sender<Told>>>;
 
 /// All pollers at work.
 #[derive(Default)]
@@ -49,7 +48,7 @@ impl Watchers {
     }
 
     /// Tells an order's watchers, if there are any, what someone has learned.
-    pub(super) fn learned(&self, order: &str, state: &Order, now: SystemTime) {
+    pub(super) fn learned(&self, order: &OrderKey, state: &Order, now: SystemTime) {
         for poller in self.lock().get(order).iter().flat_map(|pollers| pollers.values()) {
             poller.send_if_modified(|told| told.learn(state, Source::Live, now));
         }
@@ -63,7 +62,7 @@ impl Watchers {
     ) -> bool {
         let mut pollers = self.lock();
         let Some(of_order) = pollers.get_mut(&question.key) else { return true };
-        let share = &question.asker.share;
+        let share = &question.class.share;
         let gone = of_order.get(share).is_none_or(so);
         if gone {
             of_order.remove(share);
@@ -137,18 +136,6 @@ impl Watching {
     }
 }
 
-/// Whether the order can never be read, as far as waiting goes.
-fn is_final(error: &Error) -> bool {
-    matches!(
-        error.reason,
-        ErrorReason::InvalidRequest
-            | ErrorReason::ProviderNotConfigured
-            | ErrorReason::OrderNotFound
-            | ErrorReason::OrderExpired
-            | ErrorReason::ProviderCredentialsRejected
-    )
-}
-
 impl Orders {
     /// Watches an order: see [`Watching::next`].
     ///
@@ -156,15 +143,15 @@ impl Orders {
     /// `INVALID_REQUEST`, `PROVIDER_NOT_CONFIGURED` and `CALLER_FORBIDDEN`.
     pub fn watch(&self, caller: &Caller, order: &OrderRef) -> Result<Watching, Error> {
         let mut question = self.question(caller, order, None)?;
-        question.asker.priority = Priority::Poller;
+        question.class.priority = Priority::Background;
         let mut pollers = self.0.watching.lock();
         let of_order = pollers.entry(question.key.clone()).or_default();
         let mut begun = None;
-        let (told, joined) = if let Some(poller) = of_order.get(&question.asker.share) {
+        let (told, joined) = if let Some(poller) = of_order.get(&question.class.share) {
             (poller.subscribe(), poller.borrow().latest.is_some())
         } else {
             let (tell, told) = watch::channel(Told::default());
-            of_order.insert(question.asker.share.clone(), tell.clone());
+            of_order.insert(question.class.share.clone(), tell.clone());
             begun = Some(Poller { orders: self.clone(), question: question.clone(), tell });
             (told, false)
         };
@@ -213,7 +200,7 @@ impl Poller {
                     let Some(next) = next else { return };
                     next
                 }
-                Err(error) if is_final(&error) => {
+                Err(error) if error.verdict().ends_watch => {
                     self.tell.send_modify(|told| told.end = Some(error));
                     return;
                 }
@@ -254,7 +241,7 @@ impl Poller {
                 () = clock.sleep_until(until) => {}
             }
             if store.is_shared()
-                && let Ok(Some(known)) = self.orders.recall(&self.question).await
+                && let Ok(Some(known)) = self.orders.known(&self.question).await
                 && let Some(state) = &known.state
             {
                 let now = clock.now();

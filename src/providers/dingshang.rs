@@ -12,11 +12,11 @@ use iso_currency::Currency;
 use serde::Serialize;
 
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Means, Proof, Provider, Query, Rules, TokenStore};
+use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
-use crate::outbound::{Answer, Body, Client, Request};
+use crate::outbound::{Answer, Body, Client, Counting, Permit, Request, Uncounted};
 use crate::pb::{ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
 
 /// What metrics and logs know the vendor by.
@@ -206,15 +206,17 @@ impl Provider for Dingshang {
         Rules { longest_call: self.client.timeout(), ..RULES }
     }
 
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let answer = super::through(means.gate, self.send(query)).await?;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let answer = super::counted(resources.gate, |permit| self.send(query, permit)).await?;
         self.read(query, &answer)
     }
 
     /// The vendor's own test of `Appid` and `AppSecret` (*found*). It has no payload, and so no
     /// signature either.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        let answer = self.post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost).await?;
+        let answer = self
+            .post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost, Uncounted)
+            .await?;
         let taken = accepted(&answer).and_then(|envelope| match &self.app_key {
             _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
             Some(_) => Ok("app_id and app_secret taken, app_key not proved"),
@@ -225,10 +227,10 @@ impl Provider for Dingshang {
 }
 
 impl Dingshang {
-    async fn send(&self, query: &Query) -> Result<Answer, Error> {
+    async fn send(&self, query: &Query, permit: Permit) -> Result<Answer, Error> {
         let payload = self.payload(&query.machine_no, self.client.unix_time())?;
         let body = Body::Json(format!("{{\"payload\":\"{payload}\"}}"));
-        self.post("order", &["api", "openapi", "v1", "orders", &query.id], body).await
+        self.post("order", &["api", "openapi", "v1", "orders", &query.id], body, permit).await
     }
 
     async fn post(
@@ -236,10 +238,12 @@ impl Dingshang {
         operation: &'static str,
         path: &[&str],
         body: Body<'_>,
+        counting: impl Into<Counting>,
     ) -> Result<Answer, Error> {
         let app_secret = self.app_secret.current();
         let headers = &[("Appid", self.app_id.as_str()), ("AppSecret", app_secret.expose())];
-        self.client.send(Request { operation, path, headers, body, ..Request::default() }).await
+        let request = Request { operation, path, headers, body, ..Request::default() };
+        self.client.send(request, counting).await
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {

@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::wire::{self, Object, Refusal, Scalar, Words};
-use super::{CLOCK_TOLERANCE, Means, Proof, Provider, Query, Rules, TokenStore};
+use super::{CLOCK_TOLERANCE, Proof, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
-use crate::error::{Closing, Error};
-use crate::outbound::{Answer, Body, Client, Request};
+use crate::error::Error;
+use crate::outbound::{Answer, Body, Client, Permit, Request, Uncounted};
 use crate::pb::{ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard};
 
 /// What metrics and logs know the vendor by.
@@ -72,7 +72,7 @@ const BLOCKED_WAIT: Duration = Duration::from_mins(1);
 /// What other error texts hold; their meaning is *assumed*.
 const ERROR_TEXTS: &[(&str, Refusal)] = {
     const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-    const BLOCKED: Refusal = Refusal::too_often(BLOCKED_WAIT, Closing::ForTheTime);
+    const BLOCKED: Refusal = Refusal::too_often(BLOCKED_WAIT);
     &[("签名", REJECTED), ("时间戳", REJECTED), ("频繁", BLOCKED), ("拦截", BLOCKED)]
 };
 
@@ -144,8 +144,8 @@ impl Provider for Haoka {
         Rules { longest_call: self.client.timeout(), ..RULES }
     }
 
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        let answer = super::through(means.gate, self.send(query)).await?;
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let answer = super::counted(resources.gate, |permit| self.send(query, permit)).await?;
         self.compare_clocks(&answer);
         self.read(query, &answer)
     }
@@ -153,7 +153,8 @@ impl Provider for Haoka {
     /// Every call of the vendor's that tells of credentials is one for an order, and counts as one.
     /// So only its clock is asked for, at a path where none of its calls is.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        let answer = self.client.send(Request { operation: "clock", ..Request::default() }).await?;
+        let request = Request { operation: "clock", ..Request::default() };
+        let answer = self.client.send(request, Uncounted).await?;
         let taken = match answer.check_status() {
             // No page need be there.
             Ok(()) | Err(Error { reason: ErrorReason::ProviderError, .. }) => {
@@ -166,7 +167,7 @@ impl Provider for Haoka {
 }
 
 impl Haoka {
-    async fn send(&self, query: &Query) -> Result<Answer, Error> {
+    async fn send(&self, query: &Query, permit: Permit) -> Result<Answer, Error> {
         let timestamp = self.client.unix_time().to_string();
         let sign = sign(&query.id, &timestamp, &self.user_id, &self.secret.current());
         let fields = [
@@ -181,7 +182,7 @@ impl Haoka {
         };
         let path = &["api", "order", "GetOrderInfo"];
         let request = Request { operation: "order", path, body, ..Request::default() };
-        self.client.send(request).await
+        self.client.send(request, permit).await
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
@@ -226,14 +227,11 @@ impl Haoka {
             return None;
         }
         let pages = self.pages.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        (pages >= BLOCK_PAGES).then(|| Error {
-            closes: Some(Closing::UntilProbed),
-            retry_after: Some(BLOCKED_WAIT),
-            ..Error::new(
-                ErrorReason::ProviderQuotaExhausted,
-                "a firewall answers in the vendor's place, so the vendor is left alone for a while; \
-                 the operator should ask the vendor about a block, and check the account's base_url",
-            )
+        (pages >= BLOCK_PAGES).then(|| {
+            let message = "a firewall answers in the vendor's place, so the vendor is left alone for a \
+                           while; the operator should ask the vendor about a block, and check the \
+                           account's base_url";
+            Error::too_often(BLOCKED_WAIT, true, message)
         })
     }
 

@@ -12,12 +12,12 @@ use prost_types::Timestamp;
 
 use self::token::Tokens;
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Means, Proof, Provider, Query, Rules, Token, TokenStore};
+use super::{Proof, Provider, Query, Resources, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
-use crate::error::{Closing, Error};
+use crate::error::Error;
 use crate::metrics::TOKENS;
-use crate::outbound::{Answer, Client, Request};
+use crate::outbound::{Answer, Client, Permit, Request};
 use crate::pb::{
     ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
     ResourceUsage,
@@ -84,8 +84,8 @@ const ERRORS: &[(&str, Refusal)] = {
         Refusal::rejected("look at the account's rights and its standing at the vendor");
     &[
         ("-1", Refusal::new(ErrorReason::ProviderUnavailable)),
-        ("45009", Refusal::too_often(Duration::from_mins(15), Closing::UntilProbed)),
-        ("45011", Refusal::too_often(Duration::from_mins(1), Closing::ForTheTime)),
+        ("45009", Refusal::too_often_until_probed(Duration::from_mins(15))),
+        ("45011", Refusal::too_often(Duration::from_mins(1))),
         ("48001", STANDING),
         ("48004", STANDING),
         ("50002", STANDING),
@@ -128,11 +128,6 @@ struct Wechat {
     tokens: Tokens,
 }
 
-/// Without a token there is no call for the order.
-fn unsent(error: Error) -> Error {
-    Error { unsent: true, ..error }
-}
-
 /// What became of one order call.
 enum Asked {
     Order(Box<Order>),
@@ -157,31 +152,26 @@ impl Provider for Wechat {
         Rules { longest_call: self.client.timeout() * REQUESTS, ..RULES }
     }
 
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
-        // A closed account is not asked for a token either, so the gate comes first.
-        let (token, answer) = super::through(means.gate, async {
-            let token = self.tokens.current(&self.client, means.tokens).await.map_err(unsent)?;
-            Ok((token.clone(), self.send(query, &token).await?))
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
+        let store = resources.tokens;
+        // A paused account is not asked for a token either, so the gate comes first.
+        let (token, answer) = super::counted(resources.gate, |permit| async {
+            let token = self.tokens.current(&self.client, store).await?;
+            Ok((token.clone(), self.send(query, &token, permit).await?))
         })
         .await?;
         let refusal = match read(query, &answer, &token)? {
             Asked::Order(order) => return Ok(*order),
             Asked::TokenRefused(error) => error,
         };
-        let (token, answer) = super::through(means.gate, async {
-            let token = self
-                .tokens
-                .replace(&self.client, means.tokens, &token, refusal)
-                .await
-                .map_err(unsent)?;
-            Ok((token.clone(), self.send(query, &token).await?))
+        let (token, answer) = super::counted(resources.gate, |permit| async {
+            let token = self.tokens.replace(&self.client, store, &token, refusal).await?;
+            Ok((token.clone(), self.send(query, &token, permit).await?))
         })
         .await?;
         match read(query, &answer, &token)? {
             Asked::Order(order) => Ok(*order),
-            Asked::TokenRefused(error) => {
-                Err(self.tokens.give_up(means.tokens, &token, error).await)
-            }
+            Asked::TokenRefused(error) => Err(self.tokens.give_up(store, &token, error).await),
         }
     }
 
@@ -196,15 +186,14 @@ impl Provider for Wechat {
 }
 
 impl Wechat {
-    async fn send(&self, query: &Query, token: &Token) -> Result<Answer, Error> {
-        self.client
-            .send(Request {
-                operation: "order",
-                path: &["wxa", "charge", "service-provider", "order", "get"],
-                query: &[("access_token", token.value.expose()), ("orderId", &query.id)],
-                ..Request::default()
-            })
-            .await
+    async fn send(&self, query: &Query, token: &Token, permit: Permit) -> Result<Answer, Error> {
+        let request = Request {
+            operation: "order",
+            path: &["wxa", "charge", "service-provider", "order", "get"],
+            query: &[("access_token", token.value.expose()), ("orderId", &query.id)],
+            ..Request::default()
+        };
+        self.client.send(request, permit).await
     }
 
     fn read(query: &Query, answer: &Answer) -> Result<Asked, Error> {

@@ -13,7 +13,7 @@ use md5::{Digest as _, Md5};
 
 pub(super) use self::object::Object;
 pub(super) use self::scalar::{Read, Scalar};
-use crate::error::{Closing, Error, Trouble};
+use crate::error::{Error, Exchange};
 use crate::metrics::UNKNOWN_WORDS;
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
@@ -82,15 +82,15 @@ pub(super) struct Refusal {
     reason: ErrorReason,
     /// The request's field that the vendor turned down.
     field: Option<&'static str>,
-    /// How long the vendor wants to be left alone.
-    wait: Option<(Duration, Closing)>,
+    /// How long the vendor wants to be left alone, and whether one call alone goes first then.
+    pause: Option<(Duration, bool)>,
     /// What the operator should do.
     advice: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) const fn new(reason: ErrorReason) -> Self {
-        Self { reason, field: None, wait: None, advice: None }
+        Self { reason, field: None, pause: None, advice: None }
     }
 
     /// The vendor turns down the account's credentials, or whoever shows them.
@@ -102,9 +102,14 @@ impl Refusal {
         Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest) }
     }
 
-    pub(super) const fn too_often(wait: Duration, closing: Closing) -> Self {
-        let wait = Some((wait, closing));
-        Self { wait, ..Self::new(ErrorReason::ProviderQuotaExhausted) }
+    /// The vendor is asked too often: it is left alone for that time.
+    pub(super) const fn too_often(wait: Duration) -> Self {
+        Self { pause: Some((wait, false)), ..Self::new(ErrorReason::ProviderQuotaExhausted) }
+    }
+
+    /// The same, and one call alone goes first then: the others once that one is answered.
+    pub(super) const fn too_often_until_probed(wait: Duration) -> Self {
+        Self { pause: Some((wait, true)), ..Self::new(ErrorReason::ProviderQuotaExhausted) }
     }
 
     /// The error for a caller, with the vendor's own code and text.
@@ -131,14 +136,12 @@ impl Refusal {
             }
             _ => "the vendor answered with an error that has no name here: see its code and text",
         };
-        let error = if self.reason == ErrorReason::ProviderUnavailable {
-            Error { trouble: Some(Trouble::Passing), ..Error::unavailable(message) }
-        } else {
-            Error::new(self.reason, message)
+        let error = match (self.reason, self.pause) {
+            (_, Some((wait, probe))) => Error::too_often(wait, probe, message),
+            (ErrorReason::ProviderUnavailable, None) => Error::failed(message),
+            (reason, None) => Error { exchange: Exchange::Answered, ..Error::new(reason, message) },
         };
-        let (wait, closes) = self.wait.unzip();
-        let retry_after = wait.or(error.retry_after);
-        Error { field: self.field, retry_after, closes, advice: self.advice, ..error }
+        Error { field: self.field, advice: self.advice, ..error }
             .vendor_said(Some(code.to_owned()), Some(text.to_owned()))
     }
 }

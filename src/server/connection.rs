@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::Terms;
+use super::ListenerOptions;
 use super::activity::Activity;
 use super::budget::{Budgets, STREAMS};
 use super::io::Io;
@@ -50,20 +50,20 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// Serves one connection to its end.
 pub(super) async fn serve(
     stream: TcpStream,
-    terms: Arc<Terms>,
+    options: Arc<ListenerOptions>,
     budgets: Arc<Budgets>,
     activity: Arc<Activity>,
 ) {
     let deadline = Instant::now() + OPENING_TIMEOUT;
     // Answers are small and whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = &terms.tls else {
-        return speak(stream, Arc::default(), &terms, deadline, (budgets, activity)).await;
+    let Some(tls) = &options.tls else {
+        return speak(stream, Arc::default(), &options, deadline, (budgets, activity)).await;
     };
     let handshake = timeout_at(deadline, tls.accept(stream));
-    match terms.stopping.run_until_cancelled(handshake).await {
+    match options.stopping.run_until_cancelled(handshake).await {
         Some(Ok(Ok((stream, names)))) => {
-            speak(stream, names, &terms, deadline, (budgets, activity)).await;
+            speak(stream, names, &options, deadline, (budgets, activity)).await;
         }
         Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
         Some(Err(_elapsed)) => tracing::debug!("a TLS handshake took too long"),
@@ -76,11 +76,11 @@ pub(super) async fn serve(
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     names: Arc<[String]>,
-    terms: &Terms,
+    options: &ListenerOptions,
     deadline: Instant,
     (budgets, activity): (Arc<Budgets>, Arc<Activity>),
 ) {
-    let stopping = &terms.stopping;
+    let stopping = &options.stopping;
     let leaving = stopping.child_token();
     // However this ends, nothing that serves the connection outlives it.
     let _left = leaving.clone().drop_guard();
@@ -90,18 +90,18 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         health_watches: Arc::clone(&budgets.health_watches),
         pages: Arc::clone(&budgets.pages),
     };
-    let (routes, bounds_itself) = (terms.routes.clone(), terms.bounds_itself);
-    let noted = terms.limits.idle.map(|_| Arc::clone(&activity));
-    let service = Service { routes, bounds_itself, peer, budgets, activity: noted };
-    let patience = terms.limits.longest_call + ANSWER_GRACE;
+    let (routes, bounds_itself) = (options.routes.clone(), options.bounds_itself);
+    let activity_of_probes = options.limits.idle.map(|_| Arc::clone(&activity));
+    let service = Service { routes, bounds_itself, peer, budgets, activity: activity_of_probes };
+    let patience = options.limits.longest_call + ANSWER_GRACE;
     let stream = Io::new(stream, deadline);
     let progress = stream.progress();
-    let protocols = protocols(terms.listener.http1, Streams(Arc::clone(&progress)));
+    let protocols = protocols(options.listener.http1, Streams(Arc::clone(&progress)));
     let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut connection => return note(ended),
-        () = sleep(jittered(terms.limits.max_connection_age)) => {}
-        () = idle(&activity, terms.limits.idle) => {}
+        () = sleep(jittered(options.limits.max_connection_age)) => {}
+        () = idle(&activity, options.limits.idle) => {}
         () = stopping.cancelled() => {}
     }
     if !progress.begun() {

@@ -1,7 +1,7 @@
 //! Remembers in a file of this machine, for one process at a time: whatever a method has carried
 //! out is there again after a restart, a crash or `kill -9`. `app` opens it.
 //!
-//! Spent calls, closed accounts and tokens are held in memory too; orders, as far as they fit. So
+//! Spent calls, paused accounts and tokens are held in memory too; orders, as far as they fit. So
 //! what changes nothing asks no disk: a full window, an account without limits. Leases are held in
 //! memory alone, because nobody else uses the file.
 
@@ -18,13 +18,13 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Draft, Locked};
-use self::tables::Keep;
+use self::tables::Put;
 use self::writer::{Job, Report, Shared, Writer};
 use super::cache::{Cache, encoded};
 use super::ends::Ahead;
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
-use super::{Call, Held, Known, Store, Take};
+use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
@@ -124,7 +124,7 @@ impl File {
         disk.go_live().map_err(|error| unwritten(error.to_string()))?;
         let now = clock.now();
         let cut = ledger.beyond(now);
-        let facts = [cut.facts, ledger.over(now)].concat();
+        let facts = [cut.facts, ledger.expired(now)].concat();
         tables::prune(&database, &facts, now).map_err(unwritten)?;
         for fact in facts {
             ledger.set(fact);
@@ -157,8 +157,17 @@ impl File {
         if facts.is_empty() {
             return Ok(outcome);
         }
+        self.submit(decide, None).await
+    }
+
+    /// Has the thread decide, and write what that changes and the state.
+    async fn submit<T: Send + 'static>(
+        &self,
+        decide: impl Fn(&Ledger, SystemTime) -> (T, Vec<Fact>) + Send + 'static,
+        put: Option<Put>,
+    ) -> Result<T, Error> {
         let (done, written) = oneshot::channel();
-        let job = move |ledger: &Ledger, now| {
+        let decide = move |ledger: &Ledger, now| {
             let (outcome, facts) = decide(ledger, now);
             let report: Report = Box::new(move |written: Result<(), Error>| {
                 // Whoever asked may be gone: that changes nothing.
@@ -166,7 +175,10 @@ impl File {
             });
             (facts, report)
         };
-        self.ask(Job::Change(Box::new(job)), written).await
+        let gone = || Error::store_unavailable("the thread that writes the store file has ended");
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.send(Job { decide: Box::new(decide), put }).await.map_err(|_| gone())?;
+        written.await.map_err(|_| gone())?
     }
 
     /// Notes in the file what happened.
@@ -188,26 +200,23 @@ impl File {
         self.note(move |ledger, now| ledger.beyond_windows(&windows, now).facts).await
     }
 
-    /// Hands the thread a job, and waits for what becomes of it.
-    async fn ask<T>(
-        &self,
-        job: Job,
-        done: oneshot::Receiver<Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let gone = || Error::store_unavailable("the thread that writes the store file has ended");
-        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.send(job).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
+    async fn reserve_slots(&self, call: Call) -> Result<Reservation, Error> {
+        self.cut(&call).await?;
+        self.change(move |ledger, now| ledger.reserve(&call, now)).await
     }
 
-    fn known(&self, state: Option<Order>, window: Option<&str>) -> Option<Known> {
-        self.shared.ledger().known(state, window, self.shared.clock.now())
+    fn spent_now(&self, window: &WindowKey) -> Vec<SystemTime> {
+        self.shared.ledger().spent(window, self.shared.clock.now())
     }
 
     fn leases<T>(&self, work: impl FnOnce(&mut Leases, SystemTime) -> T) -> T {
         let now = self.shared.clock.now();
         work(&mut self.leases.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
+}
+
+fn put(order: &OrderKey, state: &Order) -> Put {
+    Put { order: order.to_string(), state: state.clone(), encoded: encoded(state) }
 }
 
 impl Drop for File {
@@ -223,49 +232,63 @@ impl Drop for File {
 
 #[async_trait]
 impl Store for File {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        self.known(self.shared.recent.get(order), window)
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        let spent = window.map(|window| self.spent_now(window)).unwrap_or_default();
+        Known { state: self.shared.recent.get(order.as_str()), spent }.some()
     }
 
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
-        let mut state = self.shared.recent.get(order);
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
+        let mut state = self.shared.recent.get(order.as_str());
         if state.is_none() {
-            state = self.shared.read(order.to_owned()).await?;
+            state = self.shared.read(order.to_string()).await?;
         }
-        Ok(self.known(state, window))
+        let spent = window.map(|window| self.spent_now(window)).unwrap_or_default();
+        Ok(Known { state, spent }.some())
     }
 
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        let (done, kept) = oneshot::channel();
-        let encoded = encoded(state);
-        let keep = Keep { order: order.to_owned(), state: state.clone(), encoded };
-        self.ask(Job::Keep(Box::new(keep), done), kept).await
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.submit(|_, _| ((), Vec::new()), Some(put(order, state))).await
     }
 
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
-        self.cut(call).await?;
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
+        if !self.leases(|leases, now| leases.take(call.lease.as_ref(), now)) {
+            return Ok(Reservation::Leased);
+        }
+        let reservation = self.reserve_slots(call.clone()).await;
+        if !matches!(reservation, Ok(Reservation::Reserved)) {
+            self.leases(|leases, _| leases.end(call.lease.as_ref()));
+        }
+        reservation
+    }
+
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        let (finished, resumes) = (call.clone(), outcome != Outcome::Counted);
+        let decide = move |ledger: &Ledger, now| ((), ledger.finish(&finished, resumes, now));
+        if let Outcome::Found(order, state) = outcome {
+            self.submit(decide, Some(put(order, state))).await?;
+            self.leases(|leases, _| leases.end(call.lease.as_ref()));
+        } else {
+            self.change(decide).await?;
+        }
+        Ok(call.order_window().map(|window| self.spent_now(window)).unwrap_or_default())
+    }
+
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
         let call = call.clone();
-        self.change(move |ledger, now| ledger.take(&call, now)).await
+        self.note(move |ledger, now| ledger.cancel(&call, now)).await
     }
 
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        let call = call.clone();
-        self.note(move |ledger, now| ledger.settle(&call, now)).await
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
+        let account = account.clone();
+        self.note(move |_, now| Fact::paused(&account, wait, probe, now)).await
     }
 
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        let call = call.clone();
-        self.note(move |ledger, now| ledger.give_back(&call, now)).await
-    }
-
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        let account = account.to_owned();
-        self.note(move |_, now| Fact::closed(&account, wait, probe, now)).await
-    }
-
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        let account = account.to_owned();
-        self.note(move |ledger, _| ledger.reopen(&account)).await
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        Ok(self.spent_now(window))
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -294,7 +317,7 @@ impl TokenStore for File {
         self.note(move |_, _| Fact::token(&identity, &token)).await
     }
 
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
         let (identity, token) = (identity.to_owned(), token.clone());
         self.note(move |ledger, _| ledger.drop_token(&identity, &token)).await
     }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use super::Lease;
+
 /// How many leases may be held before those that are over are looked for and dropped.
 const SWEEP_AT: usize = 10_000;
 
@@ -28,6 +30,18 @@ impl Leases {
         }
         self.0.insert(what.to_owned(), (owner.to_owned(), now + life));
         true
+    }
+
+    /// Takes the lease of a call, if it has one; false while another owner holds it.
+    pub(super) fn take(&mut self, lease: Option<&Lease>, now: SystemTime) -> bool {
+        lease.is_none_or(|lease| self.lease(&lease.key, &lease.owner, lease.life, now))
+    }
+
+    /// Ends the lease of a call, if it has one.
+    pub(super) fn end(&mut self, lease: Option<&Lease>) {
+        if let Some(lease) = lease {
+            self.release(&lease.key, &lease.owner);
+        }
     }
 
     /// Ends a lease, if it is this owner's.

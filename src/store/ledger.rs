@@ -1,4 +1,4 @@
-//! What the vendors' rules need remembered besides orders: spent calls, closed accounts and
+//! What the vendors' rules need remembered besides orders: spent calls, paused accounts and
 //! tokens. Used by the stores that hold them in this process.
 //!
 //! A method decides and changes nothing: it returns the facts that are to be noted, and
@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::ends::{self, LONGEST_PERIOD, LONGEST_TOKEN};
-use super::slots::{Closure, Slots};
-use super::{Call, Known, Take, Window};
-use crate::pb::Order;
+use super::slots::{Pause, Slots};
+use super::{AccountKey, Call, Reservation, Window, WindowKey};
 use crate::providers::Token;
 
 /// How many windows may be held before those without a slot are looked for and dropped.
@@ -26,17 +25,25 @@ const SLOT_OVERHEAD: usize = 600;
 pub(super) enum Fact {
     /// When the slot of the call of that mark is free again.
     Slot { window: String, call: String, free_at: Option<SystemTime> },
-    /// That an account is closed.
-    Closure { account: String, closure: Option<Closure> },
+    /// That an account is paused.
+    Pause { account: String, pause: Option<Pause> },
     /// An identity's access token.
     Token { identity: String, token: Option<Token> },
 }
 
 impl Fact {
-    /// That an account is closed from now on.
-    pub(super) fn closed(account: &str, wait: Duration, probe: bool, now: SystemTime) -> Vec<Self> {
-        let closure = Some(Closure::new(wait, probe, now));
-        vec![Self::Closure { account: account.to_owned(), closure }]
+    /// That an account is paused from now on.
+    pub(super) fn paused(
+        account: &AccountKey,
+        wait: Duration,
+        probe: bool,
+        now: SystemTime,
+    ) -> Vec<Self> {
+        vec![Self::pause(account, Some(Pause::new(wait, probe, now)))]
+    }
+
+    fn pause(account: &AccountKey, pause: Option<Pause>) -> Self {
+        Self::Pause { account: account.to_string(), pause }
     }
 
     /// That this is the identity's token.
@@ -45,11 +52,11 @@ impl Fact {
     }
 }
 
-/// Spent calls, closed accounts and tokens.
+/// Spent calls, paused accounts and tokens.
 #[derive(Debug)]
 pub(super) struct Ledger {
     windows: HashMap<String, Slots>,
-    closures: HashMap<String, Closure>,
+    pauses: HashMap<String, Pause>,
     tokens: HashMap<String, Token>,
     sweep_at: usize,
     bytes: usize,
@@ -59,7 +66,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             windows: HashMap::new(),
-            closures: HashMap::new(),
+            pauses: HashMap::new(),
             tokens: HashMap::new(),
             sweep_at: SWEEP_AT,
             bytes: 0,
@@ -68,78 +75,74 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// What is known of an order, with what is spent of its window.
-    pub(super) fn known(
-        &self,
-        state: Option<Order>,
-        window: Option<&str>,
-        now: SystemTime,
-    ) -> Option<Known> {
-        let slots = window.and_then(|window| self.windows.get(window));
-        let known = Known { state, spent: slots.map(|s| s.spent(now)).unwrap_or_default() };
-        Some(known).filter(|known| *known != Known::default())
+    /// When each slot that is taken in a window is free again, earliest first.
+    pub(super) fn spent(&self, window: &WindowKey, now: SystemTime) -> Vec<SystemTime> {
+        self.slots(window).map(|slots| slots.spent(now)).unwrap_or_default()
+    }
+
+    fn slots(&self, window: &WindowKey) -> Option<&Slots> {
+        self.windows.get(window.as_str())
     }
 
     /// Whether a call may be made.
-    pub(super) fn take(&self, call: &Call, now: SystemTime) -> (Take, Vec<Fact>) {
+    pub(super) fn reserve(&self, call: &Call, now: SystemTime) -> (Reservation, Vec<Fact>) {
         let (none, mark) = (Slots::default(), call.mark());
-        let slots = |key: &String| self.windows.get(key).unwrap_or(&none);
+        let slots = |key: &WindowKey| self.slots(key).unwrap_or(&none);
         let full = call.windows.iter().enumerate().filter_map(|(index, window)| {
-            Some((slots(&window.key).full_for(window, &mark, now)?, index))
+            Some((slots(&window.key).full_for(window, &mark, now)?, index, window.limit))
         });
         // Of several full windows the one that is full for longest: before, no call can be made.
-        if let Some((wait, index)) = full.max() {
-            return (Take::Full(index, wait), Vec::new());
+        if let Some((wait, _, limit)) = full.max() {
+            return (Reservation::Full(limit, wait), Vec::new());
         }
         let mut facts = Vec::new();
-        // A call that holds its slots was let through before, and is no second probe.
+        // A call that holds its slots was admitted before, and is no second probe.
         let repeated = !call.windows.is_empty()
             && call.windows.iter().all(|window| slots(&window.key).holds(&mark, now));
-        // After the windows, because it lets a probe through: that call must also be made.
-        if let Some(closure) = self.closures.get(&call.account).filter(|_| !repeated) {
-            match closure.knock(now) {
-                Err(wait) => return (Take::Closed(wait), Vec::new()),
-                Ok(left) => {
-                    facts.push(Fact::Closure { account: call.account.clone(), closure: left });
-                }
+        // After the windows, because it admits a probe: that call must also be made.
+        if let Some(pause) = self.pauses.get(call.account.as_str()).filter(|_| !repeated) {
+            match pause.admit(now) {
+                Err(wait) => return (Reservation::Paused(wait), Vec::new()),
+                Ok(left) => facts.push(Fact::pause(&call.account, left)),
             }
         }
         for window in &call.windows {
             let slots = slots(&window.key);
-            facts.extend(slots.over(now).map(|over| slot(&window.key, over, None)));
+            facts.extend(slots.expired(now).map(|expired| slot(&window.key, expired, None)));
             let free_at = slots.taken_until(window, call, now);
             facts.push(slot(&window.key, &mark, Some(free_at)));
         }
-        (Take::Taken, facts)
+        (Reservation::Reserved, facts)
     }
 
-    /// The call's answer has come.
-    pub(super) fn settle(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+    /// The call's answer has come. Where it `resumes` the account, a pause ends whose probe was admitted.
+    pub(super) fn finish(&self, call: &Call, resumes: bool, now: SystemTime) -> Vec<Fact> {
         let mark = call.mark();
-        let settled = call.windows.iter().filter_map(|window| {
-            let free_at = self.windows.get(&window.key)?.settled(window, &mark, now)?;
-            Some(slot(&window.key, &mark, Some(free_at)))
-        });
-        settled.collect()
+        let mut facts = Vec::new();
+        for window in &call.windows {
+            let slots = self.slots(&window.key);
+            if let Some(free_at) = slots.and_then(|slots| slots.settled(window, &mark, now)) {
+                facts.push(slot(&window.key, &mark, Some(free_at)));
+            }
+        }
+        let pause = self.pauses.get(call.account.as_str());
+        if resumes && pause.is_some_and(|pause| pause.probing) {
+            facts.push(Fact::pause(&call.account, None));
+        }
+        facts
     }
 
     /// The call was never sent.
-    pub(super) fn give_back(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
+    pub(super) fn cancel(&self, call: &Call, now: SystemTime) -> Vec<Fact> {
         let mark = call.mark();
-        let held = call.windows.iter().filter(|window| {
-            self.windows.get(&window.key).is_some_and(|slots| slots.holds(&mark, now))
-        });
+        let held = call
+            .windows
+            .iter()
+            .filter(|window| self.slots(&window.key).is_some_and(|slots| slots.holds(&mark, now)));
         held.map(|window| slot(&window.key, &mark, None)).collect()
     }
 
-    /// An account is open, if a probe was let through.
-    pub(super) fn reopen(&self, account: &str) -> Vec<Fact> {
-        let probing = self.closures.get(account).is_some_and(|closure| closure.probing);
-        let open = || Fact::Closure { account: account.to_owned(), closure: None };
-        probing.then(open).into_iter().collect()
-    }
-
-    /// How many bytes the slots take, about. Closed accounts and tokens are as few as accounts are.
+    /// How many bytes the slots take, about. Paused accounts and tokens are as few as accounts are.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -163,10 +166,10 @@ impl Ledger {
         for (window, slots) in &self.windows {
             cut.slots(window, slots, LONGEST_PERIOD, now);
         }
-        for (account, closure) in &self.closures {
-            if let Some(beyond) = ends::beyond(closure.until, closure.longest(), now) {
-                let closure = Some(Closure { until: now + closure.longest(), ..*closure });
-                cut.add(Fact::Closure { account: account.clone(), closure }, beyond);
+        for (account, pause) in &self.pauses {
+            if let Some(beyond) = ends::beyond(pause.until, pause.longest(), now) {
+                let pause = Some(Pause { until: now + pause.longest(), ..*pause });
+                cut.add(Fact::Pause { account: account.clone(), pause }, beyond);
             }
         }
         for (identity, token) in &self.tokens {
@@ -181,20 +184,19 @@ impl Ledger {
     pub(super) fn beyond_windows(&self, windows: &[Window], now: SystemTime) -> Cut {
         let mut cut = Cut::default();
         for window in windows {
-            if let Some(slots) = self.windows.get(&window.key) {
-                cut.slots(&window.key, slots, window.period, now);
+            if let Some(slots) = self.slots(&window.key) {
+                cut.slots(window.key.as_str(), slots, window.period, now);
             }
         }
         cut
     }
 
     /// The slots that are free again.
-    pub(super) fn over(&self, now: SystemTime) -> Vec<Fact> {
-        let over = self
-            .windows
-            .iter()
-            .flat_map(|(window, slots)| slots.over(now).map(move |call| slot(window, call, None)));
-        over.collect()
+    pub(super) fn expired(&self, now: SystemTime) -> Vec<Fact> {
+        let expired = self.windows.iter().flat_map(|(window, slots)| {
+            slots.expired(now).map(move |call| slot(window, call, None))
+        });
+        expired.collect()
     }
 
     /// The slots that are free again, looked for once there are many windows: some belong to
@@ -204,9 +206,9 @@ impl Ledger {
             return Vec::new();
         }
         // Whatever stays is looked at again when there is twice as much.
-        let staying = self.windows.values().filter(|slots| !slots.is_over(now)).count();
+        let staying = self.windows.values().filter(|slots| !slots.is_expired(now)).count();
         self.sweep_at = SWEEP_AT.max(staying * 2);
-        self.over(now)
+        self.expired(now)
     }
 
     /// Notes a fact. What it takes the place of: noting that again undoes it.
@@ -226,9 +228,9 @@ impl Ledger {
                 }
                 Fact::Slot { window, call, free_at: before }
             }
-            Fact::Closure { account, closure } => {
-                let before = put(&mut self.closures, &account, closure);
-                Fact::Closure { account, closure: before }
+            Fact::Pause { account, pause } => {
+                let before = put(&mut self.pauses, &account, pause);
+                Fact::Pause { account, pause: before }
             }
             Fact::Token { identity, token } => {
                 let before = put(&mut self.tokens, &identity, token);
@@ -259,8 +261,8 @@ impl Cut {
     }
 }
 
-fn slot(window: &str, call: &str, free_at: Option<SystemTime>) -> Fact {
-    Fact::Slot { window: window.to_owned(), call: call.to_owned(), free_at }
+fn slot(window: impl ToString, call: &str, free_at: Option<SystemTime>) -> Fact {
+    Fact::Slot { window: window.to_string(), call: call.to_owned(), free_at }
 }
 
 fn put<T>(map: &mut HashMap<String, T>, key: &str, value: Option<T>) -> Option<T> {

@@ -11,7 +11,9 @@ use prost::Message as _;
 use super::cache::{self, Cache, Encoded, encoded};
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
-use super::{Call, Held, Known, Store, Take, newer};
+use super::{
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey, newer,
+};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
@@ -59,65 +61,93 @@ impl Memory {
     fn note(&self, happened: impl FnOnce(&Ledger, SystemTime) -> Vec<Fact>) {
         self.change(|ledger, now| ((), happened(ledger, now)));
     }
+
+    /// When each slot that is taken in a window is free again, earliest first.
+    pub(super) fn spent_now(&self, window: &WindowKey) -> Vec<SystemTime> {
+        self.with(|all, now| all.ledger.spent(window, now))
+    }
+}
+
+impl State {
+    fn put(&mut self, open_orders: &Cache, order: &OrderKey, state: &Order, now: SystemTime) {
+        let order = order.as_str();
+        let is_terminal = self.terminal_orders.contains_key(order);
+        let known = open_orders.get(order);
+        if is_terminal || !known.is_none_or(|known| newer(state, &known, now)) {
+            return;
+        }
+        let bytes = encoded(state);
+        if state.terminal {
+            self.terminal_bytes += cache::size(order, &bytes);
+            self.terminal_orders.insert(order.into(), bytes);
+            open_orders.remove(order);
+        } else {
+            open_orders.put(order, bytes);
+        }
+    }
 }
 
 #[async_trait]
 impl Store for Memory {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
         self.with(|all, now| {
             // Only what was encoded here is held.
-            let terminal = all.terminal_orders.get(order);
+            let terminal = all.terminal_orders.get(order.as_str());
             let terminal = terminal.and_then(|order| Order::decode(&**order).ok());
-            let state = terminal.or_else(|| self.open_orders.get(order));
-            all.ledger.known(state, window, now)
+            let state = terminal.or_else(|| self.open_orders.get(order.as_str()));
+            let spent = window.map(|window| all.ledger.spent(window, now)).unwrap_or_default();
+            Known { state, spent }.some()
         })
     }
 
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
-        Ok(self.glance(order, window))
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
+        Ok(self.peek(order, window))
     }
 
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.with(|all, now| {
-            let terminal = all.terminal_orders.contains_key(order);
-            let known = self.open_orders.get(order);
-            if terminal || !known.is_none_or(|known| newer(state, &known, now)) {
-                return;
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.with(|all, now| all.put(&self.open_orders, order, state, now));
+        Ok(())
+    }
+
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
+        if !self.with(|all, now| all.leases.take(call.lease.as_ref(), now)) {
+            return Ok(Reservation::Leased);
+        }
+        let reservation = self.change(|ledger, now| ledger.reserve(call, now));
+        if reservation != Reservation::Reserved {
+            self.with(|all, _| all.leases.end(call.lease.as_ref()));
+        }
+        Ok(reservation)
+    }
+
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        self.note(|ledger, now| ledger.finish(call, outcome != Outcome::Counted, now));
+        Ok(self.with(|all, now| {
+            if let Outcome::Found(order, state) = outcome {
+                all.put(&self.open_orders, order, state, now);
+                all.leases.end(call.lease.as_ref());
             }
-            let state_bytes = encoded(state);
-            if state.terminal {
-                all.terminal_bytes += cache::size(order, &state_bytes);
-                all.terminal_orders.insert(order.into(), state_bytes);
-                self.open_orders.remove(order);
-            } else {
-                self.open_orders.put(order, state_bytes);
-            }
-        });
+            let window = call.order_window();
+            window.map(|window| all.ledger.spent(window, now)).unwrap_or_default()
+        }))
+    }
+
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
+        self.note(|ledger, now| ledger.cancel(call, now));
         Ok(())
     }
 
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
-        Ok(self.change(|ledger, now| ledger.take(call, now)))
-    }
-
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.note(|ledger, now| ledger.settle(call, now));
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
+        self.note(|_, now| Fact::paused(account, wait, probe, now));
         Ok(())
     }
 
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        self.note(|ledger, now| ledger.give_back(call, now));
-        Ok(())
-    }
-
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        self.note(|_, now| Fact::closed(account, wait, probe, now));
-        Ok(())
-    }
-
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.note(|ledger, _| ledger.reopen(account));
-        Ok(())
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        Ok(self.spent_now(window))
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -149,7 +179,7 @@ impl TokenStore for Memory {
         Ok(())
     }
 
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
         self.note(|ledger, _| ledger.drop_token(identity, token));
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! A store whose operations are measured, and traced. Used by `store` for the one that is opened.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Call, Held, Known, Store, Take};
+use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
 use crate::error::Error;
 use crate::metrics::{STORE_ERRORS, STORE_SECONDS};
 use crate::pb::Order;
@@ -38,36 +38,40 @@ impl<S: Store> Observed<S> {
 
 #[async_trait]
 impl<S: Store> Store for Observed<S> {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        self.store.glance(order, window)
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        self.store.peek(order, window)
     }
 
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
-        self.observe("recall", self.store.recall(order, window)).await
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
+        self.observe("get", self.store.get(order, window)).await
     }
 
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.observe("keep", self.store.keep(order, state)).await
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.observe("put", self.store.put(order, state)).await
     }
 
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
-        self.observe("take", self.store.take(call)).await
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
+        self.observe("reserve", self.store.reserve(call)).await
     }
 
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.observe("settle", self.store.settle(call)).await
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        self.observe("finish", self.store.finish(call, outcome)).await
     }
 
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        self.observe("give_back", self.store.give_back(call)).await
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
+        self.observe("cancel", self.store.cancel(call)).await
     }
 
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        self.observe("close", self.store.close(account, wait, probe)).await
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
+        self.observe("pause", self.store.pause(account, wait, probe)).await
     }
 
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.observe("reopen", self.store.reopen(account)).await
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        self.observe("spent", self.store.spent(window)).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -93,8 +97,8 @@ impl<S: Store> TokenStore for Observed<S> {
         self.observe("save", self.store.save(identity, token)).await
     }
 
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
-        self.observe("drop_if", self.store.drop_if(identity, token)).await
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.observe("remove_if", self.store.remove_if(identity, token)).await
     }
 
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {

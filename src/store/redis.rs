@@ -9,13 +9,14 @@
 //! server that was emptied, or came back without its data, does not make it forget. Where it is
 //! not known whether the server has taken a slot, the slot counts as taken.
 //!
-//! While the server cannot be reached everything fails but [`Store::glance`]; it is tried again
+//! While the server cannot be reached everything fails but [`Store::peek`]; it is tried again
 //! by itself. A cluster does not do: a call's windows live on one server.
 
+mod connection;
 mod eviction;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod link;
+
 mod refusals;
 mod scripts;
 
@@ -26,14 +27,17 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use prost::Message as _;
 
-use self::link::{Errand, Failure, Link};
+use self::connection::{Connection, Failure, Operation};
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
 use super::cache::Cache;
 use super::ends::{
     self, Ahead, CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_PERIOD, LONGEST_TOKEN,
 };
-use super::{Call, Held, Known, Memory, Store, Take, newer};
+use super::{
+    AccountKey, Call, Held, Known, Lease, Memory, OrderKey, Outcome, Reservation, Store, WindowKey,
+    newer,
+};
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::error::Error;
@@ -43,8 +47,8 @@ use crate::providers::{Token, TokenStore, new_id};
 /// How long an order is remembered that is not terminal.
 const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
-/// How long the keys of a proof last where it does not delete them itself.
-const PROBE_LIFE: Duration = Duration::from_secs(10);
+/// How long the keys of a ping last where it does not delete them itself.
+const PING_LIFE: Duration = Duration::from_secs(10);
 
 /// Whose time stands in the server, and in the orders that it holds.
 const SERVERS: &str = "the Redis server's";
@@ -62,7 +66,7 @@ pub struct Redis {
     server: Runner,
     /// What this replica has sent, by its own clock.
     own: Memory,
-    /// Orders that this process has kept or recalled lately: they are known without asking the server,
+    /// Orders that this process has put or got lately: they are known without asking the server,
     /// and while it is gone.
     recent: Cache,
     garbage_seen: AtomicBool,
@@ -76,12 +80,12 @@ impl Redis {
     /// # Errors
     /// What is wrong with the URL, without the URL: it may hold a password.
     pub fn open(url: &str, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let link = Arc::new(Link::new(url)?);
-        link.begin();
+        let connection = Arc::new(Connection::new(url)?);
+        connection.begin();
         Ok(Self {
             own: Memory::new(0, Arc::clone(&clock)),
             clock,
-            server: Runner { link, time: None, refusals: Refusals::default() },
+            server: Runner { connection, time: None, refusals: Refusals::default() },
             recent: Cache::new(cache_bytes),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
@@ -93,7 +97,7 @@ impl Redis {
     /// # Errors
     /// What is wrong with it, without the URL.
     pub fn check(url: &str) -> Result<(), String> {
-        Link::new(url).map(drop)
+        Connection::new(url).map(drop)
     }
 
     /// For tests, which move the time: this clock counts in place of the server's own. All stores
@@ -123,9 +127,9 @@ impl Redis {
 
     /// Notes what the server has kept. Its word on what is final counts; what it says of other
     /// orders may be late, or it may have lost what is known here. What is known then.
-    fn learn(&self, order: &str, state: Order) -> Order {
+    fn learn(&self, order: &OrderKey, state: Order) -> Order {
         let now = self.clock.now();
-        self.recent.update(order, state, |state, known| {
+        self.recent.update(order.as_str(), state, |state, known| {
             newer(state, known, now) || state.terminal && !known.terminal
         })
     }
@@ -135,35 +139,52 @@ impl Redis {
         self.clock.now() + Duration::from_millis(millis)
     }
 
-    /// What this replica itself has sent.
-    fn own_spent(&self, window: Option<&str>) -> Vec<SystemTime> {
-        self.own.glance("", window).unwrap_or_default().spent
+    /// What is spent of a window: what the server says, or what this replica itself has sent where
+    /// that is more.
+    fn spent_at_least(&self, window: Option<&WindowKey>, there: Vec<u64>) -> Vec<SystemTime> {
+        let there: Vec<_> = there.into_iter().map(|left| self.later(left)).collect();
+        let own = window.map(|window| self.own.spent_now(window)).unwrap_or_default();
+        if own.len() > there.len() { own } else { there }
     }
 
-    /// Takes the slots in the server; also whether they may be taken where that failed.
-    async fn take_there(&self, call: &Call) -> Result<Take, (Failure, bool)> {
-        let mut input = Input::default().key("closed", &call.account).argument(call.mark());
-        input = input.argument(millis(LONGEST_PAUSE)).argument(millis(LONGEST_FLIGHT));
+    /// Reserves in the server; also whether it may have done so where that failed.
+    async fn reserve_there(&self, call: &Call) -> Result<Reservation, (Failure, bool)> {
+        let input = Input::default().key("closed", &call.account).lease(call).argument(call.mark());
+        let mut input = input.argument(millis(LONGEST_PAUSE)).argument(millis(LONGEST_FLIGHT));
         for window in &call.windows {
             let life = millis(call.in_flight.saturating_add(window.period));
-            input = input.key("slots", &window.key).argument(window.limit);
+            input = input.key("slots", &window.key).argument(window.max_calls);
             input = input.argument(millis(window.period)).argument(life);
         }
-        let mut errand = Errand::new();
-        let answer = self.server.run_noting(&scripts::TAKE, input, &mut errand).await;
-        let answer: Vec<u64> = answer.map_err(|failure| (failure, errand.in_doubt))?;
-        if let [_, _, _, ahead] = answer[..] {
-            self.ahead.report(SERVERS, Duration::from_millis(ahead));
-        }
-        match answer[..] {
-            [0, 0, 0, _] => Ok(Take::Taken),
-            [1, index, wait, _] if index < call.windows.len() as u64 =>
-            {
-                #[allow(clippy::cast_possible_truncation, reason = "the index of a window")]
-                Ok(Take::Full(index as usize, Duration::from_millis(wait)))
-            }
-            [2, 0, wait, _] => Ok(Take::Closed(Duration::from_millis(wait))),
+        let mut operation = Operation::new();
+        let answer = self.server.run_noting(&scripts::RESERVE, input, &mut operation).await;
+        let answer: [u64; 4] = answer.map_err(|failure| (failure, operation.in_doubt))?;
+        let [what, index, wait, ahead] = answer;
+        self.ahead.report(SERVERS, Duration::from_millis(ahead));
+        let wait = Duration::from_millis(wait);
+        let window = usize::try_from(index).ok().and_then(|index| call.windows.get(index));
+        match (what, window) {
+            (0, _) => Ok(Reservation::Reserved),
+            (1, Some(window)) => Ok(Reservation::Full(window.limit, wait)),
+            (2, _) => Ok(Reservation::Paused(wait)),
+            (3, _) => Ok(Reservation::Leased),
             _ => Err((Failure::Unreadable, true)),
+        }
+    }
+
+    /// Notes what this replica knows, before the server is asked: what a vendor said is known, wherever
+    /// else it can be remembered.
+    fn put_here(&self, order: &OrderKey, state: &Order) {
+        let now = self.clock.now();
+        let wins = |state: &Order, known: &Order| newer(state, known, now);
+        self.recent.update(order.as_str(), state.clone(), wins);
+    }
+
+    /// Notes what the server answers where a state was put there.
+    fn put_there(&self, order: &OrderKey, found: u8, later: Option<&[u8]>, ahead: u64) {
+        self.ahead.report(REPLICAS, Duration::from_millis(ahead));
+        if let Some(later) = self.read(found, later) {
+            self.learn(order, later);
         }
     }
 
@@ -175,99 +196,114 @@ impl Redis {
 
 #[async_trait]
 impl Store for Redis {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        let known = Known { state: self.recent.get(order), spent: self.own_spent(window) };
-        Some(known).filter(|known| *known != Known::default())
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        let spent = self.spent_at_least(window, Vec::new());
+        Known { state: self.recent.get(order.as_str()), spent }.some()
     }
 
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
-        let mut input = Input::default().key("order", order);
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
+        let mut input = Input::default().key("order", order).longest();
         if let Some(window) = window {
             input = input.key("slots", window);
-            input = input.argument(millis(LONGEST_PERIOD)).argument(millis(LONGEST_FLIGHT));
         }
         let (found, bytes, spent, ahead): (u8, Option<Vec<u8>>, Vec<u64>, u64) =
-            self.server.run(&scripts::RECALL, input).await?;
+            self.server.run(&scripts::GET, input).await?;
         self.ahead.report(SERVERS, Duration::from_millis(ahead));
-        let there = self.read(found, bytes.as_deref());
         // What the server has lost is still known here.
-        let state = match there {
+        let state = match self.read(found, bytes.as_deref()) {
             Some(there) => Some(self.learn(order, there)),
-            None => self.recent.get(order),
+            None => self.recent.get(order.as_str()),
         };
-        let spent: Vec<_> = spent.into_iter().map(|left| self.later(left)).collect();
-        let own = self.own_spent(window);
-        let spent = if own.len() > spent.len() { own } else { spent };
-        Ok(Some(Known { state, spent }).filter(|known| *known != Known::default()))
+        Ok(Known { state, spent: self.spent_at_least(window, spent) }.some())
     }
 
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        let input = Input::default()
-            .key("order", order)
-            .argument(sortable_observe_time(state))
-            .argument(u8::from(state.terminal))
-            .argument(state.encode_to_vec())
-            .argument(millis(OPEN_ORDER_LIFE))
-            .argument(millis(CLOCKS_DIFFER));
-        // Before the server is asked: what a vendor said is known, wherever else it can be kept.
-        let now = self.clock.now();
-        self.recent.update(order, state.clone(), |state, known| newer(state, known, now));
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.put_here(order, state);
+        let input = Input::default().key("order", order).state(Some(state));
         let (found, later, ahead): (u8, Option<Vec<u8>>, u64) =
-            self.server.run(&scripts::KEEP, input).await?;
-        self.ahead.report(REPLICAS, Duration::from_millis(ahead));
-        if let Some(later) = self.read(found, later.as_deref()) {
-            self.learn(order, later);
-        }
+            self.server.run(&scripts::PUT, input).await?;
+        self.put_there(order, found, later.as_deref(), ahead);
         Ok(())
     }
 
-    async fn take(&self, call: &Call) -> Result<Take, Error> {
-        let here = self.own.take(call).await?;
-        if here != Take::Taken {
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
+        // The lease is the server's alone: it joins this replica with others.
+        let own = Call { lease: None, ..call.clone() };
+        let here = self.own.reserve(&own).await?;
+        if here != Reservation::Reserved {
             return Ok(here);
         }
-        let there = self.take_there(call).await;
-        if !matches!(there, Ok(Take::Taken) | Err((_, true))) {
-            self.own.give_back(call).await?;
+        let there = self.reserve_there(call).await;
+        if !matches!(there, Ok(Reservation::Reserved) | Err((_, true))) {
+            self.own.cancel(&own).await?;
         }
         there.map_err(|(failure, _)| failure.into())
     }
 
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.own.settle(call).await?;
-        let mut input = Input::default().argument(call.mark());
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        self.own.finish(call, Outcome::Counted).await?;
+        let (order, state) = match outcome {
+            Outcome::Found(order, state) => (Some(order), Some(state)),
+            Outcome::Answered | Outcome::Counted => (None, None),
+        };
+        if let (Some(order), Some(state)) = (order, state) {
+            self.put_here(order, state);
+        }
+        let window = call.order_window();
+        let own_window = call.windows.iter().position(|other| Some(&other.key) == window);
+        let mut input = Input::default()
+            .key("closed", &call.account)
+            .lease(call)
+            .key("order", &order.map(ToString::to_string).unwrap_or_default())
+            .longest()
+            .argument(call.mark())
+            .argument(u8::from(outcome != Outcome::Counted))
+            .argument(own_window.map_or(0, |index| index + 1))
+            .state(state);
         for window in &call.windows {
             input = input.key("slots", &window.key).argument(millis(window.period));
         }
-        Ok(self.server.run(&scripts::SETTLE, input).await?)
+        let (found, later, replica_ahead, spent, ahead): (u8, Option<Vec<u8>>, u64, Vec<u64>, u64) =
+            self.server.run(&scripts::FINISH, input).await?;
+        self.ahead.report(SERVERS, Duration::from_millis(ahead));
+        if let Some(order) = order {
+            self.put_there(order, found, later.as_deref(), replica_ahead);
+        }
+        Ok(self.spent_at_least(window, spent))
     }
 
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
-        self.own.give_back(call).await?;
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
+        self.own.cancel(call).await?;
         let mut input = Input::default().argument(call.mark());
         for window in &call.windows {
             input = input.key("slots", &window.key);
         }
-        Ok(self.server.run(&scripts::GIVE_BACK, input).await?)
+        Ok(self.server.run(&scripts::CANCEL, input).await?)
     }
 
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
         let wait = wait.min(LONGEST_PAUSE);
         let every = if probe { wait } else { Duration::ZERO };
         let input = Input::default().key("closed", account);
         let input = input.argument(millis(wait)).argument(millis(every));
-        Ok(self.server.run(&scripts::CLOSE, input).await?)
+        Ok(self.server.run(&scripts::PAUSE, input).await?)
     }
 
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        let input = Input::default().key("closed", account);
-        Ok(self.server.run(&scripts::REOPEN, input).await?)
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        let input = Input::default().key("slots", window).longest();
+        let (spent, ahead): (Vec<u64>, u64) = self.server.run(&scripts::SPENT, input).await?;
+        self.ahead.report(SERVERS, Duration::from_millis(ahead));
+        Ok(self.spent_at_least(Some(window), spent))
     }
 
     async fn ping(&self) -> Result<(), Error> {
         let own = new_id();
         let input = Input::default().key("probe", &own).key("probe", &format!("{own} set"));
-        Ok(self.server.run(&scripts::PROBE, input.argument(millis(PROBE_LIFE))).await?)
+        Ok(self.server.run(&scripts::PING, input.argument(millis(PING_LIFE))).await?)
     }
 
     fn held(&self) -> Held {
@@ -306,7 +342,7 @@ impl TokenStore for Redis {
         Ok(self.server.run(&scripts::SAVE, input).await?)
     }
 
-    async fn drop_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+    async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
         self.delete_if("token", identity, "value", token.value.expose()).await
     }
 
@@ -319,6 +355,35 @@ impl TokenStore for Redis {
 
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.delete_if("lease", what, "owner", owner).await
+    }
+}
+
+impl Input {
+    /// The lease of a call: its key, and whose it is for how long; an empty owner for none.
+    fn lease(self, call: &Call) -> Self {
+        match &call.lease {
+            Some(Lease { key, owner, life }) => {
+                self.key("lease", key).argument(owner).argument(millis(*life))
+            }
+            None => self.key("lease", &"").argument("").argument(0),
+        }
+    }
+
+    /// The longest that a slot can be taken: its period, and its call's flight.
+    fn longest(self) -> Self {
+        self.argument(millis(LONGEST_PERIOD)).argument(millis(LONGEST_FLIGHT))
+    }
+
+    /// A state to put; empty bytes for none.
+    fn state(self, state: Option<&Order>) -> Self {
+        let none = Order::default();
+        let bytes = state.map(|state| state.encode_to_vec()).unwrap_or_default();
+        let state = state.unwrap_or(&none);
+        self.argument(sortable_observe_time(state))
+            .argument(u8::from(state.terminal))
+            .argument(bytes)
+            .argument(millis(OPEN_ORDER_LIFE))
+            .argument(millis(CLOCKS_DIFFER))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The arithmetic of limits: slots of a window, and an account that is closed. Used by the ledger
+//! The arithmetic of limits: slots of a window, and the pause of an account. Used by the ledger
 //! of the stores that hold them in this process.
 //!
 //! Why no token bucket and no window on the sending side: a vendor counts arrivals. A call takes a
@@ -27,7 +27,7 @@ impl Slots {
     ) -> Option<Duration> {
         let others = self.0.iter().filter(|(other, _)| *other != mark);
         let taken = sorted(others.map(|(_, free_at)| *free_at), now);
-        let limit = usize::try_from(window.limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(window.max_calls).unwrap_or(usize::MAX);
         let first_to_wait_for = taken.len().checked_sub(limit)?;
         // A limit of 0 is never kept by waiting; the configuration refuses it.
         let free_at = taken.get(first_to_wait_for)?;
@@ -59,7 +59,7 @@ impl Slots {
     }
 
     /// The calls whose slots are free again.
-    pub(super) fn over(&self, now: SystemTime) -> impl Iterator<Item = &String> {
+    pub(super) fn expired(&self, now: SystemTime) -> impl Iterator<Item = &String> {
         self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(mark, _)| mark)
     }
 
@@ -78,7 +78,7 @@ impl Slots {
     }
 
     /// Whether every slot is free again.
-    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         self.0.values().all(|free_at| *free_at <= now)
     }
 
@@ -108,19 +108,19 @@ fn sorted(times: impl Iterator<Item = SystemTime>, now: SystemTime) -> Vec<Syste
     times
 }
 
-/// An account that its vendor closed.
+/// The pause of an account whose vendor says that it is asked too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Closure {
+pub(super) struct Pause {
     /// Until when.
     pub(super) until: SystemTime,
-    /// How long to wait after each probe; zero where the time alone opens it.
+    /// How long to wait after each probe; zero where the time alone ends it.
     pub(super) probe_every: Duration,
-    /// Whether a probe was let through since.
+    /// Whether a probe was admitted since.
     pub(super) probing: bool,
 }
 
-impl Closure {
-    /// Closed from now on.
+impl Pause {
+    /// A pause from now on.
     pub(super) fn new(wait: Duration, probe: bool, now: SystemTime) -> Self {
         let wait = wait.min(LONGEST_PAUSE);
         let probe_every = if probe { wait } else { Duration::ZERO };
@@ -132,9 +132,11 @@ impl Closure {
         if self.probe_every.is_zero() { LONGEST_PAUSE } else { self.probe_every }
     }
 
-    /// What a call finds: how long the account is closed, or, where the call may go through, what
-    /// is left of the closure. The call is the probe then.
-    pub(super) fn knock(self, now: SystemTime) -> Result<Option<Self>, Duration> {
+    /// Admits a call, and says what is left of the pause then: the call may be its probe.
+    ///
+    /// # Errors
+    /// For how long the account is still paused.
+    pub(super) fn admit(self, now: SystemTime) -> Result<Option<Self>, Duration> {
         match self.until.duration_since(now) {
             Ok(left) if !left.is_zero() => Err(left),
             _ if self.probe_every.is_zero() => Ok(None),

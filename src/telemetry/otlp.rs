@@ -47,13 +47,13 @@ const GATHERING: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sending of spans.
-pub(super) struct Sending {
+pub(super) struct SpanExport {
     ending: CancellationToken,
     /// Nothing comes here: it is closed when all is sent.
     sent: thread_mpsc::Receiver<()>,
 }
 
-impl Sending {
+impl SpanExport {
     /// Has spans made and sent from here on. Within a runtime: the sending is a task of it.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Sending {
         let ending = CancellationToken::new();
         let (done, sent) = thread_mpsc::channel();
         let resource = resource();
-        let post = Post {
+        let exporter = Exporter {
             outbox,
             batch: Vec::new(),
             ending: ending.clone(),
@@ -74,14 +74,14 @@ impl Sending {
             lost: 0,
             _done: done,
         };
-        tokio::spawn(post.run());
+        tokio::spawn(exporter.run());
         let ratio = Sampler::TraceIdRatioBased(traces.ratio.0);
         // All that the environment could set is set here.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::ParentBased(Box::new(ratio)))
             .with_span_limits(SpanLimits::default())
             .with_resource(resource)
-            .with_span_processor(Outbox { put, overflow })
+            .with_span_processor(SpanQueue { put, overflow })
             .build();
         spans::make_with(provider.tracer(env!("CARGO_PKG_NAME")));
         Ok(Self { ending, sent })
@@ -131,13 +131,13 @@ fn endpoint(traces: &Traces) -> Result<Endpoint, tonic::transport::Error> {
 
 /// Where spans go that have ended.
 #[derive(Debug)]
-struct Outbox {
+struct SpanQueue {
     put: mpsc::Sender<SpanData>,
     /// How many did not fit since this was last told.
     overflow: Arc<AtomicU64>,
 }
 
-impl SpanProcessor for Outbox {
+impl SpanProcessor for SpanQueue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
@@ -157,7 +157,7 @@ impl SpanProcessor for Outbox {
 }
 
 /// Sends what is in the outbox.
-struct Post {
+struct Exporter {
     outbox: mpsc::Receiver<SpanData>,
     batch: Vec<SpanData>,
     ending: CancellationToken,
@@ -170,7 +170,7 @@ struct Post {
     _done: thread_mpsc::Sender<()>,
 }
 
-impl Post {
+impl Exporter {
     async fn run(mut self) {
         let mut collector = self.collector();
         let mut open = true;
@@ -266,7 +266,7 @@ mod tests {
     fn what_does_not_fit_is_counted_and_holds_nobody_up() {
         let (put, mut outbox) = mpsc::channel(WAITING);
         let overflow = Arc::new(AtomicU64::new(0));
-        let ended = Outbox { put, overflow: Arc::clone(&overflow) };
+        let ended = SpanQueue { put, overflow: Arc::clone(&overflow) };
         let provider = SdkTracerProvider::builder().with_span_processor(ended).build();
         let tracer = provider.tracer("test");
         for _ in 0..WAITING + 3 {

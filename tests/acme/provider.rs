@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use prost_types::Timestamp;
 
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Means, Proof, Provider, Query, Rules, TokenStore};
+use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
-use crate::outbound::{Answer, Client, Request};
+use crate::outbound::{Answer, Client, Counting, Request, Uncounted};
 use crate::pb::{ErrorReason, Money, Order, OrderStatus};
 
 /// What metrics and logs know the vendor by.
@@ -87,9 +87,10 @@ impl Provider for Acme {
         Rules { longest_call: self.client.timeout(), ..RULES }
     }
 
-    async fn get_order(&self, query: &Query, means: Means<'_>) -> Result<Order, Error> {
+    async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
         let path = ["shops", &self.shop, "orders", &query.id];
-        let answer = super::through(means.gate, self.get("order", &path)).await?;
+        let call = super::counted(resources.gate, |permit| self.get("order", &path, permit));
+        let answer = call.await?;
         let order = accepted(&answer)?;
         if order.must_whole("id")?.value() != query.id {
             return Err(Error::unreadable("it is about another order"));
@@ -100,17 +101,23 @@ impl Provider for Acme {
 
     /// The shop itself, which is no order: its calls do not count.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        let answer = self.get("shop", &["shops", &self.shop]).await?;
+        let answer = self.get("shop", &["shops", &self.shop], Uncounted).await?;
         let taken = accepted(&answer).map(|_| "shop and api_key taken");
         Ok(Proof::of(&answer, taken))
     }
 }
 
 impl Acme {
-    async fn get(&self, operation: &'static str, path: &[&str]) -> Result<Answer, Error> {
+    async fn get(
+        &self,
+        operation: &'static str,
+        path: &[&str],
+        counting: impl Into<Counting>,
+    ) -> Result<Answer, Error> {
         let bearer = format!("Bearer {}", self.api_key.current().expose());
         let headers = &[("authorization", bearer.as_str())];
-        self.client.send(Request { operation, path, headers, ..Request::default() }).await
+        let request = Request { operation, path, headers, ..Request::default() };
+        self.client.send(request, counting).await
     }
 }
 

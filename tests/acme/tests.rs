@@ -12,10 +12,10 @@ use crate::accounts::{Account, Accounts, Caller};
 use crate::clock::{Clock, ManualClock};
 use crate::config::Section;
 use crate::error::Error;
+use crate::orders::Orders;
 use crate::pb::{self, ErrorReason, Money, Order, OrderRef, OrderStatus};
 use crate::sandbox::Sandbox;
 use crate::store::Memory;
-use order_query::orders::Orders;
 
 /// The contract has no value for the vendor, so its account stands under another one's.
 const STAND_IN: pb::Provider = pb::Provider::Haoka;

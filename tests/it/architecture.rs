@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
             "sandbox",
             "orders",
+            "accounts",
             "providers",
             "store",
             "outbound",
@@ -40,22 +41,29 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["peer", "budget", "clock", "random", "certificate", "metrics", "config"]),
-    ("grpc", &["orders", "peer", "budget", "error", "clock", "pb", "spans", "metrics", "config"]),
+    (
+        "grpc",
+        &[
+            "orders", "accounts", "peer", "budget", "error", "clock", "pb", "spans", "metrics",
+            "config",
+        ],
+    ),
     ("health", &["orders", "peer", "budget", "error", "clock", "pb", "config"]),
     ("telemetry", &["spans", "metrics", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
+    ("orders", &["accounts", "providers", "store", "error", "clock", "pb", "spans", "metrics"]),
     (
-        "orders",
+        "accounts",
         &[
             "providers",
             "store",
+            "outbound",
             "budget",
             "error",
             "clock",
             "pb",
             "random",
-            "spans",
             "metrics",
             "config",
         ],
@@ -80,8 +88,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// one that is gone: then its row goes too.
 const CIRCLES: &[(&str, &[&str])] = &[
     ("config", &["reload", "section", "value"]),
-    ("orders", &["accounts", "calls"]),
-    ("store::redis", &["eviction", "link"]),
+    ("store::redis", &["connection", "eviction"]),
 ];
 
 /// Libraries that only some modules may name.

@@ -9,11 +9,13 @@ mod accounts;
 mod ahead;
 mod calls;
 mod crash;
+mod earlier;
 mod file;
 mod held;
 mod kept;
 mod orders;
-pub mod redis;
+mod redis;
+mod reservations;
 mod rules;
 
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::Order;
-use order_query::store::{Call, File, Memory, Reservation, Store, Window};
+use order_query::store::{Call, File, Limit, Memory, Reservation, Store, Window};
 use prost_types::Timestamp;
 use tempfile::TempDir;
 
@@ -68,6 +70,13 @@ macro_rules! every_store {
                 what_is_spent_is_known_with_the_order
                 a_long_flight_is_not_cut_for_a_short_one
                 of_many_calls_at_one_time_the_limit_passes
+            }
+            reservations {
+                one_owner_asks_for_an_order_at_a_time
+                a_call_that_is_kept_out_holds_no_lease
+                a_state_that_is_found_is_known_and_ends_the_lease
+                a_finished_call_says_what_the_orders_own_limit_has_spent
+                only_an_answer_about_the_order_resumes_an_account
             }
             held {
                 orders_in_memory_are_bounded_by_their_bytes
@@ -241,19 +250,30 @@ impl Fixture for FileStore {
 const MINUTE: Duration = Duration::from_mins(1);
 const IN_FLIGHT: Duration = Duration::from_secs(5);
 
-/// At most `limit` calls a minute.
-pub fn minute(key: &str, limit: u32) -> Window {
-    Window { key: key.to_owned(), limit, period: MINUTE }
+/// At most `max_calls` a minute.
+pub fn minute(key: &str, max_calls: u32) -> Window {
+    Window { key: key.into(), limit: Limit::PerMinute, max_calls, period: MINUTE }
+}
+
+/// The same, of an order's own limit.
+pub fn own(key: &str, max_calls: u32) -> Window {
+    Window { limit: Limit::PerOrderPerDay, ..minute(key, max_calls) }
 }
 
 /// A call of the account "account", 5 s in flight at most.
 pub fn call(id: &str, windows: &[Window]) -> Call {
     Call {
         id: id.to_owned(),
-        account: "account".to_owned(),
+        account: "account".into(),
         windows: windows.to_vec(),
         in_flight: IN_FLIGHT,
+        lease: None,
     }
+}
+
+/// A call of that account whose answer has come.
+pub fn answer(account: &str) -> Call {
+    Call { account: account.into(), ..call("answer", &[]) }
 }
 
 /// An order's state, as it was observed then.
@@ -272,17 +292,17 @@ async fn recalled(store: &Arc<dyn Store>, order: &str) -> Option<Order> {
     store.get(&order.into(), None).await.unwrap().and_then(|known| known.state)
 }
 
-/// The window of that index is full for that long, less what the clock may have moved by itself.
+/// The window of that limit is full for that long, less what the clock may have moved by itself.
 #[track_caller]
-fn assert_full<F: Fixture>(take: &Reservation, index: usize, wait: Duration) {
-    let Reservation::Full(full, left) = take else { panic!("{take:?}, not full") };
-    assert_eq!(*full, index);
+fn assert_full<F: Fixture>(reservation: &Reservation, limit: Limit, wait: Duration) {
+    let Reservation::Full(full, left) = reservation else { panic!("{reservation:?}, not full") };
+    assert_eq!(*full, limit);
     assert_wait::<F>(*left, wait);
 }
 
 #[track_caller]
-fn assert_closed<F: Fixture>(take: &Reservation, wait: Duration) {
-    let Reservation::Paused(left) = take else { panic!("{take:?}, not closed") };
+fn assert_paused<F: Fixture>(reservation: &Reservation, wait: Duration) {
+    let Reservation::Paused(left) = reservation else { panic!("{reservation:?}, not paused") };
     assert_wait::<F>(*left, wait);
 }
 

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use crate::accounts::Proved;
 use crate::certificate::{self, ENDS_SOON};
 use crate::error::Error;
-use crate::orders::Proved;
 use crate::pb::ErrorReason;
 use crate::providers::{CLOCK_TOLERANCE, Proof};
 

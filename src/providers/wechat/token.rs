@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use super::{UNLISTED, VENDOR, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
-use crate::error::{Error, Trouble, outcome};
+use crate::error::{Error, Exchange, outcome};
 use crate::metrics::TOKENS;
-use crate::outbound::{Answer, Body, Client, Request};
+use crate::outbound::{Answer, Body, Client, Request, Uncounted};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
 use crate::providers::{Token, TokenStore, new_id};
@@ -169,7 +169,7 @@ impl Tokens {
         if let Some(token) = self.local().clone().filter(fits) {
             return Some(token);
         }
-        let kept = noted(store.load(&self.key).await).flatten().filter(fits)?;
+        let kept = log_failure(store.load(&self.key).await).flatten().filter(fits)?;
         *self.local() = Some(kept.clone());
         Some(kept)
     }
@@ -181,7 +181,7 @@ impl Tokens {
     /// Drops the token, but only where it is still the one that was used.
     async fn forget(&self, store: &dyn TokenStore, used: &Token) {
         self.local().take_if(|token| token.value == used.value);
-        noted(store.drop_if(&self.key, used).await);
+        log_failure(store.remove_if(&self.key, used).await);
     }
 
     async fn renew(
@@ -205,7 +205,7 @@ impl Tokens {
             let error = failure.error.clone();
             let retry_after = error.retry_after.map(|_| left);
             // Nothing was asked, so nothing new is known of the vendor.
-            return Err(Error { retry_after, trouble: None, ..error });
+            return Err(Error { retry_after, exchange: Exchange::NotSent, ..error });
         }
         let (lease, owner) = (self.lease(), new_id());
         let life = client.timeout() * LEASE_TIMEOUTS;
@@ -214,7 +214,7 @@ impl Tokens {
             Ok(None) => self.ask_anew(client, store, &app_secret, refused).await,
             Err(error) => Err(error),
         };
-        noted(store.release(&lease, &owner).await);
+        log_failure(store.release(&lease, &owner).await);
         match outcome {
             Ok(token) => {
                 *last_failure = None;
@@ -236,7 +236,7 @@ impl Tokens {
         let give_up = Instant::now() + life + life / LEASE_TIMEOUTS;
         loop {
             // Without a store there is nobody to share the token with.
-            let ours = noted(store.lease(lease, owner, life).await).unwrap_or(true);
+            let ours = log_failure(store.lease(lease, owner, life).await).unwrap_or(true);
             if !ours {
                 tokio::time::sleep(LEASE_POLL).await;
             }
@@ -268,7 +268,7 @@ impl Tokens {
             let detail = format!("{said}; the token call gave the refused token again");
             return Err(refusal.detail(detail));
         }
-        noted(store.save(&self.key, &token).await);
+        log_failure(store.save(&self.key, &token).await);
         *self.local() = Some(token.clone());
         Ok(token)
     }
@@ -281,8 +281,13 @@ impl Tokens {
         };
         let until = self.clock.now() + wait.max(error.retry_after.unwrap_or_default());
         // No token is asked for before that time, whoever asks.
-        let trouble = error.trouble.map(|_| Trouble::Lasting);
-        let error = Error { trouble, ..error };
+        let exchange = match error.exchange {
+            Exchange::Failed { .. } => {
+                Exchange::Failed { retry_after: Some(error.retry_after.unwrap_or_default()) }
+            }
+            other => other,
+        };
+        let error = Error { exchange, ..error };
         *last_failure = Some(Failure { error: error.clone(), app_secret, until, wait });
         error
     }
@@ -308,7 +313,7 @@ impl Tokens {
                     body: Body::Json(body.to_string()),
                     ..Request::default()
                 };
-                client.send(request).await?
+                client.send(request, Uncounted).await?
             }
             Way::Classic => {
                 let query = [
@@ -322,7 +327,7 @@ impl Tokens {
                     query: &query,
                     ..Request::default()
                 };
-                client.send(request).await?
+                client.send(request, Uncounted).await?
             }
         };
         let token = read(&answer);
@@ -331,7 +336,7 @@ impl Tokens {
 }
 
 /// What the store said, if it did: without it the token at hand is used on.
-fn noted<T>(outcome: Result<T, Error>) -> Option<T> {
+fn log_failure<T>(outcome: Result<T, Error>) -> Option<T> {
     outcome
         .map_err(|error| tracing::debug!(detail = error.detail, "the store did not help a token"))
         .ok()

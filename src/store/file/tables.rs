@@ -15,7 +15,7 @@ use super::super::cache::Encoded;
 use super::super::ends;
 use super::super::ledger::{Fact, Ledger};
 use super::super::newer;
-use super::super::slots::Closure;
+use super::super::slots::Pause;
 use crate::pb::Order;
 use crate::providers::Token;
 
@@ -28,24 +28,24 @@ const FORMAT_VERSION: u64 = 1;
 const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
 /// When the slot of a call in a window is free again, by the call's mark.
 const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
-/// Until when an account is closed, and how long after each probe again.
-const CLOSURES: TableDefinition<&str, (u64, u64, bool)> = TableDefinition::new("closures");
+/// Until when an account is paused, and how long after each probe again.
+const PAUSES: TableDefinition<&str, (u64, u64, bool)> = TableDefinition::new("closures");
 /// An access token, and when to renew it.
 const TOKENS: TableDefinition<&str, (&str, u64)> = TableDefinition::new("tokens");
 
 /// For how long an order is remembered that is not terminal.
 const ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
-/// An order that is to be kept.
+/// A state that is to be remembered.
 #[derive(Debug, Clone)]
-pub(super) struct Keep {
+pub(super) struct Put {
     pub(super) order: String,
     pub(super) state: Order,
     pub(super) encoded: Encoded,
 }
 
-/// What became of an order that was to be kept.
-pub(super) enum Kept {
+/// What became of a state that was to be remembered.
+pub(super) enum Stored {
     /// It took the place of what was known, which was seen so far in the future.
     Written(Duration),
     /// What is known is newer, or terminal.
@@ -69,7 +69,7 @@ pub(super) fn found(db: &Database) -> Result<(), redb::Error> {
     txn.open_table(FORMAT)?.insert(FORMAT_NAME, FORMAT_VERSION)?;
     txn.open_table(ORDERS)?;
     txn.open_table(SLOTS)?;
-    txn.open_table(CLOSURES)?;
+    txn.open_table(PAUSES)?;
     txn.open_table(TOKENS)?;
     Ok(txn.commit()?)
 }
@@ -115,12 +115,12 @@ fn load_facts(db: &Database) -> Result<Ledger, redb::Error> {
             free_at: Some(time(free_at.value())),
         });
     }
-    for row in txn.open_table(CLOSURES)?.iter()? {
-        let (account, closure) = row?;
-        let (until, probe_every, probing) = closure.value();
+    for row in txn.open_table(PAUSES)?.iter()? {
+        let (account, pause) = row?;
+        let (until, probe_every, probing) = pause.value();
         let (until, probe_every) = (time(until), Duration::from_millis(probe_every));
-        let closure = Some(Closure { until, probe_every, probing });
-        ledger.set(Fact::Closure { account: account.value().to_owned(), closure });
+        let pause = Some(Pause { until, probe_every, probing });
+        ledger.set(Fact::Pause { account: account.value().to_owned(), pause });
     }
     for row in txn.open_table(TOKENS)?.iter()? {
         let (identity, token) = row?;
@@ -157,47 +157,47 @@ pub(super) fn read_order(db: &Database, order: &str) -> Result<Option<Order>, St
     bytes.map(|bytes| decode(&bytes)).transpose()
 }
 
-/// Notes facts and keeps orders, all or nothing. What became of each order.
+/// Notes facts and puts states, all or nothing. What became of each order.
 ///
 /// # Errors
 /// What failed. It may have been carried out all the same.
 pub(super) fn write(
     db: &Database,
     facts: &[Fact],
-    keeps: &[Keep],
+    puts: &[Put],
     now: SystemTime,
-) -> Result<Vec<Kept>, String> {
+) -> Result<Vec<Stored>, String> {
     guarded(|| {
         let txn = begin(db)?;
         note(&txn, facts)?;
-        let kept = {
+        let stored = {
             let mut orders = txn.open_table(ORDERS)?;
-            keeps.iter().map(|new| keep(&mut orders, new, now)).collect::<Result<Vec<_>, _>>()?
+            puts.iter().map(|new| put(&mut orders, new, now)).collect::<Result<Vec<_>, _>>()?
         };
-        if facts.is_empty() && !kept.iter().any(|kept| matches!(kept, Kept::Written(_))) {
+        if facts.is_empty() && !stored.iter().any(|one| matches!(one, Stored::Written(_))) {
             txn.abort()?;
         } else {
             txn.commit()?;
         }
-        Ok(kept)
+        Ok(stored)
     })
 }
 
-fn keep(orders: &mut Table<&str, &[u8]>, new: &Keep, now: SystemTime) -> Result<Kept, redb::Error> {
+fn put(orders: &mut Table<&str, &[u8]>, new: &Put, now: SystemTime) -> Result<Stored, redb::Error> {
     let known = orders.get(new.order.as_str())?.map(|bytes| decode(bytes.value()));
     Ok(match known.transpose() {
-        Err(detail) => Kept::Unreadable(detail),
-        Ok(Some(known)) if !newer(&new.state, &known, now) => Kept::Passed,
+        Err(detail) => Stored::Unreadable(detail),
+        Ok(Some(known)) if !newer(&new.state, &known, now) => Stored::Passed,
         Ok(known) => {
             orders.insert(new.order.as_str(), &*new.encoded)?;
-            Kept::Written(known.map_or(Duration::ZERO, |known| ends::ahead(&known, now)))
+            Stored::Written(known.map_or(Duration::ZERO, |known| ends::ahead(&known, now)))
         }
     })
 }
 
 fn note(txn: &WriteTransaction, facts: &[Fact]) -> Result<(), redb::Error> {
     let mut slots = txn.open_table(SLOTS)?;
-    let mut closures = txn.open_table(CLOSURES)?;
+    let mut pauses = txn.open_table(PAUSES)?;
     let mut tokens = txn.open_table(TOKENS)?;
     for fact in facts {
         match fact {
@@ -207,12 +207,12 @@ fn note(txn: &WriteTransaction, facts: &[Fact]) -> Result<(), redb::Error> {
             Fact::Slot { window, call, free_at: None } => {
                 slots.remove((window.as_str(), call.as_str()))?;
             }
-            Fact::Closure { account, closure: Some(Closure { until, probe_every, probing }) } => {
+            Fact::Pause { account, pause: Some(Pause { until, probe_every, probing }) } => {
                 let probe_every = whole(probe_every.as_nanos().div_ceil(NANOS_PER_MILLI));
-                closures.insert(account.as_str(), (millis_up(*until), probe_every, *probing))?;
+                pauses.insert(account.as_str(), (millis_up(*until), probe_every, *probing))?;
             }
-            Fact::Closure { account, closure: None } => {
-                closures.remove(account.as_str())?;
+            Fact::Pause { account, pause: None } => {
+                pauses.remove(account.as_str())?;
             }
             Fact::Token { identity, token: Some(token) } => {
                 // Rounded down: renewed early rather than used too long.

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use redb::{Builder, Database};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::super::cache::{Cache, encoded};
 use super::super::ends::Ahead;
 use super::super::ledger::{Fact, Ledger};
 use super::disk::{Disk, Locked};
-use super::tables::{self, Keep, Kept};
+use super::tables::{self, Put, Stored};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
@@ -76,12 +76,10 @@ pub(super) type Report = Box<dyn FnOnce(Result<(), Error>) + Send>;
 /// Decides what is to be noted.
 pub(super) type Decide = Box<dyn FnOnce(&Ledger, SystemTime) -> (Vec<Fact>, Report) + Send>;
 
-/// What the thread is asked for.
-pub(super) enum Job {
-    /// A change of the ledger.
-    Change(Decide),
-    /// An order to be kept.
-    Keep(Box<Keep>, oneshot::Sender<Result<(), Error>>),
+/// What the thread is asked for: a change of the ledger, and perhaps an order's state with it.
+pub(super) struct Job {
+    pub(super) decide: Decide,
+    pub(super) put: Option<Put>,
 }
 
 /// What goes into one transaction, and whom to tell.
@@ -90,27 +88,20 @@ struct Batch {
     facts: Vec<Fact>,
     /// What the facts took the place of in the ledger.
     before: Vec<Fact>,
-    reports: Vec<Report>,
-    keeps: Vec<Keep>,
-    keepers: Vec<oneshot::Sender<Result<(), Error>>>,
+    puts: Vec<Put>,
+    /// Each with whether one of the states is its own: they are in the same order.
+    reports: Vec<(Report, bool)>,
 }
 
 impl Batch {
     /// Decides on all of it; each decision sees those before it.
     fn decided(jobs: Vec<Job>, ledger: &mut Ledger, now: SystemTime) -> Self {
         let mut batch = Self::default();
-        for job in jobs {
-            match job {
-                Job::Change(decide) => {
-                    let (facts, report) = decide(ledger, now);
-                    batch.note(ledger, facts);
-                    batch.reports.push(report);
-                }
-                Job::Keep(keep, keeper) => {
-                    batch.keeps.push(*keep);
-                    batch.keepers.push(keeper);
-                }
-            }
+        for Job { decide, put } in jobs {
+            let (facts, report) = decide(ledger, now);
+            batch.note(ledger, facts);
+            batch.reports.push((report, put.is_some()));
+            batch.puts.extend(put);
         }
         let free_again = ledger.sweep(now);
         batch.note(ledger, free_again);
@@ -123,24 +114,19 @@ impl Batch {
     }
 
     /// It is in the file.
-    fn succeeded(self, kept: Vec<Kept>, shared: &Shared) {
-        for report in self.reports {
-            report(Ok(()));
-        }
-        for ((Keep { order, encoded, .. }, kept), keeper) in
-            self.keeps.into_iter().zip(kept).zip(self.keepers)
-        {
-            let outcome = match kept {
-                Kept::Written(ahead) => {
+    fn succeeded(self, stored: Vec<Stored>, shared: &Shared) {
+        let mut stored = self.puts.into_iter().zip(stored);
+        for (report, has_put) in self.reports {
+            let outcome = match has_put.then(|| stored.next()).flatten() {
+                Some((Put { order, encoded, .. }, Stored::Written(ahead))) => {
                     shared.ahead.report(super::CLOCK, ahead);
                     shared.recent.put(&order, encoded);
                     Ok(())
                 }
-                Kept::Passed => Ok(()),
-                Kept::Unreadable(detail) => Err(Error::store_unavailable(detail)),
+                Some((_, Stored::Unreadable(detail))) => Err(Error::store_unavailable(detail)),
+                Some((_, Stored::Passed)) | None => Ok(()),
             };
-            // Whoever asked may be gone: that changes nothing.
-            let _ = keeper.send(outcome);
+            report(outcome);
         }
     }
 
@@ -153,11 +139,8 @@ impl Batch {
             }
         }
         let error = Error::store_unavailable(detail);
-        for report in self.reports {
+        for (report, _) in self.reports {
             report(Err(error.clone()));
-        }
-        for keeper in self.keepers {
-            let _ = keeper.send(Err(error.clone()));
         }
     }
 }
@@ -210,19 +193,19 @@ impl Writer {
     fn carry_out(&mut self, jobs: Vec<Job>) {
         let now = self.shared.clock.now();
         let batch = Batch::decided(jobs, &mut self.shared.ledger(), now);
-        match self.write(&batch.facts, &batch.keeps) {
-            Ok(kept) => batch.succeeded(kept, &self.shared),
+        match self.write(&batch.facts, &batch.puts) {
+            Ok(stored) => batch.succeeded(stored, &self.shared),
             Err(detail) => batch.failed(&detail, &self.shared.ledger),
         }
     }
 
     /// Writes, if the disk takes it.
-    fn write(&mut self, facts: &[Fact], keeps: &[Keep]) -> Result<Vec<Kept>, String> {
-        if facts.is_empty() && keeps.is_empty() {
+    fn write(&mut self, facts: &[Fact], puts: &[Put]) -> Result<Vec<Stored>, String> {
+        if facts.is_empty() && puts.is_empty() {
             return Ok(Vec::new());
         }
         self.recover()?;
-        let written = tables::write(&self.shared.database(), facts, keeps, self.shared.clock.now());
+        let written = tables::write(&self.shared.database(), facts, puts, self.shared.clock.now());
         match &written {
             Ok(_) => {
                 if self.trouble.take().is_some() {
@@ -232,8 +215,8 @@ impl Writer {
             Err(detail) => {
                 self.in_trouble(detail.clone());
                 // These may be in the file all the same: only the file can tell.
-                for keep in keeps {
-                    self.shared.recent.remove(&keep.order);
+                for put in puts {
+                    self.shared.recent.remove(&put.order);
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Whether the server drops what must be kept when its memory is full: looked at again and again, and
-//! said at each change. Used by the link.
+//! said at each change. Used by the connection.
 
 use std::sync::Weak;
 use std::time::Duration;
 
 use ::redis::{Value, cmd};
 
-use super::link::{Failure, Link};
+use super::connection::{Connection, Failure};
 
 /// How often the server is asked: its settings change by hand.
 const INTERVAL: Duration = Duration::from_mins(1);
@@ -14,12 +14,12 @@ const INTERVAL: Duration = Duration::from_mins(1);
 /// The policy that drops nothing.
 const KEEPS_ALL: &str = "noeviction";
 
-/// Watches for as long as the link is used, or until the server refuses to tell.
-pub(super) async fn watch(link: Weak<Link>) {
+/// Watches for as long as the connection is used, or until the server refuses to tell.
+pub(super) async fn watch(connection: Weak<Connection>) {
     let mut command = cmd("INFO");
     command.arg("memory");
     let mut known: Option<String> = None;
-    while let Some(in_use) = link.upgrade() {
+    while let Some(in_use) = connection.upgrade() {
         let answer = in_use.ask_aside(&command).await;
         drop(in_use);
         let is_refused = matches!(answer, Err(Failure::Refused(_)));

@@ -1,5 +1,5 @@
 //! What a server that is there refuses, and what to do about it: said once for each change, by the
-//! word that its errors begin with. Used by the link and by what runs scripts.
+//! word that its errors begin with. Used by the connection and by what runs scripts.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,12 +3,13 @@
 //!
 //! The server forgets scripts when it restarts, or is told to: they are sent again then.
 
+use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::redis::{Cmd, FromRedisValue, ToRedisArgs, cmd};
 
-use super::link::{Errand, Failure, Link};
+use super::connection::{Connection, Failure, Operation};
 use super::refusals::Refusals;
 use crate::clock::Clock;
 
@@ -26,15 +27,15 @@ macro_rules! scripts {
 }
 
 scripts! {
-    PROBE "probe.lua",
-    TAKE "slots.lua" "take.lua",
-    SETTLE "settle.lua",
-    GIVE_BACK "give_back.lua",
-    CLOSE "close.lua",
-    REOPEN "reopen.lua",
-    KEEP "snapshot.lua" "keep.lua",
-    RECALL "slots.lua" "snapshot.lua" "recall.lua",
-    LEASE "lease.lua",
+    PING "ping.lua",
+    GET "slots.lua" "snapshot.lua" "get.lua",
+    PUT "snapshot.lua" "put.lua",
+    RESERVE "slots.lua" "leases.lua" "reserve.lua",
+    FINISH "slots.lua" "snapshot.lua" "leases.lua" "finish.lua",
+    CANCEL "cancel.lua",
+    PAUSE "pause.lua",
+    SPENT "slots.lua" "spent.lua",
+    LEASE "leases.lua" "lease.lua",
     SAVE "save.lua",
     LOAD "load.lua",
     DELETE_IF "delete_if.lua",
@@ -54,7 +55,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn key(mut self, kind: &str, name: &str) -> Self {
+    pub(super) fn key(mut self, kind: &str, name: &(impl Display + ?Sized)) -> Self {
         self.keys.push(format!("order-query:{kind}:{name}"));
         self
     }
@@ -74,7 +75,7 @@ impl Input {
 
 /// Runs scripts.
 pub(super) struct Runner {
-    pub(super) link: Arc<Link>,
+    pub(super) connection: Arc<Connection>,
     /// For tests: whose time counts in place of the server's.
     pub(super) time: Option<Arc<dyn Clock>>,
     pub(super) refusals: Refusals,
@@ -87,7 +88,7 @@ impl Runner {
         script: &'static Script,
         input: Input,
     ) -> Result<T, Failure> {
-        self.run_noting(script, input, &mut Errand::new()).await
+        self.run_noting(script, input, &mut Operation::new()).await
     }
 
     /// Runs a script, for someone who must know whether it may have run when it failed.
@@ -95,15 +96,15 @@ impl Runner {
         &self,
         script: &'static Script,
         mut input: Input,
-        errand: &mut Errand,
+        operation: &mut Operation,
     ) -> Result<T, Failure> {
         let time = self.time.as_ref().map(|clock| millis_since_1970(clock.now()).to_string());
         input.arguments.insert(0, time.unwrap_or_default().into_bytes());
         let known = input.command("EVALSHA", &script.hash);
-        let answer = match self.link.send(&known, errand).await {
+        let answer = match self.connection.send(&known, operation).await {
             Err(Failure::NoScript) => {
                 let whole = input.command("EVAL", script.code);
-                self.link.send(&whole, errand).await
+                self.connection.send(&whole, operation).await
             }
             answer => answer,
         };
@@ -113,7 +114,7 @@ impl Runner {
             Err(_) => {}
         }
         T::from_redis_value(answer?).map_err(|_| {
-            errand.in_doubt = true;
+            operation.in_doubt = true;
             Failure::Unreadable
         })
     }
@@ -144,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn the_probe_proves_every_right_and_the_document_has_it() {
+    fn the_ping_proves_every_right_and_the_document_has_it() {
         let scripts = [
-            &TAKE, &SETTLE, &GIVE_BACK, &CLOSE, &REOPEN, &KEEP, &RECALL, &LEASE, &SAVE, &LOAD,
+            &GET, &PUT, &RESERVE, &FINISH, &CANCEL, &PAUSE, &SPENT, &LEASE, &SAVE, &LOAD,
             &DELETE_IF,
         ];
         let used: BTreeSet<_> = scripts.into_iter().flat_map(|script| commands(script)).collect();
-        assert_eq!(commands(&PROBE), used);
+        assert_eq!(commands(&PING), used);
         let document = include_str!("../../../docs/configuration.md");
         let rule = document.split("ACL SETUSER order-query ").nth(1).unwrap();
         let rule = rule.split("```").next().unwrap().replace("\\\n", " ");

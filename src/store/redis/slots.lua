@@ -1,4 +1,4 @@
--- How slots that cannot be true are cut: `scripts.rs` puts this before `take.lua` and `recall.lua`.
+-- How slots are read, and cut where they cannot be true: `scripts.rs` puts this before the scripts that do.
 --
 -- A window is a sorted set: when a call's slot is free, by the call's mark. The mark tells after `~`
 -- for how long the call may be in flight; where it does not, that is `longest_flight`.
@@ -19,4 +19,28 @@ local function cut(key, period, longest_flight)
   end
   redis.call('PEXPIRE', key, math.max(last, now_up + period) - now + SLACK)
   return last
+end
+
+-- What is spent of a window: in how long each slot is free again, earliest first; or an error where that
+-- cannot be read.
+local function spent(key, longest_period, longest_flight)
+  local function taken()
+    local from = string.format('(%d', now)
+    return redis.call('ZRANGE', key, from, '+inf', 'BYSCORE', 'WITHSCORES')
+  end
+  local slots = taken()
+  local last = number(slots[#slots] or '0')
+  if last and last - now_up - longest_period - longest_flight > TOLERANCE then
+    cut(key, longest_period, longest_flight)
+    slots = taken()
+  end
+  local left = {}
+  for i = 2, #slots, 2 do
+    local free = number(slots[i])
+    if not free then
+      return nil, redis.error_reply('GARBAGE what is spent cannot be read')
+    end
+    left[#left + 1] = free - now
+  end
+  return left
 end

@@ -4,16 +4,19 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::poll;
+use order_query::accounts::Caller;
 use order_query::clock::{Clock, ManualClock};
-use order_query::error::{Error, Trouble};
-use order_query::orders::{Caller, Orders};
+use order_query::error::Error;
+use order_query::orders::Orders;
 use order_query::pb::{ErrorReason, Order, OrderRef, Source};
 use order_query::providers::{Rules, Token, TokenStore};
-use order_query::store::{Call, Held, Known, Memory, Reservation, Store};
+use order_query::store::{
+    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Store, WindowKey,
+};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -41,32 +44,39 @@ impl Slow {
 
 #[async_trait]
 impl Store for Slow {
-    fn glance(&self, order: &str, window: Option<&str>) -> Option<Known> {
-        self.memory.peek(&order.into(), window.map(Into::into).as_ref())
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        self.memory.peek(order, window)
     }
-    async fn recall(&self, order: &str, window: Option<&str>) -> Result<Option<Known>, Error> {
+    async fn get(
+        &self,
+        order: &OrderKey,
+        window: Option<&WindowKey>,
+    ) -> Result<Option<Known>, Error> {
         let _may_read = self.reads.acquire().await;
         self.works()?;
-        self.memory.get(&order.into(), window.map(Into::into).as_ref()).await
+        self.memory.get(order, window).await
     }
-    async fn keep(&self, order: &str, state: &Order) -> Result<(), Error> {
-        self.memory.put(&order.into(), state).await
+    async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
+        self.memory.put(order, state).await
     }
-    async fn take(&self, call: &Call) -> Result<Reservation, Error> {
+    async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
         self.works()?;
-        self.memory.reserve(call).await
+        let reservation = self.memory.reserve(call).await?;
+        let refused = reservation == Reservation::Leased;
+        self.refused.fetch_add(usize::from(refused), Ordering::SeqCst);
+        Ok(reservation)
     }
-    async fn settle(&self, call: &Call) -> Result<(), Error> {
-        self.memory.finish(call, Outcome::Counted).await
+    async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        self.memory.finish(call, outcome).await
     }
-    async fn give_back(&self, call: &Call) -> Result<(), Error> {
+    async fn cancel(&self, call: &Call) -> Result<(), Error> {
         self.memory.cancel(call).await
     }
-    async fn close(&self, account: &str, wait: Duration, probe: bool) -> Result<(), Error> {
-        self.memory.pause(&account.into(), wait, probe).await
+    async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
+        self.memory.pause(account, wait, probe).await
     }
-    async fn reopen(&self, account: &str) -> Result<(), Error> {
-        self.memory.finish(&answer(account), Outcome::Answered).await
+    async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
+        self.memory.spent(window).await
     }
     async fn ping(&self) -> Result<(), Error> {
         Ok(())
@@ -91,9 +101,7 @@ impl TokenStore for Slow {
         self.memory.remove_if(identity, token).await
     }
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error> {
-        let leased = self.memory.lease(what, owner, life).await?;
-        self.refused.fetch_add(usize::from(!leased), Ordering::SeqCst);
-        Ok(leased)
+        self.memory.lease(what, owner, life).await
     }
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.memory.release(what, owner).await
@@ -116,13 +124,13 @@ fn vendor(
             let observe_time = Some(clock.now().into());
             if number == unsent {
                 clock.advance(FakeVendor::RULES.longest_call);
-                let trouble = Some(Trouble::Passing);
-                return Err(Error { unsent: true, trouble, ..Error::unavailable("refused") });
+                return Err(Error::failed("refused"));
             }
             let _may_answer = answers.acquire().await;
             Ok(Order { id: query.id, observe_time, ..Order::default() })
         }
     })
+    .never_reached()
 }
 
 struct Fixture {

@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use order_query::accounts::Caller;
 use order_query::clock::Clock as _;
-use order_query::orders::Caller;
 use order_query::pb::{ErrorReason, Order, OrderRef};
 use order_query::providers::Rules;
 use tokio::time::Instant;

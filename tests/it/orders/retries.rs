@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
 use futures_util::future::join_all;
+use order_query::accounts::Caller;
 use order_query::clock::SystemClock;
-use order_query::error::{Error, Trouble};
-use order_query::orders::Caller;
+use order_query::error::Error;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -191,10 +191,7 @@ async fn a_shaky_vendor_sees_the_reserve_and_a_tenth_more_and_not_a_third() {
         let fails = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
         async move {
             if fails {
-                return Err(Error {
-                    trouble: Some(Trouble::Passing),
-                    ..Error::unavailable("busy")
-                });
+                return Err(Error::failed("busy"));
             }
             Ok(Order { id: query.id, ..Order::default() })
         }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use order_query::accounts::Caller;
 use order_query::clock::SystemClock;
 use order_query::error::Error;
-use order_query::orders::{Answer, Caller, Orders};
+use order_query::orders::{Answer, Orders};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::Rules;
@@ -92,7 +93,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
     assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
     assert_eq!(
         error.message,
-        "64 calls are under way at the vendor, and 1000 more wait for their turn; ask again later"
+        "64 calls are under way at the vendor, and 1000 more wait for a permit; ask again later"
     );
     assert!(begin.elapsed() < LONGEST_CALL);
     // A call that ends gives its turn to the one that has waited longest.
@@ -106,7 +107,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
         assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
         assert_eq!(
             error.message,
-            "64 calls are under way at the vendor, and this one's turn did not come within 10s; \
+            "64 calls are under way at the vendor, and none of them ended within 10s; \
              ask again later"
         );
         assert_eq!(error.retry_after, Some(Duration::from_secs(1)));

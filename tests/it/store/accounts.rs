@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use order_query::providers::Token;
-use order_query::store::{Call, Reservation, Store};
+use order_query::store::{Call, Limit, Outcome, Reservation, Store};
 
-use super::{Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, minute};
+use super::{Fixture, IN_FLIGHT, MINUTE, answer, assert_full, assert_paused, call, minute};
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -20,11 +20,11 @@ pub async fn a_closed_account_opens_by_itself<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.pause(&"account".into(), WAIT, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT);
-    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
+    assert_paused::<F>(&knock(&store, "a").await, WAIT);
+    let other = Call { account: "another".into(), ..call("a", &[]) };
     assert_eq!(store.reserve(&other).await.unwrap(), Reservation::Reserved);
     field.advance_almost(WAIT).await;
-    assert_closed::<F>(&knock(&store, "a").await, F::rest());
+    assert_paused::<F>(&knock(&store, "a").await, F::rest());
     field.advance_the_rest().await;
     for id in ["a", "b", "c"] {
         assert_eq!(knock(&store, id).await, Reservation::Reserved);
@@ -38,13 +38,13 @@ pub async fn a_closed_account_lets_one_probe_through_each_time<F: Fixture>() {
     store.pause(&"account".into(), WAIT, true).await.unwrap();
     for n in 0..3 {
         field.advance_almost(WAIT).await;
-        assert_closed::<F>(&knock(&store, "early").await, F::rest());
+        assert_paused::<F>(&knock(&store, "early").await, F::rest());
         field.advance_the_rest().await;
         assert_eq!(
             store.reserve(&probe(&format!("probe {n}"))).await.unwrap(),
             Reservation::Reserved
         );
-        assert_closed::<F>(&store.reserve(&probe("late")).await.unwrap(), WAIT);
+        assert_paused::<F>(&store.reserve(&probe("late")).await.unwrap(), WAIT);
     }
     // A call that is kept out takes no slot.
     let spent = store.get(&"".into(), Some(&"w".into())).await.unwrap().unwrap().spent;
@@ -87,9 +87,9 @@ pub async fn closing_again_counts_from_then<F: Fixture>() {
     store.pause(&"account".into(), WAIT, true).await.unwrap();
     field.advance(WAIT / 2).await;
     store.pause(&"account".into(), WAIT, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT);
+    assert_paused::<F>(&knock(&store, "a").await, WAIT);
     store.pause(&"account".into(), WAIT / 2, false).await.unwrap();
-    assert_closed::<F>(&knock(&store, "a").await, WAIT / 2);
+    assert_paused::<F>(&knock(&store, "a").await, WAIT / 2);
     field.advance(WAIT / 2).await;
     for id in ["a", "b"] {
         assert_eq!(knock(&store, id).await, Reservation::Reserved);
@@ -106,15 +106,15 @@ pub async fn only_a_probe_reopens_an_account<F: Fixture>() {
         store.pause(&"account".into(), WAIT, probe).await.unwrap();
         // The answer to a call of before.
         store.finish(&answer("account"), Outcome::Answered).await.unwrap();
-        assert_closed::<F>(&knock(&store, "a").await, WAIT);
+        assert_paused::<F>(&knock(&store, "a").await, WAIT);
         field.advance(WAIT).await;
         assert_eq!(knock(&store, "probe").await, Reservation::Reserved);
         store.finish(&answer("account"), Outcome::Answered).await.unwrap();
         assert_eq!(knock(&store, "a").await, Reservation::Reserved);
         assert_eq!(knock(&store, "b").await, Reservation::Reserved);
     }
-    let other = Call { account: "another".to_owned(), ..call("a", &[]) };
-    assert_closed::<F>(&store.reserve(&other).await.unwrap(), WAIT);
+    let other = Call { account: "another".into(), ..call("a", &[]) };
+    assert_paused::<F>(&store.reserve(&other).await.unwrap(), WAIT);
 }
 
 /// A token with that value.
@@ -204,6 +204,6 @@ pub async fn no_account_is_closed_for_longer_than_an_hour_at_once<F: Fixture>() 
     let store = field.store();
     for probe in [false, true] {
         store.pause(&"account".into(), Duration::from_hours(5), probe).await.unwrap();
-        assert_closed::<F>(&knock(&store, "a").await, Duration::from_hours(1));
+        assert_paused::<F>(&knock(&store, "a").await, Duration::from_hours(1));
     }
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use order_query::providers::Token;
-use order_query::store::{Reservation, Window};
+use order_query::store::{Limit, Outcome, Reservation, Window};
 
 use super::{
-    Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, ended, minute, observed, recalled,
+    Fixture, IN_FLIGHT, MINUTE, assert_full, assert_paused, call, ended, minute, observed, recalled,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -17,7 +17,7 @@ const YEARS: Duration = Duration::from_hours(10 * 365 * 24);
 const AHEAD: [Duration; 4] = [MINUTE, HOUR, DAY, YEARS];
 
 fn day(key: &str) -> Window {
-    Window { key: key.to_owned(), limit: 1, period: DAY }
+    Window { key: key.into(), limit: Limit::PerMinute, max_calls: 1, period: DAY }
 }
 
 pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
@@ -85,10 +85,10 @@ pub async fn pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: 
             field.store().pause(&"account".into(), MINUTE, probe).await.unwrap();
             let field = field.restart_earlier(by).await;
             let store = field.store();
-            assert_closed::<F>(&store.reserve(&call("a", &[])).await.unwrap(), longest);
+            assert_paused::<F>(&store.reserve(&call("a", &[])).await.unwrap(), longest);
             field.advance(MINUTE / 2).await;
             let left = longest - MINUTE / 2;
-            assert_closed::<F>(&store.reserve(&call("b", &[])).await.unwrap(), left);
+            assert_paused::<F>(&store.reserve(&call("b", &[])).await.unwrap(), left);
             field.advance(left).await;
             assert_eq!(store.reserve(&call("c", &[])).await.unwrap(), Reservation::Reserved);
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use order_query::store::{Call, Known, Reservation, Store, Window};
+use order_query::store::{Call, Known, Limit, Outcome, Reservation, Store, Window};
 
-use super::{Fixture, IN_FLIGHT, MINUTE, assert_full, call, minute, observed};
+use super::{Fixture, IN_FLIGHT, MINUTE, assert_full, call, minute, observed, own};
 
 /// Takes a slot in one window, in the name of `id`.
 async fn take(store: &Arc<dyn Store>, id: &str, window: &Window) -> Reservation {
@@ -45,7 +45,7 @@ pub async fn a_call_without_limits_is_always_free<F: Fixture>() {
 pub async fn one_full_window_keeps_the_call_out_of_all<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
-    let windows = [minute("wide", 2), minute("narrow", 1), minute("wider", 3)];
+    let windows = [minute("wide", 2), own("narrow", 1), minute("wider", 3)];
     assert_eq!(store.reserve(&call("a", &windows)).await.unwrap(), Reservation::Reserved);
     for id in ["b", "c", "d"] {
         let refused = store.reserve(&call(id, &windows)).await.unwrap();
@@ -216,7 +216,7 @@ pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
     let store = field.store();
     let takes = (0..200).map(|n| {
         let store = Arc::clone(&store);
-        let call: Call = call(&format!("call {n}"), &[minute("all", 1000), minute("w", 50)]);
+        let call: Call = call(&format!("call {n}"), &[minute("all", 1000), own("w", 50)]);
         tokio::spawn(async move { store.reserve(&call).await.unwrap() })
     });
     let takes = join_all(takes).await;

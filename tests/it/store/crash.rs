@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use order_query::clock::SystemClock;
 use order_query::error::Error;
 use order_query::pb::ErrorReason;
-use order_query::store::{Call, File, Reservation, Store as _, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store as _, Window};
 
 use super::{call, ended, minute, observed, recalled};
 use crate::support::child::exact;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use order_query::clock::ManualClock;
 use order_query::error::Error;
 use order_query::pb::ErrorReason;
-use order_query::store::{Call, File, Reservation, Store, Window};
+use order_query::store::{Call, File, Limit, Reservation, Store, Window};
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition};
 use tempfile::TempDir;
 
@@ -56,11 +56,11 @@ async fn fill(store: &dyn Store) {
 
 /// Whether everything is there.
 async fn is_whole(store: &dyn Store) -> bool {
-    let state = async |order| match store.get(&order.into(), Some(&"w".into())).await {
+    let state = async |order: &str| match store.get(&order.into(), Some(&"w".into())).await {
         Ok(Some(known)) if known.spent.len() == 4 => known.state,
         _ => None,
     };
-    let knock = Call { account: "closed account".to_owned(), ..call("x", &[]) };
+    let knock = Call { account: "closed account".into(), ..call("x", &[]) };
     state("open").await == Some(observed(1, "open"))
         && state("ended").await == Some(ended(1, "ended"))
         && store.load("us").await == Ok(Some(token("value")))
@@ -335,7 +335,7 @@ async fn a_slot_is_never_free_earlier_for_being_read_from_the_file() {
     let more = Duration::from_nanos(999_999);
     let full = store.reserve(&call("b", &windows)).await.unwrap();
     assert_eq!(full, Reservation::Full(Limit::PerMinute, IN_FLIGHT + MINUTE + more));
-    let knock = Call { account: "closed".to_owned(), ..call("c", &[]) };
+    let knock = Call { account: "closed".into(), ..call("c", &[]) };
     let closed = store.reserve(&knock).await.unwrap();
     assert_eq!(closed, Reservation::Paused(MINUTE + more));
 }
@@ -345,13 +345,14 @@ async fn what_was_kept_or_is_final_is_known_at_a_glance() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     fill(&store).await;
-    let glance = |store: &File, order| store.peek(&order.into(), Some(&"w".into())).unwrap().state;
-    assert_eq!(glance(&store, "open"), Some(observed(1, "open")));
-    assert_eq!(glance(&store, "ended"), Some(ended(1, "ended")));
+    let peek =
+        |store: &File, order: &str| store.peek(&order.into(), Some(&"w".into())).unwrap().state;
+    assert_eq!(peek(&store, "open"), Some(observed(1, "open")));
+    assert_eq!(peek(&store, "ended"), Some(ended(1, "ended")));
     drop(store);
     let store = open(&path).unwrap();
-    assert_eq!(glance(&store, "ended"), None);
+    assert_eq!(peek(&store, "ended"), None);
     assert_eq!(store.peek(&"ended".into(), Some(&"w".into())).unwrap().spent.len(), 4);
     store.get(&"ended".into(), None).await.unwrap();
-    assert_eq!(glance(&store, "ended"), Some(ended(1, "ended")));
+    assert_eq!(peek(&store, "ended"), Some(ended(1, "ended")));
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use order_query::store::Reservation;
+use order_query::store::{Limit, Outcome, Reservation};
 
 use super::accounts::token;
 use super::{
-    Fixture, IN_FLIGHT, MINUTE, assert_closed, assert_full, call, ended, minute, observed, recalled,
+    Fixture, IN_FLIGHT, MINUTE, answer, assert_full, assert_paused, call, ended, minute, observed,
+    recalled,
 };
 
 const STEP: Duration = Duration::from_secs(10);
@@ -80,11 +81,11 @@ pub async fn closed_accounts_are_there_again<F: Fixture>() {
     field.store().pause(&"account".into(), MINUTE, true).await.unwrap();
     field.advance(STEP).await;
     let field = field.restart().await;
-    assert_closed::<F>(&field.store().reserve(&call("a", &[])).await.unwrap(), MINUTE - STEP);
+    assert_paused::<F>(&field.store().reserve(&call("a", &[])).await.unwrap(), MINUTE - STEP);
     field.advance(MINUTE - STEP).await;
     assert_eq!(field.store().reserve(&call("probe", &[])).await.unwrap(), Reservation::Reserved);
     let field = field.restart().await;
-    assert_closed::<F>(&field.store().reserve(&call("b", &[])).await.unwrap(), MINUTE);
+    assert_paused::<F>(&field.store().reserve(&call("b", &[])).await.unwrap(), MINUTE);
 }
 
 pub async fn tokens_are_there_again<F: Fixture>() {

@@ -1,6 +1,7 @@
 //! The shared store as the contract's checks want it: alone on a server, its time moved by hand.
 
 mod faults;
+mod live_calls;
 mod refusals;
 mod shared;
 mod tls;

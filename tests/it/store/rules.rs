@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use order_query::clock::{Clock as _, ManualClock};
-use order_query::store::{Call, Memory, Reservation, Store as _, Window};
+use order_query::store::{Call, Limit, Memory, Outcome, Reservation, Store as _, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -70,8 +70,9 @@ impl Scene {
         let windows = limits.iter().enumerate();
         let windows = windows
             .map(|(n, (limit, period))| Window {
-                key: n.to_string(),
-                limit: *limit,
+                key: n.to_string().into(),
+                limit: Limit::PerMinute,
+                max_calls: *limit,
                 period: *period,
             })
             .collect();
@@ -89,9 +90,10 @@ impl Scene {
         self.calls += 1;
         Call {
             id: self.calls.to_string(),
-            account: "a".to_owned(),
+            account: "a".into(),
             windows: self.windows.clone(),
             in_flight: IN_FLIGHT,
+            lease: None,
         }
     }
 
@@ -179,7 +181,7 @@ proptest! {
         }
         scene.counted.sort_unstable();
         for window in &scene.windows {
-            let limit = window.limit as usize;
+            let limit = window.max_calls as usize;
             for (first, one_too_many) in scene.counted.iter().zip(scene.counted.iter().skip(limit)) {
                 let between = one_too_many.duration_since(*first).unwrap();
                 prop_assert!(between >= window.period, "{limit} + 1 calls within {between:?}");

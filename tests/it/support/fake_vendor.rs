@@ -11,8 +11,9 @@ use order_query::clock::Clock;
 use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::orders::Orders;
+use order_query::outbound::Delivery;
 use order_query::pb::{Order, Provider};
-use order_query::providers::{self, Left, Proof, Query, Resources, Rules, TokenStore};
+use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
 use order_query::store::{Memory, Store};
 
 use super::CACHE_BYTES;
@@ -23,6 +24,8 @@ type Answer = BoxFuture<'static, Result<Order, Error>>;
 pub struct FakeVendor {
     rules: Rules,
     check: fn(&str),
+    /// How far a call got that fails.
+    failed: Delivery,
     answer: Box<dyn Fn(Query) -> Answer + Send + Sync>,
 }
 
@@ -47,7 +50,7 @@ impl FakeVendor {
         F: Future<Output = Result<Order, Error>> + Send + 'static,
     {
         let answer = Box::new(move |query| Box::pin(answer(query)) as Answer);
-        Self { rules: Self::RULES, check: |_| {}, answer }
+        Self { rules: Self::RULES, check: |_| {}, failed: Delivery::Unknown, answer }
     }
 
     /// With rules of its own.
@@ -58,6 +61,11 @@ impl FakeVendor {
     /// With a check of ids, which may panic.
     pub fn checking(self, check: fn(&str)) -> Self {
         Self { check, ..self }
+    }
+
+    /// Whose calls never arrive where they fail.
+    pub fn never_reached(self) -> Self {
+        Self { failed: Delivery::NotSent, ..self }
     }
 
     /// The use case over an account at this vendor alone.
@@ -92,14 +100,10 @@ impl providers::Provider for FakeVendor {
         unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
-        let pass = resources.gate.enter().await?;
+        let call = resources.gate.enter().await?;
         let outcome = (self.answer)(query.clone()).await;
-        let left = match &outcome {
-            Ok(_) => Delivery::Answered,
-            Err(error) if error.unsent => Delivery::NotSent,
-            Err(_) => Delivery::Unknown,
-        };
-        resources.gate.leave(pass, left).await;
+        let delivery = if outcome.is_ok() { Delivery::Answered } else { self.failed };
+        resources.gate.leave(call, delivery).await;
         outcome
     }
 }

@@ -143,9 +143,17 @@ impl RedisServer {
 
     /// Says something that it may turn down.
     pub fn try_say(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let url = format!("redis://127.0.0.1:{}/0", self.port);
-        let mut connection = redis::Client::open(url)?.get_connection()?;
-        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
+        redis::cmd(words[0]).arg(&words[1..]).query(&mut self.operator()?)
+    }
+
+    /// Puts a key there, as `DUMP` has it.
+    pub fn restore(&self, key: &str, value: &[u8]) {
+        let mut operator = self.operator().unwrap();
+        redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut operator).unwrap();
+    }
+
+    fn operator(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port))?.get_connection()
     }
 
     /// Whether it runs; not where the port is taken.

@@ -92,8 +92,8 @@ async fn calls_and_answers_are_counted_by_what_became_of_them() {
             "order_query_vendor_calls_total{account=\"cards\",outcome=\"ORDER_NOT_FOUND\"} 1",
             "order_query_vendor_request_duration_seconds_count{account=\"cards\",operation=\"order\"} 4",
             "order_query_unknown_words_total{field=\"data.orderStatus\",provider=\"haoka\"} 1",
-            "order_query_store_operation_duration_seconds_count{operation=\"take\"} 4",
-            "order_query_store_errors_total{operation=\"take\"} 0",
+            "order_query_store_operation_duration_seconds_count{operation=\"reserve\"} 4",
+            "order_query_store_errors_total{operation=\"reserve\"} 0",
             "order_query_build_info{version=\"0.1.0\"} 1",
         ],
     );
@@ -116,7 +116,7 @@ async fn what_is_counted_begins_at_0() {
             "order_query_joined_total{account=\"cards\"} 0",
             "order_query_vendor_calls_total{account=\"cards\",outcome=\"OK\"} 0",
             "order_query_vendor_retries_total{account=\"cards\"} 0",
-            "order_query_vendor_closings_total{account=\"cards\"} 0",
+            "order_query_vendor_pauses_total{account=\"cards\"} 0",
             "order_query_unknown_words_total{field=\"data.orderStatus\",provider=\"haoka\"} 0",
             "order_query_unknown_words_total{field=\"data.cardStatus\",provider=\"haoka\"} 0",
             "order_query_quota_refusals_total{account=\"cards\",limit=\"calls_per_order_per_day\"} 0",
@@ -189,7 +189,7 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
             [
                 "order_query_breaker_open{account=\"cards\"} 1",
                 "order_query_credentials_refused{account=\"cards\"} 0",
-                "order_query_vendor_closings_total{account=\"cards\"} 0",
+                "order_query_vendor_pauses_total{account=\"cards\"} 0",
                 "order_query_vendor_calls_total{account=\"cards\",outcome=\"PROVIDER_UNAVAILABLE\"} 5",
             ],
         ),
@@ -199,7 +199,7 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
             [
                 "order_query_breaker_open{account=\"cards\"} 0",
                 "order_query_credentials_refused{account=\"cards\"} 1",
-                "order_query_vendor_closings_total{account=\"cards\"} 0",
+                "order_query_vendor_pauses_total{account=\"cards\"} 0",
                 "order_query_vendor_calls_total{account=\"cards\",\
                  outcome=\"PROVIDER_CREDENTIALS_REJECTED\"} 1",
             ],
@@ -210,7 +210,7 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
             [
                 "order_query_breaker_open{account=\"cards\"} 0",
                 "order_query_credentials_refused{account=\"cards\"} 0",
-                "order_query_vendor_closings_total{account=\"cards\"} 1",
+                "order_query_vendor_pauses_total{account=\"cards\"} 1",
                 "order_query_vendor_calls_total{account=\"cards\",\
                  outcome=\"PROVIDER_QUOTA_EXHAUSTED\"} 1",
             ],
@@ -336,6 +336,6 @@ async fn a_shared_store_that_is_gone_is_told_of() {
     let page = page(&server).await;
     assert_eq!(value(&page, left), None, "{page}");
     assert_told(&page, &["order_query_ready 1"]);
-    let errors = value(&page, "order_query_store_errors_total{operation=\"recall\"}");
+    let errors = value(&page, "order_query_store_errors_total{operation=\"get\"}");
     assert!(errors.unwrap() >= 1.0, "{page}");
 }

@@ -126,7 +126,7 @@ async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
         ("order_query.operation", "order"),
     ];
     assert_eq!(request.attributes, attributes(&of_request));
-    for operation in ["recall", "take", "keep", "settle"] {
+    for operation in ["get", "reserve", "finish"] {
         let span = spans.iter().find(|span| span.name == operation).expect(operation);
         assert_eq!((span.kind, &span.parent), (SpanKind::Internal, &search.id));
         let system = [("db.system.name", "memory"), ("db.operation.name", operation)];
@@ -281,7 +281,7 @@ async fn what_is_asked_of_redis_is_asked_of_a_server() {
     traced.get(question(Provider::Haoka, "a"), &[]).await;
     let (spans, _) = traced.stop();
     let search = only(&spans, "find order");
-    for operation in ["lease", "take", "keep", "release"] {
+    for operation in ["get", "reserve", "finish"] {
         let span = only(&spans, operation);
         assert_eq!((span.kind, &span.parent), (SpanKind::Client, &search.id));
         let system = [("db.system.name", "redis"), ("db.operation.name", operation)];

@@ -1,6 +1,6 @@
 //! A token that is asked for to see whether the account is taken. Used by the WeChat module only.
 
-use super::{LEASE_TIMEOUTS, Tokens, Way, noted};
+use super::{LEASE_TIMEOUTS, Tokens, Way, log_failure};
 use crate::error::Error;
 use crate::outbound::{Answer, Client};
 use crate::providers::{Token, TokenStore, new_id};
@@ -41,7 +41,7 @@ impl Tokens {
         {
             *given = Err(error.advice(UNKEPT));
         }
-        noted(store.release(&lease, &owner).await);
+        log_failure(store.release(&lease, &owner).await);
         outcome
     }
 }

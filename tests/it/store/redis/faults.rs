@@ -10,7 +10,7 @@ use order_query::config::Secret;
 use order_query::error::Error;
 use order_query::pb::{ErrorReason, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Redis, Reservation, Store as _};
+use order_query::store::{Limit, Outcome, Redis, Reservation, Store as _};
 
 use crate::store::redis::shared::{SECOND, call, order};
 use crate::support::CACHE_BYTES;
@@ -27,13 +27,13 @@ async fn everything(store: &Redis, of: &str) -> Vec<(&'static str, Result<(), Er
     let state = order(1, 0, OrderStatus::Paid, false);
     let all = async {
         vec![
-            ("take", store.reserve(&call).await.map(drop)),
-            ("settle", store.finish(&call, Outcome::Counted).await),
-            ("give_back", store.cancel(&call).await),
-            ("close", store.pause(&of.into(), SECOND, true).await),
-            ("reopen", store.finish(&answer(of), Outcome::Answered).await),
-            ("keep", store.put(&of.into(), &state).await),
-            ("recall", store.get(&of.into(), Some(&of.into())).await.map(drop)),
+            ("reserve", store.reserve(&call).await.map(drop)),
+            ("finish", store.finish(&call, Outcome::Found(&of.into(), &state)).await.map(drop)),
+            ("cancel", store.cancel(&call).await),
+            ("pause", store.pause(&of.into(), SECOND, true).await),
+            ("spent", store.spent(&of.into()).await.map(drop)),
+            ("put", store.put(&of.into(), &state).await),
+            ("get", store.get(&of.into(), Some(&of.into())).await.map(drop)),
             ("save", store.save(of, &token).await),
             ("load", store.load(of).await.map(drop)),
             ("remove_if", store.remove_if(of, &token).await),
@@ -314,10 +314,7 @@ async fn what_is_too_long_is_never_read() {
         if key.contains("closed") {
             assert_unavailable(
                 &store
-                    .reserve(&order_query::store::Call {
-                        account: "1".to_owned(),
-                        ..call("1", "w", 9)
-                    })
+                    .reserve(&order_query::store::Call { account: "1".into(), ..call("1", "w", 9) })
                     .await
                     .unwrap_err(),
             );

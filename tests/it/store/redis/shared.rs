@@ -10,7 +10,7 @@ use order_query::clock::{Clock as _, ManualClock};
 use order_query::config::Secret;
 use order_query::pb::{Order, OrderStatus};
 use order_query::providers::{Token, TokenStore as _};
-use order_query::store::{Call, Redis, Reservation, Store as _, Window};
+use order_query::store::{Call, Limit, Outcome, Redis, Reservation, Store as _, Window};
 use prost_types::Timestamp;
 
 use crate::support::manual_clock;
@@ -20,12 +20,14 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A call in a window of a minute, which may take 20 seconds to arrive.
-pub fn call(id: &str, window: &str, limit: u32) -> Call {
+pub fn call(id: &str, window: &str, max_calls: u32) -> Call {
+    let (limit, period) = (Limit::PerMinute, 60 * SECOND);
     Call {
         id: id.to_owned(),
-        account: "the-account".to_owned(),
-        windows: vec![Window { key: window.to_owned(), limit, period: 60 * SECOND }],
+        account: "the-account".into(),
+        windows: vec![Window { key: window.into(), limit, max_calls, period }],
         in_flight: 20 * SECOND,
+        lease: None,
     }
 }
 
@@ -106,7 +108,8 @@ async fn all_windows_or_none() {
     let Replicas { stores: [a, b, _], .. } = &Replicas::start();
     let both = |id: &str| {
         let mut call = call(id, "minute", 3);
-        call.windows.push(Window { key: "day".into(), limit: 1, period: 86_400 * SECOND });
+        let (limit, period) = (Limit::PerOrderPerDay, 86_400 * SECOND);
+        call.windows.push(Window { key: "day".into(), limit, max_calls: 1, period });
         call
     };
     assert_eq!(a.reserve(&both("1")).await, Ok(Reservation::Reserved));
@@ -159,7 +162,7 @@ async fn a_closed_account_is_closed_for_all_and_one_of_them_probes() {
     assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Reserved));
     assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Reserved), "the same probe again");
     assert_eq!(a.reserve(&calls[2]).await, Ok(Reservation::Paused(60 * SECOND)));
-    a.finish(&answer("the-account"), Outcome::Answered).await.unwrap();
+    a.finish(&call("answer", "another window", 1), Outcome::Answered).await.unwrap();
     assert_eq!(b.reserve(&calls[2]).await, Ok(Reservation::Reserved));
 }
 

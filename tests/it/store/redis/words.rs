@@ -48,7 +48,7 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
         let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
         let told = async {
             loop {
-                let error = store.finish(&answer("x"), Outcome::Answered).await.unwrap_err();
+                let error = store.spent(&"x".into()).await.unwrap_err();
                 assert_unavailable(&error);
                 if error.detail.unwrap().contains(expected) {
                     return;

@@ -223,7 +223,7 @@ impl Life {
         assert!(!self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert_eq!(self.vendor.played.asked().len() - before, 2, "it is asked once more");
         assert_eq!(self.ask_all(&token, 6).await, 0);
-        self.server.child.err.with("is left alone until a probe");
+        self.server.child.err.with("the breaker is open until a probe");
     }
 
     /// The secrets were there to be leaked.

@@ -1,6 +1,6 @@
 -- Gives a call's slots back: nothing was sent.
 --
--- KEYS: the windows. ARGV: the time, the call's id.
+-- KEYS: the windows. ARGV: the time, the call's mark.
 
 for i = 1, #KEYS do
   redis.call('ZREM', KEYS[i], ARGV[2])

@@ -1,5 +1,5 @@
-//! When a vendor that fails is left alone: the breaker of one account, as states and what changes
-//! them. The time and the chance come from outside. Used by `calls`.
+//! When a vendor that fails is left alone: the breaker of one account, as states and
+//! transitions. The time and the chance come from outside. Used by the limiter.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -19,47 +19,47 @@ const LEAST_CALLS: u32 = 20;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// What others are told to wait while a probe is under way: nobody knows when it is answered.
+/// How long others are told to wait while a probe is under way: when it is answered is not known.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
-/// What a call's end says of its vendor.
+/// How a call ended for its vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Outcome {
     /// It answered, whatever it said.
     Answered,
     /// It failed; the time is how long it asks to be left alone, where it does.
     Failed(Option<Duration>),
 }
 
-/// What has become of the breaker.
+/// A transition of the breaker that callers can notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum Transition {
     /// The vendor is left alone, for so long at first.
     Opened(Duration),
     /// A probe was answered: all may ask again.
     Closed,
 }
 
-/// The leave to make one call. It is of a time between two changes, and tells nothing of another:
+/// Permission for one call, stamped with the breaker's generation; results of an older one are ignored:
 /// a call that began before the breaker opened neither closes it nor opens it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Leave(u64);
+pub(super) struct Ticket(u64);
 
 /// The breaker of one account.
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    changes: u64,
+    generation: u64,
 }
 
 #[derive(Debug)]
 enum State {
-    /// All may ask.
+    /// Every call is admitted.
     Closed { in_a_row: u32, window: Window },
-    /// Nobody may before that time, and then one.
+    /// No call is admitted before that time; then one is, the probe.
     Open { until: SystemTime, pause: Duration },
-    /// One has asked, and the others wait for what becomes of it.
-    Probing { until: SystemTime, pause: Duration },
+    /// The probe is under way, and the others wait for its outcome.
+    HalfOpen { until: SystemTime, pause: Duration },
 }
 
 impl State {
@@ -70,78 +70,78 @@ impl State {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { state: State::closed(), changes: 0 }
+        Self { state: State::closed(), generation: 0 }
     }
 }
 
 impl Breaker {
-    /// For how long nobody may ask, unless one may.
+    /// For how long no call is admitted; `None` where one is.
     pub(super) fn refusal(&self, now: SystemTime) -> Option<Duration> {
         match self.state {
             State::Closed { .. } => None,
             State::Open { until, .. } => {
                 until.duration_since(now).ok().filter(|wait| !wait.is_zero())
             }
-            State::Probing { .. } => Some(PROBE_WAIT),
+            State::HalfOpen { .. } => Some(PROBE_WAIT),
         }
     }
 
-    /// Lets a call through; one that comes first after the pause is the probe.
+    /// Admits a call; the first one after the pause is the probe.
     ///
     /// # Errors
-    /// For how long nobody may ask.
-    pub(super) fn admit(&mut self, now: SystemTime) -> Result<Leave, Duration> {
+    /// For how long no call is admitted.
+    pub(super) fn admit(&mut self, now: SystemTime) -> Result<Ticket, Duration> {
         if let Some(wait) = self.refusal(now) {
             return Err(wait);
         }
         if let State::Open { until, pause } = self.state {
-            self.turn(State::Probing { until, pause });
+            self.transition(State::HalfOpen { until, pause });
         }
-        Ok(Leave(self.changes))
+        Ok(Ticket(self.generation))
     }
 
-    /// Notes how a call ended. `chance`, from 0 to 1, spreads the pause over its second half, so
+    /// Records how a call ended. `chance`, from 0 to 1, spreads the pause over its second half, so
     /// that replicas do not probe in step.
-    pub(super) fn settle(
+    pub(super) fn record(
         &mut self,
-        leave: Leave,
-        verdict: Verdict,
+        ticket: Ticket,
+        outcome: Outcome,
         now: SystemTime,
         chance: f64,
-    ) -> Option<Change> {
-        if leave.0 != self.changes {
+    ) -> Option<Transition> {
+        if ticket.0 != self.generation {
             return None;
         }
-        match (&mut self.state, verdict) {
-            (State::Closed { in_a_row, window }, verdict) => {
-                let failed = matches!(verdict, Verdict::Failed(_));
+        match (&mut self.state, outcome) {
+            (State::Closed { in_a_row, window }, outcome) => {
+                let failed = matches!(outcome, Outcome::Failed(_));
                 window.count(failed, now);
                 *in_a_row = if failed { *in_a_row + 1 } else { 0 };
                 let fails = *in_a_row >= FAILURES_IN_A_ROW || window.is_half_failures();
-                let Verdict::Failed(asked) = verdict else { return None };
-                fails.then(|| Change::Opened(self.open(FIRST_PAUSE, asked, now, chance)))
+                let Outcome::Failed(asked) = outcome else { return None };
+                fails.then(|| Transition::Opened(self.open(FIRST_PAUSE, asked, now, chance)))
             }
-            (State::Probing { .. }, Verdict::Answered) => {
-                self.turn(State::closed());
-                Some(Change::Closed)
+            (State::HalfOpen { .. }, Outcome::Answered) => {
+                self.transition(State::closed());
+                Some(Transition::Closed)
             }
-            (State::Probing { pause, .. }, Verdict::Failed(asked)) => {
+            (State::HalfOpen { pause, .. }, Outcome::Failed(asked)) => {
                 let pause = (*pause * 2).min(LONGEST_PAUSE);
                 self.open(pause, asked, now, chance);
                 None
             }
-            // Nobody has leave to call here.
+            // No ticket is given while the breaker is open.
             (State::Open { .. }, _) => None,
         }
     }
 
-    /// Notes that a call has ended without telling anything, or was never made. Of a probe, the
-    /// next call takes the place.
-    pub(super) fn abandon(&mut self, leave: Leave) {
-        if let State::Probing { until, pause } = self.state
-            && leave.0 == self.changes
+    /// Gives a ticket back: its call says nothing of the vendor, or was never made. After a probe, the
+    /// next call is the probe.
+    pub(super) fn abandon(&mut self, ticket: Ticket) {
+        if let State::HalfOpen { until, pause } = self.state
+            && ticket.0 == self.generation
         {
-            self.turn(State::Open { until, pause });
+            self.transition(State::Open { until, pause });
         }
     }
 
@@ -154,13 +154,13 @@ impl Breaker {
     ) -> Duration {
         let spread = (pause / 2).mul_f64(1.0 + chance.clamp(0.0, 1.0));
         let wait = spread.max(asked.unwrap_or_default());
-        self.turn(State::Open { until: now + wait, pause });
+        self.transition(State::Open { until: now + wait, pause });
         wait
     }
 
-    fn turn(&mut self, state: State) {
+    fn transition(&mut self, state: State) {
         self.state = state;
-        self.changes += 1;
+        self.generation += 1;
     }
 }
 
@@ -222,33 +222,36 @@ mod tests {
             let mut breaker = Breaker::default();
             let opened = (1..1000).find(|n| {
                 let now = at(n * pause);
-                let leave = breaker.admit(now).unwrap();
-                let failed = Verdict::Failed(None);
-                let verdict = if n.is_multiple_of(nth) { failed } else { Verdict::Answered };
-                breaker.settle(leave, verdict, now, 0.5).is_some()
+                let ticket = breaker.admit(now).unwrap();
+                let failed = Outcome::Failed(None);
+                let outcome = if n.is_multiple_of(nth) { failed } else { Outcome::Answered };
+                breaker.record(ticket, outcome, now, 0.5).is_some()
             });
             assert_eq!(opened, expected, "{pause} {nth}");
         }
     }
 
     #[test]
-    fn what_was_under_way_before_a_change_tells_nothing_after_it() {
+    fn what_was_under_way_before_a_transition_tells_nothing_after_it() {
         let mut breaker = Breaker::default();
         let early: Vec<_> = (0..20).map(|_| breaker.admit(at(0)).unwrap()).collect();
-        for leave in &early[..5] {
-            breaker.settle(*leave, Verdict::Failed(None), at(0), 1.0);
+        for ticket in &early[..5] {
+            breaker.record(*ticket, Outcome::Failed(None), at(0), 1.0);
         }
         assert_eq!(breaker.refusal(at(1)), Some(Duration::from_millis(1999)));
-        breaker.settle(early[5], Verdict::Answered, at(1), 1.0);
-        breaker.settle(early[6], Verdict::Failed(None), at(1), 1.0);
+        breaker.record(early[5], Outcome::Answered, at(1), 1.0);
+        breaker.record(early[6], Outcome::Failed(None), at(1), 1.0);
         assert_eq!(breaker.refusal(at(1)), Some(Duration::from_millis(1999)));
         let probe = breaker.admit(at(2000)).unwrap();
         breaker.abandon(early[7]);
-        breaker.settle(early[8], Verdict::Answered, at(2000), 1.0);
+        breaker.record(early[8], Outcome::Answered, at(2000), 1.0);
         assert_eq!(breaker.refusal(at(2000)), Some(PROBE_WAIT));
-        assert_eq!(breaker.settle(probe, Verdict::Answered, at(2000), 1.0), Some(Change::Closed));
-        for leave in &early[9..] {
-            breaker.settle(*leave, Verdict::Failed(None), at(2000), 1.0);
+        assert_eq!(
+            breaker.record(probe, Outcome::Answered, at(2000), 1.0),
+            Some(Transition::Closed)
+        );
+        for ticket in &early[9..] {
+            breaker.record(*ticket, Outcome::Failed(None), at(2000), 1.0);
         }
         assert_eq!(breaker.refusal(at(2000)), None);
     }
@@ -257,21 +260,21 @@ mod tests {
     enum Event {
         Wait(u64),
         Call,
-        End(usize, Option<Verdict>),
+        End(usize, Option<Outcome>),
     }
 
     fn event() -> impl Strategy<Value = Event> {
-        let verdict = prop_oneof![
-            2 => Just(Some(Verdict::Answered)),
-            5 => Just(Some(Verdict::Failed(None))),
-            1 => (0..90u64).prop_map(|s| Some(Verdict::Failed(Some(Duration::from_secs(s))))),
+        let outcome = prop_oneof![
+            2 => Just(Some(Outcome::Answered)),
+            5 => Just(Some(Outcome::Failed(None))),
+            1 => (0..90u64).prop_map(|s| Some(Outcome::Failed(Some(Duration::from_secs(s))))),
             1 => Just(None),
         ];
         prop_oneof![
             2 => (0..70_000u64).prop_map(Event::Wait),
             1 => Just(Event::Wait(2_000)),
             5 => Just(Event::Call),
-            5 => (0..8usize, verdict).prop_map(|(which, verdict)| Event::End(which, verdict)),
+            5 => (0..8usize, outcome).prop_map(|(which, outcome)| Event::End(which, outcome)),
         ]
     }
 
@@ -287,16 +290,16 @@ mod tests {
             let mut breaker = Breaker::default();
             let mut now = at(0);
             let mut is_open = false;
-            let mut under_way: Vec<(Leave, bool)> = Vec::new();
+            let mut under_way: Vec<(Ticket, bool)> = Vec::new();
             for (event, chance) in events {
                 match event {
                     Event::Wait(millis) => now += Duration::from_millis(millis),
                     Event::Call => {
                         let probes = under_way.iter().filter(|(_, is_probe)| *is_probe).count();
                         match breaker.admit(now) {
-                            Ok(leave) => {
+                            Ok(ticket) => {
                                 prop_assert!(!is_open || probes == 0, "two probes");
-                                under_way.push((leave, is_open));
+                                under_way.push((ticket, is_open));
                             }
                             Err(wait) => {
                                 prop_assert!(is_open, "refused for no reason");
@@ -304,18 +307,18 @@ mod tests {
                             }
                         }
                     }
-                    Event::End(which, verdict) if which < under_way.len() => {
-                        let (leave, is_probe) = under_way.remove(which);
-                        let change = verdict.map(|it| breaker.settle(leave, it, now, chance));
-                        if verdict.is_none() {
-                            breaker.abandon(leave);
+                    Event::End(which, outcome) if which < under_way.len() => {
+                        let (ticket, is_probe) = under_way.remove(which);
+                        let transition = outcome.map(|it| breaker.record(ticket, it, now, chance));
+                        if outcome.is_none() {
+                            breaker.abandon(ticket);
                         }
-                        match change.flatten() {
-                            Some(Change::Opened(_)) => {
+                        match transition.flatten() {
+                            Some(Transition::Opened(_)) => {
                                 prop_assert!(!is_open);
                                 is_open = true;
                             }
-                            Some(Change::Closed) => {
+                            Some(Transition::Closed) => {
                                 prop_assert!(is_open && is_probe);
                                 is_open = false;
                             }
@@ -326,8 +329,8 @@ mod tests {
                 }
             }
             // All calls end, time passes, and the next one is let through.
-            for (leave, _) in under_way {
-                breaker.abandon(leave);
+            for (ticket, _) in under_way {
+                breaker.abandon(ticket);
             }
             let wait = breaker.refusal(now).unwrap_or_default();
             prop_assert!(breaker.admit(now + wait).is_ok());

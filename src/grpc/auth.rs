@@ -1,28 +1,21 @@
 //! Who may ask: each caller is known by a bearer token, by a name of its certificate, or by both.
-//! Wrapped around the service by `grpc`; `app` has it read `[clients]`.
+//! Asked by the layer for every call; `app` has it read `[clients]`.
 
 mod tokens;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use http::{Extensions, HeaderMap, Request, Response};
-use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
 
 use self::tokens::{Digest, Tokens};
 use super::admission::RETRY;
-use super::record::Record;
+pub use crate::accounts::Caller;
 use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
 use crate::metrics::{CLIENT_IN_FLIGHT, SHED};
-pub use crate::orders::Caller;
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
 
@@ -49,7 +42,7 @@ pub struct Transport {
 
 /// Who may ask: the clients of the configuration. The default is anyone.
 #[derive(Clone, Default)]
-pub struct Callers(Option<Arc<Known>>);
+pub struct Clients(Option<Arc<Known>>);
 
 struct Known {
     clients: Vec<Client>,
@@ -65,7 +58,7 @@ struct Client {
     in_flight: Option<Arc<Budget>>,
 }
 
-impl Callers {
+impl Clients {
     /// Reads `[clients]`, where there is one. `accounts` are the names of all accounts. What is
     /// wrong is noted.
     #[must_use]
@@ -111,8 +104,8 @@ impl Callers {
         }
     }
 
-    /// Finds out whose request it is that has these headers.
-    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Error> {
+    /// The caller of a request with these headers.
+    pub(super) fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Error> {
         let Some(known) = &self.0 else {
             return Ok(Identity { caller: Caller::default(), in_flight: None, proof: None });
         };
@@ -244,7 +237,7 @@ fn unknown(detail: &str) -> Error {
     .detail(detail)
 }
 
-/// Who sent a request; put into it by [`Identified`].
+/// Who sent a request.
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) caller: Caller,
@@ -261,15 +254,6 @@ struct Proof {
 }
 
 impl Identity {
-    /// Whose request it is.
-    ///
-    /// # Errors
-    /// `CALLER_UNAUTHENTICATED` without the layer: that cannot be overlooked.
-    pub(super) fn of(extensions: &Extensions) -> Result<Self, Error> {
-        let identity = extensions.get().cloned();
-        identity.ok_or_else(|| unknown("nobody has looked who it is"))
-    }
-
     /// Takes places for as many of the client's own calls.
     ///
     /// # Errors
@@ -294,50 +278,6 @@ impl Identity {
             Ok(())
         } else {
             Err(unknown("the token was rotated away"))
-        }
-    }
-}
-
-/// A service whose every call is of someone who may ask.
-#[derive(Clone)]
-pub struct Identified<S> {
-    inner: S,
-    callers: Callers,
-}
-
-impl<S> Identified<S> {
-    pub(super) fn new(inner: S, callers: Callers) -> Self {
-        Self { inner, callers }
-    }
-}
-
-impl<S: NamedService> NamedService for Identified<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Identified<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let peer = Peer::of(request.extensions());
-        let record = Record::of(request.extensions());
-        match self.callers.identify(request.headers(), &peer) {
-            Ok(identity) => {
-                record.caller(&identity.caller.name);
-                request.extensions_mut().insert(identity);
-                Box::pin(self.inner.call(request))
-            }
-            Err(error) => Box::pin(async move { Ok(record.fail(&error).into_http()) }),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::accounts::{Account, Accounts};
+use super::{Account, Accounts};
 use crate::error::Error;
 use crate::providers::{Proof, TokenStore};
 

@@ -1,4 +1,4 @@
-//! Who asks, as far as the answer depends on it. `grpc` finds out who it is; `orders` keeps to what
+//! Who asks, as far as the answer depends on it. `grpc` finds out who it is; `accounts` keeps to what
 //! that caller may do.
 
 use std::sync::Arc;
@@ -17,18 +17,18 @@ pub struct Caller {
 
 /// The calls to vendors that may be made for one caller in any minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Share {
+pub(crate) struct Share {
     /// The caller's name.
-    pub(super) client: Arc<str>,
-    pub(super) limit: u32,
+    pub(crate) client: Arc<str>,
+    pub(crate) limit: u32,
 }
 
 impl Caller {
-    pub(super) fn may_use(&self, account: &str) -> bool {
+    pub(crate) fn may_use(&self, account: &str) -> bool {
         self.accounts.as_ref().is_none_or(|accounts| accounts.iter().any(|name| name == account))
     }
 
-    pub(super) fn share(&self) -> Option<Share> {
+    pub(crate) fn share(&self) -> Option<Share> {
         let limit = self.vendor_calls_per_minute?;
         Some(Share { client: Arc::clone(&self.name), limit })
     }

@@ -36,7 +36,7 @@ const CLOSED_FOR: Duration = Duration::from_millis(500);
 const QUEUE: usize = 1024;
 
 /// The way to the server.
-pub(super) struct Link {
+pub(super) struct Connection {
     client: Client,
     /// What a new connection begins with: who we are, and which database is meant. The library would
     /// do it too, and hide the server's word where that is turned down.
@@ -53,18 +53,18 @@ enum State {
     Down { until: Instant, why: Why },
     /// Being connected: callers wait for it until that time, and then fail at once.
     Connecting { done: watch::Receiver<()>, until: Instant },
-    /// Connected, for the so-manieth time.
+    /// Connected; `number` is the connection's generation.
     Up { connection: MultiplexedConnection, number: u64 },
 }
 
 /// One operation: how long it has, and whether the server may have carried it out.
-pub(super) struct Errand {
+pub(super) struct Operation {
     deadline: Instant,
     /// Something was sent that was not answered.
     pub(super) in_doubt: bool,
 }
 
-/// Why an errand failed. Holds no address, no credentials and nothing that was sent.
+/// Why an operation failed. Holds no address, no credentials and nothing that was sent.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The server does not answer, or cannot be reached.
@@ -77,7 +77,7 @@ pub(super) enum Failure {
     Unreadable,
 }
 
-impl Errand {
+impl Operation {
     pub(super) fn new() -> Self {
         Self { deadline: Instant::now() + OPERATION_LIMIT, in_doubt: false }
     }
@@ -95,7 +95,7 @@ impl From<Failure> for Error {
     }
 }
 
-impl Link {
+impl Connection {
     /// A way to the server of this URL; nothing is sent yet.
     pub(super) fn new(url: &str) -> Result<Self, String> {
         // The library's own texts are not used: some hold parts of the URL.
@@ -129,7 +129,7 @@ impl Link {
     pub(super) async fn send(
         self: &Arc<Self>,
         command: &Cmd,
-        errand: &mut Errand,
+        operation: &mut Operation,
     ) -> Result<Value, Failure> {
         #[cfg(fuzzing)]
         if let Some(answer) = super::fuzzing::played() {
@@ -138,17 +138,17 @@ impl Link {
         let mut tries_left = 2;
         loop {
             tries_left -= 1;
-            let (mut connection, number) = self.connection(errand.deadline).await?;
+            let (mut connection, number) = self.connection(operation.deadline).await?;
             let sent = connection.send_packed_command(command);
-            let answer = timeout_at(errand.deadline, sent).await;
+            let answer = timeout_at(operation.deadline, sent).await;
             let error = match answer.map(|answer| answer.and_then(Value::extract_error)) {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) if is_answer(&error) => return Err(self.refusal(&error, number)),
                 Ok(Err(error)) => Why::of(&error),
                 Err(_) => Why::new("no answer in time"),
             };
-            errand.in_doubt = true;
-            let again = tries_left > 0 && Instant::now() < errand.deadline;
+            operation.in_doubt = true;
+            let again = tries_left > 0 && Instant::now() < operation.deadline;
             if self.give_up(number, &error, if again { Duration::ZERO } else { CLOSED_FOR }) {
                 self.report(Err(error.clone()));
             }

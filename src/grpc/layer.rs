@@ -1,5 +1,5 @@
-//! What surrounds every call of the service: its place among those under way, its end in time, a
-//! status with details whoever made it, its line in the log and its span. Used by `grpc` only.
+//! The one layer around every call of the service: its place among those under way, its caller, its end in
+//! time, a status with details wherever it was made, its line in the log and its span. Used by `grpc` only.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::convert::Infallible;
@@ -18,13 +18,14 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::admission::{Admission, RETRY};
-use super::deadline::{Deadline, out_of_time};
+use super::auth::Clients;
+use super::context::{CallContext, Deadline, out_of_time};
 use super::record::Record;
 use super::status;
 use crate::config;
 use crate::error::Error;
 use crate::pb::ErrorReason;
-use crate::peer::Outstanding;
+use crate::peer::{Outstanding, Peer};
 
 /// How much longer than its deadline a call is waited for: handlers know more of what they were
 /// doing, and answer for themselves.
@@ -49,20 +50,40 @@ enum Kind {
 const METHODS: [(&str, Kind); 3] =
     [("GetOrder", Kind::Answer), ("BatchGetOrders", Kind::Answer), ("WatchOrder", Kind::Stream)];
 
-/// A service whose calls are bounded in number and in time, whatever they do.
+/// A service whose calls are bounded in number and in time, and whose callers are known.
 #[derive(Clone)]
-pub struct Calls<S> {
+pub struct CallLayer<S> {
     inner: S,
     admission: Admission,
+    clients: Clients,
     limit: Duration,
 }
 
-impl<S> Calls<S> {
-    pub(super) fn new(inner: S, admission: Admission, limits: &config::Server) -> Self {
-        Self { inner, admission, limit: limits.request_timeout }
+impl<S> CallLayer<S> {
+    pub(super) fn new(
+        inner: S,
+        admission: Admission,
+        clients: Clients,
+        limits: &config::Server,
+    ) -> Self {
+        Self { inner, admission, clients, limit: limits.request_timeout }
     }
 
-    /// Lets a call in, or says why not.
+    /// Admits a call of someone who may ask, or says why not.
+    fn enter(
+        &self,
+        kind: Kind,
+        record: &Record,
+        request: &Request<Body>,
+    ) -> Result<CallContext, Error> {
+        let deadline = Deadline::new(request.headers(), self.limit);
+        self.admit(kind, record, deadline)?;
+        let peer = Peer::of(request.extensions());
+        let identity = self.clients.identify(request.headers(), &peer)?;
+        record.caller(&identity.caller.name);
+        Ok(CallContext { deadline, identity, record: record.clone(), leaving: peer.leaving })
+    }
+
     fn admit(&self, kind: Kind, record: &Record, deadline: Deadline) -> Result<(), Error> {
         if deadline.answer <= Instant::now() {
             return Err(out_of_time());
@@ -76,11 +97,11 @@ impl<S> Calls<S> {
     }
 }
 
-impl<S: NamedService> NamedService for Calls<S> {
+impl<S: NamedService> NamedService for CallLayer<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Calls<S>
+impl<S> Service<Request<Body>> for CallLayer<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
     S::Future: Send + 'static,
@@ -101,15 +122,15 @@ where
             let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
             return Box::pin(async { Ok(unsupported()) });
         }
-        let deadline = Deadline::new(request.headers(), self.limit);
-        if let Err(error) = self.admit(kind, &record, deadline) {
-            return Box::pin(async move { Ok(record.fail(&error).into_http()) });
-        }
+        let context = match self.enter(kind, &record, &request) {
+            Ok(context) => context,
+            Err(error) => return Box::pin(async move { Ok(record.fail(&error).into_http()) }),
+        };
+        let deadline = context.deadline;
         // A message says itself whether it is compressed, and short ones are not, whatever clients
         // are set to. tonic would refuse them by the header.
         let compression = request.headers_mut().remove(ENCODING).is_some();
-        request.extensions_mut().insert(deadline);
-        request.extensions_mut().insert(record.clone());
+        request.extensions_mut().insert(context);
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             let span = record.span();
@@ -257,19 +278,19 @@ mod tests {
     }
 
     /// What a call of that method gets, where one may be under way.
-    async fn call(calls: &mut Calls<Bad>, method: &str) -> String {
+    async fn call(calls: &mut CallLayer<Bad>, method: &str) -> String {
         let path = format!("/orderquery.v1.OrderService/{method}");
         let request = Request::post(path).header("content-type", "application/grpc");
         let answer = calls.call(request.body(Body::empty()).unwrap()).await.unwrap();
         answer.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
-    fn calls(panics: bool) -> Calls<Bad> {
+    fn calls(panics: bool) -> CallLayer<Bad> {
         let text = "[server]\nmax_in_flight = 1\nmax_watches = 1\nrequest_timeout = \"1ms\"";
         let mut root = Section::parse(text, Path::new("")).unwrap();
         let server = root.section("server");
         let limits = Config::read(&mut root, server, false).server;
-        Calls::new(Bad { panics }, Admission::new(&limits), &limits)
+        CallLayer::new(Bad { panics }, Admission::new(&limits), Clients::default(), &limits)
     }
 
     #[tokio::test]

@@ -1,15 +1,47 @@
-//! The time that a call has. tonic's own timer answers CANCELLED, and none where the header is
-//! malformed, so `grpc` reads the header itself.
+//! What a call carries from the layer to its handler: its deadline, its caller, its record and its
+//! connection's end. Used by `grpc` only.
+//!
+//! tonic's own timer answers CANCELLED, and none where the header is malformed, so the deadline's header
+//! is read here.
+#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap};
+use http::HeaderMap;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
 
+use super::auth::Identity;
+use super::record::Record;
+use super::status;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 
-/// When a call must be answered; put into every request by [`Calls`](super::calls::Calls).
+/// The context of a call; [`CallLayer`](super::layer::CallLayer) puts it into every request.
+#[derive(Clone)]
+pub(super) struct CallContext {
+    pub(super) deadline: Deadline,
+    pub(super) identity: Identity,
+    pub(super) record: Record,
+    /// Canceled when the connection is about to end.
+    pub(super) leaving: CancellationToken,
+}
+
+impl CallContext {
+    /// Takes a request apart.
+    ///
+    /// # Errors
+    /// `INTERNAL` for a request that has not passed the layer: nobody has asked who sent it.
+    pub(super) fn of<T>(request: Request<T>) -> Result<(Self, T), Status> {
+        let (_, mut extensions, message) = request.into_parts();
+        let context = extensions.remove::<Self>();
+        let missing = || status::status(&Error::internal("a request has not passed the layer"));
+        Ok((context.ok_or_else(missing)?, message))
+    }
+}
+
+/// When a call must be answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     /// When the answer must be on its way, or the first of its messages may be.
@@ -28,16 +60,6 @@ impl Deadline {
             // A time beyond what can be told is none.
             stream: time.and_then(|time| now.checked_add(time)),
         }
-    }
-
-    /// The deadline of the request with these extensions.
-    pub(super) fn of(extensions: &Extensions) -> Self {
-        // Without the layer nobody waits: that cannot be overlooked.
-        let none = || {
-            let now = Instant::now();
-            Self { answer: now, stream: Some(now) }
-        };
-        extensions.get().copied().unwrap_or_else(none)
     }
 }
 

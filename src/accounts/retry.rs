@@ -1,5 +1,5 @@
 //! A second attempt at a vendor: after what pause, and how many a vendor in trouble may see.
-//! Used by `calls`.
+//! Used by the limiter.
 
 use std::time::Duration;
 

@@ -1,20 +1,27 @@
--- Takes a slot in each window of a call, or in none, unless the account is closed.
+-- Reserves a call: takes its lease and a slot in each of its windows, or nothing, unless the account is
+-- paused.
 --
--- KEYS: the account's closure, then the windows (see `slots.lua`). ARGV: the time, the call's mark, the
--- longest pause, the longest flight, then for each window its limit, its period, and how long a slot
--- lasts. Answers {what, index, wait, ahead}: 0: taken; 1: the window of that index is full for so
--- long; 2: closed for so long; or an error, and then nothing was taken: all that can fail is read
--- before the first slot is written.
+-- KEYS: the account's pause, the order's lease, then the windows (see `slots.lua`). ARGV: the time, the
+-- lease's owner (empty: none) and life, the call's mark, the longest pause, the longest flight, then for
+-- each window how many calls it holds, its period, and how long a slot lasts. Answers {what, index,
+-- wait, ahead}: 0: reserved; 1: the window of that index is full for so long; 2: paused for so long;
+-- 3: another owner has the lease; or an error, and then nothing was taken: all that can fail is read before
+-- the first slot is written.
 --
--- A call that has its slots already is not counted against itself and was let through before, so
--- running this twice is the same as running it once.
+-- A call that has its slots already is not counted against itself and was admitted before, so running
+-- this twice is the same as running it once.
 
-local mark, longest_pause, longest_flight = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local owner, lease_life, mark = ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local longest_pause, longest_flight = tonumber(ARGV[5]), tonumber(ARGV[6])
 local GARBAGE = redis.error_reply('GARBAGE what is spent cannot be read')
 
--- The limit, the period and the length of a slot of the window in KEYS[i].
+if owner ~= '' and is_held_by_another(KEYS[2], owner, lease_life) then
+  return {3, 0, 0, ahead}
+end
+
+-- The calls, the period and the length of a slot of the window in KEYS[i].
 local function terms(i)
-  local first = 3 * i - 1
+  local first = 3 * i - 2
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
 end
 
@@ -36,8 +43,8 @@ end
 
 local last = {}
 local full = nil
-local repeated = #KEYS > 1
-for i = 2, #KEYS do
+local repeated = #KEYS > 2
+for i = 3, #KEYS do
   local key, limit, period, life = KEYS[i], terms(i)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
@@ -58,7 +65,7 @@ for i = 2, #KEYS do
     local wait = full_for(key, limit, others)
     -- Of several full windows the one that is full for longest: before, no call can be made.
     if not full or wait >= full[3] then
-      full = {1, i - 2, wait}
+      full = {1, i - 3, wait}
     end
   end
 end
@@ -67,10 +74,10 @@ if full then
   return full
 end
 
--- Last, because it lets a probe through: whoever is let through must also call.
+-- Last, because it admits a probe: whoever is admitted must also call.
 if kind(KEYS[1]) ~= 'none' then
-  local closure = fields(KEYS[1], LONGEST_TEXT, 'until', 'every', 'probe') or {}
-  local till, every = number(closure[1]), number(closure[2])
+  local pause = fields(KEYS[1], LONGEST_TEXT, 'until', 'every', 'probe') or {}
+  local till, every = number(pause[1]), number(pause[2])
   if not till or not every then
     return GARBAGE
   end
@@ -82,7 +89,7 @@ if kind(KEYS[1]) ~= 'none' then
       redis.call('PEXPIRE', KEYS[1], till - now + SLACK)
     end
   end
-  if closure[3] ~= mark and not repeated then
+  if pause[3] ~= mark and not repeated then
     if till > now then
       return {2, 0, till - now, ahead}
     end
@@ -94,7 +101,10 @@ if kind(KEYS[1]) ~= 'none' then
   end
 end
 
-for i = 2, #KEYS do
+if owner ~= '' then
+  hold(KEYS[2], owner, lease_life)
+end
+for i = 3, #KEYS do
   local _, _, life = terms(i)
   local free = now_up + life
   redis.call('ZADD', KEYS[i], 'GT', free, mark)

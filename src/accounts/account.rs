@@ -1,0 +1,232 @@
+//! One account: its vendor's module, its rules, and what its callers share. Used by the registry, and by
+//! `orders` for every question.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::availability::{Availability, Impairment};
+use super::limiter::{ConcurrencyPermit, Limiter};
+use crate::budget::{Budget, Share};
+use crate::clock::Clock;
+use crate::config::Section;
+use crate::error::Error;
+use crate::metrics::{ACCOUNT_IN_FLIGHT, SHED};
+use crate::pb::{self, Order, OrderRef};
+use crate::providers::{self, Provider, Query, Resources, Rules};
+use crate::store::{AccountKey, OrderKey};
+
+/// What an account may set as `freshness`.
+const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_hours(24);
+
+/// The most that an account may set as a limit where its vendor has none.
+const LIMIT_CEILING: u32 = 10_000;
+
+/// How many calls an account may have under way at one time, and at most.
+const MAX_CONCURRENCY: usize = 64;
+const CONCURRENCY_CEILING: u32 = 1000;
+
+/// What an account may set as `max_in_flight`.
+const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
+
+/// What metrics call the limit of an account's calls.
+pub(super) const IN_FLIGHT_LIMIT: &str = "account_max_in_flight";
+
+/// One configured account.
+pub struct Account {
+    /// What callers put in `account`.
+    pub name: String,
+    /// The vendor that it is an account of.
+    pub provider: pb::Provider,
+    /// Whether the vendor can be asked now, as far as is known.
+    pub(crate) availability: Arc<Availability>,
+    /// The vendor's rules, as this account keeps them.
+    pub(crate) rules: Rules,
+    /// What the stores know the account by: the vendor's own identity, not the name.
+    pub(crate) key: AccountKey,
+    pub(super) is_default: bool,
+    pub(super) vendor: Box<dyn Provider>,
+    limiter: Limiter,
+    /// How many callers may wait for an answer of this account at one time.
+    in_flight: Arc<Budget>,
+}
+
+impl Account {
+    /// An account that asks with the vendor's module, by the vendor's own rules.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        provider: pb::Provider,
+        is_default: bool,
+        vendor: Box<dyn Provider>,
+    ) -> Self {
+        let rules = vendor.rules();
+        let in_flight = Budget::new(usize::MAX);
+        Self::with(name, provider, is_default, vendor, rules, MAX_CONCURRENCY, in_flight)
+    }
+
+    fn with(
+        name: &str,
+        provider: pb::Provider,
+        is_default: bool,
+        vendor: Box<dyn Provider>,
+        rules: Rules,
+        max_concurrency: usize,
+        in_flight: Arc<Budget>,
+    ) -> Self {
+        let availability = Arc::new(Availability::default());
+        Self {
+            name: name.to_owned(),
+            provider,
+            limiter: Limiter::new(name, max_concurrency, &rules, Arc::clone(&availability)),
+            availability,
+            key: key(&[&provider.word(), &vendor.identity()]).into(),
+            rules,
+            in_flight,
+            is_default,
+            vendor,
+        }
+    }
+
+    /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
+    pub(super) fn read(
+        name: &str,
+        mut section: Section,
+        share: u32,
+        clock: &Arc<dyn Clock>,
+    ) -> Option<Self> {
+        section.check_name(name);
+        let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
+        let words: Vec<_> = words.iter().map(|(word, known)| (word.as_str(), *known)).collect();
+        if !section.has("provider") {
+            section.problem("provider", "is missing; it must name the account's vendor");
+        }
+        let provider = section.choice("provider", &words)?;
+        let is_default = section.take("default").unwrap_or(false);
+        let vendor = providers::configure(provider, &mut section, clock);
+        let freshness = section.duration("freshness", FRESHNESS_RANGE);
+        // Where the vendor's settings are wrong, its limits are not known either.
+        let rules = vendor.as_ref().map(|vendor| vendor.rules());
+        let per_minute = rules.and_then(|rules| rules.calls_per_minute);
+        let per_minute = limit(&mut section, "calls_per_minute", per_minute);
+        let per_day = rules.and_then(|rules| rules.calls_per_order_per_day);
+        let per_day = limit(&mut section, "calls_per_order_per_day", per_day);
+        let max_concurrency = max_concurrency(&mut section);
+        let in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE).unwrap_or(share);
+        section.finish();
+        let (vendor, documented) = (vendor?, rules?);
+        let rules = Rules {
+            freshness: freshness.unwrap_or(documented.freshness),
+            calls_per_minute: per_minute,
+            calls_per_order_per_day: per_day,
+            ..documented
+        };
+        let in_flight = Budget::new(usize::try_from(in_flight).unwrap_or(usize::MAX));
+        Some(Self::with(name, provider, is_default, vendor, rules, max_concurrency, in_flight))
+    }
+
+    /// A place for a caller that waits for an answer of this account.
+    ///
+    /// # Errors
+    /// `PROVIDER_UNAVAILABLE` where its share of the server's places is used up.
+    pub(crate) fn place(&self) -> Result<Share, Error> {
+        self.in_flight.take(1).ok_or_else(|| {
+            SHED.add([IN_FLIGHT_LIMIT], 1);
+            Error::unavailable(
+                "too many calls wait for this account's vendor, and other accounts need their \
+                 places; ask again later",
+            )
+        })
+    }
+
+    /// Puts on the page how many callers wait.
+    pub(crate) fn measure_places(&self) {
+        let used = u32::try_from(self.in_flight.used()).unwrap_or(u32::MAX);
+        ACCOUNT_IN_FLIGHT.set([&self.name], used.into());
+    }
+
+    /// How many calls may be under way at one time.
+    pub(crate) fn max_concurrency(&self) -> usize {
+        self.limiter.max_concurrency()
+    }
+
+    /// How many calls are under way now, and how many wait for a permit.
+    pub(crate) fn concurrency(&self) -> (f64, f64) {
+        self.limiter.count()
+    }
+
+    /// Waits for a permit to ask the vendor: see [`Limiter::acquire`].
+    pub(crate) async fn acquire(&self, clock: &dyn Clock) -> Result<ConcurrencyPermit<'_>, Error> {
+        self.limiter.acquire(clock).await
+    }
+
+    /// Whether calls have to be counted before they are sent.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.rules.are_counted()
+    }
+
+    /// What the stores know the order by.
+    pub(crate) fn order_key(&self, query: &Query) -> OrderKey {
+        let vendor = self.vendor.identity();
+        key(&[&self.provider.word(), &vendor, &query.id, &query.machine_no]).into()
+    }
+
+    /// The question for the vendor, checked.
+    pub(crate) fn query(&self, order: &OrderRef) -> Result<Query, Error> {
+        self.vendor.check_id(&order.id)?;
+        let machine_no = self.vendor.machine_no(&order.machine_no)?;
+        Ok(Query { id: order.id.clone(), machine_no })
+    }
+
+    /// Notes what a call's outcome says of the account's credentials; most errors say nothing.
+    pub(crate) fn note(&self, error: Option<&Error>) {
+        let accepted = error.map_or(Some(true), |error| error.verdict().accepts_credentials());
+        let Some(accepted) = accepted else { return };
+        if !self.availability.set(Impairment::CredentialsRejected, !accepted) {
+            return;
+        }
+        // Perhaps no caller has waited for this answer, so nobody else may log it.
+        match error {
+            Some(error) if !accepted => tracing::warn!(
+                account = self.name,
+                provider_code = error.provider_code,
+                detail = error.detail,
+                "the vendor rejects the account's credentials"
+            ),
+            _ => {
+                tracing::info!(account = self.name, "the vendor accepts the account's credentials")
+            }
+        }
+    }
+
+    /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
+    pub(crate) async fn ask(
+        &self,
+        query: &Query,
+        resources: Resources<'_>,
+    ) -> Result<Order, Error> {
+        let mut secrets = self.vendor.secrets();
+        let outcome = self.vendor.get_order(query, resources).await;
+        let outcome = outcome.map(|order| Order { provider: self.provider.into(), ..order });
+        // They may have changed meanwhile, and either may have been sent.
+        secrets.extend(self.vendor.secrets());
+        outcome.map_err(|error| error.presentable(&secrets))
+    }
+}
+
+/// One text of several, that no others make.
+fn key(parts: &[&str]) -> String {
+    serde_json::Value::from(parts).to_string()
+}
+
+/// A limit of calls, which may be lower than the vendor's but not higher.
+fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
+    let most = vendors.unwrap_or(LIMIT_CEILING);
+    section.count(key, 1..=most).or(vendors)
+}
+
+/// How many calls may be under way at one time.
+fn max_concurrency(section: &mut Section) -> usize {
+    let given = section.count("max_concurrency", 1..=CONCURRENCY_CEILING);
+    given.and_then(|given| usize::try_from(given).ok()).unwrap_or(MAX_CONCURRENCY)
+}

@@ -1,0 +1,278 @@
+//! The limits on calls: which windows a call is counted in, and what a caller is told when one is full.
+//! Used by `orders` for every call to a vendor.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::caller::Share;
+use crate::error::Error;
+use crate::metrics::QUOTA_REFUSALS;
+use crate::outbound::Delivery;
+use crate::pb::ErrorReason;
+use crate::providers::{Gate, Rules, new_id};
+use crate::store::{Call, Lease, Limit, OrderKey, Outcome, Reservation, Store, Window, WindowKey};
+
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// How long after the longest call a request may still reach the vendor and be counted.
+const STRAGGLING: Duration = Duration::from_secs(20);
+
+/// How many of the day's calls for an order are kept for callers who set `max_age`.
+const KEPT_FOR_MAX_AGE: u32 = 2;
+
+/// What the limits depend on, besides the account and the order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct QuotaClass {
+    pub(crate) priority: Priority,
+    /// The caller's own limit, where it has one.
+    pub(crate) share: Option<Share>,
+}
+
+/// How much of an account's limits a question may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// A caller that sets `max_age`: may use all of the day's calls.
+    Fresh,
+    /// A caller that does not.
+    #[default]
+    Default,
+    /// A poller for watchers: also at most half of the minute's calls.
+    Background,
+}
+
+impl Priority {
+    /// Whether an account's limits leave it calls that they do not leave the other.
+    pub(crate) fn has_more_than(self, other: Self) -> bool {
+        self != other && (self == Self::Fresh || other == Self::Background)
+    }
+}
+
+/// How many calls a day an order has for callers that set `max_age`, or for those that do not.
+pub(crate) fn calls_per_day(rules: &Rules, sets_max_age: bool) -> Option<u32> {
+    let limit = rules.calls_per_order_per_day?;
+    Some(if sets_max_age { limit } else { limit.saturating_sub(KEPT_FOR_MAX_AGE).max(1) })
+}
+
+/// What the store knows an order's own limit by.
+pub(crate) fn day_window(account: &Account, order: &OrderKey) -> Option<WindowKey> {
+    account.rules.calls_per_order_per_day.map(|_| format!("{order} day").into())
+}
+
+/// The gate of one question's calls.
+pub(crate) struct Quota {
+    account: Arc<Account>,
+    store: Arc<dyn Store>,
+    order: OrderKey,
+    class: QuotaClass,
+    /// What joins the processes that share the store.
+    lease: Option<Lease>,
+    passed: Mutex<Passed>,
+}
+
+/// What has passed the gate.
+#[derive(Default)]
+struct Passed {
+    /// How many calls were sent since this was last taken.
+    sent: u64,
+    /// The calls whose answers have come, and are still to be finished.
+    answered: Vec<Call>,
+    /// Whether the last call was kept back because another process asks for the order.
+    is_leased_elsewhere: bool,
+}
+
+impl Quota {
+    /// The gate of calls for one order.
+    pub(crate) fn new(
+        account: Arc<Account>,
+        store: Arc<dyn Store>,
+        order: &OrderKey,
+        class: QuotaClass,
+        lease: Option<Lease>,
+    ) -> Self {
+        Self { account, store, order: order.clone(), class, lease, passed: Mutex::default() }
+    }
+
+    fn passed(&self) -> MutexGuard<'_, Passed> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the vendor may have counted a call since [`take_sent`](Self::take_sent).
+    pub(crate) fn was_sent(&self) -> bool {
+        self.passed().sent > 0
+    }
+
+    /// How many calls the vendor may have counted since this was last asked for.
+    pub(crate) fn take_sent(&self) -> u64 {
+        mem::take(&mut self.passed().sent)
+    }
+
+    /// Whether the last call was kept back because another process asks for the order.
+    pub(crate) fn is_leased_elsewhere(&self) -> bool {
+        self.passed().is_leased_elsewhere
+    }
+
+    /// Remembers how the question ended, with the calls whose answers have come. When each slot that the
+    /// order's own limit has spent is free again then.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`: then the slots stay taken for longer, and the state may be unknown to others.
+    pub(crate) async fn finish(&self, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
+        let mut answered = mem::take(&mut self.passed().answered);
+        let last = answered.pop();
+        // More than one where the vendor refused a token: all but the last one brought nothing.
+        for call in answered {
+            self.store.finish(&call, Outcome::Counted).await?;
+        }
+        match last {
+            Some(call) => self.store.finish(&call, outcome).await,
+            None if outcome == Outcome::Counted => Ok(Vec::new()),
+            None => self.store.finish(&self.call(new_id()), outcome).await,
+        }
+    }
+
+    /// The windows that all calls of the account share.
+    pub(crate) fn minute_windows(&self) -> impl Iterator<Item = Window> {
+        self.windows().into_iter().filter(|window| window.period == MINUTE)
+    }
+
+    /// The windows of a call.
+    fn windows(&self) -> Vec<Window> {
+        let Account { rules, key, .. } = self.account.as_ref();
+        let QuotaClass { priority, share } = &self.class;
+        let minute = |limit, max_calls, key: String| Window {
+            key: key.into(),
+            limit,
+            max_calls,
+            period: MINUTE,
+        };
+        let mut windows = Vec::new();
+        if let Some(max_calls) = rules.calls_per_minute {
+            windows.push(minute(Limit::PerMinute, max_calls, format!("{key} minute")));
+            if *priority == Priority::Background {
+                let half = (max_calls / 2).max(1);
+                windows.push(minute(Limit::WatchersPerMinute, half, format!("{key} pollers")));
+            }
+        }
+        let max_calls = calls_per_day(rules, *priority == Priority::Fresh);
+        if let Some((max_calls, key)) = max_calls.zip(day_window(&self.account, &self.order)) {
+            windows.push(Window { key, limit: Limit::PerOrderPerDay, max_calls, period: DAY });
+        }
+        if let Some(Share { client, limit }) = share {
+            let key = format!("client {client} minute");
+            windows.push(minute(Limit::ClientPerMinute, *limit, key));
+        }
+        windows
+    }
+
+    fn call(&self, id: String) -> Call {
+        Call {
+            id,
+            account: self.account.key.clone(),
+            windows: self.windows(),
+            in_flight: self.account.rules.longest_call + STRAGGLING,
+            lease: self.lease.clone(),
+        }
+    }
+
+    /// The error of a full window.
+    fn full(&self, limit: Limit, wait: Duration) -> Error {
+        let name = limit.name();
+        QUOTA_REFUSALS.add([&self.account.name, name], 1);
+        let owner = match &self.class.share {
+            Some(share) if limit == Limit::ClientPerMinute => format!("client/{}", share.client),
+            _ => format!("account/{}", self.account.name),
+        };
+        Error {
+            quota: Some(format!("{owner} {name}")),
+            ..Error::new(
+                ErrorReason::ProviderQuotaExhausted,
+                format!("the limit {name} is spent; wait before asking again"),
+            )
+            .retry_after(wait)
+        }
+    }
+}
+
+#[async_trait]
+impl Gate for Quota {
+    async fn enter(&self) -> Result<String, Error> {
+        let call = self.call(new_id());
+        let begin = Instant::now();
+        let reservation = self.store.reserve(&call).await;
+        self.passed().is_leased_elsewhere = matches!(reservation, Ok(Reservation::Leased));
+        match reservation {
+            // The slot counts from when the store decided: what is sent much later would outlive it.
+            Ok(Reservation::Reserved) if begin.elapsed() > STRAGGLING / 2 => {
+                self.cancel(&call).await;
+                Err(Error::store_unavailable("a slot was written too late to be used"))
+            }
+            Ok(Reservation::Reserved) => Ok(call.id),
+            Ok(Reservation::Leased) => {
+                Err(Error::unavailable("another replica asks for the order; ask again later"))
+            }
+            Ok(Reservation::Full(limit, wait)) => Err(self.full(limit, wait)),
+            Ok(Reservation::Paused(wait)) => Err(Error::new(
+                ErrorReason::ProviderQuotaExhausted,
+                "the vendor answered that it is asked too often, and is left alone for now",
+            )
+            .retry_after(wait)),
+            // Nothing limits this call, so there is nothing that must be remembered.
+            Err(_) if call.windows.is_empty() => Ok(call.id),
+            Err(error) => {
+                // It may be reserved all the same, and nothing is sent.
+                self.cancel(&call).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn leave(&self, id: String, delivery: Delivery) {
+        let call = self.call(id);
+        match delivery {
+            Delivery::NotSent => self.cancel(&call).await,
+            Delivery::Unknown => self.passed().sent += 1,
+            Delivery::Answered => {
+                let mut passed = self.passed();
+                passed.sent += 1;
+                passed.answered.push(call);
+            }
+        }
+    }
+}
+
+impl Quota {
+    async fn cancel(&self, call: &Call) {
+        if call.windows.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.cancel(call).await {
+            // The slot stays taken for longer than it need be: nothing is lost but a call.
+            tracing::debug!(detail = error.detail, "a slot could not be given back");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_two_calls_are_for_those_who_set_max_age() {
+        let rules = |calls_per_order_per_day| Rules {
+            freshness: Duration::from_mins(15),
+            calls_per_minute: Some(200),
+            calls_per_order_per_day,
+            longest_call: Duration::from_secs(10),
+        };
+        assert_eq!(calls_per_day(&rules(Some(10)), true), Some(10));
+        assert_eq!(calls_per_day(&rules(Some(10)), false), Some(8));
+        assert_eq!(calls_per_day(&rules(Some(2)), false), Some(1), "somebody must be able to ask");
+        assert_eq!(calls_per_day(&rules(None), true), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! The accounts of this deployment, and which of them a question is for. Used by `orders` and `app`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::account::{Account, IN_FLIGHT_LIMIT};
+use super::caller::Caller;
+use crate::clock::Clock;
+use crate::config::{Section, is_name};
+use crate::error::Error;
+use crate::metrics::SHED;
+use crate::pb::{self, ErrorReason, OrderRef};
+
+/// All configured accounts.
+pub struct Accounts(Vec<Arc<Account>>);
+
+impl Accounts {
+    /// These accounts.
+    #[must_use]
+    pub fn new(accounts: Vec<Account>) -> Self {
+        Self(accounts.into_iter().map(Arc::new).collect())
+    }
+
+    /// Reads the tables of all accounts. What is wrong is noted in them. Of the server's
+    /// `max_in_flight` places one of several accounts has half, unless it sets its own.
+    #[must_use]
+    pub fn read(
+        tables: Vec<(String, Section)>,
+        max_in_flight: u32,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        SHED.add([IN_FLIGHT_LIMIT], 0);
+        let share = if tables.len() > 1 { max_in_flight.div_ceil(2) } else { u32::MAX };
+        let mut accounts: Vec<Account> = Vec::new();
+        let mut identities = HashMap::new();
+        let mut defaults = HashMap::new();
+        for (name, table) in tables {
+            // A copy, so that what concerns several accounts can be noted at the later one.
+            let place = table.place();
+            if accounts.iter().any(|account| account.name == name) {
+                place.problem("", "is configured twice");
+            }
+            let Some(account) = Account::read(&name, table, share, clock) else { continue };
+            let identity = (account.provider, account.vendor.identity());
+            if let Some(other) = identities.insert(identity, name.clone()) {
+                let text = format!(
+                    "is the same account at the vendor as accounts.{other}, so both would share \
+                     its limits; keep one"
+                );
+                place.problem("", text);
+            }
+            if account.is_default
+                && let Some(other) = defaults.insert(account.provider, name.clone())
+            {
+                let text = format!("is set for accounts.{other} too, of the same provider");
+                place.problem("default", text);
+            }
+            accounts.push(account);
+        }
+        Self::new(accounts)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many calls to vendors may be under way at one time.
+    #[must_use]
+    pub fn max_concurrency(&self) -> u64 {
+        self.0.iter().map(|account| account.max_concurrency() as u64).sum()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.0.iter()
+    }
+
+    /// The account that the caller's question is for.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` where the provider is none, or the account is malformed or needed and
+    /// missing; `CALLER_FORBIDDEN` where the caller may not use it, whether there is one or not;
+    /// `PROVIDER_NOT_CONFIGURED` where there is no such account.
+    pub fn choose(&self, caller: &Caller, order: &OrderRef) -> Result<Arc<Account>, Error> {
+        let provider = pb::Provider::try_from(order.provider)
+            .ok()
+            .filter(|provider| *provider != pb::Provider::Unspecified)
+            .ok_or_else(|| Error::invalid("provider", "the provider is none of the contract's"))?;
+        let here = |error: Error| Error { provider: Some(provider), ..error };
+        if !order.account.is_empty() && !is_name(&order.account) {
+            return Err(here(Error::invalid("account", "the account is not an account's name")));
+        }
+        let candidates: Vec<_> =
+            self.0.iter().filter(|account| account.provider == provider).collect();
+        let mut fitting = candidates.iter().filter(|account| match order.account.as_str() {
+            "" => account.is_default || candidates.len() == 1,
+            name => account.name == name,
+        });
+        let fitting = fitting.next();
+        let own = candidates.iter().map(|account| account.name.as_str());
+        let own: Vec<&str> = own.filter(|name| caller.may_use(name)).collect();
+        let name = fitting.map_or(order.account.as_str(), |account| account.name.as_str());
+        let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
+        if !may && caller.accounts.is_some() {
+            // The same whether there is such an account or not: nobody can find out by asking.
+            let text = "this caller may not use that account; name one that it may use, or have \
+                        the operator allow this one";
+            return Err(here(Error::new(ErrorReason::CallerForbidden, text)));
+        }
+        match (fitting, candidates.as_slice(), order.account.as_str()) {
+            (Some(account), ..) => Ok(Arc::clone(account)),
+            (None, [], _) => Err(here(Error::new(
+                ErrorReason::ProviderNotConfigured,
+                format!("this deployment has no account at {}", provider.word()),
+            ))),
+            (None, _, "") => Err(here(Error::invalid(
+                "account",
+                format!(
+                    "several accounts fit and none is the default: name one of {}",
+                    own.join(", ")
+                ),
+            ))),
+            (None, _, name) => Err(here(Error::new(
+                ErrorReason::ProviderNotConfigured,
+                format!("this deployment has no account {name:?} at {}", provider.word()),
+            ))),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The search for one order: in the store, with another process that is asking for it, or at the vendor;
+//! and what is remembered of how it ended. Used by `orders`, in a task of its own.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::{Instant, sleep};
+
+use super::freshness::observed;
+use super::question::{LEASE_POLL, Question};
+use super::single_flight::{Leader, Outcome};
+use super::{Orders, measures};
+use crate::accounts::{ConcurrencyPermit, Quota};
+use crate::error::{Answer, Error, Exchange};
+use crate::metrics::{PAUSES, RETRIES};
+use crate::pb::{ErrorReason, Order};
+use crate::providers::Resources;
+use crate::spans::Span;
+use crate::store::{self, Known, Lease};
+
+impl Orders {
+    /// Leads a search to its end: however it ends, all who share it get its outcome.
+    pub(super) async fn lead(self, question: Question, leader: Leader, span: Span) {
+        let mut lease = None;
+        let outcome = span.around(self.search(&question, &mut lease)).await;
+        let outcome =
+            outcome.unwrap_or_else(|error| Outcome::Failed(error, question.class.clone()));
+        if let Outcome::Live(Known { state: Some(state), .. }, _) = &outcome {
+            self.0.watching.learned(&question.key, state, self.0.clock.now());
+        }
+        leader.complete(outcome);
+        // Nobody here waits for it. Where it fails the lease ends by itself.
+        if let Some(Lease { key, owner, .. }) = lease {
+            let _ = self.0.store.release(&key, &owner).await;
+        }
+    }
+
+    /// Finds the order: in the store, with another process that is asking for it, or at the vendor.
+    /// Leaves a lease in `held` that may be ours and has not ended.
+    async fn search(
+        &self,
+        question: &Question,
+        held: &mut Option<Lease>,
+    ) -> Result<Outcome, Error> {
+        let known = self.known(question).await?;
+        if let Some(known) = &known
+            && question.is_satisfied_by(known, self.0.clock.now())
+        {
+            return Ok(Outcome::Cached(known.clone()));
+        }
+        // Before the lease, which must not end while the permit is waited for.
+        let mut permit = question.account.acquire(self.0.clock.as_ref()).await?;
+        // Without a store each process asks for itself; the limits hold all the same.
+        let known = known.filter(|_| self.0.store.is_shared());
+        let lease = known.as_ref().map(|_| question.lease());
+        let observed_before = known.and_then(|known| known.state.as_ref().and_then(observed));
+        let longest = lease.as_ref().map(|lease| lease.life * 2).unwrap_or_default();
+        let give_up = Instant::now() + longest;
+        loop {
+            let gate = question.gate(Arc::clone(&self.0.store), lease.clone());
+            let asked = self.0.clock.now();
+            if let Some(result) = self.ask(question, &mut permit, &gate).await {
+                // Nothing is under way any more, however long the store takes.
+                drop(permit);
+                *held = lease;
+                return self.conclude(question, &gate, result, asked, held).await;
+            }
+            // Another process asks for the order.
+            sleep(LEASE_POLL).await;
+            if let Some(known) = self.known(question).await?
+                && let Some(at) = known.state.as_ref().and_then(observed)
+                // Not only a later one: what was known may have been of a clock that was ahead.
+                && Some(at) != observed_before
+            {
+                return Ok(Outcome::Live(known, None));
+            }
+            if Instant::now() >= give_up {
+                return Err(Error::unavailable(
+                    "other replicas keep asking for the order and get no answer; ask again later",
+                ));
+            }
+        }
+    }
+
+    /// What the store knows. `None` where it cannot be asked and nothing depends on it.
+    pub(super) async fn known(&self, question: &Question) -> Result<Option<Known>, Error> {
+        match self.0.store.get(&question.key, question.day_window.as_ref()).await {
+            Ok(known) => Ok(Some(known.unwrap_or_default())),
+            Err(_) if !question.account.is_limited() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the vendor. `None` where another process is asking for the order.
+    async fn ask(
+        &self,
+        question: &Question,
+        permit: &mut ConcurrencyPermit<'_>,
+        gate: &Quota,
+    ) -> Option<Result<Order, Error>> {
+        let account = &question.account;
+        let resources = Resources { gate, tokens: self.0.store.as_ref() };
+        loop {
+            let call = account.ask(&question.query, resources);
+            let result = permit.attempt(self.0.clock.as_ref(), call, || gate.was_sent()).await;
+            if gate.is_leased_elsewhere() {
+                return None;
+            }
+            measures::called(account, gate.take_sent(), &result);
+            if !permit.should_retry().await {
+                return Some(result);
+            }
+            RETRIES.add([&account.name], 1);
+        }
+    }
+
+    /// Remembers what asking brought, and makes the search's outcome of it.
+    async fn conclude(
+        &self,
+        question: &Question,
+        gate: &Quota,
+        result: Result<Order, Error>,
+        asked: SystemTime,
+        held: &mut Option<Lease>,
+    ) -> Result<Outcome, Error> {
+        let answered = self.0.clock.now();
+        self.note(question, result.as_ref(), asked);
+        let spent = self.remember(question, gate, result.as_ref()).await;
+        let state = result?;
+        if spent.is_ok() {
+            // It has ended with the call.
+            *held = None;
+        }
+        let spent = spent.unwrap_or_default();
+        let vendor_latency = observed(&state).and_then(|sent| answered.duration_since(sent).ok());
+        Ok(Outcome::Live(Known { state: Some(state), spent }, vendor_latency))
+    }
+
+    /// Notes in this process what a result says of the account and the order.
+    fn note(&self, question: &Question, result: Result<&Order, &Error>, asked: SystemTime) {
+        match result {
+            Ok(_) => drop(self.not_found().pop(&question.key)),
+            Err(error) if error.reason == ErrorReason::OrderNotFound => {
+                self.not_found().put(question.key.clone(), (error.clone(), asked));
+            }
+            Err(_) => {}
+        }
+        question.account.note(result.err());
+    }
+
+    /// Remembers a result in the store, in one wait. What is spent of the order's own limit then.
+    async fn remember(
+        &self,
+        question: &Question,
+        gate: &Quota,
+        result: Result<&Order, &Error>,
+    ) -> Result<Vec<SystemTime>, Error> {
+        let account = &question.account;
+        let outcome = match result {
+            Ok(state) => store::Outcome::Found(&question.key, state),
+            Err(error) if error.verdict().answer == Answer::AboutOrder => store::Outcome::Answered,
+            Err(_) => store::Outcome::Counted,
+        };
+        let pause = async {
+            let Err(Error { exchange: Exchange::TooOften { wait, probe }, .. }) = result else {
+                return Ok(());
+            };
+            PAUSES.add([&account.name], 1);
+            let seconds = wait.as_secs();
+            tracing::warn!(account = account.name, seconds, "the vendor is left alone for a while");
+            self.0.store.pause(&account.key, *wait, *probe).await
+        };
+        let (spent, paused) = tokio::join!(gate.finish(outcome), pause);
+        for error in [spent.as_ref().err(), paused.as_ref().err()].into_iter().flatten() {
+            tracing::debug!(detail = error.detail, "a result could not be remembered");
+        }
+        spent
+    }
+}

@@ -1,0 +1,115 @@
+//! Searches under way, by order: equal questions share one. Used by `orders`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::accounts::QuotaClass;
+use crate::error::Error;
+use crate::store::{Known, OrderKey};
+
+/// How a search ended.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    /// The vendor was asked: for this question, or by another process at the same time. With how
+    /// long it took, where it was this process.
+    Live(Known, Option<Duration>),
+    /// The vendor was not asked: what was known was young enough for the leader.
+    Cached(Known),
+    /// There is no answer for a question of that class.
+    Failed(Error, QuotaClass),
+}
+
+/// What a question finds that wants to join.
+pub(super) enum Joined<T> {
+    /// A search is under way: the question shares it.
+    Shared(Shared),
+    /// None was: the question leads this one, which was begun for it.
+    Leading(Shared),
+    /// An answer has become known since the question last looked.
+    Known(T),
+}
+
+/// A search under way.
+#[derive(Clone)]
+pub(super) struct Shared(watch::Receiver<Option<Arc<Outcome>>>);
+
+impl Shared {
+    /// How it ended. Not bounded: the question waits as long as it likes.
+    pub(super) async fn outcome(&mut self) -> Arc<Outcome> {
+        let outcome = self.0.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
+        outcome.unwrap_or_else(|| {
+            // Its task has panicked.
+            let error = Error::internal("a task that asks a vendor panicked");
+            Arc::new(Outcome::Failed(error, QuotaClass::default()))
+        })
+    }
+}
+
+/// All searches under way.
+#[derive(Default)]
+pub(super) struct Group(Mutex<HashMap<OrderKey, Shared>>);
+
+/// The duty to end a search: a dropped leader has ended it, in whatever way.
+pub(super) struct Leader {
+    group: Arc<Group>,
+    order: OrderKey,
+    outcome: watch::Sender<Option<Arc<Outcome>>>,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrderKey, Shared>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The search that is under way for an order.
+    pub(super) fn under_way(&self, order: &OrderKey) -> Option<Shared> {
+        self.lock().get(order).cloned()
+    }
+
+    /// Joins the search that is under way, or begins one, which `lead` then has to make. None is begun
+    /// where `known` has an answer: one may have come since the question last looked.
+    pub(super) fn join<T>(
+        self: &Arc<Self>,
+        order: &OrderKey,
+        known: impl FnOnce() -> Option<T>,
+        lead: impl FnOnce(Leader),
+    ) -> Joined<T> {
+        let mut searches = self.lock();
+        if let Some(shared) = searches.get(order) {
+            return Joined::Shared(shared.clone());
+        }
+        if let Some(answer) = known() {
+            return Joined::Known(answer);
+        }
+        let (outcome, ended) = watch::channel(None);
+        let shared = Shared(ended);
+        searches.insert(order.clone(), shared.clone());
+        drop(searches);
+        lead(Leader { group: Arc::clone(self), order: order.clone(), outcome });
+        Joined::Leading(shared)
+    }
+}
+
+impl Leader {
+    /// Ends the search for everyone who shares it. A later question begins anew.
+    pub(super) fn complete(self, outcome: Outcome) {
+        self.group.lock().remove(&self.order);
+        self.outcome.send_replace(Some(Arc::new(outcome)));
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        // After `complete` there may be another search by now; that one has not ended yet.
+        let mut searches = self.group.lock();
+        if searches
+            .get(&self.order)
+            .is_some_and(|shared| shared.0.same_channel(&self.outcome.subscribe()))
+        {
+            searches.remove(&self.order);
+        }
+    }
+}

@@ -17,6 +17,7 @@ mod clocks;
 mod collector;
 mod config;
 mod deadlines;
+mod documents;
 mod faults;
 mod get_order;
 mod health;

@@ -24,7 +24,8 @@ RUN mkdir /store
 # The glibc of the stage above; CA certificates; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="order-query" \
-      org.opencontainers.image.description="One gRPC contract over the orders of several vendors, within the vendors' own rules."
+      org.opencontainers.image.description="One gRPC contract over the orders of several vendors, within the vendors' own rules." \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /src/target/release/order-query /usr/local/bin/order-query
 # A volume that is new takes the owner of what it is mounted over.
 COPY --from=build --chown=65532:65532 /store /var/lib/order-query

@@ -3,7 +3,11 @@
 
 lint_bin := target/venv/lint/bin
 python_sources := clients/python deploy scripts
-shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz scripts/install scripts/test
+shell_sources := .ci/run deploy/trial-secrets scripts/advisories scripts/fuzz scripts/install scripts/release-check \
+	scripts/test
+
+# GitHub's own files, held against the schemas that the linter carries.
+github_schema := $(lint_bin)/check-jsonschema --builtin-schema vendor.github
 
 # What `make lint` could not check, a line each.
 unchecked := target/lint-unchecked
@@ -39,6 +43,8 @@ lint: ## formats, warnings, licences, advisories and manifests; the last line sa
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 	$(lint_bin)/buf lint
 	$(lint_bin)/buf format --diff --exit-code
+	# Of the last release: contracts/ holds no other.
+	$(lint_bin)/buf breaking --against contracts/$(notdir $(wildcard contracts/*))
 	# cargo-deny reads the licences in the crates' sources, and must not ask the network itself.
 	cargo fetch --locked
 	$(lint_bin)/cargo-deny --offline check --allow license-exception-not-encountered \
@@ -49,6 +55,10 @@ lint: ## formats, warnings, licences, advisories and manifests; the last line sa
 	scripts/advisories $(unchecked)
 	$(lint_bin)/hadolint Dockerfile
 	$(lint_bin)/shellcheck $(shell_sources)
+	$(github_schema)-workflows .github/workflows/*.yml
+	$(github_schema)-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(github_schema)-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(lint_bin)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	# No folder of ours is a Python package: src/grpc is no home of "import grpc".
 	$(lint_bin)/ruff check --no-cache --line-length 100 --config 'src = []' $(python_sources)
 	@if [ -s $(unchecked) ]; then \

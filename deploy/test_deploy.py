@@ -366,9 +366,9 @@ def test_what_is_not_filled_in_does_not_start(built, tmp_path):
 
 @pytest.mark.parametrize("name", ["example", "filled", "filled-standalone"])
 def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
-    """As docs/operations.md says, with its files as they are kept."""
+    """As docs/install.md says, with its files as they are kept."""
     command = "order-query check --root deploy/production --config deploy/production/config.toml"
-    assert f"\n{command}\n" in (ROOT / "docs/operations.md").read_text()
+    assert f"\n{command}\n" in (ROOT / "docs/install.md").read_text()
     arguments = command.replace("deploy/production", str(deploy / name)).split()[1:]
     told = run(BINARY, *arguments, code=78 if name == "example" else 0)
     if name == "example":

@@ -19,7 +19,8 @@ from running import BINARY, DEPLOY, ROOT, SECONDS, next_line, process, run
 
 KUBECTL = pathlib.Path(sys.executable).with_name("kubectl")
 README = (ROOT / "README.md").read_text()
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
+COMMANDS = (ROOT / "docs/commands.md").read_text()
+INSTALL = (ROOT / "docs/install.md").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
 
@@ -62,11 +63,11 @@ def checkout(tmp_path) -> pathlib.Path:
 
 # What makes files in the reader's own checkout, and one of them that must be there then.
 WRITES = [
-    (command(OPERATIONS, "cp -r deploy/example"), "deploy/production/secrets/vendors/haoka-secret"),
-    (command(OPERATIONS, "cp -r deploy/example").replace("production", "staging"),
+    (command(INSTALL, "cp -r deploy/example"), "deploy/production/secrets/vendors/haoka-secret"),
+    (command(INSTALL, "cp -r deploy/example").replace("production", "staging"),
      "deploy/staging/kustomization.yaml"),
     # No cluster is asked.
-    (command(OPERATIONS, "deploy/trial-secrets").split("&&")[0],
+    (command(INSTALL, "deploy/trial-secrets").split("&&")[0],
      "deploy/components/sandbox/made-by-trial-secrets"),
     (command(README, "python -m grpc_tools.protoc"), "orderquery/v1/order_service_pb2.py"),
     # Where the documents name a file that the reader brings.
@@ -104,8 +105,8 @@ def test_the_configuration_has_one_path_everywhere():
     assert paths == {"/etc/order-query/config/config.toml"}
 
 
-def test_the_containers_command_fits_the_readmes_own_configuration(tmp_path):
-    flags = command(README, "docker run --rm -p").split()
+def test_the_containers_command_fits_the_documents_own_configuration(tmp_path):
+    flags = command(INSTALL, "docker run --rm -p").split()
     option = {name: [value for flag, value in itertools.pairwise(flags) if flag == name]
               for name in ["-p", "-v", "-e"]}
     folder, target, mode = option["-v"][0].strip('"').split(":")
@@ -116,16 +117,16 @@ def test_the_containers_command_fits_the_readmes_own_configuration(tmp_path):
     user = re.search(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[1]
     assert f"--chown={user} /store {volume}\n" in DOCKERFILE
 
-    tables = blocks(README, "toml")
     # What is said for a container, before the accounts.
-    text = tables[-1] + tables[0]
+    [container] = blocks(INSTALL, "toml")
+    text = container + blocks(README, "toml")[0]
     config = tomllib.loads(text)
     assert config["store"]["url"].removeprefix("file:").rpartition("/")[0] == volume
     assert option["-e"] == re.findall(r'env = "(\w+)"', text)
     ports = [config[table]["listen"].split(":")[1] for table in ["server", "admin"]]
     assert option["-p"] == [f"127.0.0.1:{port}:{port}" for port in ports]
 
-    # Laid out as the README says, it is a configuration that nothing is wrong with.
+    # Laid out as the documents say, it is a configuration that nothing is wrong with.
     place = tmp_path / folder.removeprefix("$PWD/")
     for path in re.findall(r'file = "([^"]+)"', text):
         (place / path).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def test_the_containers_command_fits_the_readmes_own_configuration(tmp_path):
     assert (done.returncode, done.stderr) == (0, ""), done
 
 
-def test_make_image_tags_what_the_manifests_and_the_readme_name(tmp_path):
+def test_make_image_tags_what_the_manifests_and_the_documents_name(tmp_path):
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\necho "$@"\n')
     docker.chmod(0o755)
@@ -147,7 +148,7 @@ def test_make_image_tags_what_the_manifests_and_the_readme_name(tmp_path):
     named = {compose[name]["image"] for name in ["server", "sandbox"]}
     deployment = (DEPLOY / "base/deployment.yaml").read_text()
     named |= set(re.findall(r"image: (order-query\S*)", deployment))
-    named |= set(re.findall(r"docker-image (\S+)", OPERATIONS))
+    named |= set(re.findall(r"docker-image (\S+)", INSTALL))
     assert named == {f"order-query:{CARGO['version']}"}
 
 
@@ -164,8 +165,8 @@ def test_the_readme_says_which_rust():
 
 
 @pytest.mark.parametrize("name", ["demo", "serve", "sandbox", "get", "watch", "check", "health"])
-def test_the_readme_has_every_option_of_a_command(name):
-    [row] = re.findall(rf"^\| `order-query {name}([^`]*)`", README, re.MULTILINE)
+def test_the_commands_page_has_every_option(name):
+    [row] = re.findall(rf"^\| `order-query {name}([^`]*)`", COMMANDS, re.MULTILINE)
     told = set(re.findall(r"--[a-z-]+", row))
     # Not those that an option's own explanation mentions.
     known = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", run(BINARY, name, "--help"), re.MULTILINE))

@@ -104,4 +104,31 @@ mod tests {
         }
         assert!(status(&Error::internal("x")).metadata().get(PUSHBACK).is_none());
     }
+
+    /// What callers read: the page about errors, and the comments of the contract.
+    #[test]
+    fn every_reason_is_documented_with_its_code_and_its_wait() {
+        let page = include_str!("../../docs/errors.md");
+        let contract = include_str!("../../proto/orderquery/v1/order_service.proto");
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+            .filter(|cells| cells.len() == 6 && cells[1].starts_with('`'))
+            .collect();
+        let reasons: Vec<_> =
+            (1..).map_while(|number| ErrorReason::try_from(number).ok()).collect();
+        assert_eq!(rows.len(), reasons.len(), "one row for each reason, in the contract's order");
+        for (reason, row) in reasons.into_iter().zip(rows) {
+            let name = reason.as_str_name();
+            let code = code_name(code(reason));
+            let (before, _) = contract.split_once(&format!("  {name} =")).unwrap();
+            let (_, comment) = before.rsplit_once(";\n").unwrap();
+            let comment = comment.trim_start().trim_start_matches("// ");
+            assert_eq!(row[1], format!("`{}`", pb::short_name(reason)));
+            assert_eq!(row[2], code, "{name}");
+            assert!(comment.starts_with(code), "{name}: {comment}");
+            let waits = comment.starts_with(&format!("{code}, with RetryInfo:"));
+            assert_eq!(row[3] == "after `RetryInfo`", waits, "{name}: {comment}");
+        }
+    }
 }

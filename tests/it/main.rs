@@ -9,7 +9,10 @@
 mod architecture;
 mod cli;
 mod config;
-mod grpc;
+mod deadlines;
+mod documents;
+mod faults;
+mod get_order;
 mod health;
 mod orders;
 mod outbound;

@@ -12,6 +12,7 @@ use crate::support::child::{self, Child, Ended};
 
 const README: &str = include_str!("../../../README.md");
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const INSTALL: &str = include_str!("../../../docs/install.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 /// The blocks of that language in the part of a document with that heading.
@@ -53,7 +54,7 @@ fn what_the_documents_show_is_accepted() {
     let folder = folder();
     let [accounts] = blocks(README, "## Configure", "toml")[..] else { panic!("one block") };
     let [exposed] = blocks(README, "## Expose it", "toml")[..] else { panic!("one block") };
-    let [container] = blocks(README, "## Run it in a container", "toml")[..] else {
+    let [container] = blocks(INSTALL, "## Run it in a container", "toml")[..] else {
         panic!("one block")
     };
     let [clients] = blocks(CONFIGURATION, "## `[clients.NAME]`", "toml")[..] else {

@@ -8,7 +8,7 @@ use super::{Frames, HEADERS, PREFACE, RESET, call, frame, say};
 use crate::support::child::Serving;
 use crate::support::question;
 
-/// What docs/operations.md says: a name with a port, and nothing else.
+/// What docs/runbook.md says: a name with a port, and nothing else.
 #[test]
 fn an_authority_is_one_address_and_what_is_none_ends_its_call_alone() {
     let fine = [

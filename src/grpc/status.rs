@@ -92,6 +92,7 @@ pub(super) fn status(error: &Error) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Verdict;
 
     #[test]
     fn a_retry_is_pushed_back_or_forbidden() {
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(rows.len(), reasons.len(), "one row for each reason, in the contract's order");
         for (reason, row) in reasons.into_iter().zip(rows) {
             let name = reason.as_str_name();
-            let code = code_name(code(reason));
+            let code = code_name(Verdict::of(reason).code);
             let (before, _) = contract.split_once(&format!("  {name} =")).unwrap();
             let (_, comment) = before.rsplit_once(";\n").unwrap();
             let comment = comment.trim_start().trim_start_matches("// ");

@@ -86,10 +86,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// The circles that are still there, each with the module that it is in. A new one fails the test, and so does
 /// one that is gone: then its row goes too.
-const CIRCLES: &[(&str, &[&str])] = &[
-    ("config", &["reload", "section", "value"]),
-    ("store::redis", &["connection", "eviction"]),
-];
+const CIRCLES: &[(&str, &[&str])] =
+    &[("config", &["reload", "section", "value"]), ("store::redis", &["connection", "eviction"])];
 
 /// Libraries that only some modules may name.
 const LIBRARIES: &[(&str, &[&str])] = &[

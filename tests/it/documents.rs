@@ -7,7 +7,7 @@ use std::fs;
 use order_query::pb::Provider;
 use serde::Deserialize;
 
-use crate::house::source::sources;
+use crate::architecture::source::sources;
 
 const STATUSES: &str = include_str!("../../docs/statuses.md");
 

@@ -9,10 +9,8 @@
 mod architecture;
 mod cli;
 mod config;
-mod deadlines;
 mod documents;
-mod faults;
-mod get_order;
+mod grpc;
 mod health;
 mod orders;
 mod outbound;

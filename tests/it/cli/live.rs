@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, run, write};
-use crate::support::facts::{ANSWER, Vendor, accounts_changed};
+use crate::support::facts::{ANSWER, Vendor, accounts_changed, is_secret};
 use crate::support::played::answer;
 use crate::support::secured::Secured;
 use crate::support::{Scripted, sandbox_at};
@@ -63,7 +63,7 @@ const SECRET: &str = "s3cret-of-a-test";
 fn accounts(url: &str, more: &str) -> String {
     accounts_changed(url, more, |settings| {
         for (key, value) in settings {
-            if key.contains("secret") || key.contains("key") {
+            if is_secret(key) {
                 SECRET.clone_into(value);
             }
         }

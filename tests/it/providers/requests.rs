@@ -11,7 +11,7 @@ use order_query::pb::Provider;
 use serde_json::{Value, json};
 
 use super::bench::Bench;
-use crate::support::facts::{Vendor, put, vendors, with_member};
+use crate::support::facts::{Vendor, is_secret, put, vendors, with_member};
 use crate::support::played::Asked;
 
 /// What arrives at the vendor when the documented order is asked for.
@@ -225,10 +225,7 @@ async fn every_question_has_the_time_at_which_it_is_sent() {
 async fn no_secret_is_in_a_url() {
     for vendor in vendors() {
         let account = &vendor.sheet.account;
-        let secrets: Vec<_> = account
-            .iter()
-            .filter(|(key, _)| !matches!(key.as_str(), "app_id" | "user_id"))
-            .collect();
+        let secrets: Vec<_> = account.iter().filter(|(key, _)| is_secret(key)).collect();
         assert!(!secrets.is_empty());
         for request in requests(&vendor, &[]).await {
             let url = request.uri.to_string();

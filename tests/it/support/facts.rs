@@ -58,6 +58,11 @@ pub struct Call {
     pub answer: String,
 }
 
+/// Whether a setting of an account is a secret.
+pub fn is_secret(key: &str) -> bool {
+    key.contains("secret") || key.contains("key")
+}
+
 /// Every vendor of the contract.
 pub fn vendors() -> Vec<Vendor> {
     Provider::all().map(Vendor::of).collect()

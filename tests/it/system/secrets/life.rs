@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::serve::LOUDEST;
-use super::vendor::{Deed, Vendor, error, order};
+use super::vendor::{Deed, PLAYED, Vendor, error, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, NAME, NUMBER_ID, PERSONAL,
     SECRETS, WECHAT_SECRET, WORD_ID, assert_libraries_are_quiet, assert_none,
@@ -138,7 +138,7 @@ impl Life {
     async fn ask_all(&mut self, token: &str, times: usize) -> usize {
         let mut answers = 0;
         for _ in 0..times {
-            for provider in Provider::all() {
+            for provider in PLAYED {
                 answers += usize::from(self.ask(token, question(provider, id(provider))).await);
             }
         }
@@ -154,7 +154,7 @@ impl Life {
 
     /// A batch of known and unknown orders, and a watch that goes on.
     async fn batch_and_watch(&mut self) -> tonic::Streaming<order_query::pb::WatchOrderResponse> {
-        let orders: Vec<_> = Provider::all().map(reference).collect();
+        let orders = PLAYED.map(reference).to_vec();
         let malformed = OrderRef { id: format!("{WORD_ID}/"), ..orders[0].clone() };
         let orders = [orders, vec![malformed]].concat();
         let batch = BatchGetOrdersRequest { orders: orders.clone(), max_age: None };

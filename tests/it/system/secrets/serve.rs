@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::vendor::{Deed, Vendor, bad_deeds, order};
+use super::vendor::{Deed, PLAYED, Vendor, bad_deeds, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, ID_MIDDLE, NAME, NUMBER_ID,
     NUMBER_MIDDLE, PERSONAL, PHONE, PROXY_WORD, REMARK, SECRETS, WECHAT_SECRET, WORD_ID,
@@ -108,7 +108,7 @@ async fn nothing_leaks(loud: Loud) {
     let channel = connect(server.address).await;
 
     vendor.does(&Deed::Answers(200, order().to_string()));
-    for provider in Provider::all() {
+    for provider in PLAYED {
         let answer = ask(&channel, provider).await.unwrap().order.unwrap();
         if provider == Provider::Haoka {
             let recipient = answer.recipient.unwrap();
@@ -125,7 +125,7 @@ async fn nothing_leaks(loud: Loud) {
         let server = loud.serve(&config);
         let channel = connect(server.address).await;
         vendor.does(&deed);
-        let calls = Provider::all().map(|provider| ask(&channel, provider));
+        let calls = PLAYED.map(|provider| ask(&channel, provider));
         for status in join_all(calls).await.into_iter().filter_map(Result::err) {
             reasons.insert(check_failure(&name, &status));
         }
@@ -226,7 +226,7 @@ async fn nothing_leaks_where_the_vendor_cannot_be_reached() {
     ] {
         let server = Loud::ByFile.serve(&accounts(&url, &more, &directory));
         let channel = connect(server.address).await;
-        for provider in Provider::all() {
+        for provider in PLAYED {
             let status = ask(&channel, provider).await.unwrap_err();
             check_failure(&url, &status);
         }
@@ -249,7 +249,7 @@ async fn commands_print_the_order_and_no_secret() {
     let vendor = Vendor::start().await;
     let server = Loud::ByFile.serve(&accounts(&vendor.played.url(), "", &directory));
     vendor.does(&Deed::Answers(200, order().to_string()));
-    for provider in Provider::all() {
+    for provider in PLAYED {
         let id = if provider == Provider::Dingshang { NUMBER_ID } else { WORD_ID };
         for json in [None, Some("--json")] {
             let mut command = server.get_command(&[&provider.word(), id]);

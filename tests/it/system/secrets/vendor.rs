@@ -1,4 +1,4 @@
-//! A vendor of all three protocols who has the canaries, and everything that it can do to a
+//! A vendor of several protocols that has the canaries, and everything that it can do to a
 //! question.
 
 use std::sync::{Arc, Mutex};
@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex};
 use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{LOCATION, SET_COOKIE};
+use order_query::pb::Provider;
 use serde_json::{Value, json};
 
 use super::{ACCESS_TOKEN, NAME, NUMBER_ID, PHONE, REMARK, TRACKING, WORD_ID};
 use crate::support::played::{Asked, Played, answer};
+
+/// The vendors whose protocols it speaks, each with canaries in its account and its order.
+pub const PLAYED: [Provider; 3] = [Provider::Wechat, Provider::Dingshang, Provider::Haoka];
 
 /// What the vendor does to a question for an order.
 #[derive(Debug, Clone)]
@@ -102,7 +106,7 @@ fn changed(places: &[(&str, Value)]) -> String {
     order.to_string()
 }
 
-/// An error in all three protocols.
+/// An error in each of the protocols.
 pub fn error(errcode: i64, code: i64, text: &str) -> String {
     let data = json!({ "name": NAME, "thirdPhone": PHONE, "remark": REMARK });
     json!({ "errcode": errcode, "errmsg": text, "code": code, "message": text, "data": data })

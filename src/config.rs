@@ -2,6 +2,9 @@
 //! at once, each with its path. It knows no other part but `certificate`, and every part may use it
 //! to read its own settings (see [`Section`]).
 
+mod context;
+mod file;
+mod problem;
 mod reload;
 mod secret;
 mod section;
@@ -18,9 +21,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::certificate::Pem;
 
+pub use context::Context;
+pub use file::{PEM_LIMIT, read_file, read_pem};
+pub use problem::{Problem, Problems};
 pub use reload::{Look, Reload, Take};
 pub use secret::{RotatingSecret, Secret, read_secret};
-pub use section::{PEM_LIMIT, Problem, Problems, Section, is_name, read_file, read_pem};
+pub use section::{Section, is_name};
 pub use value::{Ratio, Value};
 
 /// Goes before `telemetry.log_level`, to look closer without touching the file.

@@ -6,7 +6,7 @@ use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
-use super::section::read_file;
+use super::file::read_file;
 
 /// What takes over the new contents of files, or says what is wrong with them.
 pub type Take = Box<dyn FnMut(&[String]) -> Result<(), String> + Send>;

@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::section::{Context, Section, read_file};
+use super::context::Context;
+use super::file::read_file;
+use super::section::Section;
 use super::value::{Value, check_filled_in, checked_text};
 
 /// The largest secret file that is read, in bytes.

@@ -1,76 +1,26 @@
 //! A table of the configuration file that is read key by key and remembers what is wrong with
 //! it, so that all mistakes are reported together. Used by whoever has settings to read.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
-use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::context::Context;
+use super::file::read_pem;
+use super::problem::{Problem, Problems};
 use super::reload::{Reload, Take};
 use super::value::{Value, read_value};
 use crate::certificate::Pem;
-
-/// The largest file of certificates or keys that is read, in bytes.
-pub const PEM_LIMIT: u64 = 1024 * 1024;
 
 /// How alike a key and a setting must be, at most 1, to be taken for a slip of the pen.
 const ALIKE: f64 = 0.65;
 
 /// The longest name of an account or a client, in bytes.
 const NAME_LIMIT: usize = 64;
-
-/// One mistake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Where: `accounts.vending.app_id`.
-    pub path: String,
-    /// What, and what to do. Holds no value of the file, because any of them may be a secret;
-    /// only the names of files and of environment variables are told.
-    pub text: String,
-}
-
-/// All that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    /// One problem a line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Problem { path, text }) in self.0.iter().enumerate() {
-            let newline = if i == 0 { "" } else { "\n" };
-            write!(f, "{newline}{path}: {text}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
-
-/// What all sections of a file share.
-pub struct Context {
-    directory: PathBuf,
-    /// The folder that stands for the root of the file system.
-    root: OnceCell<PathBuf>,
-    problems: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<Problem>>,
-    reloads: RefCell<Vec<Reload>>,
-}
-
-impl Context {
-    /// The path as the file means it: relative ones count from the file's own folder.
-    pub(super) fn path(&self, path: &str) -> PathBuf {
-        match (self.root.get(), Path::new(path).strip_prefix("/")) {
-            (Some(root), Ok(below)) => root.join(below),
-            _ => self.directory.join(path),
-        }
-    }
-}
 
 /// A table of the file. Every key is taken once; what is left at [`finish`](Self::finish) is
 /// unknown.
@@ -95,13 +45,7 @@ impl Section {
             let text = format!("is not TOML: {}", error.message().replace('\n', ", "));
             Problems(vec![Problem { path: format!("line {line}"), text }])
         })?;
-        let context = Context {
-            directory: directory.to_owned(),
-            root: OnceCell::new(),
-            problems: RefCell::default(),
-            warnings: RefCell::default(),
-            reloads: RefCell::default(),
-        };
+        let context = Context::new(directory);
         Ok(Self::new(String::new(), table, Rc::new(context)))
     }
 
@@ -347,31 +291,4 @@ fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let near = known.iter().map(|known| (likeness(known), known.as_str()));
     let near = near.filter(|(likeness, _)| *likeness >= ALIKE);
     near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
-}
-
-/// What a PEM file holds, in the form that every library reads alike.
-///
-/// # Errors
-/// What is wrong with the file, and its path.
-pub fn read_pem(path: &Path, pem: Pem) -> Result<String, String> {
-    let text = read_file(path, PEM_LIMIT)?;
-    pem.read(&text).map_err(|wrong| format!("{} {wrong}", path.display()))
-}
-
-/// The text of a file of at most `limit` bytes.
-///
-/// # Errors
-/// What is wrong with the file, and its path.
-pub fn read_file(path: &Path, limit: u64) -> Result<String, String> {
-    let shown = path.display();
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| format!("cannot open {shown}: {error}"))?;
-    let read = file
-        .take(limit + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot read {shown}: {error}"))?;
-    if read as u64 > limit {
-        return Err(format!("{shown} is larger than {limit} bytes"));
-    }
-    Ok(text)
 }

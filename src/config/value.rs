@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::section::Context;
+use super::context::Context;
 
 /// What a key can be set to.
 pub trait Value: Sized {

@@ -80,7 +80,8 @@ impl Redis {
     /// # Errors
     /// What is wrong with the URL, without the URL: it may hold a password.
     pub fn open(url: &str, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let connection = Arc::new(Connection::new(url)?);
+        let watch_eviction = |connection| drop(tokio::spawn(eviction::watch(connection)));
+        let connection = Arc::new(Connection::new(url, watch_eviction)?);
         connection.begin();
         Ok(Self {
             own: Memory::new(0, Arc::clone(&clock)),
@@ -97,7 +98,7 @@ impl Redis {
     /// # Errors
     /// What is wrong with it, without the URL.
     pub fn check(url: &str) -> Result<(), String> {
-        Connection::new(url).map(drop)
+        Connection::new(url, |_| ()).map(drop)
     }
 
     /// For tests, which move the time: this clock counts in place of the server's own. All stores

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -19,7 +19,6 @@ use ::redis::{
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::eviction;
 use super::refusals::Why;
 use crate::error::Error;
 
@@ -42,8 +41,9 @@ pub(super) struct Connection {
     /// do it too, and hide the server's word where that is turned down.
     greeting: Vec<Cmd>,
     state: Mutex<State>,
-    /// Whether it is watched what the server does when its memory is full.
-    watched: AtomicBool,
+    /// Called once, when the server is connected for the first time.
+    connected: fn(Weak<Self>),
+    was_connected: AtomicBool,
     /// What the log holds of the connection: why there is none, or that there is one.
     reported: Mutex<Option<Result<(), Why>>>,
 }
@@ -96,8 +96,9 @@ impl From<Failure> for Error {
 }
 
 impl Connection {
-    /// A way to the server of this URL; nothing is sent yet.
-    pub(super) fn new(url: &str) -> Result<Self, String> {
+    /// A way to the server of this URL; nothing is sent yet. `connected` is called once, when the server is
+    /// connected for the first time.
+    pub(super) fn new(url: &str, connected: fn(Weak<Self>)) -> Result<Self, String> {
         // The library's own texts are not used: some hold parts of the URL.
         let refused = "must be like redis://user:password@host:6379/0, or rediss:// for TLS; \
                        special characters of a password are percent-encoded";
@@ -119,7 +120,8 @@ impl Connection {
             client: client.map_err(|_| refused.to_owned())?,
             greeting,
             state: Mutex::new(state),
-            watched: AtomicBool::default(),
+            connected,
+            was_connected: AtomicBool::default(),
             reported: Mutex::default(),
         })
     }
@@ -177,8 +179,8 @@ impl Connection {
     /// Begins to connect, where that was not begun and there is a runtime to do it in.
     pub(super) fn begin(self: &Arc<Self>) {
         if tokio::runtime::Handle::try_current().is_ok() {
-            let link = Arc::clone(self);
-            tokio::spawn(async move { link.connection(Instant::now()).await.map(drop) });
+            let connection = Arc::clone(self);
+            tokio::spawn(async move { connection.connection(Instant::now()).await.map(drop) });
         }
     }
 
@@ -221,8 +223,8 @@ impl Connection {
                 *self.state() = State::Up { connection, number };
                 drop(ended);
                 self.report(Ok(()));
-                if !self.watched.swap(true, Ordering::Relaxed) {
-                    tokio::spawn(eviction::watch(Arc::downgrade(&self)));
+                if !self.was_connected.swap(true, Ordering::Relaxed) {
+                    (self.connected)(Arc::downgrade(&self));
                 }
             }
             Err(error) => {

@@ -1,5 +1,5 @@
 //! Whether the server drops what must be kept when its memory is full: looked at again and again, and
-//! said at each change. Used by the connection.
+//! said at each change. Begun by the store once its server is connected.
 
 use std::sync::Weak;
 use std::time::Duration;

@@ -10,6 +10,7 @@ mod availability;
 mod breaker;
 mod caller;
 mod limiter;
+mod meters;
 mod proof;
 mod quota;
 mod registry;

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::orders::Orders;
 use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
@@ -49,6 +50,8 @@ pub struct Setup {
     pub callers: Clients,
     /// What is allowed and may still be a mistake.
     pub warnings: Vec<Problem>,
+    /// What the server measures.
+    pub metrics: Metrics,
     tls: Option<Tls>,
     reloads: Vec<Reload>,
     clock: Arc<dyn Clock>,
@@ -64,6 +67,7 @@ impl Setup {
         more: Option<Section>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Problems> {
+        let metrics = Metrics::default();
         let is_of_this_machine = root.is_of_this_machine();
         let clients = root.has("clients").then(|| root.section("clients"));
         let mut server = root.section("server");
@@ -73,13 +77,13 @@ impl Setup {
             certificates: tls.as_ref().is_some_and(|tls| tls.has("client_ca_file")),
             exposed: tls.is_none() && !config.server.listen.ip().is_loopback(),
         };
-        let tls = tls.and_then(|tls| Tls::read(tls, &clock));
+        let tls = tls.and_then(|tls| Tls::read(tls, &clock, &metrics));
         let mut documents: Vec<Section> = [root].into_iter().chain(more).collect();
         let tables = documents.iter_mut().flat_map(|root| root.section("accounts").sections());
         let tables: Vec<_> = tables.collect();
         let names: Vec<_> = tables.iter().map(|(name, _)| name.clone()).collect();
-        let callers = Clients::read(clients, &names, transport, &clock);
-        let accounts = Accounts::read(tables, config.server.max_in_flight, &clock);
+        let callers = Clients::read(clients, &names, transport, &clock, &metrics);
+        let accounts = Accounts::read(tables, config.server.max_in_flight, &clock, &metrics);
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
@@ -107,7 +111,7 @@ impl Setup {
                     .map(|text| Problem { path: "server.max_connections".to_owned(), text }),
             );
             let reloads = places.iter().flat_map(Section::reloads).collect();
-            Ok(Self { config, accounts, callers, warnings, tls, reloads, clock })
+            Ok(Self { config, accounts, callers, warnings, metrics, tls, reloads, clock })
         } else {
             Err(Problems(problems))
         }
@@ -141,7 +145,7 @@ impl App {
     /// # Errors
     /// Where the store cannot be opened, or an address not listened on.
     pub async fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { config, accounts, callers, warnings, tls, reloads, clock } = setup;
+        let Setup { config, accounts, callers, warnings, metrics, tls, reloads, clock } = setup;
         let config::Server { drain_delay, drain_timeout, .. } = config.server;
         for Problem { path, text } in warnings {
             tracing::warn!(path, "{path}: {text}");
@@ -151,18 +155,29 @@ impl App {
         let admin_listener = bind("admin.listen", config.admin.listen).await?;
         let (address, admin_address) = (listener.local_addr()?, admin_listener.local_addr()?);
 
-        let store = store::open(&config.store, &clock).map_err(io::Error::other)?;
+        let store = store::open(&config.store, &clock, &metrics).map_err(io::Error::other)?;
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload::watch(reloads, clock)));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload::watch(
+            reloads,
+            clock,
+            metrics.clone(),
+        )));
         let health = Health::new(&orders, &is_ready);
         // Whoever can connect may ask it, so what it takes is as little as a caller's.
         let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
         let health_alone = Routes::new(bounded_health());
         let admin = ListenerOptions {
             listener: ADMIN,
-            routes: admin::routes(health_alone, orders.clone(), callers.clone(), is_ready),
+            metrics: metrics.clone(),
+            routes: admin::routes(
+                health_alone,
+                orders.clone(),
+                callers.clone(),
+                is_ready,
+                metrics.clone(),
+            ),
             bounds_itself: "",
             tls: None,
             limits: admin_limits(&config.server),
@@ -172,12 +187,14 @@ impl App {
             orders.clone(),
             callers,
             &config.server,
+            &metrics,
         ));
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
         let public = ListenerOptions {
             listener: SERVER,
+            metrics,
             routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
             bounds_itself: grpc::PATH,
             tls,

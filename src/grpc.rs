@@ -6,6 +6,7 @@ mod admission;
 pub mod auth;
 mod context;
 mod layer;
+mod meters;
 mod record;
 mod status;
 
@@ -29,6 +30,7 @@ pub use self::layer::no_such_service;
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
@@ -58,11 +60,12 @@ pub fn service(
     orders: Orders,
     clients: Clients,
     limits: &config::Server,
+    metrics: &Metrics,
 ) -> CallLayer<OrderServiceServer<impl OrderService>> {
-    let admission = Admission::new(limits);
+    let admission = Admission::new(limits, metrics);
     let service = OrderServiceServer::new(Service { orders, admission: admission.clone() });
     let service = service.max_decoding_message_size(REQUEST_LIMIT);
-    CallLayer::new(service, admission, clients, limits)
+    CallLayer::new(service, admission, clients, limits, metrics)
 }
 
 struct Service {

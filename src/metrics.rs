@@ -1,17 +1,20 @@
-//! What is measured: the one table of all metrics, and the page that tells them. Anyone may count
-//! here; `app` serves the page.
+//! What is measured: the one table of all metrics, and the page that reports them.
 //!
-//! They are the process's own, as its log is. No label holds what a caller or a vendor wrote, so
-//! the number of series is bounded by the configuration: its accounts, and its settings with files.
+//! [`Metrics`] is a value: `app` makes one and hands it down. A part that counts often takes its handles once,
+//! so that counting is an atomic addition, without a lookup and without an allocation.
+//!
+//! No label holds what a caller or a vendor wrote, so the number of series is bounded by the
+//! configuration: its accounts, and its settings with files.
 
-use std::sync::LazyLock;
+use std::ops::Deref;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
 /// What the page is, as HTTP has it.
@@ -34,158 +37,241 @@ const AGES: &[f64] =
 macro_rules! metrics {
     ($($name:ident: $kind:ident<$labels:literal> = $metric:literal $label:tt, $help:literal
         $(, $bounds:ident)?;)*) => {
-        $(
-            #[doc = concat!("`", $metric, "`: ", $help)]
-            pub static $name: LazyLock<$kind<$labels>> =
-                LazyLock::new(|| $kind::new($metric, $help, $label $(, $bounds)?));
-        )*
+        /// Every metric, by its name in the code.
+        pub struct Families {
+            registry: Registry,
+            $(
+                #[doc = concat!("`", $metric, "`: ", $help)]
+                pub $name: $kind<$labels>,
+            )*
+        }
+
+        impl Families {
+            fn new(registry: Registry) -> Self {
+                $(let $name = $kind::new(&registry, $metric, $help, $label $(, $bounds)?);)*
+                Self { registry, $($name),* }
+            }
+        }
 
         /// The names of all metrics but the process's own.
         #[cfg(test)]
         const NAMES: &[&str] = &[$($metric),*];
-
-        /// Makes every metric that nobody has counted in yet.
-        fn make_all() {
-            $(LazyLock::force(&$name);)*
-        }
     };
 }
 
 metrics! {
     // gRPC. The names are those that the interceptors for Prometheus have in other languages.
-    RPCS: Counter<4> = "grpc_server_handled_total"
+    rpcs: CounterFamily<4> = "grpc_server_handled_total"
         ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         "Calls that have ended, by method and code; an unknown method is \"unknown\".";
-    RPC_SECONDS: Histogram<3> = "grpc_server_handling_seconds"
+    rpc_seconds: HistogramFamily<3> = "grpc_server_handling_seconds"
         ["grpc_type", "grpc_service", "grpc_method"],
         "How long calls took from their arrival to their end, watches included.", WAITS;
-    ERRORS: Counter<2> = "order_query_errors_total" ["account", "reason"],
+    errors: CounterFamily<2> = "order_query_errors_total" ["account", "reason"],
         "Answers that are errors, each order of a batch by itself, by account (empty where none was \
          chosen) and reason of the contract.";
     // Orders.
-    ANSWERS: Counter<2> = "order_query_answers_total" ["account", "source"],
+    answers: CounterFamily<2> = "order_query_answers_total" ["account", "source"],
         "Orders told to callers, watches not included, by account and source: live, cache, stale.";
-    ANSWER_AGE_SECONDS: Histogram<1> = "order_query_answer_age_seconds" ["account"],
+    answer_age_seconds: HistogramFamily<1> = "order_query_answer_age_seconds" ["account"],
         "How long before its answer an order was observed, of those that are not terminal.", AGES;
-    JOINED: Counter<1> = "order_query_joined_total" ["account"],
+    joined: CounterFamily<1> = "order_query_joined_total" ["account"],
         "Questions that joined a search that was under way for the same order.";
     // Vendors.
-    VENDOR_CALLS: Counter<2> = "order_query_vendor_calls_total" ["account", "outcome"],
+    vendor_calls: CounterFamily<2> = "order_query_vendor_calls_total" ["account", "outcome"],
         "Calls to a vendor for an order, by account and outcome: OK, a reason of the contract, or \
          TOKEN_REFUSED where the call was made again with another token.";
-    VENDOR_REQUEST_SECONDS: Histogram<2> = "order_query_vendor_request_duration_seconds"
+    vendor_request_seconds: HistogramFamily<2> = "order_query_vendor_request_duration_seconds"
         ["account", "operation"],
         "How long HTTP requests to a vendor took, failed ones included, by account and operation.",
         WAITS;
-    VENDOR_CALLS_UNDER_WAY: Gauge<1> = "order_query_vendor_calls_under_way" ["account"],
+    vendor_calls_under_way: GaugeFamily<1> = "order_query_vendor_calls_under_way" ["account"],
         "Questions to a vendor that have their turn now, at most the account's max_concurrency.";
-    VENDOR_CALLS_WAITING: Gauge<1> = "order_query_vendor_calls_waiting" ["account"],
+    vendor_calls_waiting: GaugeFamily<1> = "order_query_vendor_calls_waiting" ["account"],
         "Questions to a vendor that wait for their turn now.";
-    RETRIES: Counter<1> = "order_query_vendor_retries_total" ["account"],
+    retries: CounterFamily<1> = "order_query_vendor_retries_total" ["account"],
         "Calls to a vendor that were made once more.";
-    PAUSES: Counter<1> = "order_query_vendor_pauses_total" ["account"],
+    pauses: CounterFamily<1> = "order_query_vendor_pauses_total" ["account"],
         "How often a vendor said that it is asked too often, and the account was paused.";
-    BREAKER_OPEN: Gauge<1> = "order_query_breaker_open" ["account"],
+    breaker_open: GaugeFamily<1> = "order_query_breaker_open" ["account"],
         "1 while a vendor is left alone because it fails, else 0.";
-    CREDENTIALS_REFUSED: Gauge<1> = "order_query_credentials_refused" ["account"],
+    credentials_refused: GaugeFamily<1> = "order_query_credentials_refused" ["account"],
         "1 while a vendor turns the account's credentials down, else 0.";
-    CLOCK_DIFFERENCE_SECONDS: Gauge<1> = "order_query_vendor_clock_difference_seconds" ["account"],
+    clock_difference_seconds: GaugeFamily<1> = "order_query_vendor_clock_difference_seconds" ["account"],
         "How far the vendor's clock was ahead of ours in its last answer, in whole seconds.";
-    TOKENS: Counter<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
+    tokens: CounterFamily<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
         "Access tokens asked for, by account and outcome: OK or a reason of the contract.";
-    UNKNOWN_WORDS: Counter<2> = "order_query_unknown_words_total" ["provider", "field"],
+    unknown_words: CounterFamily<2> = "order_query_unknown_words_total" ["provider", "field"],
         "Words of a vendor that have no name in the contract and were passed on as OTHER.";
-    UNREADABLE_FIELDS: Counter<2> = "order_query_unreadable_fields_total" ["provider", "field"],
+    unreadable_fields: CounterFamily<2> = "order_query_unreadable_fields_total" ["provider", "field"],
         "Fields of orders that could not be read and were left unset.";
     // Limits.
-    QUOTA_LIMIT: Gauge<2> = "order_query_quota_limit" ["account", "limit"],
+    quota_limit: GaugeFamily<2> = "order_query_quota_limit" ["account", "limit"],
         "How many calls a limit allows in its minute.";
-    QUOTA_LEFT: Gauge<2> = "order_query_quota_left" ["account", "limit"],
+    quota_left: GaugeFamily<2> = "order_query_quota_left" ["account", "limit"],
         "How many calls of its minute a limit leaves now; absent where the store cannot tell.";
-    QUOTA_REFUSALS: Counter<2> = "order_query_quota_refusals_total" ["account", "limit"],
+    quota_refusals: CounterFamily<2> = "order_query_quota_refusals_total" ["account", "limit"],
         "Vendor calls that were not made because the limit was spent, the day's limits of single \
          orders and the shares of clients included.";
     // The store.
-    STORE_SECONDS: Histogram<1> = "order_query_store_operation_duration_seconds" ["operation"],
+    store_seconds: HistogramFamily<1> = "order_query_store_operation_duration_seconds" ["operation"],
         "How long the store took, failures included.", STORE_WAITS;
-    STORE_ERRORS: Counter<1> = "order_query_store_errors_total" ["operation"],
+    store_errors: CounterFamily<1> = "order_query_store_errors_total" ["operation"],
         "Operations of the store that failed.";
-    STORE_MEMORY: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
+    store_memory: GaugeFamily<1> = "order_query_store_memory_bytes" ["kind"],
         "Bytes of memory that the store takes, about, by kind: cache (orders, at most store.cache_bytes), \
          terminal (orders that have ended, with memory: alone), calls (that are spent).";
     // The server.
-    READY: Gauge<0> = "order_query_ready" [],
+    ready: GaugeFamily<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";
-    CALLS_IN_FLIGHT: Gauge<0> = "order_query_calls_in_flight" [],
+    calls_in_flight: GaugeFamily<0> = "order_query_calls_in_flight" [],
         "Places of max_in_flight that are taken; a batch takes one for each different order.";
-    ACCOUNT_IN_FLIGHT: Gauge<1> = "order_query_account_calls_in_flight" ["account"],
+    account_in_flight: GaugeFamily<1> = "order_query_account_calls_in_flight" ["account"],
         "Callers that wait for an answer of the account, at most its max_in_flight.";
-    CLIENT_IN_FLIGHT: Gauge<1> = "order_query_client_calls_in_flight" ["client"],
+    client_in_flight: GaugeFamily<1> = "order_query_client_calls_in_flight" ["client"],
         "Places of a client's max_in_flight that are taken; only of clients that have one.";
-    WATCHES: Gauge<0> = "order_query_watches" [],
+    watches: GaugeFamily<0> = "order_query_watches" [],
         "Watches that are open.";
-    CONNECTIONS: Gauge<1> = "order_query_connections" ["listener"],
+    connections: GaugeFamily<1> = "order_query_connections" ["listener"],
         "Connections that are open, by listener: server, admin.";
-    SERVER_LIMIT: Gauge<1> = "order_query_server_limit" ["limit"],
+    server_limit: GaugeFamily<1> = "order_query_server_limit" ["limit"],
         "How many there may be: max_in_flight, max_watches, max_connections, and admin_connections.";
-    SHED: Counter<1> = "order_query_shed_total" ["limit"],
+    shed: CounterFamily<1> = "order_query_shed_total" ["limit"],
         "Calls, watches and connections that were turned away because a limit of the server was \
          reached, by that limit.";
-    TLS_EXPIRY_SECONDS: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
+    tls_expiry_seconds: GaugeFamily<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
         "When the server's own chain of certificates ends, which is with the first of them that does, \
          in seconds since 1970; absent without TLS.";
-    RELOADS: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
+    reloads: CounterFamily<2> = "order_query_reloads_total" ["setting", "outcome"],
         "Files of a setting that were read again after a change, by outcome: ok, or error where the previous ones stay in use.";
-    LOG_LINES_LOST: Counter<0> = "order_query_log_lines_lost_total" [],
+    log_lines_lost: CounterFamily<0> = "order_query_log_lines_lost_total" [],
         "Log lines that were lost because nobody read them in time, or that could not be written.";
-    SPANS_LOST: Counter<0> = "order_query_spans_lost_total" [],
+    spans_lost: CounterFamily<0> = "order_query_spans_lost_total" [],
         "Spans that were lost because no collector took them in time.";
-    BUILD_INFO: Gauge<1> = "order_query_build_info" ["version"],
+    build_info: GaugeFamily<1> = "order_query_build_info" ["version"],
         "Always 1; the version that runs.";
 }
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
-    let registry = Registry::new();
-    // The library tells it of Linux alone.
-    #[cfg(target_os = "linux")]
-    register(&registry, ProcessCollector::for_self());
-    registry
-});
+/// Everything that one process measures. Clones share it.
+#[derive(Clone)]
+pub struct Metrics(Arc<Families>);
 
-/// Counts what happens.
-pub struct Counter<const LABELS: usize>(IntCounterVec);
-
-impl<const LABELS: usize> Counter<LABELS> {
-    fn new(name: &str, help: &str, labels: [&str; LABELS]) -> Self {
-        let counter = Self(registered(IntCounterVec::new(Opts::new(name, help), &labels)));
-        if LABELS == 0 {
-            counter.add([""; LABELS], 0);
-        }
-        counter
-    }
-
-    /// Counts `count` more. With 0 the series begins: what counts from 1 on shows no first increase.
-    pub fn add(&self, labels: [&str; LABELS], count: u64) {
-        self.0.with_label_values(&labels).inc_by(count);
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        // The library tells it of Linux alone.
+        #[cfg(target_os = "linux")]
+        register(&registry, ProcessCollector::for_self());
+        let families = Families::new(registry);
+        families.build_info.with([env!("CARGO_PKG_VERSION")]).set(1.0);
+        Self(Arc::new(families))
     }
 }
 
-/// Tells what is so now.
-pub struct Gauge<const LABELS: usize>(GaugeVec);
+impl Deref for Metrics {
+    type Target = Families;
 
-impl<const LABELS: usize> Gauge<LABELS> {
-    fn new(name: &str, help: &str, labels: [&str; LABELS]) -> Self {
-        Self(registered(GaugeVec::new(Opts::new(name, help), &labels)))
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+impl Metrics {
+    /// The page: everything that is measured, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// Where a metric cannot be told, and why.
+    pub fn page(&self) -> Result<String, String> {
+        let page = TextEncoder::new().encode_to_string(&self.registry.gather());
+        page.map_err(|error| error.to_string())
+    }
+}
+
+/// Counts what happens.
+#[derive(Debug, Clone)]
+pub struct Counter(IntCounter);
+
+impl Counter {
+    /// Counts one more.
+    pub fn inc(&self) {
+        self.0.inc();
     }
 
+    /// Counts `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.inc_by(count);
+    }
+}
+
+/// Says what is so now.
+#[derive(Debug, Clone)]
+pub struct Gauge(prometheus::Gauge);
+
+impl Gauge {
     /// From now on it is `value`.
-    pub fn set(&self, labels: [&str; LABELS], value: f64) {
-        self.0.with_label_values(&labels).set(value);
+    pub fn set(&self, value: f64) {
+        self.0.set(value);
     }
 
     /// It is so much more, or less.
-    pub fn add(&self, labels: [&str; LABELS], change: f64) {
-        self.0.with_label_values(&labels).add(change);
+    pub fn add(&self, change: f64) {
+        self.0.add(change);
+    }
+}
+
+/// Counts how long something takes.
+#[derive(Debug, Clone)]
+pub struct Histogram(prometheus::Histogram);
+
+impl Histogram {
+    /// Counts one that took so long.
+    pub fn observe(&self, time: Duration) {
+        self.0.observe(time.as_secs_f64());
+    }
+}
+
+/// The counters of a metric, one for each combination of labels.
+pub struct CounterFamily<const LABELS: usize>(IntCounterVec);
+
+/// The gauges of a metric.
+pub struct GaugeFamily<const LABELS: usize>(GaugeVec);
+
+/// The histograms of a metric.
+pub struct HistogramFamily<const LABELS: usize>(HistogramVec);
+
+impl<const LABELS: usize> CounterFamily<LABELS> {
+    fn new(registry: &Registry, name: &str, help: &str, labels: [&str; LABELS]) -> Self {
+        let family = Self(registered(registry, IntCounterVec::new(Opts::new(name, help), &labels)));
+        if LABELS == 0 {
+            let _ = family.with([""; LABELS]);
+        }
+        family
+    }
+
+    /// The counter with these labels. From here on it is on the page, at 0: `increase()` misses the first
+    /// event of a series that is born at 1.
+    #[must_use]
+    pub fn with(&self, labels: [&str; LABELS]) -> Counter {
+        Counter(self.0.with_label_values(&labels))
+    }
+
+    /// The counters that differ in their last label alone.
+    #[must_use]
+    pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Counter> {
+        let (family, first) = (self.0.clone(), first.map(str::to_owned));
+        ByWord::new(move |word| Counter(family.with_label_values(&and(&first, word))))
+    }
+}
+
+impl<const LABELS: usize> GaugeFamily<LABELS> {
+    fn new(registry: &Registry, name: &str, help: &str, labels: [&str; LABELS]) -> Self {
+        Self(registered(registry, GaugeVec::new(Opts::new(name, help), &labels)))
+    }
+
+    /// The gauge with these labels.
+    #[must_use]
+    pub fn with(&self, labels: [&str; LABELS]) -> Gauge {
+        Gauge(self.0.with_label_values(&labels))
     }
 
     /// Nobody knows what it is now.
@@ -195,26 +281,73 @@ impl<const LABELS: usize> Gauge<LABELS> {
     }
 }
 
-/// Counts how long something takes.
-pub struct Histogram<const LABELS: usize>(HistogramVec);
-
-impl<const LABELS: usize> Histogram<LABELS> {
-    fn new(name: &str, help: &str, labels: [&str; LABELS], bounds: &[f64]) -> Self {
+impl<const LABELS: usize> HistogramFamily<LABELS> {
+    fn new(
+        registry: &Registry,
+        name: &str,
+        help: &str,
+        labels: [&str; LABELS],
+        bounds: &[f64],
+    ) -> Self {
         let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-        Self(registered(HistogramVec::new(options, &labels)))
+        Self(registered(registry, HistogramVec::new(options, &labels)))
     }
 
-    /// Counts one that took so long.
-    pub fn observe(&self, labels: [&str; LABELS], time: Duration) {
-        self.0.with_label_values(&labels).observe(time.as_secs_f64());
+    /// The histogram with these labels.
+    #[must_use]
+    pub fn with(&self, labels: [&str; LABELS]) -> Histogram {
+        Histogram(self.0.with_label_values(&labels))
+    }
+
+    /// The histograms that differ in their last label alone.
+    #[must_use]
+    pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Histogram> {
+        let (family, first) = (self.0.clone(), first.map(str::to_owned));
+        ByWord::new(move |word| Histogram(family.with_label_values(&and(&first, word))))
+    }
+}
+
+/// Labels that end with a word.
+fn and<'a>(first: &'a [String], word: &'a str) -> Vec<&'a str> {
+    first.iter().map(String::as_str).chain([word]).collect()
+}
+
+/// Handles that differ in one word of ours, each made when its word is first used.
+pub struct ByWord<H> {
+    make: Box<dyn Fn(&str) -> H + Send + Sync>,
+    made: RwLock<Vec<(&'static str, H)>>,
+}
+
+impl<H: Clone> ByWord<H> {
+    fn new(make: impl Fn(&str) -> H + Send + Sync + 'static) -> Self {
+        Self { make: Box::new(make), made: RwLock::default() }
+    }
+
+    /// The handle of a word. Only the first use of a word looks it up.
+    pub fn of(&self, word: &'static str) -> H {
+        let known = |made: &[(&'static str, H)]| {
+            made.iter().find(|(known, _)| *known == word).map(|(_, handle)| handle.clone())
+        };
+        if let Some(handle) = known(&self.made.read().unwrap_or_else(PoisonError::into_inner)) {
+            return handle;
+        }
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        known(&made).unwrap_or_else(|| {
+            let handle = (self.make)(word);
+            made.push((word, handle.clone()));
+            handle
+        })
     }
 }
 
 /// Puts a metric on the page.
-fn registered<C: Collector + Clone + 'static>(metric: prometheus::Result<C>) -> C {
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     #[allow(clippy::expect_used, reason = "names and labels are constants, and a test makes all")]
     let metric = metric.expect("a metric of the table is not well formed");
-    register(&REGISTRY, metric.clone());
+    register(registry, metric.clone());
     metric
 }
 
@@ -223,23 +356,13 @@ fn register(registry: &Registry, metric: impl Collector + 'static) {
     registry.register(Box::new(metric)).expect("two metrics have one name");
 }
 
-/// The page: everything that is measured, in Prometheus' text format.
-///
-/// # Errors
-/// Where a metric cannot be told, and why.
-pub fn page() -> Result<String, String> {
-    make_all();
-    BUILD_INFO.set([env!("CARGO_PKG_VERSION")], 1.0);
-    TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_metric_is_made_once_and_named_as_prometheus_has_it() {
-        let page = page().unwrap();
+        let page = Metrics::default().page().unwrap();
         let of_process = page.contains("\nprocess_cpu_seconds_total ");
         assert_eq!(of_process, cfg!(target_os = "linux"), "{page}");
         assert!(page.contains("order_query_spans_lost_total 0\n"), "{page}");
@@ -251,19 +374,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_on_the_page() {
-        SHED.add(["max_in_flight"], 2);
-        RPC_SECONDS.observe(["unary", "S", "M"], Duration::from_millis(3));
-        QUOTA_LEFT.set(["a", "calls_per_minute"], 7.0);
-        let page = page().unwrap();
+    fn what_is_counted_is_on_the_page_and_on_no_other() {
+        let metrics = Metrics::default();
+        metrics.shed.with(["max_in_flight"]).add(2);
+        metrics.rpc_seconds.with(["unary", "S", "M"]).observe(Duration::from_millis(3));
+        metrics.quota_left.with(["a", "calls_per_minute"]).set(7.0);
+        let answers = metrics.answers.by_last(["a"]);
+        for word in ["live", "cache", "live"] {
+            answers.of(word).inc();
+        }
+        let page = metrics.page().unwrap();
         for line in [
             "order_query_shed_total{limit=\"max_in_flight\"} 2",
             "grpc_server_handling_seconds_count{grpc_method=\"M\",grpc_service=\"S\",grpc_type=\"unary\"} 1",
             "order_query_quota_left{account=\"a\",limit=\"calls_per_minute\"} 7",
+            "order_query_answers_total{account=\"a\",source=\"live\"} 2",
+            "order_query_answers_total{account=\"a\",source=\"cache\"} 1",
         ] {
             assert!(page.contains(line), "{line}\n{page}");
+            assert!(!Metrics::default().page().unwrap().contains(line), "{line}");
         }
-        QUOTA_LEFT.forget(["a", "calls_per_minute"]);
-        assert!(!super::page().unwrap().contains("order_query_quota_left{account=\"a\""));
+        metrics.quota_left.forget(["a", "calls_per_minute"]);
+        assert!(!metrics.page().unwrap().contains("order_query_quota_left{account=\"a\""));
     }
 }

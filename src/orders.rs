@@ -23,7 +23,6 @@ use self::single_flight::{Group, Joined, Outcome, Shared};
 use crate::accounts::{Accounts, Caller, Priority};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::metrics::JOINED;
 use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
 use crate::spans;
 use crate::store::{OrderKey, Store};
@@ -72,7 +71,6 @@ impl Orders {
     /// Asks with these accounts, and remembers in this store.
     #[must_use]
     pub fn new(accounts: Accounts, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        accounts.iter().for_each(|account| measures::begin(account));
         Self(Arc::new(Inner {
             accounts,
             store,
@@ -239,9 +237,8 @@ impl Orders {
             Some(search) => Joined::Shared(search),
             None => self.0.searches.join(&question.key, || self.at_hand(question), lead),
         };
-        if !matches!(joined, Joined::Known(_)) {
-            let is_shared = matches!(joined, Joined::Shared(_));
-            JOINED.add([&question.account.name], is_shared.into());
+        if matches!(joined, Joined::Shared(_)) {
+            question.account.meters.joined.inc();
         }
         joined
     }

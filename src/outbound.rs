@@ -13,7 +13,7 @@ mod permit;
 mod settings;
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use std::{io, iter};
 
@@ -27,7 +27,7 @@ use self::departure::Departure;
 pub use self::permit::{Counting, Delivery, Permit, Uncounted};
 use crate::clock::Clock;
 use crate::error::{Error, Exchange};
-use crate::metrics::{CLOCK_DIFFERENCE_SECONDS, VENDOR_REQUEST_SECONDS};
+use crate::metrics::{ByWord, Gauge, Histogram, Metrics};
 use crate::pb::ErrorReason;
 use crate::spans;
 
@@ -94,6 +94,16 @@ pub struct Client {
     known_as: String,
     timeout: Duration,
     clock: Arc<dyn Clock>,
+    meters: Meters,
+}
+
+/// Where the requests of one account are counted.
+struct Meters {
+    metrics: Metrics,
+    /// By operation.
+    seconds: ByWord<Histogram>,
+    /// Absent from the page until a vendor tells its time.
+    clock_difference: OnceLock<Gauge>,
 }
 
 impl Client {
@@ -140,7 +150,7 @@ impl Client {
         let span = spans::vendor_request(&self.account, operation, request.method(), host, port);
         let begin = Instant::now();
         let outcome = span.within(self.exchange(request, &counting.into())).await;
-        VENDOR_REQUEST_SECONDS.observe([&self.account, operation], begin.elapsed());
+        self.meters.seconds.of(operation).observe(begin.elapsed());
         span.end_request(outcome.as_ref().map(|answer| answer.status));
         outcome
     }
@@ -173,7 +183,9 @@ impl Client {
         if let Some(seconds) = clock_difference {
             // Whoever is decades off is far enough off.
             let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
-            CLOCK_DIFFERENCE_SECONDS.set([&self.account], seconds.into());
+            let difference = &self.meters.metrics.clock_difference_seconds;
+            let gauge = || difference.with([&self.account]);
+            self.meters.clock_difference.get_or_init(gauge).set(seconds.into());
         }
         let tls = response.extensions_mut().remove();
         let body = self.body(&mut response).await?;

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::outbound::{Answer, Delivery, Permit};
 use crate::pb::{self, Order};
 use crate::random;
@@ -238,11 +239,12 @@ pub fn configure(
     provider: pb::Provider,
     section: &mut Section,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Option<Box<dyn Provider>> {
     match provider {
-        pb::Provider::Wechat => wechat::configure(section, clock),
-        pb::Provider::Dingshang => dingshang::configure(section, clock),
-        pb::Provider::Haoka => haoka::configure(section, clock),
+        pb::Provider::Wechat => wechat::configure(section, clock, metrics),
+        pb::Provider::Dingshang => dingshang::configure(section, clock, metrics),
+        pb::Provider::Haoka => haoka::configure(section, clock, metrics),
         pb::Provider::Unspecified => None,
     }
 }

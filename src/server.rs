@@ -29,7 +29,7 @@ pub use tls::Tls;
 
 use self::activity::Activity;
 use self::budget::Budgets;
-use crate::metrics::{CONNECTIONS, SERVER_LIMIT, SHED};
+use crate::metrics::{Counter, Gauge, Metrics};
 
 /// How long to wait when no connection can be accepted, such as for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -51,6 +51,8 @@ pub struct Listener {
 pub struct ListenerOptions {
     /// Which one it is.
     pub listener: Listener,
+    /// Where its connections are counted.
+    pub metrics: Metrics,
     /// What is served.
     pub routes: Routes,
     /// The path of the service that bounds its calls itself, with both slashes; empty where there is none.
@@ -86,24 +88,28 @@ pub struct Limits {
 pub fn serve(listener: TcpListener, options: ListenerOptions) -> impl Future<Output = ()> {
     // At once: the first page that is asked for tells it.
     let Listener { name, limit, .. } = options.listener;
-    CONNECTIONS.set([name], 0.0);
-    SERVER_LIMIT.set([limit], options.limits.max_connections.into());
-    SHED.add([limit], 0);
-    accept_all(listener, Arc::new(options))
+    let ListenerOptions { metrics, limits, .. } = &options;
+    metrics.server_limit.with([limit]).set(limits.max_connections.into());
+    let (open, shed) = (metrics.connections.with([name]), metrics.shed.with([limit]));
+    open.set(0.0);
+    accept_all(listener, Arc::new(options), Connections::new(open), shed)
 }
 
-async fn accept_all(listener: TcpListener, options: Arc<ListenerOptions>) {
+async fn accept_all(
+    listener: TcpListener,
+    options: Arc<ListenerOptions>,
+    mut connections: Connections,
+    shed: Counter,
+) {
     let budgets = Budgets::of_listener(options.limits.calls);
-    let mut connections = Connections::default();
     let (mut refusals, mut failures) = (LogThrottle::default(), LogThrottle::default());
     loop {
         tokio::select! {
             stream = accept(&listener, &mut failures) => {
-                let limit = options.listener.limit;
                 let open = connections.tasks.len();
                 let full = open >= options.limits.max_connections as usize;
                 if full {
-                    SHED.add([limit], 1);
+                    shed.inc();
                     if refusals.is_time() {
                         log_full(&options, open);
                     }
@@ -134,15 +140,19 @@ fn log_full(options: &ListenerOptions, open: usize) {
 }
 
 /// The connections that are open.
-#[derive(Default)]
 struct Connections {
+    count: Gauge,
     tasks: JoinSet<()>,
     open: HashMap<task::Id, (AbortHandle, Arc<Activity>)>,
 }
 
 impl Connections {
+    fn new(count: Gauge) -> Self {
+        Self { count, tasks: JoinSet::new(), open: HashMap::new() }
+    }
+
     fn open(&mut self, stream: TcpStream, options: &Arc<ListenerOptions>, budgets: &Budgets) {
-        let open = Open::new(options.listener.name);
+        let open = Open::new(self.count.clone());
         let budgets = Arc::new(budgets.of_connection());
         let activity = Arc::new(Activity::new(Arc::clone(&budgets.streams)));
         let connection =
@@ -194,18 +204,18 @@ async fn accept(listener: &TcpListener, failures: &mut LogThrottle) -> TcpStream
 }
 
 /// An open connection of a listener, as metrics have it.
-struct Open(&'static str);
+struct Open(Gauge);
 
 impl Open {
-    fn new(listener: &'static str) -> Self {
-        CONNECTIONS.add([listener], 1.0);
-        Self(listener)
+    fn new(count: Gauge) -> Self {
+        count.add(1.0);
+        Self(count)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        CONNECTIONS.add([self.0], -1.0);
+        self.0.add(-1.0);
     }
 }
 

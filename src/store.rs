@@ -34,6 +34,7 @@ pub use self::redis::fuzzing;
 use crate::clock::Clock;
 use crate::config::{self, StorePlace};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::pb::Order;
 use crate::providers::TokenStore;
 
@@ -122,17 +123,19 @@ pub struct Held {
 ///
 /// # Errors
 /// Why it cannot be opened, and what to do.
-pub fn open(store: &config::Store, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>, String> {
+pub fn open(
+    store: &config::Store,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Arc<dyn Store>, String> {
     let (clock, bytes) = (Arc::clone(clock), store.cache_bytes);
     Ok(match &store.place {
-        StorePlace::Memory => {
-            Arc::new(Observed { system: "memory", store: Memory::new(bytes, clock) })
-        }
+        StorePlace::Memory => Arc::new(Observed::new("memory", Memory::new(bytes, clock), metrics)),
         StorePlace::Redis(url) => {
-            Arc::new(Observed { system: "redis", store: Redis::open(url.expose(), bytes, clock)? })
+            Arc::new(Observed::new("redis", Redis::open(url.expose(), bytes, clock)?, metrics))
         }
         StorePlace::File(path) => {
-            Arc::new(Observed { system: "file", store: File::open(path, bytes, clock)? })
+            Arc::new(Observed::new("file", File::open(path, bytes, clock)?, metrics))
         }
     })
 }

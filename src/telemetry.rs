@@ -23,6 +23,7 @@ use self::otlp::SpanExport;
 use self::queue::Queue;
 pub(crate) use self::text::is_harmful;
 use crate::config::{LogFormat, Telemetry};
+use crate::metrics::Metrics;
 
 /// How long the end waits for lines that nobody reads.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,8 +53,8 @@ impl Drop for Outgoing {
 ///
 /// # Errors
 /// Where no thread can be started, or the system has no roots to check a collector's certificate by.
-pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
-    let queue = Arc::new(Queue::new(telemetry.log_format));
+pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
+    let queue = Arc::new(Queue::new(telemetry.log_format, metrics.log_lines_lost.with([])));
     let layer = layer(telemetry, Arc::clone(&queue));
     if registry().with(layer).try_init().is_ok() {
         std::panic::set_hook(Box::new(log_panic));
@@ -65,7 +66,8 @@ pub fn init(telemetry: &Telemetry) -> io::Result<Outgoing> {
             queue.write_to(io::stderr());
         })?;
     }
-    let spans = telemetry.traces.as_ref().map(SpanExport::start).transpose()?;
+    let start = |traces| SpanExport::start(traces, metrics.spans_lost.with([]));
+    let spans = telemetry.traces.as_ref().map(start).transpose()?;
     Ok(Outgoing { logs: queue, spans })
 }
 

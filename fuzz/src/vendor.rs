@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use std::{env, fs};
 
 use async_trait::async_trait;
+use order_query::metrics::Metrics;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Section;
 use order_query::error::Error;
@@ -180,7 +181,7 @@ fn configured(provider: pb::Provider, sheet: &Table, clock: &ManualClock) -> Box
     let lines = format!("base_url = 'http://127.0.0.1'\n{}", lines.collect::<String>());
     let mut section = Section::parse(&lines, Path::new("")).expect("TOML");
     let clock: Arc<dyn Clock> = Arc::new(clock.clone());
-    let module = providers::configure(provider, &mut section, &clock);
+    let module = providers::configure(provider, &mut section, &clock, &Metrics::default());
     module.unwrap_or_else(|| panic!("the account is wrong: {:?}", section.problems()))
 }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::availability::{Availability, Impairment};
 use super::limiter::{ConcurrencyPermit, Limiter};
+use super::meters::Meters;
 use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
-use crate::metrics::{ACCOUNT_IN_FLIGHT, SHED};
+use crate::metrics::Metrics;
 use crate::pb::{self, Order, OrderRef};
 use crate::providers::{self, Provider, Query, Resources, Rules};
 use crate::store::{AccountKey, OrderKey};
@@ -29,8 +30,15 @@ const CONCURRENCY_CEILING: u32 = 1000;
 /// What an account may set as `max_in_flight`.
 const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
 
-/// What metrics call the limit of an account's calls.
-pub(super) const IN_FLIGHT_LIMIT: &str = "account_max_in_flight";
+/// How an account asks.
+struct Settings {
+    rules: Rules,
+    /// How many calls may be under way at one time.
+    max_concurrency: usize,
+    /// How many callers may wait at one time.
+    max_in_flight: usize,
+    is_default: bool,
+}
 
 /// One configured account.
 pub struct Account {
@@ -38,6 +46,8 @@ pub struct Account {
     pub name: String,
     /// The vendor that it is an account of.
     pub provider: pb::Provider,
+    /// Where what becomes of its questions is counted.
+    pub(crate) meters: Meters,
     /// Whether the vendor can be asked now, as far as is known.
     pub(crate) availability: Arc<Availability>,
     /// The vendor's rules, as this account keeps them.
@@ -52,7 +62,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account that asks with the vendor's module, by the vendor's own rules.
+    /// An account that asks with the vendor's module, by the vendor's own rules; nobody reads what it
+    /// measures.
     #[must_use]
     pub fn new(
         name: &str,
@@ -60,20 +71,23 @@ impl Account {
         is_default: bool,
         vendor: Box<dyn Provider>,
     ) -> Self {
-        let rules = vendor.rules();
-        let in_flight = Budget::new(usize::MAX);
-        Self::with(name, provider, is_default, vendor, rules, MAX_CONCURRENCY, in_flight)
+        let settings = Settings {
+            rules: vendor.rules(),
+            max_concurrency: MAX_CONCURRENCY,
+            max_in_flight: usize::MAX,
+            is_default,
+        };
+        Self::with(name, provider, vendor, settings, &Metrics::default())
     }
 
     fn with(
         name: &str,
         provider: pb::Provider,
-        is_default: bool,
         vendor: Box<dyn Provider>,
-        rules: Rules,
-        max_concurrency: usize,
-        in_flight: Arc<Budget>,
+        settings: Settings,
+        metrics: &Metrics,
     ) -> Self {
+        let Settings { rules, max_concurrency, max_in_flight, is_default } = settings;
         let availability = Arc::new(Availability::default());
         Self {
             name: name.to_owned(),
@@ -82,7 +96,8 @@ impl Account {
             availability,
             key: key(&[&provider.word(), &vendor.identity()]).into(),
             rules,
-            in_flight,
+            in_flight: Budget::new(max_in_flight),
+            meters: Meters::new(name, metrics),
             is_default,
             vendor,
         }
@@ -94,6 +109,7 @@ impl Account {
         mut section: Section,
         share: u32,
         clock: &Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Option<Self> {
         section.check_name(name);
         let words: Vec<_> = pb::Provider::all().map(|known| (known.word(), known)).collect();
@@ -103,7 +119,7 @@ impl Account {
         }
         let provider = section.choice("provider", &words)?;
         let is_default = section.take("default").unwrap_or(false);
-        let vendor = providers::configure(provider, &mut section, clock);
+        let vendor = providers::configure(provider, &mut section, clock, metrics);
         let freshness = section.duration("freshness", FRESHNESS_RANGE);
         // Where the vendor's settings are wrong, its limits are not known either.
         let rules = vendor.as_ref().map(|vendor| vendor.rules());
@@ -112,7 +128,7 @@ impl Account {
         let per_day = rules.and_then(|rules| rules.calls_per_order_per_day);
         let per_day = limit(&mut section, "calls_per_order_per_day", per_day);
         let max_concurrency = max_concurrency(&mut section);
-        let in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE).unwrap_or(share);
+        let max_in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE).unwrap_or(share);
         section.finish();
         let (vendor, documented) = (vendor?, rules?);
         let rules = Rules {
@@ -121,8 +137,9 @@ impl Account {
             calls_per_order_per_day: per_day,
             ..documented
         };
-        let in_flight = Budget::new(usize::try_from(in_flight).unwrap_or(usize::MAX));
-        Some(Self::with(name, provider, is_default, vendor, rules, max_concurrency, in_flight))
+        let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
+        let settings = Settings { rules, max_concurrency, max_in_flight, is_default };
+        Some(Self::with(name, provider, vendor, settings, metrics))
     }
 
     /// A place for a caller that waits for an answer of this account.
@@ -131,7 +148,7 @@ impl Account {
     /// `PROVIDER_UNAVAILABLE` where its share of the server's places is used up.
     pub(crate) fn place(&self) -> Result<Share, Error> {
         self.in_flight.take(1).ok_or_else(|| {
-            SHED.add([IN_FLIGHT_LIMIT], 1);
+            self.meters.shed.inc();
             Error::unavailable(
                 "too many calls wait for this account's vendor, and other accounts need their \
                  places; ask again later",
@@ -142,7 +159,7 @@ impl Account {
     /// Puts on the page how many callers wait.
     pub(crate) fn measure_places(&self) {
         let used = u32::try_from(self.in_flight.used()).unwrap_or(u32::MAX);
-        ACCOUNT_IN_FLIGHT.set([&self.name], used.into());
+        self.meters.in_flight.set(used.into());
     }
 
     /// How many calls may be under way at one time.

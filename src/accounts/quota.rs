@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::caller::Share;
 use crate::error::Error;
-use crate::metrics::QUOTA_REFUSALS;
 use crate::outbound::Delivery;
 use crate::pb::ErrorReason;
 use crate::providers::{Gate, Rules, new_id};
@@ -183,7 +182,7 @@ impl Quota {
     /// The error of a full window.
     fn full(&self, limit: Limit, wait: Duration) -> Error {
         let name = limit.name();
-        QUOTA_REFUSALS.add([&self.account.name, name], 1);
+        self.account.meters.quota_refusals(limit).inc();
         let owner = match &self.class.share {
             Some(share) if limit == Limit::ClientPerMinute => format!("client/{}", share.client),
             _ => format!("account/{}", self.account.name),

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::account::{Account, IN_FLIGHT_LIMIT};
+use super::account::Account;
 use super::caller::Caller;
 use crate::clock::Clock;
 use crate::config::{Section, is_name};
 use crate::error::Error;
-use crate::metrics::SHED;
+use crate::metrics::Metrics;
 use crate::pb::{self, ErrorReason, OrderRef};
 
 /// All configured accounts.
@@ -28,8 +28,8 @@ impl Accounts {
         tables: Vec<(String, Section)>,
         max_in_flight: u32,
         clock: &Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Self {
-        SHED.add([IN_FLIGHT_LIMIT], 0);
         let share = if tables.len() > 1 { max_in_flight.div_ceil(2) } else { u32::MAX };
         let mut accounts: Vec<Account> = Vec::new();
         let mut identities = HashMap::new();
@@ -40,7 +40,9 @@ impl Accounts {
             if accounts.iter().any(|account| account.name == name) {
                 place.problem("", "is configured twice");
             }
-            let Some(account) = Account::read(&name, table, share, clock) else { continue };
+            let Some(account) = Account::read(&name, table, share, clock, metrics) else {
+                continue;
+            };
             let identity = (account.provider, account.vendor.identity());
             if let Some(other) = identities.insert(identity, name.clone()) {
                 let text = format!(

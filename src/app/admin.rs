@@ -14,7 +14,7 @@ use tonic::service::Routes;
 
 use crate::budget::{Budget, Share};
 use crate::grpc::auth::Clients;
-use crate::metrics::{self, READY};
+use crate::metrics::{self, Metrics};
 use crate::orders::Orders;
 use crate::peer::Peer;
 
@@ -25,13 +25,15 @@ pub(super) fn routes(
     orders: Orders,
     callers: Clients,
     ready: Receiver<bool>,
+    metrics: Metrics,
 ) -> Routes {
-    let metrics = get(move |request: Request| {
+    let page = get(move |request: Request| {
         let Peer { pages, .. } = Peer::of(request.extensions());
         callers.measure();
-        page(pages, orders.clone(), *ready.borrow())
+        metrics.ready.with([]).set(f64::from(*ready.borrow()));
+        page(pages, orders.clone(), metrics.clone())
     });
-    let routes = health.into_axum_router().route("/metrics", metrics);
+    let routes = health.into_axum_router().route("/metrics", page);
     routes.fallback(|| async { StatusCode::NOT_FOUND }).into()
 }
 
@@ -40,15 +42,14 @@ pub(super) fn routes(
 async fn page(
     pages: Arc<Budget>,
     orders: Orders,
-    ready: bool,
+    metrics: Metrics,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
     let place = pages.take(1).ok_or_else(|| {
         let text = "too many pages are under way; ask again later\n".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
-    READY.set([], f64::from(ready));
-    orders.measure().await;
-    let text = metrics::page().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    orders.measure(&metrics).await;
+    let text = metrics.page().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
     let page = Bytes::from_owner(Page { text, _place: place });
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page))
 }

@@ -70,7 +70,8 @@ impl Setup {
             }
             StorePlace::Redis(_) => {}
         }
-        let store = store::open(&self.config.store, &self.clock).map_err(Without::Trouble)?;
+        let store = store::open(&self.config.store, &self.clock, &self.metrics)
+            .map_err(Without::Trouble)?;
         if timeout(STORE_PATIENCE, store.opened()).await.is_ok() {
             return Ok(Some(store));
         }

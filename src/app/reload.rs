@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Look, Reload};
-use crate::metrics::RELOADS;
+use crate::metrics::Metrics;
 
 /// How often files that may change are read.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -18,10 +18,12 @@ const OK: &str = "ok";
 const ERROR: &str = "error";
 
 /// Runs without end.
-pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
+pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>, metrics: Metrics) {
     for setting in reloads.iter().map(Reload::path) {
-        RELOADS.add([setting, OK], 0);
-        RELOADS.add([setting, ERROR], 0);
+        // On the page from here on.
+        for outcome in [OK, ERROR] {
+            let _ = metrics.reloads.with([setting, outcome]);
+        }
     }
     let mut wait = INTERVAL;
     loop {
@@ -39,7 +41,7 @@ pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>) {
         for (reload, look) in reloads.iter().zip(looks) {
             let Look::Changed(outcome) = look else { continue };
             let path = reload.path();
-            RELOADS.add([path, if outcome.is_ok() { OK } else { ERROR }], 1);
+            metrics.reloads.with([path, if outcome.is_ok() { OK } else { ERROR }]).inc();
             match outcome {
                 Ok(()) => tracing::info!(path, "files were reloaded"),
                 Err(problem) => {
@@ -83,7 +85,8 @@ mod tests {
                 Ok(())
             };
             section.secret_into("token", take).unwrap();
-            tokio::spawn(watch(section.reloads(), Arc::new(SystemClock)));
+            let metrics = Metrics::default();
+            tokio::spawn(watch(section.reloads(), Arc::new(SystemClock), metrics));
             field
         }
 

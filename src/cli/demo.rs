@@ -46,7 +46,7 @@ impl Demo {
         let root = Section::parse(CONFIG, Path::new(""))?;
         let accounts = serve::accounts(&sandbox)?;
         let setup = Setup::read(root, Some(accounts), Arc::new(SystemClock))?;
-        let _outgoing = telemetry::init(&setup.config.telemetry)?;
+        let _outgoing = telemetry::init(&setup.config.telemetry, &setup.metrics)?;
         let app = App::start(setup).await?;
 
         let url = format!("http://{}", app.address);

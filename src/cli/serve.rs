@@ -45,7 +45,7 @@ impl Serve {
             }
         }
         let scheme = if setup.is_encrypted() { "https" } else { "http" };
-        let _outgoing = telemetry::init(&setup.config.telemetry)?;
+        let _outgoing = telemetry::init(&setup.config.telemetry, &setup.metrics)?;
         if !self.dev {
             outlive_hangups()?;
         }

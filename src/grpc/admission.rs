@@ -1,32 +1,19 @@
 //! How many calls may be under way. One more is turned away at once: a queue would only use up the
 //! time that its caller has. Used by `grpc` only.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config;
 use crate::error::Error;
-use crate::metrics::{self, CALLS_IN_FLIGHT, Gauge, SERVER_LIMIT, SHED};
+use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
 
 /// How long a caller that was turned away is asked to wait: time for calls under way to end, and
 /// the longest wait after which gRPC's built-in retries repeat a call.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-
-/// What places are of.
-struct Kind {
-    /// The setting that bounds them.
-    limit: &'static str,
-    taken: &'static LazyLock<Gauge<0>>,
-    what: &'static str,
-}
-
-static CALLS: Kind =
-    Kind { limit: "max_in_flight", taken: &CALLS_IN_FLIGHT, what: "calls under way" };
-static WATCHES: Kind =
-    Kind { limit: "max_watches", taken: &metrics::WATCHES, what: "watches open" };
 
 /// The places of the calls under way. Clones share them.
 #[derive(Clone)]
@@ -37,11 +24,17 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &config::Server) -> Self {
+    pub(super) fn new(limits: &config::Server, metrics: &Metrics) -> Self {
+        let config::Server { max_in_flight, max_watches, .. } = *limits;
+        let pool = |limit: &'static str, size: u32, what, used| {
+            metrics.server_limit.with([limit]).set(size.into());
+            Pool::new(what, size, used, metrics.shed.with([limit]))
+        };
+        let (calls, watches) = (metrics.calls_in_flight.with([]), metrics.watches.with([]));
         Self {
-            calls: Pool::new(&CALLS, limits.max_in_flight),
-            max_in_flight: limits.max_in_flight,
-            watches: Pool::new(&WATCHES, limits.max_watches),
+            calls: pool("max_in_flight", max_in_flight, "calls under way", calls),
+            max_in_flight,
+            watches: pool("max_watches", max_watches, "watches open", watches),
         }
     }
 
@@ -75,39 +68,41 @@ impl Admission {
 /// Places of one kind. Clones share them.
 #[derive(Clone)]
 struct Pool {
-    kind: &'static Kind,
+    /// What a place is for.
+    what: &'static str,
     free: Arc<Semaphore>,
+    used: Gauge,
+    shed: Counter,
 }
 
 impl Pool {
-    fn new(kind: &'static Kind, limit: u32) -> Self {
-        SERVER_LIMIT.set([kind.limit], limit.into());
-        SHED.add([kind.limit], 0);
-        kind.taken.set([], 0.0);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { kind, free: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))) }
+    fn new(what: &'static str, size: u32, used: Gauge, shed: Counter) -> Self {
+        used.set(0.0);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let free = Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS)));
+        Self { what, free, used, shed }
     }
 
     fn take(&self, count: u32) -> Result<Places, Error> {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(count) else {
-            SHED.add([self.kind.limit], 1);
-            let message = format!("this server has too many {}; ask again later", self.kind.what);
+            self.shed.inc();
+            let message = format!("this server has too many {}; ask again later", self.what);
             return Err(Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY));
         };
-        self.kind.taken.add([], count.into());
-        Ok(Places { kind: self.kind, count, _permit: permit })
+        self.used.add(count.into());
+        Ok(Places { used: self.used.clone(), count, _permit: permit })
     }
 }
 
 /// The places of a call; given back when it is dropped.
 pub(super) struct Places {
-    kind: &'static Kind,
+    used: Gauge,
     count: u32,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
-        self.kind.taken.add([], -f64::from(self.count));
+        self.used.add(-f64::from(self.count));
     }
 }

@@ -15,7 +15,7 @@ use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
-use crate::metrics::{CLIENT_IN_FLIGHT, SHED};
+use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
 
@@ -54,8 +54,16 @@ struct Client {
     caller: Caller,
     has_token: bool,
     tls_name: Option<String>,
-    /// How many calls it may have under way; `None`: as many as all together.
-    in_flight: Option<Arc<Budget>>,
+    /// The calls that it may have under way; `None`: as many as all together.
+    in_flight: Option<InFlight>,
+}
+
+/// The calls that a client has under way.
+#[derive(Clone)]
+struct InFlight {
+    budget: Arc<Budget>,
+    used: Gauge,
+    shed: Counter,
 }
 
 impl Clients {
@@ -67,14 +75,15 @@ impl Clients {
         accounts: &[String],
         transport: Transport,
         clock: &Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Self {
         let Some(section) = section else { return Self(None) };
-        SHED.add([IN_FLIGHT_LIMIT], 0);
         let tokens = Arc::new(Tokens::new(Arc::clone(clock)));
         let mut clients: Vec<Client> = Vec::new();
         for (name, table) in section.sections() {
             let place = table.place();
-            let client = Client::read(&name, table, (&tokens, clients.len()), accounts, transport);
+            let client =
+                Client::read(&name, table, (&tokens, clients.len()), accounts, transport, metrics);
             if let Some(other) = clients.iter().find(|other| client.is_like(other)) {
                 let other = &other.caller.name;
                 let text = format!(
@@ -97,9 +106,8 @@ impl Clients {
     /// Puts on the page how many calls each client has under way.
     pub fn measure(&self) {
         for client in self.0.iter().flat_map(|known| &known.clients) {
-            if let Some(in_flight) = &client.in_flight {
-                let used = u32::try_from(in_flight.used()).unwrap_or(u32::MAX);
-                CLIENT_IN_FLIGHT.set([&client.caller.name], used.into());
+            if let Some(InFlight { budget, used, .. }) = &client.in_flight {
+                used.set(u32::try_from(budget.used()).unwrap_or(u32::MAX).into());
             }
         }
     }
@@ -131,6 +139,7 @@ impl Client {
         (tokens, number): (&Arc<Tokens>, usize),
         accounts: &[String],
         transport: Transport,
+        metrics: &Metrics,
     ) -> Self {
         section.check_name(name);
         let has_token = section.has("token");
@@ -167,8 +176,12 @@ impl Client {
             vendor_calls_per_minute: section.count("vendor_calls_per_minute", CALLS_RANGE),
         };
         let in_flight = section.count("max_in_flight", IN_FLIGHT_RANGE);
-        let in_flight =
-            in_flight.map(|limit| Budget::new(usize::try_from(limit).unwrap_or(usize::MAX)));
+        let shed = metrics.shed.with([IN_FLIGHT_LIMIT]);
+        let in_flight = in_flight.map(|limit| InFlight {
+            budget: Budget::new(usize::try_from(limit).unwrap_or(usize::MAX)),
+            used: metrics.client_in_flight.with([name]),
+            shed,
+        });
         section.finish();
         Self { caller, has_token, tls_name, in_flight }
     }
@@ -241,7 +254,7 @@ fn unknown(detail: &str) -> Error {
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) caller: Caller,
-    in_flight: Option<Arc<Budget>>,
+    in_flight: Option<InFlight>,
     /// The token that it was known by.
     proof: Option<Proof>,
 }
@@ -259,9 +272,9 @@ impl Identity {
     /// # Errors
     /// `SERVER_OVERLOADED` where its `max_in_flight` leaves none.
     pub(super) fn places(&self, count: usize) -> Result<Option<Share>, Error> {
-        let Some(in_flight) = &self.in_flight else { return Ok(None) };
-        let places = in_flight.take(count.min(in_flight.limit())).ok_or_else(|| {
-            SHED.add([IN_FLIGHT_LIMIT], 1);
+        let Some(InFlight { budget, shed, .. }) = &self.in_flight else { return Ok(None) };
+        let places = budget.take(count.min(budget.limit())).ok_or_else(|| {
+            shed.inc();
             let text = "this caller has too many calls under way; wait for some of them";
             Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)
         });

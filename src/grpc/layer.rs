@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,10 +21,12 @@ use tower::Service;
 use super::admission::{Admission, RETRY};
 use super::auth::Clients;
 use super::context::{CallContext, Deadline, out_of_time};
+use super::meters::Meters;
 use super::record::Record;
 use super::status;
 use crate::config;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::pb::ErrorReason;
 use crate::peer::{Outstanding, Peer};
 
@@ -57,6 +60,7 @@ pub struct CallLayer<S> {
     admission: Admission,
     clients: Clients,
     limit: Duration,
+    meters: Arc<Meters>,
 }
 
 impl<S> CallLayer<S> {
@@ -65,8 +69,13 @@ impl<S> CallLayer<S> {
         admission: Admission,
         clients: Clients,
         limits: &config::Server,
+        metrics: &Metrics,
     ) -> Self {
-        Self { inner, admission, clients, limit: limits.request_timeout }
+        let meters = Arc::new(Meters::new(
+            METHODS.map(|(name, kind)| (name, kind == Kind::Stream)),
+            metrics,
+        ));
+        Self { inner, admission, clients, limit: limits.request_timeout, meters }
     }
 
     /// Admits a call of someone who may ask, or says why not.
@@ -116,7 +125,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (name, kind) = method(S::NAME, request.uri().path());
-        let record = Record::new(name, kind == Kind::Stream, request.headers());
+        let record = Record::new(name, kind == Kind::Stream, request.headers(), &self.meters);
         if !speaks_grpc(request.headers()) {
             let message = "the content-type is not application/grpc";
             let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
@@ -290,7 +299,9 @@ mod tests {
         let mut root = Section::parse(text, Path::new("")).unwrap();
         let server = root.section("server");
         let limits = Config::read(&mut root, server, false).server;
-        CallLayer::new(Bad { panics }, Admission::new(&limits), Clients::default(), &limits)
+        let metrics = Metrics::default();
+        let admission = Admission::new(&limits, &metrics);
+        CallLayer::new(Bad { panics }, admission, Clients::default(), &limits, &metrics)
     }
 
     #[tokio::test]

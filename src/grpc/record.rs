@@ -12,12 +12,11 @@ use tonic::Status;
 use tracing::Level;
 
 use super::admission::Places;
+use super::meters::Meters;
 use super::status::{self, code_name};
 use crate::budget::Share;
 use crate::error::{Error, Fault, Verdict};
-use crate::metrics::{ERRORS, RPC_SECONDS, RPCS};
 use crate::orders::Answer;
-use crate::pb::order_service_server::SERVICE_NAME;
 use crate::pb::{self, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
 use crate::spans::{self, CallEnd, Span};
 
@@ -46,6 +45,7 @@ struct Line {
     outcome: Option<Result<(), Box<Error>>>,
     places: Vec<Places>,
     shares: Vec<Share>,
+    meters: Arc<Meters>,
 }
 
 /// What became of a batch.
@@ -70,7 +70,12 @@ macro_rules! event {
 
 impl Record {
     /// The record of a call that begins now.
-    pub(super) fn new(method: &'static str, streams: bool, headers: &HeaderMap) -> Self {
+    pub(super) fn new(
+        method: &'static str,
+        streams: bool,
+        headers: &HeaderMap,
+        meters: &Arc<Meters>,
+    ) -> Self {
         let (span, trace_id) = spans::call(method, headers);
         Self(Arc::new(Mutex::new(Line {
             method,
@@ -89,6 +94,7 @@ impl Record {
             outcome: None,
             places: Vec::new(),
             shares: Vec::new(),
+            meters: Arc::clone(meters),
         })))
     }
 
@@ -146,8 +152,8 @@ impl Record {
 
     /// One order of a batch cannot be read: a line of its own, beside the call's.
     pub(super) fn order_failed(&self, order: &OrderRef, error: &Error) {
-        count(error);
         let line = self.line();
+        line.count(error);
         event!(
             error.verdict().level,
             method = line.method,
@@ -179,6 +185,12 @@ impl Record {
 }
 
 impl Line {
+    /// Counts what a caller gets instead of an order.
+    fn count(&self, error: &Error) {
+        let account = error.account.as_deref().unwrap_or_default();
+        self.meters.errors().with([account, pb::short_name(error.reason)]).inc();
+    }
+
     fn ends(&mut self, outcome: Result<(), Box<Error>>) {
         self.outcome = Some(outcome);
         self.end = Some(Instant::now());
@@ -194,17 +206,17 @@ impl Drop for Line {
         let (level, code, message) = match &self.outcome {
             Some(Ok(())) => (Level::INFO, tonic::Code::Ok, "answered"),
             Some(Err(error)) => {
-                count(error);
+                self.count(error);
                 let Verdict { level, code, .. } = *error.verdict();
                 (level, code, error.message.as_str())
             }
             None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
         };
         let time = self.end.unwrap_or_else(Instant::now) - self.begin;
-        let kind = if self.messages.is_some() { "server_stream" } else { "unary" };
-        let method = Some(self.method).filter(|name| !name.is_empty()).unwrap_or("unknown");
-        RPCS.add([kind, SERVICE_NAME, method, code_name(code)], 1);
-        RPC_SECONDS.observe([kind, SERVICE_NAME, method], time);
+        if let Some((handled, seconds)) = self.meters.of(self.method, code_name(code)) {
+            handled.inc();
+            seconds.observe(time);
+        }
         let account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref()));
         self.span.end_call(&CallEnd {
             code: code_name(code),
@@ -240,12 +252,6 @@ impl Drop for Line {
             "{message}"
         );
     }
-}
-
-/// Counts what a caller is told instead of an order.
-fn count(error: &Error) {
-    let account = error.account.as_deref().unwrap_or_default();
-    ERRORS.add([account, pb::short_name(error.reason)], 1);
 }
 
 fn provider(number: i32) -> Option<String> {

@@ -12,7 +12,6 @@ use super::single_flight::{Leader, Outcome};
 use super::{Orders, measures};
 use crate::accounts::{ConcurrencyPermit, Quota};
 use crate::error::{Answer, Error, Exchange};
-use crate::metrics::{PAUSES, RETRIES};
 use crate::pb::{ErrorReason, Order};
 use crate::providers::Resources;
 use crate::spans::Span;
@@ -110,7 +109,7 @@ impl Orders {
             if !permit.should_retry().await {
                 return Some(result);
             }
-            RETRIES.add([&account.name], 1);
+            account.meters.retries.inc();
         }
     }
 
@@ -165,7 +164,7 @@ impl Orders {
             let Err(Error { exchange: Exchange::TooOften { wait, probe }, .. }) = result else {
                 return Ok(());
             };
-            PAUSES.add([&account.name], 1);
+            account.meters.pauses.inc();
             let seconds = wait.as_secs();
             tracing::warn!(account = account.name, seconds, "the vendor is left alone for a while");
             self.0.store.pause(&account.key, *wait, *probe).await

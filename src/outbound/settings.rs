@@ -2,15 +2,16 @@
 #![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Certificate, Proxy, Url};
 
-use super::{Client, causes};
+use super::{Client, Meters, causes};
 use crate::certificate::Pem;
 use crate::clock::Clock;
 use crate::config::Section;
+use crate::metrics::Metrics;
 
 /// How long connecting may take, within the whole attempt's time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +32,7 @@ impl Client {
         base_url: Option<&str>,
         timeout: Duration,
         clock: &Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Option<Self> {
         let timeout = section.duration("timeout", TIMEOUT_RANGE).unwrap_or(timeout);
         let certificates = certificates(section);
@@ -45,7 +47,13 @@ impl Client {
             .ok()?;
         let account = section.name().to_owned();
         let known_as = known_as(base.clone());
-        Some(Self { account, http, base, known_as, timeout, clock: Arc::clone(clock) })
+        let meters = Meters {
+            metrics: metrics.clone(),
+            seconds: metrics.vendor_request_seconds.by_last([&account]),
+            clock_difference: OnceLock::new(),
+        };
+        let clock = Arc::clone(clock);
+        Some(Self { account, http, base, known_as, timeout, clock, meters })
     }
 }
 

@@ -16,6 +16,7 @@ use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Counting, Permit, Request, Uncounted};
 use crate::pb::{ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
 
@@ -36,7 +37,7 @@ const CURRENCY: Currency = Currency::CNY;
 /// `data.status`, as documented. None is said to be the last. `TESTPAY` must never read as paid:
 /// someone would count the money.
 static STATUS: Words<OrderStatus> = Words::new(
-    "dingshang data.status",
+    "data.status",
     [OrderStatus::Unspecified, OrderStatus::Other],
     &[
         ("SUCCESS", OrderStatus::Paid),
@@ -53,7 +54,7 @@ static STATUS: Words<OrderStatus> = Words::new(
 
 /// `data.records[].status`, as documented; the Chinese words are older servers' (*found*).
 static RECORD_STATUS: Words<FulfillmentStatus> = Words::new(
-    "dingshang data.records.status",
+    "data.records.status",
     [FulfillmentStatus::Unspecified, FulfillmentStatus::Other],
     &[
         ("WAITING_PICKED_UP", FulfillmentStatus::AwaitingDispense),
@@ -111,10 +112,12 @@ const MACHINE_NO: &str = "machine_no";
 pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Option<Box<dyn Provider>> {
-    STATUS.announce();
-    RECORD_STATUS.announce();
-    let client = Client::configure(section, None, RULES.longest_call, clock);
+    let vendor = wire::Vendor::new(VENDOR, metrics);
+    STATUS.announce(&vendor);
+    RECORD_STATUS.announce(&vendor);
+    let client = Client::configure(section, None, RULES.longest_call, clock, metrics);
     let app_id: Option<String> = section.require("app_id");
     let app_secret = section.require_secret("app_secret", wire::fits_a_header);
     let app_key = section.secret("app_key", |_| Ok(()));
@@ -136,7 +139,9 @@ pub(super) fn configure(
         section.warn("app_key", "is not set, so requests to the vendor go unsigned");
     }
     let currency = currency?;
+    let blank = Object::blank(&vendor);
     let dingshang = Dingshang {
+        vendor,
         client: client?,
         app_id: app_id?,
         app_secret: app_secret?,
@@ -147,11 +152,12 @@ pub(super) fn configure(
         digits: currency.exponent().unwrap_or(0).into(),
     };
     // Every field of a blank order can be read.
-    let _ = Object::blank(VENDOR).must_object("data").and_then(|data| dingshang.order(&data));
+    let _ = blank.must_object("data").and_then(|data| dingshang.order(&data));
     Some(Box::new(dingshang))
 }
 
 struct Dingshang {
+    vendor: wire::Vendor,
     client: Client,
     app_id: String,
     app_secret: RotatingSecret,
@@ -217,7 +223,7 @@ impl Provider for Dingshang {
         let answer = self
             .post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost, Uncounted)
             .await?;
-        let taken = accepted(&answer).and_then(|envelope| match &self.app_key {
+        let taken = accepted(&self.vendor, &answer).and_then(|envelope| match &self.app_key {
             _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
             Some(_) => Ok("app_id and app_secret taken, app_key not proved"),
             None => Ok("app_id and app_secret taken"),
@@ -247,7 +253,7 @@ impl Dingshang {
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let data = accepted(answer)?.must_object("data")?;
+        let data = accepted(&self.vendor, answer)?.must_object("data")?;
         match data.must_whole("order_id")?.some() {
             None => Err(Error::unreadable("it holds no order")),
             Some(id) if id != query.id => Err(Error::unreadable("it is about another order")),
@@ -284,7 +290,7 @@ impl Dingshang {
         let items = data.list("records", |record| self.item(record))?;
         Ok(Order {
             merchant_order_id: data.id("trade_id"),
-            status: STATUS.meaning(&status).into(),
+            status: data.meaning(&STATUS, &status).into(),
             provider_status: status.text().to_owned(),
             total: self.money(total),
             create_date: data.side("date", Scalar::day).unwrap_or_default(),
@@ -322,8 +328,8 @@ impl Dingshang {
 }
 
 /// The envelope of an answer that is no refusal.
-fn accepted(answer: &Answer) -> Result<Object, Error> {
-    let (envelope, code) = wire::envelope(VENDOR, answer, "code")?;
+fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
+    let (envelope, code) = wire::envelope(vendor, answer, "code")?;
     // Zero fields are left out, the code among them.
     if code.nonzero().is_some() {
         let row = wire::row(&[ERRORS], code.value());

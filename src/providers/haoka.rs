@@ -12,6 +12,7 @@ use super::{CLOCK_TOLERANCE, Proof, Provider, Query, Resources, Rules, TokenStor
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Permit, Request, Uncounted};
 use crate::pb::{ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard};
 
@@ -39,7 +40,7 @@ const CLOCK_LIMIT: u64 = 300;
 /// `data.orderStatus`, and whether the vendor promises that it is the last; as documented but
 /// for the last two (*found*).
 static STATUS: Words<(OrderStatus, bool)> = Words::new(
-    "haoka data.orderStatus",
+    "data.orderStatus",
     [(OrderStatus::Unspecified, false), (OrderStatus::Other, false)],
     &[
         ("待处理", (OrderStatus::Accepted, false)),
@@ -58,7 +59,7 @@ static STATUS: Words<(OrderStatus, bool)> = Words::new(
 
 /// `data.cardStatus`: the first is documented, the second *found*.
 static CARD_STATUS: Words<ActivationStatus> = Words::new(
-    "haoka data.cardStatus",
+    "data.cardStatus",
     [ActivationStatus::Unspecified, ActivationStatus::Other],
     &[("未激活", ActivationStatus::NotActivated), ("已激活", ActivationStatus::Activated)],
 );
@@ -95,17 +96,20 @@ enum Encoding {
 pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Option<Box<dyn Provider>> {
-    STATUS.announce();
-    CARD_STATUS.announce();
+    let vendor = wire::Vendor::new(VENDOR, metrics);
+    STATUS.announce(&vendor);
+    CARD_STATUS.announce(&vendor);
     // Every field of a blank order can be read.
-    let _ = Object::blank(VENDOR).must_object("data").and_then(|data| order(&data));
-    let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
+    let _ = Object::blank(&vendor).must_object("data").and_then(|data| order(&data));
+    let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock, metrics);
     let user_id: Option<String> = section.require("user_id");
     let secret = section.require_secret("secret", |_| Ok(()));
     let encodings = [("multipart", Encoding::Multipart), ("urlencoded", Encoding::UrlEncoded)];
     let encoding = section.choice("body", &encodings).unwrap_or(Encoding::Multipart);
     Some(Box::new(Haoka {
+        vendor,
         client: client?,
         user_id: user_id?,
         secret: secret?,
@@ -116,6 +120,7 @@ pub(super) fn configure(
 }
 
 struct Haoka {
+    vendor: wire::Vendor,
     client: Client,
     user_id: String,
     secret: RotatingSecret,
@@ -186,7 +191,7 @@ impl Haoka {
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let (envelope, code) = match wire::envelope(VENDOR, answer, "code") {
+        let (envelope, code) = match wire::envelope(&self.vendor, answer, "code") {
             // What is no envelope of the vendor's may come from a gateway before it.
             Ok((_, code)) if code.some().is_none() => {
                 return Err(answer
@@ -272,7 +277,7 @@ fn refusal(envelope: &Object) -> (Option<Refusal>, String) {
 /// The order that `data` tells of.
 fn order(data: &Object) -> Result<Order, Error> {
     let provider_status = data.must_whole("orderStatus")?;
-    let (status, terminal) = STATUS.meaning(&provider_status);
+    let (status, terminal) = data.meaning(&STATUS, &provider_status);
     let (activation_status, card_status) = data.word("cardStatus", &CARD_STATUS);
     let time = |it: &Scalar| it.civil_time(HOURS_AHEAD);
     let shipment =

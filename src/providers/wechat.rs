@@ -16,7 +16,7 @@ use super::{Proof, Provider, Query, Resources, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
-use crate::metrics::TOKENS;
+use crate::metrics::Metrics;
 use crate::outbound::{Answer, Client, Permit, Request};
 use crate::pb::{
     ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
@@ -47,7 +47,7 @@ const CURRENCY: &str = "CNY";
 
 /// `order.status`, as documented. The page promises of none that it is the last.
 static STATUS: Words<OrderStatus> = Words::new(
-    "wechat order.status",
+    "order.status",
     [OrderStatus::Unspecified, OrderStatus::Other],
     &[
         ("1", OrderStatus::AwaitingPayment),
@@ -63,7 +63,7 @@ static STATUS: Words<OrderStatus> = Words::new(
 /// `invoiceInfo.invoiceStatus`, as documented, but for 1: the page calls 1 and 2 "Billed", and
 /// of the two readings ISSUING is *assumed* for 1, which promises less.
 static INVOICE_STATUS: Words<InvoiceStatus> = Words::new(
-    "wechat invoiceInfo.invoiceStatus",
+    "invoiceInfo.invoiceStatus",
     [InvoiceStatus::Unspecified, InvoiceStatus::Other],
     &[
         ("1", InvoiceStatus::Issuing),
@@ -109,20 +109,24 @@ const TOKEN_REFUSED: &[&str] = &["40001", "40014", "42001"];
 pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Option<Box<dyn Provider>> {
-    STATUS.announce();
-    INVOICE_STATUS.announce();
+    let vendor = wire::Vendor::new(VENDOR, metrics);
+    STATUS.announce(&vendor);
+    INVOICE_STATUS.announce(&vendor);
     // Every field of a blank order can be read.
-    let _ = Object::blank(VENDOR).must_object("order").and_then(|order| translated(&order));
-    let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock);
+    let _ = Object::blank(&vendor).must_object("order").and_then(|order| translated(&order));
+    let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock, metrics);
     let tokens = token::Settings::read(section);
     let (client, settings) = (client?, tokens?);
-    TOKENS.add([client.account(), "OK"], 0);
+    let refreshed = metrics.tokens.by_last([client.account()]);
     let identity = format!("{} {}", client.base_url(), settings.app_id);
-    Some(Box::new(Wechat { tokens: Tokens::new(settings, &identity, clock), client, identity }))
+    let tokens = Tokens::new(settings, vendor.clone(), refreshed, &identity, clock);
+    Some(Box::new(Wechat { vendor, tokens, client, identity }))
 }
 
 struct Wechat {
+    vendor: wire::Vendor,
     client: Client,
     identity: String,
     tokens: Tokens,
@@ -160,7 +164,7 @@ impl Provider for Wechat {
             Ok((token.clone(), self.send(query, &token, permit).await?))
         })
         .await?;
-        let refusal = match read(query, &answer, &token)? {
+        let refusal = match self.read(query, &answer, &token)? {
             Asked::Order(order) => return Ok(*order),
             Asked::TokenRefused(error) => error,
         };
@@ -169,7 +173,7 @@ impl Provider for Wechat {
             Ok((token.clone(), self.send(query, &token, permit).await?))
         })
         .await?;
-        match read(query, &answer, &token)? {
+        match self.read(query, &answer, &token)? {
             Asked::Order(order) => Ok(*order),
             Asked::TokenRefused(error) => Err(self.tokens.give_up(store, &token, error).await),
         }
@@ -196,8 +200,16 @@ impl Wechat {
         self.client.send(request, permit).await
     }
 
-    fn read(query: &Query, answer: &Answer) -> Result<Asked, Error> {
-        let (envelope, code) = wire::envelope(VENDOR, answer, "errcode")?;
+    /// Reads an answer to a call with that token, which no text of the vendor's may give away.
+    fn read(&self, query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
+        match self.asked(query, answer) {
+            Ok(Asked::TokenRefused(error)) => Ok(Asked::TokenRefused(error.without(&token.value))),
+            outcome => outcome.map_err(|error| error.without(&token.value)),
+        }
+    }
+
+    fn asked(&self, query: &Query, answer: &Answer) -> Result<Asked, Error> {
+        let (envelope, code) = wire::envelope(&self.vendor, answer, "errcode")?;
         // It is absent or 0 in a success.
         if let Some(value) = code.nonzero() {
             let text = envelope.said(&["errmsg"]);
@@ -218,14 +230,6 @@ impl Wechat {
     }
 }
 
-/// Reads an answer to a call with that token, which no text of the vendor's may give away.
-fn read(query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
-    match Wechat::read(query, answer) {
-        Ok(Asked::TokenRefused(error)) => Ok(Asked::TokenRefused(error.without(&token.value))),
-        outcome => outcome.map_err(|error| error.without(&token.value)),
-    }
-}
-
 /// The row of a code in the table of its call, or in the one of every call.
 fn row(of_call: &[(&str, Refusal)], code: &str) -> Option<Refusal> {
     wire::row(&[of_call, ERRORS], code)
@@ -237,7 +241,7 @@ fn translated(order: &Object) -> Result<Order, Error> {
     let total = order.must("orderPrice", Scalar::integer)?;
     let product = order.object("orderProductInfo");
     Ok(Order {
-        status: STATUS.meaning(&status).into(),
+        status: order.meaning(&STATUS, &status).into(),
         provider_status: status.text().to_owned(),
         total: total.map(|minor_units| Money { currency_code: CURRENCY.to_owned(), minor_units }),
         create_time: order.side("createTime", milliseconds),

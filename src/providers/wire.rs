@@ -14,16 +14,30 @@ use md5::{Digest as _, Md5};
 pub(super) use self::object::Object;
 pub(super) use self::scalar::{Read, Scalar};
 use crate::error::{Error, Exchange};
-use crate::metrics::UNKNOWN_WORDS;
+use crate::metrics::{Counter, Metrics};
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 
 /// How many unknown words of a table are remembered as logged.
 const SEEN_LIMIT: usize = 1000;
 
+/// A vendor, as far as reading its answers goes.
+#[derive(Clone)]
+pub(super) struct Vendor {
+    /// What metrics and logs know it by.
+    name: &'static str,
+    metrics: Metrics,
+}
+
+impl Vendor {
+    pub(super) fn new(name: &'static str, metrics: &Metrics) -> Self {
+        Self { name, metrics: metrics.clone() }
+    }
+}
+
 /// What a vendor's words for a state mean.
 pub(super) struct Words<T: 'static> {
-    /// Which field of which vendor they are in: `wechat order.status`.
+    /// Which field they are in: `order.status`.
     field: &'static str,
     /// What no word at all means.
     unspecified: T,
@@ -42,33 +56,32 @@ impl<T: Copy> Words<T> {
         Self { field, unspecified, other, table, seen: Mutex::new(BTreeSet::new()) }
     }
 
-    /// Begins to count the words that are not in the table: an alert must see the first one.
-    pub(super) fn announce(&self) {
-        self.count(0);
+    /// Puts the count of the words that are not in the table on the page: an alert must see the first one.
+    pub(super) fn announce(&self, vendor: &Vendor) {
+        let _ = self.unknown(vendor);
     }
 
-    fn count(&self, count: u64) {
-        let (provider, field) = self.field.split_once(' ').unwrap_or(("", self.field));
-        UNKNOWN_WORDS.add([provider, field], count);
+    fn unknown(&self, vendor: &Vendor) -> Counter {
+        vendor.metrics.unknown_words.with([vendor.name, self.field])
     }
 
     /// What the word means. One that is not in the table is counted, and logged once.
-    pub(super) fn meaning(&self, word: &Scalar) -> T {
+    pub(super) fn meaning(&self, vendor: &Vendor, word: &Scalar) -> T {
         let Some(value) = word.some() else { return self.unspecified };
         if let Some((_, meaning)) = self.table.iter().find(|(known, _)| *known == value) {
             return *meaning;
         }
-        self.count(1);
-        self.log_unknown(word.text());
+        self.unknown(vendor).inc();
+        self.log_unknown(vendor, word.text());
         self.other
     }
 
-    fn log_unknown(&self, word: &str) {
+    fn log_unknown(&self, vendor: &Vendor, word: &str) {
         let word: String = word.chars().filter(|c| !c.is_control()).take(64).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < SEEN_LIMIT && seen.insert(word.clone()) {
             tracing::warn!(
-                field = self.field,
+                field = format!("{} {}", vendor.name, self.field),
                 word,
                 "a vendor's word has no name in the contract; it is passed on as OTHER"
             );
@@ -165,11 +178,11 @@ pub(super) fn refused(row: Option<Refusal>, answer: &Answer, code: &Scalar, text
 /// The vendor's envelope in an answer, and the code in it, whatever else stands there. Where there is
 /// none, the HTTP status may tell why.
 pub(super) fn envelope(
-    provider: &'static str,
+    vendor: &Vendor,
     answer: &Answer,
     code: &'static str,
 ) -> Result<(Object, Scalar), Error> {
-    let read = Object::read(provider, &answer.body);
+    let read = Object::read(vendor, &answer.body);
     let read = read.and_then(|envelope| Ok((envelope.must_whole(code)?, envelope)));
     match read {
         Ok((code, envelope)) => Ok((envelope, code)),

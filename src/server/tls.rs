@@ -22,7 +22,7 @@ use webpki::EndEntityCert;
 use crate::certificate::{Pem, not_after, untimely};
 use crate::clock::Clock;
 use crate::config::{PEM_LIMIT, Section, read_file};
-use crate::metrics::TLS_EXPIRY_SECONDS;
+use crate::metrics::Metrics;
 
 /// What HTTP/2 is called in a handshake.
 const ALPN: &[u8] = b"h2";
@@ -70,7 +70,8 @@ impl Tls {
     /// Reads `[server.tls]`, and again whenever its files change. `None` where something is wrong,
     /// which is noted. A certificate that is not valid now may be by the time that it is shown.
     #[must_use]
-    pub fn read(mut section: Section, clock: &Arc<dyn Clock>) -> Option<Self> {
+    pub fn read(mut section: Section, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Option<Self> {
+        let metrics = metrics.clone();
         let mut part = |key, pem, required| {
             let path: Option<String> =
                 if required { section.require(key) } else { section.take(key) };
@@ -94,7 +95,8 @@ impl Tls {
             .collect();
         let read = read.into_iter().collect::<Option<Vec<_>>>().filter(|_| complete)?;
         let (pems, contents): (Vec<String>, Vec<String>) = read.into_iter().unzip();
-        let config = server_config(&pems).map_err(|(key, text)| place.problem(key, text)).ok()?;
+        let config =
+            server_config(&pems, &metrics).map_err(|(key, text)| place.problem(key, text)).ok()?;
         if let Some(text) = untimely_in(&pems, clock.wall()) {
             place.warn(CERT_FILE, text);
         }
@@ -108,7 +110,7 @@ impl Tls {
                 .zip(contents)
                 .map(|(part, content)| part.read(content).map_err(|text| told((part.key, text))));
             let pems = pems.collect::<Result<Vec<_>, _>>()?;
-            let config = server_config(&pems).map_err(told)?;
+            let config = server_config(&pems, &metrics).map_err(told)?;
             current.send_replace(Arc::new(config));
             if let Some(text) = untimely_in(&pems, clock.wall()) {
                 tracing::warn!(path, "{path}: {text}");
@@ -171,7 +173,7 @@ fn reason(error: &rustls::Error) -> &'static str {
 
 /// What a listener shakes hands with: certificate, key and, perhaps, the authorities of its peers'
 /// certificates, all PEM. An error tells which of them is wrong.
-fn server_config(pems: &[String]) -> Result<ServerConfig, Wrong> {
+fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wrong> {
     let [certificate, key, authorities @ ..] = pems else {
         return Err((CERT_FILE, "is missing".to_owned()));
     };
@@ -207,7 +209,7 @@ fn server_config(pems: &[String]) -> Result<ServerConfig, Wrong> {
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if let Some(since_1970) = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
-        TLS_EXPIRY_SECONDS.set([], since_1970.as_secs_f64());
+        metrics.tls_expiry_seconds.with([]).set(since_1970.as_secs_f64());
     }
     if !authorities.is_empty() {
         // A resumed session would not be checked against authorities that have changed.

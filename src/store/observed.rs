@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
 use crate::error::Error;
-use crate::metrics::{STORE_ERRORS, STORE_SECONDS};
+use crate::metrics::{ByWord, Counter, Histogram, Metrics};
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
 use crate::spans;
@@ -15,11 +15,19 @@ use crate::spans;
 /// A store that is observed.
 pub(super) struct Observed<S> {
     /// What kind it is, in one word.
-    pub(super) system: &'static str,
-    pub(super) store: S,
+    system: &'static str,
+    store: S,
+    seconds: ByWord<Histogram>,
+    errors: ByWord<Counter>,
 }
 
 impl<S: Store> Observed<S> {
+    pub(super) fn new(system: &'static str, store: S, metrics: &Metrics) -> Self {
+        let (seconds, errors) =
+            (metrics.store_seconds.by_last([]), metrics.store_errors.by_last([]));
+        Self { system, store, seconds, errors }
+    }
+
     /// Observes one operation.
     async fn observe<T>(
         &self,
@@ -29,9 +37,9 @@ impl<S: Store> Observed<S> {
         let begin = Instant::now();
         let span = spans::store(self.system, self.store.is_shared(), operation);
         let outcome = span.around(work).await;
-        STORE_SECONDS.observe([operation], begin.elapsed());
-        // With 0 the series begins, long before the first failure.
-        STORE_ERRORS.add([operation], outcome.is_err().into());
+        self.seconds.of(operation).observe(begin.elapsed());
+        // Taken in any case: the series is on the page at 0, long before the first failure.
+        self.errors.of(operation).add(outcome.is_err().into());
         outcome
     }
 }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::config::Traces;
-use crate::metrics::SPANS_LOST;
+use crate::metrics::Counter;
 use crate::spans;
 
 /// The most spans that may wait.
@@ -58,7 +58,7 @@ impl SpanExport {
     ///
     /// # Errors
     /// Where the collector's certificate could not be checked.
-    pub(super) fn start(traces: &Traces) -> io::Result<Self> {
+    pub(super) fn start(traces: &Traces, spans_lost: Counter) -> io::Result<Self> {
         let (put, outbox) = mpsc::channel(WAITING);
         let overflow = Arc::new(AtomicU64::new(0));
         let ending = CancellationToken::new();
@@ -72,6 +72,7 @@ impl SpanExport {
             resource: (&resource).into(),
             overflow: Arc::clone(&overflow),
             lost: 0,
+            spans_lost: spans_lost.clone(),
             _done: done,
         };
         tokio::spawn(exporter.run());
@@ -81,7 +82,7 @@ impl SpanExport {
             .with_sampler(Sampler::ParentBased(Box::new(ratio)))
             .with_span_limits(SpanLimits::default())
             .with_resource(resource)
-            .with_span_processor(SpanQueue { put, overflow })
+            .with_span_processor(SpanQueue { put, overflow, lost: spans_lost })
             .build();
         spans::make_with(provider.tracer(env!("CARGO_PKG_NAME")));
         Ok(Self { ending, sent })
@@ -135,6 +136,7 @@ struct SpanQueue {
     put: mpsc::Sender<SpanData>,
     /// How many did not fit since this was last told.
     overflow: Arc<AtomicU64>,
+    lost: Counter,
 }
 
 impl SpanProcessor for SpanQueue {
@@ -142,7 +144,7 @@ impl SpanProcessor for SpanQueue {
 
     fn on_end(&self, span: SpanData) {
         if self.put.try_send(span).is_err() {
-            SPANS_LOST.add([], 1);
+            self.lost.inc();
             self.overflow.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -166,6 +168,7 @@ struct Exporter {
     overflow: Arc<AtomicU64>,
     /// How many are lost since the collector last took all that there was.
     lost: u64,
+    spans_lost: Counter,
     /// Dropped with all the rest, at the end.
     _done: thread_mpsc::Sender<()>,
 }
@@ -231,7 +234,7 @@ impl Exporter {
 
     /// Counts what was lost of a batch, and tells when that begins and when it is over.
     fn tell(&mut self, of_batch: u64, why: &str) {
-        SPANS_LOST.add([], of_batch);
+        self.spans_lost.add(of_batch);
         let overflow = self.overflow.swap(0, Ordering::Relaxed);
         let lost = of_batch + overflow;
         if lost == 0 && self.lost > 0 {
@@ -261,19 +264,22 @@ mod tests {
     use opentelemetry::trace::{Span as _, Tracer as _};
 
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn what_does_not_fit_is_counted_and_holds_nobody_up() {
         let (put, mut outbox) = mpsc::channel(WAITING);
         let overflow = Arc::new(AtomicU64::new(0));
-        let ended = SpanQueue { put, overflow: Arc::clone(&overflow) };
+        let metrics = Metrics::default();
+        let lost = metrics.spans_lost.with([]);
+        let ended = SpanQueue { put, overflow: Arc::clone(&overflow), lost };
         let provider = SdkTracerProvider::builder().with_span_processor(ended).build();
         let tracer = provider.tracer("test");
         for _ in 0..WAITING + 3 {
             tracer.start("span").end();
         }
         assert_eq!(overflow.load(Ordering::Relaxed), 3);
-        assert!(crate::metrics::page().unwrap().contains("order_query_spans_lost_total 3\n"));
+        assert!(metrics.page().unwrap().contains("order_query_spans_lost_total 3\n"));
         let mut waiting = 0;
         while outbox.try_recv().is_ok() {
             waiting += 1;

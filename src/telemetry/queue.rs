@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::text::harmless;
 use crate::config::LogFormat;
-use crate::metrics::LOG_LINES_LOST;
+use crate::metrics::Counter;
 
 /// The most that may wait, in bytes: some thousand lines.
 const LIMIT: usize = 1024 * 1024;
@@ -20,6 +20,8 @@ const LIMIT: usize = 1024 * 1024;
 pub(super) struct Queue {
     /// How they look.
     format: LogFormat,
+    /// Lines that were lost.
+    lost: Counter,
     state: Mutex<State>,
     /// There is something to write.
     filled: Condvar,
@@ -37,9 +39,9 @@ struct State {
 
 impl Queue {
     /// For lines of that format.
-    pub(super) fn new(format: LogFormat) -> Self {
+    pub(super) fn new(format: LogFormat, lost: Counter) -> Self {
         let [filled, emptied] = Default::default();
-        Self { format, state: Mutex::default(), filled, emptied }
+        Self { format, lost, state: Mutex::default(), filled, emptied }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -53,7 +55,7 @@ impl Queue {
         if state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
             // At once: the line that tells of it waits as well.
-            LOG_LINES_LOST.add([], 1);
+            self.lost.inc();
         } else {
             state.waiting.extend_from_slice(line.as_bytes());
         }
@@ -79,7 +81,7 @@ impl Queue {
                     tracing::warn!(lost, "log lines were lost, because they could not be written");
                 }
                 failed => {
-                    LOG_LINES_LOST.add([], failed);
+                    self.lost.add(failed);
                     unwritten += failed;
                 }
             }
@@ -148,6 +150,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     /// A reader that takes a batch each time that it is let.
     struct Reader(Receiver<()>, Sender<String>);
@@ -171,7 +174,8 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_bounded_and_the_rest_comes_whole() {
-        let queue = Arc::new(Queue::new(LogFormat::Text));
+        let queue =
+            Arc::new(Queue::new(LogFormat::Text, Metrics::default().log_lines_lost.with([])));
         let (let_through, may_read) = channel();
         let (read, was_read) = channel();
         let writer = Arc::clone(&queue);

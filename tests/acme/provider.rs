@@ -11,6 +11,7 @@ use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::outbound::{Answer, Client, Counting, Request, Uncounted};
 use crate::pb::{ErrorReason, Money, Order, OrderStatus};
 
@@ -32,7 +33,7 @@ const CURRENCY: &str = "EUR";
 
 /// `state`, and whether the vendor promises that it is the last.
 static STATUS: Words<(OrderStatus, bool)> = Words::new(
-    "acme state",
+    "state",
     [(OrderStatus::Unspecified, false), (OrderStatus::Other, false)],
     &[
         ("open", (OrderStatus::AwaitingPayment, false)),
@@ -53,17 +54,20 @@ const STATUSES: &[(u16, Refusal)] = &[
 pub(super) fn configure(
     section: &mut Section,
     clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Option<Box<dyn Provider>> {
-    STATUS.announce();
+    let vendor = wire::Vendor::new(VENDOR, metrics);
+    STATUS.announce(&vendor);
     // Every field of a blank order can be read.
-    let _ = translated(&Object::blank(VENDOR));
-    let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock);
+    let _ = translated(&Object::blank(&vendor));
+    let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock, metrics);
     let shop: Option<String> = section.require("shop");
     let api_key = section.require_secret("api_key", wire::fits_a_header);
-    Some(Box::new(Acme { client: client?, shop: shop?, api_key: api_key? }))
+    Some(Box::new(Acme { vendor, client: client?, shop: shop?, api_key: api_key? }))
 }
 
 struct Acme {
+    vendor: wire::Vendor,
     client: Client,
     shop: String,
     api_key: RotatingSecret,
@@ -91,7 +95,7 @@ impl Provider for Acme {
         let path = ["shops", &self.shop, "orders", &query.id];
         let call = super::counted(resources.gate, |permit| self.get("order", &path, permit));
         let answer = call.await?;
-        let order = accepted(&answer)?;
+        let order = accepted(&self.vendor, &answer)?;
         if order.must_whole("id")?.value() != query.id {
             return Err(Error::unreadable("it is about another order"));
         }
@@ -102,7 +106,7 @@ impl Provider for Acme {
     /// The shop itself, which is no order: its calls do not count.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         let answer = self.get("shop", &["shops", &self.shop], Uncounted).await?;
-        let taken = accepted(&answer).map(|_| "shop and api_key taken");
+        let taken = accepted(&self.vendor, &answer).map(|_| "shop and api_key taken");
         Ok(Proof::of(&answer, taken))
     }
 }
@@ -122,8 +126,8 @@ impl Acme {
 }
 
 /// What the vendor answers with, unless that is a failure: those have a `code`.
-fn accepted(answer: &Answer) -> Result<Object, Error> {
-    let (envelope, code) = wire::envelope(VENDOR, answer, "code")?;
+fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
+    let (envelope, code) = wire::envelope(vendor, answer, "code")?;
     if code.nonzero().is_some() {
         let row = wire::row(&[STATUSES], answer.status());
         return Err(wire::refused(row, answer, &code, &envelope.said(&["message"])));
@@ -135,7 +139,7 @@ fn accepted(answer: &Answer) -> Result<Object, Error> {
 /// The order that the answer tells of.
 fn translated(order: &Object) -> Result<Order, Error> {
     let state = order.must_whole("state")?;
-    let (status, terminal) = STATUS.meaning(&state);
+    let (status, terminal) = order.meaning(&STATUS, &state);
     let total = order.must("amount_cents", Scalar::integer)?;
     Ok(Order {
         status: status.into(),

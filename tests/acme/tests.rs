@@ -12,6 +12,7 @@ use crate::accounts::{Account, Accounts, Caller};
 use crate::clock::{Clock, ManualClock};
 use crate::config::Section;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::orders::Orders;
 use crate::pb::{self, ErrorReason, Money, Order, OrderRef, OrderStatus};
 use crate::sandbox::Sandbox;
@@ -35,7 +36,7 @@ impl Fixture {
         let settings = account.lines().filter(|line| !line.starts_with(['[', 'p']));
         let settings = settings.collect::<Vec<_>>().join("\n");
         let mut section = Section::parse(&settings, Path::new("")).unwrap();
-        let vendor = super::acme::configure(&mut section, &clock);
+        let vendor = super::acme::configure(&mut section, &clock, &Metrics::default());
         let vendor = vendor.unwrap_or_else(|| panic!("{:?}", section.problems()));
         let account = Account::new("main", STAND_IN, true, vendor);
         let store = Arc::new(Memory::new(1 << 20, Arc::clone(&clock)));
@@ -108,7 +109,7 @@ async fn the_vendor_is_proved_without_an_order() {
     ] {
         let settings = format!("base_url = {url:?}\nshop = \"sandbox\"\napi_key = {key:?}\n");
         let mut section = Section::parse(&settings, Path::new("")).unwrap();
-        let vendor = super::acme::configure(&mut section, &clock).unwrap();
+        let vendor = super::acme::configure(&mut section, &clock, &Metrics::default()).unwrap();
         let proof = vendor.prove(None).await.unwrap();
         assert_eq!(proof.taken.map_err(|error| error.reason), expected);
     }

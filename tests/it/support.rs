@@ -30,6 +30,7 @@ use md5::{Digest as _, Md5};
 use order_query::app::{App, Setup};
 use order_query::clock::{Clock, ManualClock, SystemClock};
 use order_query::config::Section;
+use order_query::metrics::Metrics;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
@@ -149,15 +150,16 @@ pub async fn serve_within(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let of_test = Listener { name: "server", limit: "max_connections", http1: false };
-    let terms = ListenerOptions {
+    let options = ListenerOptions {
         listener: of_test,
+        metrics: Metrics::default(),
         routes,
         bounds_itself: "",
         tls: None,
         limits,
         stopping,
     };
-    tokio::spawn(server::serve(listener, terms));
+    tokio::spawn(server::serve(listener, options));
     address
 }
 

@@ -14,11 +14,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{UNLISTED, VENDOR, row};
+use super::{UNLISTED, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Error, Exchange, outcome};
-use crate::metrics::TOKENS;
+use crate::metrics::{ByWord, Counter};
 use crate::outbound::{Answer, Body, Client, Request, Uncounted};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
@@ -79,6 +79,9 @@ impl Settings {
 /// The tokens of one account.
 pub(super) struct Tokens {
     settings: Settings,
+    vendor: wire::Vendor,
+    /// Tokens that were asked for, by outcome.
+    refreshed: ByWord<Counter>,
     /// What the store knows the token by: the two ways have tokens of their own.
     key: String,
     clock: Arc<dyn Clock>,
@@ -101,10 +104,20 @@ struct Failure {
 type Refused<'a> = Option<(&'a Token, Error)>;
 
 impl Tokens {
-    pub(super) fn new(settings: Settings, identity: &str, clock: &Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        vendor: wire::Vendor,
+        refreshed: ByWord<Counter>,
+        identity: &str,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        // On the page from here on.
+        let _ = refreshed.of("OK");
         Self {
             key: format!("{identity} {:?}", settings.way),
             settings,
+            vendor,
+            refreshed,
             clock: Arc::clone(clock),
             local: std::sync::Mutex::default(),
             last_failure: Mutex::default(),
@@ -259,7 +272,7 @@ impl Tokens {
         refused: Refused<'_>,
     ) -> Result<Token, Error> {
         let asked = self.call(client, app_secret).await.and_then(|(_, token)| token);
-        TOKENS.add([client.account(), outcome(&asked)], 1);
+        self.refreshed.of(outcome(&asked)).inc();
         let token = asked?;
         if let Some((used, refusal)) = refused
             && used.value == token.value
@@ -330,7 +343,7 @@ impl Tokens {
                 client.send(request, Uncounted).await?
             }
         };
-        let token = read(&answer);
+        let token = read(&self.vendor, &answer);
         Ok((answer, token))
     }
 }
@@ -342,8 +355,8 @@ fn log_failure<T>(outcome: Result<T, Error>) -> Option<T> {
         .ok()
 }
 
-fn read(answer: &Answer) -> Result<Token, Error> {
-    let (envelope, code) = wire::envelope(VENDOR, answer, "errcode")?;
+fn read(vendor: &wire::Vendor, answer: &Answer) -> Result<Token, Error> {
+    let (envelope, code) = wire::envelope(vendor, answer, "errcode")?;
     if let Some(value) = code.nonzero() {
         let text = envelope.said(&["errmsg"]);
         return Err(wire::refused(row(TOKEN_ERRORS, value), answer, &code, &text));

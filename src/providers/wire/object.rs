@@ -9,11 +9,10 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::Words;
 use super::mend::mended;
 use super::scalar::{Read, Scalar};
+use super::{Vendor, Words};
 use crate::error::Error;
-use crate::metrics::UNREADABLE_FIELDS;
 
 /// How many members an object may have: more than any vendor's. Each takes many times its bytes.
 const MEMBERS: usize = 1000;
@@ -26,7 +25,7 @@ static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// An object in a vendor's answer. Members that nobody asks for can be anything.
 pub(in crate::providers) struct Object {
-    provider: &'static str,
+    vendor: Vendor,
     /// Where it stands in the answer: `data.records`; empty for the answer itself.
     path: String,
     members: Members,
@@ -91,7 +90,7 @@ impl<'de> Deserialize<'de> for Elements<'de> {
 
 impl Object {
     /// Reads a vendor's answer. What it holds may be personal, so the error tells the place only.
-    pub(super) fn read(provider: &'static str, json: &[u8]) -> Result<Self, Error> {
+    pub(super) fn read(vendor: &Vendor, json: &[u8]) -> Result<Self, Error> {
         // An escape may be half a surrogate pair, which only `mended` sees.
         let plain = std::str::from_utf8(json).ok().filter(|text| !text.contains("\\u"));
         let whole = plain.and_then(|text| serde_json::from_str(text).ok());
@@ -101,17 +100,27 @@ impl Object {
             let (line, column) = (error.line(), error.column());
             Error::unreadable(format!("it {what} (line {line}, column {column})"))
         })?;
-        Ok(Self { provider, path: String::new(), members, is_blank: false })
+        Ok(Self { vendor: vendor.clone(), path: String::new(), members, is_blank: false })
     }
 
     /// An answer in which everything is there and tells nothing. Whatever is read of it begins to
     /// be counted: an alert must see the first field that cannot be read.
-    pub(in crate::providers) fn blank(provider: &'static str) -> Self {
-        Self { provider, path: String::new(), members: Members::default(), is_blank: true }
+    pub(in crate::providers) fn blank(vendor: &Vendor) -> Self {
+        Self {
+            vendor: vendor.clone(),
+            path: String::new(),
+            members: Members::default(),
+            is_blank: true,
+        }
     }
 
     fn child(&self, name: &str, members: Members) -> Self {
-        Self { path: self.place(name), members, ..*self }
+        Self {
+            vendor: self.vendor.clone(),
+            path: self.place(name),
+            members,
+            is_blank: self.is_blank,
+        }
     }
 
     fn place(&self, name: &str) -> String {
@@ -225,7 +234,12 @@ impl Object {
         words: &Words<T>,
     ) -> (T, String) {
         let word = self.side(name, Scalar::whole).unwrap_or_default();
-        (words.meaning(&word), word.text().to_owned())
+        (self.meaning(words, &word), word.text().to_owned())
+    }
+
+    /// What a word means.
+    pub(in crate::providers) fn meaning<T: Copy>(&self, words: &Words<T>, word: &Scalar) -> T {
+        words.meaning(&self.vendor, word)
     }
 
     /// An object of that kind.
@@ -276,13 +290,16 @@ impl Object {
 
     /// What could be read; what could not is counted, and logged once.
     fn counted<T>(&self, name: &str, read: Read<T>) -> Option<T> {
-        let count = |count| UNREADABLE_FIELDS.add([self.provider, &self.place(name)], count);
+        let unreadable = || {
+            let Vendor { name: vendor, metrics } = &self.vendor;
+            metrics.unreadable_fields.with([vendor, &self.place(name)])
+        };
         if self.is_blank {
-            count(0);
+            let _ = unreadable();
         }
         read.unwrap_or_else(|expected| {
-            count(1);
-            let field = format!("{} {}", self.provider, self.place(name));
+            unreadable().inc();
+            let field = format!("{} {}", self.vendor.name, self.place(name));
             let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
             if logged.insert(field.clone()) {
                 // Not what stands there: it may be personal.
@@ -309,6 +326,7 @@ fn stands_for_none(json: &RawValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::pb::ErrorReason;
 
     #[test]
@@ -319,7 +337,8 @@ mod tests {
             ("田女士", "it is not JSON"),
         ];
         for (json, expected) in cases {
-            let error = Object::read("haoka", json.as_bytes()).err().unwrap();
+            let vendor = Vendor::new("haoka", &Metrics::default());
+            let error = Object::read(&vendor, json.as_bytes()).err().unwrap();
             assert_eq!(error.reason, ErrorReason::ProviderResponseInvalid);
             assert!(error.message.contains(expected), "{}", error.message);
             assert!(!error.message.contains('田'), "{}", error.message);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::{Problem, Section};
 use order_query::grpc::auth::{Clients, Transport};
+use order_query::metrics::Metrics;
 
 use super::{HAOKA, WECHAT, fine, problems, problems_in, read_in, wrong};
 
@@ -22,7 +23,7 @@ fn certified(lines: &str) -> Vec<Problem> {
     let transport = Transport { certificates: true, exposed: false };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let accounts = ["cards", "market"].map(str::to_owned);
-    let _ = Clients::read(Some(clients), &accounts, transport, &clock);
+    let _ = Clients::read(Some(clients), &accounts, transport, &clock, &Metrics::default());
     place.problems()
 }
 

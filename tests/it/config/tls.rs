@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::{Look, Section};
+use order_query::metrics::Metrics;
 use order_query::server::Tls;
 
 use super::{HAOKA, problems_in};
@@ -158,7 +159,11 @@ fn a_certificate_that_is_not_valid_now_is_warned_of_at_the_start_and_when_it_cha
             let text = "cert_file = \"tls.crt\"\nkey_file = \"tls.key\"";
             let section = Section::parse(text, directory.path()).unwrap();
             let place = section.place();
-            assert!(Tls::read(section, &clock).is_some(), "{:?}", place.problems());
+            assert!(
+                Tls::read(section, &clock, &Metrics::default()).is_some(),
+                "{:?}",
+                place.problems()
+            );
             place
         };
         write(chain);

@@ -12,6 +12,7 @@ use order_query::clock::SystemClock;
 use order_query::config::Section;
 use order_query::grpc;
 use order_query::grpc::auth::Clients;
+use order_query::metrics::Metrics;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, OrderStatus, Provider};
 use order_query::sandbox::Sandbox;
@@ -205,7 +206,8 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let root = Section::parse(root, Path::new("")).unwrap();
     let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
-    let routes = Routes::new(grpc::service(orders, Clients::default(), &config.server));
+    let routes =
+        Routes::new(grpc::service(orders, Clients::default(), &config.server, &Metrics::default()));
     let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {

@@ -1,5 +1,5 @@
 //! What version 0.1.0 stored, in a file and in Redis: it is read as what it is. See
-//! `tests/fixtures/stored/README.md` for how it was written.
+//! `tests/stored/README.md` for how it was written.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const WECHAT: &str = "[\"wechat\",\"http://127.0.0.1:7600/ wxfeed5a0db0c00001\""
 const TOKEN: &str = "http://127.0.0.1:7600/ wxfeed5a0db0c00001 Stable";
 
 fn fixture(name: &str) -> PathBuf {
-    ["tests/fixtures/stored/0.1.0", name].iter().collect()
+    ["tests/stored/0.1.0", name].iter().collect()
 }
 
 /// Shortly after both were written.

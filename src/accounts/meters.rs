@@ -1,0 +1,73 @@
+//! What is measured of one account: its handles, taken once, so that counting looks nothing up. Used by the
+//! account, and by `orders` for what becomes of its questions.
+
+use crate::metrics::{ByWord, Counter, Gauge, Histogram, Metrics};
+use crate::pb::Source;
+use crate::store::Limit;
+
+/// The outcome of a call that was answered with an order.
+const OK: &str = "OK";
+
+/// The handles of one account.
+pub(crate) struct Meters {
+    answers: ByWord<Counter>,
+    pub(crate) answer_age: Histogram,
+    /// Questions that shared a search.
+    pub(crate) joined: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) pauses: Counter,
+    /// Calls to the vendor, by outcome.
+    pub(crate) vendor_calls: ByWord<Counter>,
+    quota_refusals: ByWord<Counter>,
+    pub(crate) vendor_calls_under_way: Gauge,
+    pub(crate) vendor_calls_waiting: Gauge,
+    pub(crate) in_flight: Gauge,
+    pub(crate) breaker_open: Gauge,
+    pub(crate) credentials_refused: Gauge,
+    /// Callers that were turned away.
+    pub(crate) shed: Counter,
+}
+
+impl Meters {
+    /// Those of an account. Its counters are on the page from here on, at 0.
+    pub(super) fn new(account: &str, metrics: &Metrics) -> Self {
+        let meters = Self {
+            answers: metrics.answers.by_last([account]),
+            answer_age: metrics.answer_age_seconds.with([account]),
+            joined: metrics.joined.with([account]),
+            retries: metrics.retries.with([account]),
+            pauses: metrics.pauses.with([account]),
+            vendor_calls: metrics.vendor_calls.by_last([account]),
+            quota_refusals: metrics.quota_refusals.by_last([account]),
+            vendor_calls_under_way: metrics.vendor_calls_under_way.with([account]),
+            vendor_calls_waiting: metrics.vendor_calls_waiting.with([account]),
+            in_flight: metrics.account_in_flight.with([account]),
+            breaker_open: metrics.breaker_open.with([account]),
+            credentials_refused: metrics.credentials_refused.with([account]),
+            shed: metrics.shed.with(["account_max_in_flight"]),
+        };
+        for source in [Source::Live, Source::Cache, Source::Stale] {
+            meters.answers(source);
+        }
+        for limit in Limit::ALL {
+            meters.quota_refusals(limit);
+        }
+        meters.vendor_calls.of(OK);
+        meters
+    }
+
+    /// Answers from that source.
+    pub(crate) fn answers(&self, source: Source) -> Counter {
+        self.answers.of(match source {
+            Source::Live => "live",
+            Source::Cache => "cache",
+            Source::Stale => "stale",
+            Source::Unspecified => "unspecified",
+        })
+    }
+
+    /// Calls that were not made because that limit is spent.
+    pub(crate) fn quota_refusals(&self, limit: Limit) -> Counter {
+        self.quota_refusals.of(limit.name())
+    }
+}

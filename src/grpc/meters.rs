@@ -1,0 +1,58 @@
+//! What is measured of calls: the handles of each method, taken once. Used by the record of a call.
+
+use crate::metrics::{ByWord, Counter, CounterFamily, Histogram, Metrics};
+use crate::pb::order_service_server::SERVICE_NAME;
+
+/// What the page calls a method that is none of the service's: its caller has written it.
+const UNKNOWN: &str = "unknown";
+
+/// The handles of one method.
+pub(super) struct MethodMeters {
+    name: &'static str,
+    /// Calls that have ended, by code.
+    handled: ByWord<Counter>,
+    seconds: Histogram,
+}
+
+/// The handles of all methods.
+pub(super) struct Meters {
+    methods: Vec<MethodMeters>,
+    metrics: Metrics,
+}
+
+impl MethodMeters {
+    fn new(name: &'static str, streams: bool, metrics: &Metrics) -> Self {
+        let kind = if streams { "server_stream" } else { "unary" };
+        let labels = [kind, SERVICE_NAME, name];
+        Self {
+            name,
+            handled: metrics.rpcs.by_last(labels),
+            seconds: metrics.rpc_seconds.with(labels),
+        }
+    }
+}
+
+impl Meters {
+    /// Those of these methods, each with whether it streams.
+    pub(super) fn new<const METHODS: usize>(
+        methods: [(&'static str, bool); METHODS],
+        metrics: &Metrics,
+    ) -> Self {
+        let known = methods.into_iter().chain([(UNKNOWN, false)]);
+        let methods = known.map(|(name, streams)| MethodMeters::new(name, streams, metrics));
+        Self { methods: methods.collect(), metrics: metrics.clone() }
+    }
+
+    /// The calls of a method that ended with that code, and how long they took.
+    pub(super) fn of(&self, method: &str, code: &'static str) -> Option<(Counter, &Histogram)> {
+        let method = self.methods.iter().find(|known| known.name == method);
+        // One that is not known is the last.
+        let MethodMeters { handled, seconds, .. } = method.or(self.methods.last())?;
+        Some((handled.of(code), seconds))
+    }
+
+    /// Answers that are errors.
+    pub(super) fn errors(&self) -> &CounterFamily<2> {
+        &self.metrics.errors
+    }
+}

@@ -7,7 +7,7 @@
 //! configuration: its accounts, and its settings with files.
 
 use std::ops::Deref;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -274,6 +274,13 @@ impl<const LABELS: usize> GaugeFamily<LABELS> {
         Gauge(self.0.with_label_values(&labels))
     }
 
+    /// The gauge with these labels, which is on the page from its first use on.
+    #[must_use]
+    pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Gauge> {
+        let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
+        Lazy::new(move || Gauge(family.with_label_values(&labels.each_ref().map(String::as_str))))
+    }
+
     /// Nobody knows what it is now.
     pub fn forget(&self, labels: [&str; LABELS]) {
         // Where it was not known before, nothing is lost.
@@ -299,6 +306,15 @@ impl<const LABELS: usize> HistogramFamily<LABELS> {
         Histogram(self.0.with_label_values(&labels))
     }
 
+    /// The histogram with these labels, which is on the page from its first use on.
+    #[must_use]
+    pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Histogram> {
+        let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
+        Lazy::new(move || {
+            Histogram(family.with_label_values(&labels.each_ref().map(String::as_str)))
+        })
+    }
+
     /// The histograms that differ in their last label alone.
     #[must_use]
     pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Histogram> {
@@ -310,6 +326,23 @@ impl<const LABELS: usize> HistogramFamily<LABELS> {
 /// Labels that end with a word.
 fn and<'a>(first: &'a [String], word: &'a str) -> Vec<&'a str> {
     first.iter().map(String::as_str).chain([word]).collect()
+}
+
+/// A handle that is made when it is first used.
+pub struct Lazy<H> {
+    make: Box<dyn Fn() -> H + Send + Sync>,
+    made: OnceLock<H>,
+}
+
+impl<H> Lazy<H> {
+    fn new(make: impl Fn() -> H + Send + Sync + 'static) -> Self {
+        Self { make: Box::new(make), made: OnceLock::new() }
+    }
+
+    /// The handle.
+    pub fn get(&self) -> &H {
+        self.made.get_or_init(&self.make)
+    }
 }
 
 /// Handles that differ in one word of ours, each made when its word is first used.

@@ -6,6 +6,7 @@
 //! repeats nothing, and prints no URL.
 #![allow(clippy::disallowed_types, reason = "the one room of reqwest")]
 
+mod answer;
 mod departure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -13,22 +14,21 @@ mod permit;
 mod settings;
 
 use std::error::Error as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{io, iter};
 
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::tls::TlsInfo;
 use reqwest::{Method, Url};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
+pub use self::answer::Answer;
 use self::departure::Departure;
 pub use self::permit::{Counting, Delivery, Permit, Uncounted};
 use crate::clock::Clock;
-use crate::error::{Error, Exchange};
-use crate::metrics::{ByWord, Gauge, Histogram, Metrics};
-use crate::pb::ErrorReason;
+use crate::error::Error;
+use crate::metrics::{ByWord, Gauge, Histogram, Lazy};
 use crate::spans;
 
 /// The most of an answer that is read, in bytes.
@@ -36,9 +36,6 @@ const BODY_LIMIT: usize = 256 * 1024;
 
 /// The bounds of a vendor's `Retry-After`.
 const RETRY_AFTER_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
-
-/// How long to wait after HTTP 429 without a `Retry-After`.
-const TOO_MANY_REQUESTS_RETRY: Duration = Duration::from_mins(1);
 
 /// One request to a vendor.
 #[derive(Default)]
@@ -71,20 +68,6 @@ pub enum Body<'a> {
     Multipart(&'a [(&'static str, &'a str)]),
 }
 
-/// What a vendor answered, with whatever HTTP status.
-pub struct Answer {
-    /// The body, at most 256 KiB.
-    pub body: Vec<u8>,
-    /// When the request was sent, by our clock.
-    pub sent: SystemTime,
-    /// How many seconds the vendor's clock is ahead of ours, as far as the answer's `Date` tells;
-    /// less than 0 where it is behind. A `Date` has whole seconds, so this may be one off.
-    pub clock_difference: Option<i64>,
-    tls: Option<TlsInfo>,
-    status: u16,
-    retry_after: Option<Duration>,
-}
-
 /// Sends the requests of one account.
 pub struct Client {
     account: String,
@@ -99,11 +82,10 @@ pub struct Client {
 
 /// Where the requests of one account are counted.
 struct Meters {
-    metrics: Metrics,
     /// By operation.
     seconds: ByWord<Histogram>,
     /// Absent from the page until a vendor tells its time.
-    clock_difference: OnceLock<Gauge>,
+    clock_difference: Lazy<Gauge>,
 }
 
 impl Client {
@@ -183,9 +165,7 @@ impl Client {
         if let Some(seconds) = clock_difference {
             // Whoever is decades off is far enough off.
             let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
-            let difference = &self.meters.metrics.clock_difference_seconds;
-            let gauge = || difference.with([&self.account]);
-            self.meters.clock_difference.get_or_init(gauge).set(seconds.into());
+            self.meters.clock_difference.get().set(seconds.into());
         }
         let tls = response.extensions_mut().remove();
         let body = self.body(&mut response).await?;
@@ -261,61 +241,6 @@ impl Client {
         };
         let advice = tls_error(&error).and_then(tls_advice);
         Error { advice, ..Error::failed(message).detail(causes(error)) }
-    }
-}
-
-impl Answer {
-    /// The certificate that the vendor has shown and that was found good, in DER; `None` over
-    /// plain HTTP.
-    #[must_use]
-    pub fn certificate(&self) -> Option<&[u8]> {
-        self.tls.as_ref()?.peer_certificate()
-    }
-
-    /// The HTTP status.
-    #[must_use]
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// Whether it is a page for people, or a status without one: what is written on the way to a vendor,
-    /// not by it.
-    #[must_use]
-    pub fn is_page(&self) -> bool {
-        let body = self.body.trim_ascii_start();
-        if body.is_empty() { self.status != 200 } else { body.starts_with(b"<") }
-    }
-
-    /// What an HTTP status other than 2xx means where the body does not say it better.
-    ///
-    /// # Errors
-    /// `QUOTA_EXHAUSTED` for 429, `PROVIDER_UNAVAILABLE` for 408 and 5xx, else
-    /// `PROVIDER_ERROR`: a redirect and a 404 come from a wrong `base_url`, not from an order.
-    pub fn check_status(&self) -> Result<(), Error> {
-        let error = match self.status {
-            200..=299 => return Ok(()),
-            429 => Error::too_often(
-                self.retry_after.unwrap_or(TOO_MANY_REQUESTS_RETRY),
-                false,
-                "the vendor answered that it is asked too often (HTTP 429); wait before asking again",
-            ),
-            status @ (408 | 500..=599) => {
-                let error = Error::failed(format!(
-                    "the vendor answered that it cannot serve now (HTTP {status}); ask again later"
-                ));
-                // A vendor that says when to come back says as well not to come before.
-                let exchange = Exchange::Failed { retry_after: self.retry_after };
-                Error { retry_after: self.retry_after.or(error.retry_after), exchange, ..error }
-            }
-            status => Error::new(
-                ErrorReason::ProviderError,
-                format!(
-                    "the vendor answered with HTTP {status}, which says nothing about an order; \
-                     the operator should check the account's base_url"
-                ),
-            ),
-        };
-        Err(error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is measured of one account: its handles, taken once, so that counting looks nothing up. Used by the
 //! account, and by `orders` for what becomes of its questions.
 
-use crate::metrics::{ByWord, Counter, Gauge, Histogram, Metrics};
+use crate::metrics::{ByWord, Counter, Gauge, Histogram, Lazy, Metrics};
 use crate::pb::Source;
 use crate::store::Limit;
 
@@ -11,7 +11,7 @@ const OK: &str = "OK";
 /// The handles of one account.
 pub(crate) struct Meters {
     answers: ByWord<Counter>,
-    pub(crate) answer_age: Histogram,
+    pub(crate) answer_age: Lazy<Histogram>,
     /// Questions that shared a search.
     pub(crate) joined: Counter,
     pub(crate) retries: Counter,
@@ -33,7 +33,7 @@ impl Meters {
     pub(super) fn new(account: &str, metrics: &Metrics) -> Self {
         let meters = Self {
             answers: metrics.answers.by_last([account]),
-            answer_age: metrics.answer_age_seconds.with([account]),
+            answer_age: metrics.answer_age_seconds.lazily([account]),
             joined: metrics.joined.with([account]),
             retries: metrics.retries.with([account]),
             pauses: metrics.pauses.with([account]),

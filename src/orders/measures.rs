@@ -68,7 +68,7 @@ pub(super) fn answered(question: &Question, answer: &Answer, now: SystemTime) {
     meters.answers(Source::try_from(*source).unwrap_or_default()).inc();
     let age = order.as_ref().filter(|order| !order.terminal).and_then(observed);
     if let Some(age) = age.and_then(|observed| now.duration_since(observed).ok()) {
-        meters.answer_age.observe(age);
+        meters.answer_age.get().observe(age);
     }
 }
 

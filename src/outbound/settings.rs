@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
 
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Certificate, Proxy, Url};
@@ -48,9 +48,8 @@ impl Client {
         let account = section.name().to_owned();
         let known_as = known_as(base.clone());
         let meters = Meters {
-            metrics: metrics.clone(),
             seconds: metrics.vendor_request_seconds.by_last([&account]),
-            clock_difference: OnceLock::new(),
+            clock_difference: metrics.clock_difference_seconds.lazily([&account]),
         };
         let clock = Arc::clone(clock);
         Some(Self { account, http, base, known_as, timeout, clock, meters })

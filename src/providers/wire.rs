@@ -80,8 +80,9 @@ impl<T: Copy> Words<T> {
         let word: String = word.chars().filter(|c| !c.is_control()).take(64).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < SEEN_LIMIT && seen.insert(word.clone()) {
+            let field = format!("{} {}", vendor.name, self.field);
             tracing::warn!(
-                field = format!("{} {}", vendor.name, self.field),
+                field,
                 word,
                 "a vendor's word has no name in the contract; it is passed on as OTHER"
             );

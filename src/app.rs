@@ -147,9 +147,7 @@ impl App {
     pub async fn start(setup: Setup) -> io::Result<Self> {
         let Setup { config, accounts, callers, warnings, metrics, tls, reloads, clock } = setup;
         let config::Server { drain_delay, drain_timeout, .. } = config.server;
-        for Problem { path, text } in warnings {
-            tracing::warn!(path, "{path}: {text}");
-        }
+        log_warnings(&warnings);
         descriptors::raise();
         let listener = bind("server.listen", config.server.listen).await?;
         let admin_listener = bind("admin.listen", config.admin.listen).await?;
@@ -159,36 +157,24 @@ impl App {
         let orders = Orders::new(accounts, Arc::clone(&store), Arc::clone(&clock));
         let (ready, is_ready) = watch::channel(false);
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(stopping.clone().run_until_cancelled_owned(reload::watch(
-            reloads,
-            clock,
-            metrics.clone(),
-        )));
+        let reloading = reload::watch(reloads, clock, metrics.clone());
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(reloading));
         let health = Health::new(&orders, &is_ready);
-        // Whoever can connect may ask it, so what it takes is as little as a caller's.
-        let bounded_health = || health.service().max_decoding_message_size(grpc::REQUEST_LIMIT);
-        let health_alone = Routes::new(bounded_health());
+        // Everyone who can connect may ask it, so it reads as little as of a caller.
+        let health =
+            || Routes::new(health.service().max_decoding_message_size(grpc::REQUEST_LIMIT));
+        let (asks, pages) = (orders.clone(), metrics.clone());
         let admin = ListenerOptions {
             listener: ADMIN,
             metrics: metrics.clone(),
-            routes: admin::routes(
-                health_alone,
-                orders.clone(),
-                callers.clone(),
-                is_ready,
-                metrics.clone(),
-            ),
+            routes: admin::routes(health(), asks, callers.clone(), is_ready, pages),
             bounds_itself: "",
             tls: None,
             limits: admin_limits(&config.server),
             stopping: stopping.clone(),
         };
-        let mut routes = Routes::new(bounded_health()).add_service(grpc::service(
-            orders.clone(),
-            callers,
-            &config.server,
-            &metrics,
-        ));
+        let service = grpc::service(orders.clone(), callers, &config.server, &metrics);
+        let mut routes = health().add_service(service);
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
@@ -242,6 +228,12 @@ impl App {
             self.servers.iter().for_each(JoinHandle::abort);
         }
         tracing::info!("stopped");
+    }
+}
+
+fn log_warnings(warnings: &[Problem]) {
+    for Problem { path, text } in warnings {
+        tracing::warn!(path, "{path}: {text}");
     }
 }
 

@@ -31,6 +31,7 @@ const CONCURRENCY_CEILING: u32 = 1000;
 const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
 
 /// How an account asks.
+#[derive(Clone, Copy)]
 struct Settings {
     rules: Rules,
     /// How many calls may be under way at one time.
@@ -211,7 +212,7 @@ impl Account {
                 "the vendor rejects the account's credentials"
             ),
             _ => {
-                tracing::info!(account = self.name, "the vendor accepts the account's credentials")
+                tracing::info!(account = self.name, "the vendor accepts the account's credentials");
             }
         }
     }

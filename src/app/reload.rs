@@ -45,7 +45,7 @@ pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>, metri
             match outcome {
                 Ok(()) => tracing::info!(path, "files were reloaded"),
                 Err(problem) => {
-                    tracing::warn!(path, problem, "reload failed; still using the previous files")
+                    tracing::warn!(path, problem, "reload failed; still using the previous files");
                 }
             }
         }

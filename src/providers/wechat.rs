@@ -122,7 +122,7 @@ pub(super) fn configure(
     let refreshed = metrics.tokens.by_last([client.account()]);
     let identity = format!("{} {}", client.base_url(), settings.app_id);
     let tokens = Tokens::new(settings, vendor.clone(), refreshed, &identity, clock);
-    Some(Box::new(Wechat { vendor, tokens, client, identity }))
+    Some(Box::new(Wechat { vendor, client, identity, tokens }))
 }
 
 struct Wechat {
@@ -135,7 +135,7 @@ struct Wechat {
 /// What became of one order call.
 enum Asked {
     Order(Box<Order>),
-    TokenRefused(Error),
+    TokenRefused(Box<Error>),
 }
 
 #[async_trait]
@@ -166,7 +166,7 @@ impl Provider for Wechat {
         .await?;
         let refusal = match self.read(query, &answer, &token)? {
             Asked::Order(order) => return Ok(*order),
-            Asked::TokenRefused(error) => error,
+            Asked::TokenRefused(error) => *error,
         };
         let (token, answer) = super::counted(resources.gate, |permit| async {
             let token = self.tokens.replace(&self.client, store, &token, refusal).await?;
@@ -175,7 +175,7 @@ impl Provider for Wechat {
         .await?;
         match self.read(query, &answer, &token)? {
             Asked::Order(order) => Ok(*order),
-            Asked::TokenRefused(error) => Err(self.tokens.give_up(store, &token, error).await),
+            Asked::TokenRefused(error) => Err(self.tokens.give_up(store, &token, *error).await),
         }
     }
 
@@ -203,7 +203,9 @@ impl Wechat {
     /// Reads an answer to a call with that token, which no text of the vendor's may give away.
     fn read(&self, query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
         match self.asked(query, answer) {
-            Ok(Asked::TokenRefused(error)) => Ok(Asked::TokenRefused(error.without(&token.value))),
+            Ok(Asked::TokenRefused(error)) => {
+                Ok(Asked::TokenRefused(Box::new(error.without(&token.value))))
+            }
             outcome => outcome.map_err(|error| error.without(&token.value)),
         }
     }
@@ -215,7 +217,8 @@ impl Wechat {
             let text = envelope.said(&["errmsg"]);
             if TOKEN_REFUSED.contains(&value) {
                 let rejected = Refusal::new(ErrorReason::ProviderCredentialsRejected);
-                return Ok(Asked::TokenRefused(rejected.error(code.text(), &text)));
+                let error = rejected.error(code.text(), &text);
+                return Ok(Asked::TokenRefused(Box::new(error)));
             }
             return Err(wire::refused(row(ORDER_ERRORS, value), answer, &code, &text));
         }

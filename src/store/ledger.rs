@@ -108,9 +108,10 @@ impl Ledger {
         }
         for window in &call.windows {
             let slots = slots(&window.key);
-            facts.extend(slots.expired(now).map(|expired| slot(&window.key, expired, None)));
+            facts
+                .extend(slots.expired(now).map(|expired| slot(window.key.as_str(), expired, None)));
             let free_at = slots.taken_until(window, call, now);
-            facts.push(slot(&window.key, &mark, Some(free_at)));
+            facts.push(slot(window.key.as_str(), &mark, Some(free_at)));
         }
         (Reservation::Reserved, facts)
     }
@@ -122,7 +123,7 @@ impl Ledger {
         for window in &call.windows {
             let slots = self.slots(&window.key);
             if let Some(free_at) = slots.and_then(|slots| slots.settled(window, &mark, now)) {
-                facts.push(slot(&window.key, &mark, Some(free_at)));
+                facts.push(slot(window.key.as_str(), &mark, Some(free_at)));
             }
         }
         let pause = self.pauses.get(call.account.as_str());
@@ -139,7 +140,7 @@ impl Ledger {
             .windows
             .iter()
             .filter(|window| self.slots(&window.key).is_some_and(|slots| slots.holds(&mark, now)));
-        held.map(|window| slot(&window.key, &mark, None)).collect()
+        held.map(|window| slot(window.key.as_str(), &mark, None)).collect()
     }
 
     /// How many bytes the slots take, about. Paused accounts and tokens are as few as accounts are.
@@ -261,8 +262,8 @@ impl Cut {
     }
 }
 
-fn slot(window: impl ToString, call: &str, free_at: Option<SystemTime>) -> Fact {
-    Fact::Slot { window: window.to_string(), call: call.to_owned(), free_at }
+fn slot(window: &str, call: &str, free_at: Option<SystemTime>) -> Fact {
+    Fact::Slot { window: window.to_owned(), call: call.to_owned(), free_at }
 }
 
 fn put<T>(map: &mut HashMap<String, T>, key: &str, value: Option<T>) -> Option<T> {

@@ -378,7 +378,7 @@ impl Input {
     /// A state to put; empty bytes for none.
     fn state(self, state: Option<&Order>) -> Self {
         let none = Order::default();
-        let bytes = state.map(|state| state.encode_to_vec()).unwrap_or_default();
+        let bytes = state.map(prost::Message::encode_to_vec).unwrap_or_default();
         let state = state.unwrap_or(&none);
         self.argument(sortable_observe_time(state))
             .argument(u8::from(state.terminal))

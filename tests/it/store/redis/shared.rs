@@ -74,7 +74,7 @@ async fn replicas_share_a_window_whatever_their_own_clocks_say() {
             Reservation::Reserved => taken += 1,
             // Both ends of a wait are rounded against the caller.
             Reservation::Full(Limit::PerMinute, wait) => {
-                assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}")
+                assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}");
             }
             other => panic!("{other:?}"),
         }

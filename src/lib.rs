@@ -2,7 +2,7 @@
 //!
 //! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
 //! → `orders` → `accounts` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
-//! knows no other part, and each part reads its own settings with it; `random`, `peer`, `budget`, `metrics`
+//! knows no other part, and each part reads its own settings with it; `peer`, `budget`, `metrics`
 //! and `certificate` know no other either. A test keeps it so (`tests/it/architecture.rs`).
 //!
 //! A question's way: `grpc` takes it off the wire and bounds its time. `orders` answers from the `store`
@@ -27,7 +27,6 @@ pub mod outbound;
 pub mod pb;
 pub mod peer;
 pub mod providers;
-pub mod random;
 pub mod sandbox;
 pub mod server;
 pub mod spans;

@@ -28,7 +28,6 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::outbound::{Answer, Delivery, Permit};
 use crate::pb::{self, Order};
-use crate::random;
 
 /// One account at a vendor, ready to be asked.
 #[async_trait]
@@ -228,7 +227,7 @@ pub trait TokenStore: Send + Sync {
 #[must_use]
 pub fn new_id() -> String {
     /// Tells this process from others.
-    static PROCESS: LazyLock<u64> = LazyLock::new(random::number);
+    static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{:016x}-{:x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -31,7 +31,6 @@ const QUESTIONS: u32 = 100_000;
 
 /// A vendor's module, with one account.
 pub(crate) struct Vendor {
-    pub(crate) provider: pb::Provider,
     pub(crate) query: Query,
     pub(crate) clock: ManualClock,
     /// Where the order's status stands in an answer, and the words for it that the vendor promises
@@ -122,7 +121,6 @@ impl Vendor {
             .collect();
         calls.push((String::new(), order));
         Self {
-            provider,
             query: Query {
                 id: text(&sheet["id"]).to_owned(),
                 machine_no: sheet.get("machine_no").map(text).unwrap_or_default().to_owned(),

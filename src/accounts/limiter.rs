@@ -13,7 +13,6 @@ use super::retry::{self, ATTEMPTS, Budget};
 use crate::clock::Clock;
 use crate::error::{Error, Exchange};
 use crate::providers::Rules;
-use crate::random;
 
 /// How many calls may wait for a permit at one account.
 const QUEUE: usize = 1000;
@@ -131,7 +130,7 @@ impl Limiter {
         if attempts == 1 {
             history.budget.earn();
         }
-        let transition = history.breaker.record(ticket, outcome, clock.now(), random::fraction());
+        let transition = history.breaker.record(ticket, outcome, clock.now(), rand::random());
         // Under the lock, so that health reports the last transition last.
         match transition {
             Some(Transition::Opened(pause)) => {
@@ -210,7 +209,7 @@ impl ConcurrencyPermit<'_> {
     /// Whether another attempt may help and is allowed: then it waits until it is due.
     pub(crate) async fn should_retry(&self) -> bool {
         if self.should_retry {
-            sleep(retry::pause(self.attempts, random::fraction())).await;
+            sleep(retry::pause(self.attempts, rand::random())).await;
         }
         self.should_retry
     }

@@ -18,7 +18,6 @@ use super::io::Io;
 use super::service::Service;
 use super::stream::Streams;
 use crate::peer::Peer;
-use crate::random;
 
 /// How many streams a peer may reset before they are looked at, and may make us reset in all, before it is
 /// taken for an attacker. While we stand still the deadlines of all calls of a connection may pass, and
@@ -164,5 +163,5 @@ fn note(ended: Result<(), Box<dyn Error + Send + Sync>>) {
 
 /// The age, ±10 %: connections that began together do not end together.
 fn jittered(age: Duration) -> Duration {
-    age.mul_f64(0.9 + 0.2 * random::fraction())
+    age.mul_f64(0.9 + 0.2 * rand::random::<f64>())
 }

@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["peer", "budget", "clock", "random", "certificate", "metrics", "config"]),
+    ("server", &["peer", "budget", "clock", "certificate", "metrics", "config"]),
     (
         "grpc",
         &[
@@ -55,22 +55,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("orders", &["accounts", "providers", "store", "error", "clock", "pb", "spans", "metrics"]),
     (
         "accounts",
-        &[
-            "providers",
-            "store",
-            "outbound",
-            "budget",
-            "error",
-            "clock",
-            "pb",
-            "random",
-            "metrics",
-            "config",
-        ],
+        &["providers", "store", "outbound", "budget", "error", "clock", "pb", "metrics", "config"],
     ),
     // It implements a trait of the vendors'.
-    ("store", &["providers", "error", "clock", "pb", "random", "spans", "metrics", "config"]),
-    ("providers", &["outbound", "error", "clock", "pb", "random", "metrics", "config"]),
+    ("store", &["providers", "error", "clock", "pb", "spans", "metrics", "config"]),
+    ("providers", &["outbound", "error", "clock", "pb", "metrics", "config"]),
     ("outbound", &["error", "clock", "pb", "spans", "certificate", "metrics", "config"]),
     ("spans", &["error", "pb"]),
     ("error", &["pb", "config"]),
@@ -78,7 +67,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pb", &[]),
     ("peer", &["budget"]),
     ("budget", &[]),
-    ("random", &[]),
     ("metrics", &[]),
     ("certificate", &[]),
     ("config", &["certificate"]),

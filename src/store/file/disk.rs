@@ -16,8 +16,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::StorageBackend;
 use rustix::fs::{Access, access};
 
-use crate::random;
-
 /// A file of the store. The lock on it lasts until the last clone of the `Arc` is gone, whatever
 /// redb opens and closes in between: nobody else can slip in.
 pub(super) type Locked = Arc<Lock>;
@@ -135,7 +133,7 @@ impl Draft {
     /// What is wrong, and what to do about it.
     pub(super) fn beside(path: &Path) -> Result<Self, String> {
         // Two processes that start at one time each have their own.
-        let random = random::number();
+        let random: u64 = rand::random();
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{random:016x}.new"));
         let path = path.with_file_name(name);

@@ -278,7 +278,7 @@ async fn clocks_that_differ_are_told() {
 /// A vendor with a certificate that is good for so many days more, less a part of one.
 async fn good_for(days: i32) -> Secured {
     let today =
-        jiff::Timestamp::try_from(SystemClock.now()).unwrap().to_zoned(jiff::tz::TimeZone::UTC);
+        jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::try_from(SystemClock.now()).unwrap());
     let end = today.date().saturating_add(jiff::ToSpan::days(days));
     let end =
         [end.year(), end.month().into(), end.day().into()].map(|part| u16::try_from(part).unwrap());

@@ -147,7 +147,7 @@ fn a_certificate_that_is_not_valid_now_is_warned_of_at_the_start_and_when_it_cha
         pair.write(directory.path());
     };
     let year = "2030-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(year.into()));
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(year.try_into().unwrap()));
     for (chain, told) in [
         ([good, good], None),
         ([expired, good], Some(has_expired)),

@@ -39,22 +39,21 @@ use crate::pb::{
     OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
 };
 
-/// The largest request that is read, in bytes; `app` holds the other services to it, too.
+/// The largest accepted request, in bytes. `app` applies it to the other services too.
 pub const REQUEST_LIMIT: usize = 64 * 1024;
 
-/// The path of the service: it bounds its calls itself.
+/// The path of the service, which limits its calls itself.
 pub const PATH: &str = "/orderquery.v1.OrderService/";
 
-/// How many orders one batch may ask for.
+/// The most orders that one batch may ask for.
 const BATCH_LIMIT: usize = 100;
 
-/// The largest answer to a batch, in bytes: the most that gRPC's clients read unless they are told
-/// otherwise.
+/// The largest answer to a batch, in bytes: gRPC clients read no more by default.
 const BATCH_ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
-/// The service, ready for a listener: it answers who may ask. No call but a watch takes longer than
-/// `request_timeout`; a watch ends with its connection. What is over `max_in_flight` and
-/// `max_watches` is turned away.
+/// The service, ready for a listener. It authenticates its callers. Every call except a watch ends
+/// within `request_timeout`; a watch ends with its connection. Calls over `max_in_flight` and watches
+/// over `max_watches` are refused.
 #[must_use]
 pub fn service(
     orders: Orders,
@@ -97,7 +96,8 @@ impl OrderService for Service {
         request: Request<BatchGetOrdersRequest>,
     ) -> Result<Response<BatchGetOrdersResponse>, Status> {
         let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
-        // The last tenth is for the answer: it must reach the caller before the deadline does.
+        // The last tenth of the time is left for sending: the answer must reach the caller before the
+        // deadline.
         let now = Instant::now();
         let deadline = now + deadline.answer.saturating_duration_since(now) / 10 * 9;
         let answer = self.batch(&identity, request, deadline, &record).await;
@@ -123,7 +123,7 @@ impl OrderService for Service {
 }
 
 impl Service {
-    /// The result of each order of a batch. Equal ones are asked for once.
+    /// The result of each order of a batch. Equal orders are asked for once.
     async fn batch(
         &self,
         identity: &Identity,
@@ -169,7 +169,7 @@ impl Service {
             return Err(Error::invalid("orders", message));
         }
         let results = places.iter().filter_map(|place| {
-            // Every place is one of a distinct order.
+            // Every place is the index of a distinct order.
             let result = match outcomes.get(*place)? {
                 Ok(answer) => OrderOutcome::Found(answer.response.clone()),
                 Err(error) => OrderOutcome::Error(status::in_batch(error)),
@@ -180,8 +180,8 @@ impl Service {
     }
 }
 
-/// How old the answer may be. The bounds are protobuf's own; prost's conversion panics far outside
-/// of them.
+/// The oldest answer that the caller accepts. The bounds are protobuf's own: prost's conversion
+/// panics far outside them.
 fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
     let Some(prost_types::Duration { seconds, nanos }) = max_age else { return Ok(None) };
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= 315_576_000_000);
@@ -197,7 +197,7 @@ struct Watch {
     watching: Option<Watching>,
     identity: Identity,
     leaving: CancellationToken,
-    /// The caller's own.
+    /// The caller's own deadline, if it has set one.
     deadline: Option<Instant>,
     record: Record,
 }
@@ -221,7 +221,7 @@ impl Watch {
             .retry_after(Duration::ZERO))),
             () = deadline => Some(Err(out_of_time())),
         };
-        // Nothing more is told to someone whose token is no longer good.
+        // A caller whose token is no longer valid gets no more news.
         let news = news.map(|news| self.identity.check().and(news));
         match news {
             None => {

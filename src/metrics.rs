@@ -1,10 +1,10 @@
-//! What is measured: the one table of all metrics, and the page that reports them.
+//! Metrics: the one table of all metrics, and the page that reports them.
 //!
-//! [`Metrics`] is a value: `app` makes one and hands it down. A part that counts often takes its handles once,
-//! so that counting is an atomic addition, without a lookup and without an allocation.
+//! [`Metrics`] is a value: `app` makes one and hands it down. Code that counts often takes its
+//! handles once, so that counting is an atomic addition, without a lookup and without an allocation.
 //!
-//! No label holds what a caller or a vendor wrote, so the number of series is bounded by the
-//! configuration: its accounts, and its settings with files.
+//! No label holds text that a caller or a vendor wrote, so the configuration bounds the number of
+//! series: its accounts, and its settings with files.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -17,23 +17,24 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
-/// What the page is, as HTTP has it.
+/// The page's `Content-Type`.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The bounds of what callers and vendors wait for, in seconds.
+/// The bounds of the histograms of calls and of vendor requests, in seconds.
 const WAITS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0];
 
-/// The bounds of what a store takes, in seconds.
+/// The bounds of the histogram of store operations, in seconds.
 const STORE_WAITS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// The bounds of how old answers are, in seconds: up to the longest that a freshness can be.
+/// The bounds of the histogram of how old answers are, in seconds, up to the longest possible
+/// freshness.
 const AGES: &[f64] =
     &[0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 21_600.0, 86_400.0];
 
-/// Declares the metrics: what each is called in the code and on the page, its labels, what it
-/// means and, for histograms, its bounds.
+/// Declares the metrics. Each row has the name in the code, the kind, the name on the page, the
+/// labels, the meaning and, for a histogram, the bounds.
 macro_rules! metrics {
     ($($name:ident: $kind:ident<$labels:literal> = $metric:literal $label:tt, $help:literal
         $(, $bounds:ident)?;)*) => {
@@ -53,14 +54,14 @@ macro_rules! metrics {
             }
         }
 
-        /// The names of all metrics but the process's own.
+        /// The names of all metrics except the process's own.
         #[cfg(test)]
         const NAMES: &[&str] = &[$($metric),*];
     };
 }
 
 metrics! {
-    // gRPC. The names are those that the interceptors for Prometheus have in other languages.
+    // gRPC. The names are those of the Prometheus interceptors in other languages.
     rpcs: CounterFamily<4> = "grpc_server_handled_total"
         ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         "Calls that have ended, by method and code; an unknown method is \"unknown\".";
@@ -159,7 +160,7 @@ pub struct Metrics(Arc<Families>);
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        // The library tells it of Linux alone.
+        // The library reads these metrics on Linux only.
         #[cfg(target_os = "linux")]
         register(&registry, ProcessCollector::for_self());
         let families = Families::new(registry);
@@ -177,54 +178,54 @@ impl Deref for Metrics {
 }
 
 impl Metrics {
-    /// The page: everything that is measured, in Prometheus' text format.
+    /// The page: every metric, in Prometheus' text format.
     ///
     /// # Errors
-    /// Where a metric cannot be told, and why.
+    /// Where a metric cannot be rendered, and why.
     pub fn page(&self) -> Result<String, String> {
         let page = TextEncoder::new().encode_to_string(&self.registry.gather());
         page.map_err(|error| error.to_string())
     }
 }
 
-/// Counts what happens.
+/// A counter of events.
 #[derive(Debug, Clone)]
 pub struct Counter(IntCounter);
 
 impl Counter {
-    /// Counts one more.
+    /// Adds one.
     pub fn inc(&self) {
         self.0.inc();
     }
 
-    /// Counts `count` more.
+    /// Adds `count`.
     pub fn add(&self, count: u64) {
         self.0.inc_by(count);
     }
 }
 
-/// Says what is so now.
+/// A value that can rise and fall.
 #[derive(Debug, Clone)]
 pub struct Gauge(prometheus::Gauge);
 
 impl Gauge {
-    /// From now on it is `value`.
+    /// Sets the value.
     pub fn set(&self, value: f64) {
         self.0.set(value);
     }
 
-    /// It is so much more, or less.
+    /// Adds `change`, which may be negative.
     pub fn add(&self, change: f64) {
         self.0.add(change);
     }
 }
 
-/// Counts how long something takes.
+/// A histogram of durations.
 #[derive(Debug, Clone)]
 pub struct Histogram(prometheus::Histogram);
 
 impl Histogram {
-    /// Counts one that took so long.
+    /// Records one duration.
     pub fn observe(&self, time: Duration) {
         self.0.observe(time.as_secs_f64());
     }
@@ -248,14 +249,14 @@ impl<const LABELS: usize> CounterFamily<LABELS> {
         family
     }
 
-    /// The counter with these labels. From here on it is on the page, at 0: `increase()` misses the first
-    /// event of a series that is born at 1.
+    /// The counter with these labels. From here on it is on the page, at 0: `increase()` misses the
+    /// first event of a series that is born at 1.
     #[must_use]
     pub fn with(&self, labels: [&str; LABELS]) -> Counter {
         Counter(self.0.with_label_values(&labels))
     }
 
-    /// The counters that differ in their last label alone.
+    /// The counters that share all labels except the last.
     #[must_use]
     pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Counter> {
         let (family, first) = (self.0.clone(), first.map(str::to_owned));
@@ -274,16 +275,16 @@ impl<const LABELS: usize> GaugeFamily<LABELS> {
         Gauge(self.0.with_label_values(&labels))
     }
 
-    /// The gauge with these labels, which is on the page from its first use on.
+    /// The gauge with these labels, which appears on the page with its first use.
     #[must_use]
     pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Gauge> {
         let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
         Lazy::new(move || Gauge(family.with_label_values(&labels.each_ref().map(String::as_str))))
     }
 
-    /// Nobody knows what it is now.
+    /// Removes the gauge with these labels, because its value is unknown now.
     pub fn forget(&self, labels: [&str; LABELS]) {
-        // Where it was not known before, nothing is lost.
+        // This fails only where there is no such gauge.
         let _ = self.0.remove_label_values(&labels);
     }
 }
@@ -306,7 +307,7 @@ impl<const LABELS: usize> HistogramFamily<LABELS> {
         Histogram(self.0.with_label_values(&labels))
     }
 
-    /// The histogram with these labels, which is on the page from its first use on.
+    /// The histogram with these labels, which appears on the page with its first use.
     #[must_use]
     pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Histogram> {
         let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
@@ -315,7 +316,7 @@ impl<const LABELS: usize> HistogramFamily<LABELS> {
         })
     }
 
-    /// The histograms that differ in their last label alone.
+    /// The histograms that share all labels except the last.
     #[must_use]
     pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Histogram> {
         let (family, first) = (self.0.clone(), first.map(str::to_owned));
@@ -323,12 +324,12 @@ impl<const LABELS: usize> HistogramFamily<LABELS> {
     }
 }
 
-/// Labels that end with a word.
+/// The labels `first`, followed by `word`.
 fn and<'a>(first: &'a [String], word: &'a str) -> Vec<&'a str> {
     first.iter().map(String::as_str).chain([word]).collect()
 }
 
-/// A handle that is made when it is first used.
+/// A handle that is created on its first use.
 pub struct Lazy<H> {
     make: Box<dyn Fn() -> H + Send + Sync>,
     made: OnceLock<H>,
@@ -339,13 +340,13 @@ impl<H> Lazy<H> {
         Self { make: Box::new(make), made: OnceLock::new() }
     }
 
-    /// The handle.
+    /// The handle, created if this is the first use.
     pub fn get(&self) -> &H {
         self.made.get_or_init(&self.make)
     }
 }
 
-/// Handles that differ in one word of ours, each made when its word is first used.
+/// Handles that differ in one word from our own code; each is created on the first use of its word.
 pub struct ByWord<H> {
     make: Box<dyn Fn(&str) -> H + Send + Sync>,
     made: RwLock<Vec<(&'static str, H)>>,
@@ -373,7 +374,7 @@ impl<H: Clone> ByWord<H> {
     }
 }
 
-/// Puts a metric on the page.
+/// Registers a metric, which puts it on the page.
 fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,

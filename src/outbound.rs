@@ -1,9 +1,9 @@
 //! The HTTP client for vendors, and the only user of reqwest. Used by the vendors' modules, one
 //! client for each account.
 //!
-//! What reqwest does by itself and would hurt here is off: it follows no redirect (a redirect
-//! would carry tokens and secrets along), sends no referer, reads no proxy from the environment,
-//! repeats nothing, and prints no URL.
+//! It turns off everything that reqwest does by itself and that would do harm here: it follows no
+//! redirect (a redirect would carry tokens and secrets along), sends no referer, reads no proxy from
+//! the environment, repeats no request, and prints no URL.
 #![allow(clippy::disallowed_types, reason = "the one room of reqwest")]
 
 mod answer;
@@ -31,34 +31,34 @@ use crate::error::Error;
 use crate::metrics::{ByWord, Gauge, Histogram, Lazy};
 use crate::spans;
 
-/// The most of an answer that is read, in bytes.
+/// The most bytes of an answer that are read.
 const BODY_LIMIT: usize = 256 * 1024;
 
-/// The bounds of a vendor's `Retry-After`.
+/// The bounds that a vendor's `Retry-After` is clamped to.
 const RETRY_AFTER_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 
 /// One request to a vendor.
 #[derive(Default)]
 pub struct Request<'a> {
-    /// What is asked for, in a word of ours: `order`, `token`.
+    /// What the request is for, in one of our own words: `order`, `token`.
     pub operation: &'static str,
-    /// The path below the account's `base_url`, a segment each; segments are escaped.
+    /// The path below the account's `base_url`, one segment each. Segments are escaped.
     pub path: &'a [&'a str],
-    /// The query's parameters; values are escaped.
+    /// The parameters of the query. Values are escaped.
     pub query: &'a [(&'a str, &'a str)],
     /// Further headers. The values are sensitive: no log shows them.
     pub headers: &'a [(&'static str, &'a str)],
-    /// The body, and with it the method: GET without one, else POST.
+    /// The body. It also decides the method: GET without a body, otherwise POST.
     pub body: Body<'a>,
 }
 
 /// The body of a request.
 #[derive(Default)]
 pub enum Body<'a> {
-    /// None.
+    /// No body.
     #[default]
     Empty,
-    /// None, and the method is POST all the same.
+    /// No body, but the method is POST.
     EmptyPost,
     /// `application/json`
     Json(String),
@@ -73,18 +73,18 @@ pub struct Client {
     account: String,
     http: reqwest::Client,
     base: Url,
-    /// The same in the one form that all ways to write it have.
+    /// The base URL in its canonical form, which all its spellings share.
     known_as: String,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     meters: Meters,
 }
 
-/// Where the requests of one account are counted.
+/// The metrics of one account's requests.
 struct Meters {
     /// By operation.
     seconds: ByWord<Histogram>,
-    /// Absent from the page until a vendor tells its time.
+    /// Absent from the page until a vendor sends its time.
     clock_difference: Lazy<Gauge>,
 }
 
@@ -95,7 +95,7 @@ impl Client {
         &self.account
     }
 
-    /// Where the vendor is: part of what tells one account from another.
+    /// The vendor's URL in its canonical form: part of what distinguishes one account from another.
     #[must_use]
     pub fn base_url(&self) -> &str {
         &self.known_as
@@ -114,12 +114,12 @@ impl Client {
         since_1970.unwrap_or_default().as_secs()
     }
 
-    /// Sends the request once and reads the answer, whatever its HTTP status. Takes the [`Permit`] of a
-    /// call that is counted, or [`Uncounted`].
+    /// Sends the request once and reads the answer, with any HTTP status. A counted call passes its
+    /// [`Permit`], any other call [`Uncounted`].
     ///
     /// # Errors
-    /// `PROVIDER_UNAVAILABLE` where no whole answer came in time, `PROVIDER_RESPONSE_INVALID`
-    /// where it is larger than 256 KiB.
+    /// `PROVIDER_UNAVAILABLE` where no whole answer came in time, `PROVIDER_RESPONSE_INVALID` where
+    /// the answer is larger than 256 KiB.
     pub async fn send(
         &self,
         request: Request<'_>,
@@ -163,7 +163,7 @@ impl Client {
         let sent_then = now - self.clock.now().duration_since(sent).unwrap_or_default();
         let clock_difference = date.map(|date| ahead(date, sent_then, now));
         if let Some(seconds) = clock_difference {
-            // Whoever is decades off is far enough off.
+            // A clock that is decades ahead is wrong enough; the exact value does not matter.
             let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
             self.meters.clock_difference.get().set(seconds.into());
         }
@@ -175,8 +175,9 @@ impl Client {
         Ok(Answer { body, sent, clock_difference, tls, status, retry_after })
     }
 
-    /// The answer's body. Where its connection ends before HTTP says that it is whole, the body may say
-    /// it itself, and a status that is no success says enough without.
+    /// The answer's body. The connection may end before HTTP says that the body is whole. The body is
+    /// accepted even then where it is a complete JSON object, or where the status is no success,
+    /// which says enough.
     async fn body(&self, response: &mut reqwest::Response) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         loop {
@@ -229,7 +230,7 @@ impl Client {
         builder.build().map_err(|error| Error::internal(causes(error)))
     }
 
-    /// Why there is no answer to a request that was sent, or was not.
+    /// Why a request has no answer, whether it was sent or not.
     fn failure(&self, error: reqwest::Error, never_began: bool) -> Error {
         let message = if never_began {
             "the vendor cannot be reached; ask again later".to_owned()
@@ -244,24 +245,24 @@ impl Client {
     }
 }
 
-/// Whether the vendor has ended the connection: over TLS without a word that this is the end, or
-/// before all had come that HTTP promised.
+/// Whether the vendor has ended the connection early: over TLS without announcing the end, or before
+/// everything had come that HTTP promised.
 fn is_ended(error: &reqwest::Error) -> bool {
     let mut kinds =
         sources(error).filter_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
     kinds.any(|kind| matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset))
 }
 
-/// Whether it is whole by its own account: a JSON object ends where it says so. What could still
-/// follow would add nothing to it.
+/// Whether the body is a complete JSON object, which shows its own end. Anything after that would add
+/// nothing to it.
 fn is_whole(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok()
 }
 
-/// What caused an error.
+/// The chain of causes of an error.
 fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     iter::successors(error.source(), |&cause| {
-        // What an I/O error was made of is not among its causes.
+        // The error inside an I/O error is not among its sources.
         match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(made_of) => Some(made_of),
             None => cause.source(),
@@ -269,12 +270,12 @@ fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Err
     })
 }
 
-/// What TLS failed with, if it did.
+/// The TLS error among the causes, if there is one.
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     sources(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// What to do where TLS fails.
+/// What the operator can do where TLS fails.
 fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
     use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
     match error {
@@ -295,7 +296,7 @@ fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
     }
 }
 
-/// An error and what caused it, without the URL.
+/// An error and its causes, without the URL.
 fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
@@ -311,8 +312,8 @@ fn header_date(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
 
-/// How many seconds a clock is ahead of ours that wrote `date` between `sent` and `now`: 0 where ours
-/// showed the same at some time in between.
+/// How many seconds the clock that wrote `date` is ahead of ours. The date was written between `sent`
+/// and `now`: the result is 0 where our clock showed the same at some time in between.
 fn ahead(date: SystemTime, sent: SystemTime, now: SystemTime) -> i64 {
     let seconds = |from: SystemTime, to: SystemTime| {
         let seconds = to.duration_since(from).unwrap_or_default().as_secs();
@@ -343,7 +344,7 @@ mod tests {
         let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
         for (date, sent, now, expected) in [
             (100, 100_000, 100_000, 0),
-            // The vendor has not told the part of the second.
+            // The vendor's date has no fraction of a second.
             (100, 100_999, 100_999, 0),
             (100, 99_500, 103_000, 0),
             (103, 99_500, 103_000, 0),

@@ -1,8 +1,8 @@
 //! A listener: accepts connections within its limits, and ends in time. Used by `app`.
 //!
-//! It owns its accept loop because tonic's own server answers an expired deadline with
-//! CANCELLED, takes hyper's limits off, cuts calls under way on a connection of age, reads
-//! certificates once, and waits for ever for a peer that says nothing.
+//! It has its own accept loop because tonic's own server answers an expired deadline with CANCELLED,
+//! removes hyper's limits, cuts calls in progress on a connection that reaches its maximum age, reads
+//! certificates once, and waits forever for a silent peer.
 
 mod activity;
 mod answer;
@@ -31,62 +31,64 @@ use self::activity::Activity;
 use self::budget::Budgets;
 use crate::metrics::{Counter, Gauge, Metrics};
 
-/// How long to wait when no connection can be accepted, such as for want of file descriptors.
+/// How long to wait where no connection can be accepted, for example for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// How often at most it is logged that connections cannot be had.
+/// The shortest interval between two log lines about connections that are refused or not accepted.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Which listener it is.
+/// The identity of a listener.
 pub struct Listener {
-    /// What metrics and the log call it.
+    /// Its name in metrics and in the log.
     pub name: &'static str,
-    /// What metrics call the limit of its connections.
+    /// The name that the limit of its connections has in metrics.
     pub limit: &'static str,
-    /// Whether HTTP/1.1 is spoken as well as HTTP/2: scrapers do, gRPC does not.
+    /// Whether it speaks HTTP/1.1 as well as HTTP/2: scrapers do, gRPC does not.
     pub http1: bool,
 }
 
 /// What a listener serves, and to whom.
 pub struct ListenerOptions {
-    /// Which one it is.
+    /// Which listener it is.
     pub listener: Listener,
     /// Where its connections are counted.
     pub metrics: Metrics,
-    /// What is served.
+    /// The services on the listener.
     pub routes: Routes,
-    /// The path of the service that bounds its calls itself, with both slashes; empty where there is none.
+    /// The path of the service that limits its calls itself, with both slashes; empty where there is
+    /// none.
     pub bounds_itself: &'static str,
     /// How connections are encrypted; `None` leaves them in plaintext.
     pub tls: Option<Tls>,
-    /// What connections may take.
+    /// The limits of its connections.
     pub limits: Limits,
-    /// Canceled when the listener must stop: connections are accepted no more, watches end, and
-    /// calls under way are answered.
+    /// Canceled when the listener must stop: it then accepts no more connections, ends watches, and
+    /// answers the calls in progress.
     pub stopping: CancellationToken,
 }
 
-/// What the connections of a listener may take.
+/// The limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How many there may be. One more is closed at once, so that its peer goes elsewhere.
+    /// The most connections. One more is closed at once, so that its peer goes elsewhere.
     pub max_connections: u32,
-    /// How old one may get, ±10 %, before its peer is asked to make another one. Its calls under
-    /// way are answered; its watches end 30 s later.
+    /// The maximum age of a connection, ±10 %. After that its peer is asked to open another one. Its
+    /// calls in progress are answered; its watches end 30 s later.
     pub max_connection_age: Duration,
-    /// How long a call may take that is no watch.
+    /// The longest time that a call may take. It does not apply to watches.
     pub longest_call: Duration,
-    /// How many calls and watches the handlers have under way at most; further ones are refused by them.
+    /// The most calls and watches that the handlers have in progress; the handlers refuse further
+    /// ones.
     pub calls: usize,
-    /// After how long without a request a connection ends. Where it is set, and the listener is full, the
-    /// connection that is idle for longest gives way to a new one.
+    /// How long a connection may be without a request before it ends. Where this is set and the
+    /// listener is full, the connection that has been idle for longest gives way to a new one.
     pub idle: Option<Duration>,
 }
 
-/// Serves until the terms' `stopping` is canceled, and then for as long as calls are under way: a
-/// peer that does not read its answers may hold that up for as long as the longest call takes.
+/// Serves until `stopping` is canceled, and then for as long as calls are in progress. A peer that
+/// does not read its answers can delay the end by as long as the longest call takes.
 pub fn serve(listener: TcpListener, options: ListenerOptions) -> impl Future<Output = ()> {
-    // At once: the first page that is asked for tells it.
+    // Set before the future runs: the first page of metrics must show it.
     let Listener { name, limit, .. } = options.listener;
     let ListenerOptions { metrics, limits, .. } = &options;
     metrics.server_limit.with([limit]).set(limits.max_connections.into());
@@ -139,7 +141,7 @@ fn log_full(options: &ListenerOptions, open: usize) {
     }
 }
 
-/// The connections that are open.
+/// The open connections.
 struct Connections {
     count: Gauge,
     tasks: JoinSet<()>,
@@ -164,8 +166,9 @@ impl Connections {
         self.open.insert(task.id(), (task, activity));
     }
 
-    /// Ends the connection on which no request has come for longest, whatever is under way: answers that are
-    /// not taken must not protect it, and a probe's connection is always young. False where there is none.
+    /// Ends the connection whose last request is the oldest, even with calls in progress: answers
+    /// that the peer does not read must not protect it, and a probe's connection is always young.
+    /// False where no connection is open.
     fn end_most_silent(&mut self) -> bool {
         let most_silent = self.open.iter().max_by_key(|(_, (_, activity))| activity.silence());
         let Some(id) = most_silent.map(|(id, _)| *id) else { return false };
@@ -175,7 +178,7 @@ impl Connections {
         true
     }
 
-    /// The end of a connection; `None` where none is open.
+    /// Waits until a connection ends; `None` where none is open.
     async fn ended(&mut self) -> Option<()> {
         let id = match self.tasks.join_next_with_id().await? {
             Ok((id, ())) => id,
@@ -186,12 +189,12 @@ impl Connections {
     }
 }
 
-/// The next connection. Where none can be accepted it is tried again after a while.
+/// The next connection. Where none can be accepted, it tries again after a while.
 async fn accept(listener: &TcpListener, failures: &mut LogThrottle) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
-            // That one peer has left again says nothing about the next one.
+            // That one peer has left says nothing about the next one.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if failures.is_time() {
@@ -203,7 +206,7 @@ async fn accept(listener: &TcpListener, failures: &mut LogThrottle) -> TcpStream
     }
 }
 
-/// An open connection of a listener, as metrics have it.
+/// An open connection of a listener, counted in metrics.
 struct Open(Gauge);
 
 impl Open {
@@ -219,7 +222,7 @@ impl Drop for Open {
     }
 }
 
-/// Keeps what happens again and again from filling the log.
+/// Keeps repeated events from filling the log.
 #[derive(Default)]
 struct LogThrottle(Option<Instant>);
 

@@ -1,10 +1,10 @@
-//! Spans: what a trace tells of a call, of the searches for its orders, and of their requests to
-//! the store and to vendors. The one place of their names, kinds and attributes, which are
+//! Spans: what a trace shows of a call, of the searches for its orders, and of their requests to the
+//! store and to vendors. Only this module defines their names, kinds and attributes, which are
 //! OpenTelemetry's own where it has any (docs/operations.md lists them). Used by `grpc`, `orders`,
-//! `store` and `outbound`; `telemetry` has them sent.
+//! `store` and `outbound`; `telemetry` sends them.
 //!
 //! No attribute holds what a caller or a vendor wrote: no id of an order, no URL, no text. Where no
-//! traces are sent no span is made.
+//! traces are sent, no span is created.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -23,12 +23,13 @@ use crate::error::Error;
 use crate::pb::order_service_server::SERVICE_NAME;
 use crate::pb::{self, ErrorReason, Source};
 
-/// The most of a caller's `tracestate` that is kept, in bytes: what everyone is to pass on.
+/// The longest `tracestate` that is accepted from a caller, in bytes: W3C Trace Context asks everyone
+/// to pass on this much.
 const STATE_LIMIT: usize = 512;
 
 static TRACER: OnceLock<BoxedTracer> = OnceLock::new();
 
-/// From here on spans are made, with this tracer. A second call changes nothing.
+/// Creates spans with this tracer from here on. A second call changes nothing.
 pub fn make_with<T>(tracer: T)
 where
     T: Tracer + Send + Sync + 'static,
@@ -37,33 +38,34 @@ where
     let _ = TRACER.set(BoxedTracer::new(Box::new(tracer)));
 }
 
-/// A span under way, or nothing where none is made. Clones are of one span; it ends when it is told
-/// to, and else with its last clone.
+/// A span in progress, or nothing where no span is created. Clones share one span. It ends when it is
+/// ended explicitly, otherwise with its last clone.
 #[derive(Clone)]
 pub struct Span(Option<Context>);
 
-/// What the span of a call tells at its end.
+/// What the span of a call reports at its end.
 pub struct CallEnd<'a> {
-    /// The gRPC status code's name.
+    /// The name of the gRPC status code.
     pub code: &'static str,
-    /// Why it failed, where it did.
+    /// Why the call failed, if it did.
     pub reason: Option<ErrorReason>,
-    /// Whether a failure is one of ours, and not the caller's.
+    /// Whether a failure is the server's fault, and not the caller's.
     pub is_at_fault: bool,
-    /// Who asked, by the name in the configuration.
+    /// The caller, by its name in the configuration.
     pub caller: Option<&'a str>,
-    /// The vendor, by its word.
+    /// The vendor, as `Provider::word` names it.
     pub provider: Option<&'a str>,
-    /// The account that was asked with.
+    /// The account that was used.
     pub account: Option<&'a str>,
-    /// Where the answer is from.
+    /// Where the answer comes from.
     pub source: Option<Source>,
 }
 
 /// Begins the span of a call, in its caller's trace where the headers name one. `method` is empty
 /// where the service has no such method.
 ///
-/// With the trace's id for the log: the caller's, and else that of a trace which is sent.
+/// Also returns the trace's id for the log: the caller's, otherwise that of a new trace if it is
+/// sent.
 #[must_use]
 pub fn call(method: &'static str, headers: &HeaderMap) -> (Span, Option<String>) {
     let caller = caller(headers);
@@ -73,7 +75,7 @@ pub fn call(method: &'static str, headers: &HeaderMap) -> (Span, Option<String>)
     };
     let parent =
         caller.map_or_else(Context::new, |caller| Context::new().with_remote_span_context(caller));
-    // What a stranger calls a method must not be a name.
+    // A method's name that a stranger wrote must not become a span's name.
     let (name, method) = if method.is_empty() {
         ("grpc".to_owned(), "_OTHER".to_owned())
     } else {
@@ -88,8 +90,8 @@ pub fn call(method: &'static str, headers: &HeaderMap) -> (Span, Option<String>)
     (Span(Some(context)), trace_id.map(|id| id.to_string()))
 }
 
-/// Begins the span of a search for an order, at the vendor if need be: a part of the span that is
-/// current, which may end before it, and a trace of its own where none is.
+/// Begins the span of a search for an order, which asks the vendor if necessary. It is a child of the
+/// current span, which may end before it; without a current span it begins a trace of its own.
 #[must_use]
 pub fn search(provider: pb::Provider, account: &str) -> Span {
     let Some(tracer) = TRACER.get() else { return Span(None) };
@@ -104,8 +106,8 @@ pub fn search(provider: pb::Provider, account: &str) -> Span {
     Span(Some(begin(tracer, &parent, SpanKind::Internal, "find order", attributes)))
 }
 
-/// Begins the span of an operation of the store, as a part of the span that is current; without one
-/// there is none. `is_server` tells whether the store is a server that is asked.
+/// Begins the span of a store operation, as a child of the current span; without a current span there
+/// is none. `is_server` says whether the store is a separate server.
 #[must_use]
 pub fn store(system: &'static str, is_server: bool, operation: &'static str) -> Span {
     let kind = if is_server { SpanKind::Client } else { SpanKind::Internal };
@@ -114,8 +116,8 @@ pub fn store(system: &'static str, is_server: bool, operation: &'static str) -> 
     })
 }
 
-/// Begins the span of an HTTP request to a vendor's server, as a part of the span that is current;
-/// without one there is none. `operation` is what is asked for.
+/// Begins the span of an HTTP request to a vendor's server, as a child of the current span; without a
+/// current span there is none. `operation` says what the request is for.
 #[must_use]
 pub fn vendor_request(
     account: &str,
@@ -139,7 +141,7 @@ pub fn vendor_request(
 }
 
 impl Span {
-    /// Does the work as a part of this span.
+    /// Runs the work as a part of this span.
     pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         match &self.0 {
             Some(context) => Either::Left(work.with_context(context.clone())),
@@ -147,7 +149,7 @@ impl Span {
         }
     }
 
-    /// Does the work as a part of this span, and ends it with the work.
+    /// Runs the work as a part of this span, and ends the span with the work.
     ///
     /// # Errors
     /// Those of the work.
@@ -161,7 +163,8 @@ impl Span {
         })
     }
 
-    /// Ends the span of a request to a vendor: with the answer's HTTP status, or why there is none.
+    /// Ends the span of a request to a vendor, with the answer's HTTP status or the reason why there
+    /// is no answer.
     pub fn end_request(&self, outcome: Result<u16, &Error>) {
         match outcome {
             Ok(status) => {
@@ -188,8 +191,8 @@ impl Span {
         self.end(reason.map(pb::short_name), is_at_fault, words);
     }
 
-    /// Ends the span, with what has become of it. `at_fault` tells whether a failure is one of the
-    /// span's own side.
+    /// Ends the span with its outcome. `at_fault` says whether a failure is the fault of the span's
+    /// own side.
     fn end(
         &self,
         failed: Option<impl Into<Value>>,
@@ -211,7 +214,7 @@ impl Span {
     }
 }
 
-/// Begins a span that only a current one that is recorded can have.
+/// Begins a child of the current span, if that span is sampled.
 fn part(kind: SpanKind, name: &str, attributes: impl FnOnce() -> Vec<KeyValue>) -> Span {
     let Some(tracer) = TRACER.get() else { return Span(None) };
     Context::map_current(|parent| {
@@ -234,8 +237,8 @@ fn is_sampled(context: &Context) -> bool {
     context.span().span_context().is_sampled()
 }
 
-/// The caller's own span, as W3C Trace Context's `traceparent` has it; `None` where there is none,
-/// or anything about it is not as the specification has it.
+/// The caller's own span, from the `traceparent` header of W3C Trace Context; `None` where there is
+/// none, or where anything about it breaks the specification.
 fn caller(headers: &HeaderMap) -> Option<SpanContext> {
     let mut values = headers.get_all("traceparent").iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -245,12 +248,12 @@ fn caller(headers: &HeaderMap) -> Option<SpanContext> {
     let trace = TraceId::from_hex(hex(parts.next()?, 32)?).ok()?;
     let parent = SpanId::from_hex(hex(parts.next()?, 16)?).ok()?;
     let flags = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()?;
-    // Later versions may have more to say.
+    // Later versions may have more parts.
     if version == "00" && parts.next().is_some() {
         return None;
     }
     let flags = TraceFlags::new(flags) & TraceFlags::SAMPLED;
-    // Zeros are no ids.
+    // An id of zeros is invalid.
     Some(SpanContext::new(trace, parent, flags, true, state(headers))).filter(SpanContext::is_valid)
 }
 
@@ -259,7 +262,7 @@ fn hex(part: &str, length: usize) -> Option<&str> {
     Some(part).filter(|part| is_hex && part.len() == length)
 }
 
-/// What the tracing systems on the caller's side say; nothing where it is malformed or too long.
+/// What the tracing systems on the caller's side wrote; empty where it is malformed or too long.
 fn state(headers: &HeaderMap) -> TraceState {
     let lines = headers.get_all("tracestate").iter().map(|line| line.to_str().ok());
     let text = lines.collect::<Option<Vec<_>>>().unwrap_or_default().join(",");

@@ -1,5 +1,5 @@
-//! Logs and traces. Set up once by `cli`; everyone writes to the logs through `tracing`, and spans
-//! are made by `spans`.
+//! Logs and traces. `cli` sets them up once; every module logs through `tracing`, and `spans` creates
+//! the spans.
 
 mod otlp;
 mod queue;
@@ -25,14 +25,14 @@ pub(crate) use self::text::is_harmful;
 use crate::config::{LogFormat, Telemetry};
 use crate::metrics::Metrics;
 
-/// How long the end waits for lines that nobody reads.
+/// How long the shutdown waits for the log's reader to read the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the end waits for a collector that does not take the last spans.
+/// How long the shutdown waits for the collector to accept the last spans.
 const LAST_SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Logs and spans on their way out. Whoever drops it waits until all are out, for three seconds at
-/// most; the runtime must still run.
+/// Logs and spans that are still to be sent. Dropping it waits until all are sent, for three seconds
+/// at most; the runtime must still run.
 #[must_use]
 pub struct Outgoing {
     logs: Arc<Queue>,
@@ -48,11 +48,13 @@ impl Drop for Outgoing {
     }
 }
 
-/// Sends the logs to standard error from here on, by a thread of their own: whoever writes a line
-/// never waits for whoever reads it. Sends spans where that is set. A second call changes nothing.
+/// Sends the logs to standard error from here on, by a separate thread: code that writes a line never
+/// waits for the log's reader. Also sends spans where that is configured. A second call changes
+/// nothing.
 ///
 /// # Errors
-/// Where no thread can be started, or the system has no roots to check a collector's certificate by.
+/// Where no thread can be started, or the system has no root certificates to check a collector's
+/// certificate with.
 pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
     let queue = Arc::new(Queue::new(telemetry.log_format, metrics.log_lines_lost.with([])));
     let layer = layer(telemetry, Arc::clone(&queue));
@@ -61,7 +63,7 @@ pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
         let direct = Dispatch::new(registry().with(self::layer(telemetry, io::stderr)));
         let queue = Arc::clone(&queue);
         thread::Builder::new().name("logs".to_owned()).spawn(move || {
-            // What this thread has to tell must not wait in the queue that it empties.
+            // This thread's own log lines must not wait in the queue that it empties.
             let _direct = tracing::dispatcher::set_default(&direct);
             queue.write_to(io::stderr());
         })?;
@@ -71,21 +73,21 @@ pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
     Ok(Outgoing { logs: queue, spans })
 }
 
-/// Whether a collector's certificate could be checked.
+/// Checks that a collector's certificate could be verified.
 ///
 /// # Errors
-/// Why not.
+/// Why it could not.
 pub fn check(telemetry: &Telemetry) -> Result<(), String> {
     telemetry.traces.as_ref().map_or(Ok(()), otlp::check)
 }
 
-/// Writes what is to be logged, as it is to look.
+/// The layer that filters, formats and writes the log.
 fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = levels(&telemetry.log_level).and(filter_fn(is_fit));
-    // A line that cannot be written must not go to standard error another way.
+    // A line that cannot be written must not reach standard error in another way.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     match telemetry.log_format {
         LogFormat::Json => layer
@@ -101,9 +103,9 @@ where
     }
 }
 
-/// What is logged from which level on. A level without a target is ours: what goes wrong with a peer is
-/// a warning to a library, and strangers could fill the log with it. Libraries tell their own errors,
-/// and more where they are named.
+/// The level from which on each target is logged. A level without a target is for this crate:
+/// libraries log a peer's mistakes as warnings, and strangers could fill the log with them. Libraries
+/// log their errors, and more where a target names them.
 fn levels(set: &Targets) -> Targets {
     let ours = set.default_level().unwrap_or(LevelFilter::OFF);
     Targets::new()
@@ -112,12 +114,13 @@ fn levels(set: &Targets) -> Targets {
         .with_targets(set.iter().map(|(target, level)| (target.to_owned(), level)))
 }
 
-/// Libraries may write what they send and receive below this level, whoever names them; we never do.
+/// Libraries may log what they send and receive below `INFO`, so that is their lowest level, even
+/// where a target names them. This crate never logs such data.
 fn is_fit(metadata: &Metadata<'_>) -> bool {
     metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::INFO
 }
 
-/// A panic's own words may hold what was being worked on: only its place is logged.
+/// The message of a panic may hold the data that was being processed: only its location is logged.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(place, "a task panicked");
@@ -129,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged of some events, in that format.
+    /// The log of some events, at that level and in that format.
     fn logged(level: &str, log_format: LogFormat) -> String {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let log_level = level.parse().unwrap();
@@ -167,7 +170,7 @@ mod tests {
             ("trace", [1, 1, 1, 0, 1, 0, 0]),
             ("info,h2=off", [0, 1, 1, 0, 0, 0, 0]),
             ("info,h2=info", [0, 1, 1, 0, 1, 1, 0]),
-            // Below that a library may write what it sends.
+            // Below `info` a library may log what it sends.
             ("info,h2=trace", [0, 1, 1, 0, 1, 1, 0]),
             ("error,order_query=trace", [1, 1, 1, 0, 1, 0, 0]),
             ("trace,order_query=off", [0, 0, 1, 0, 1, 0, 0]),
@@ -181,7 +184,7 @@ mod tests {
         }
     }
 
-    /// Whether the message of a line is that, in either format.
+    /// Whether a line has that message, in either format.
     fn is_told(log: &str, message: &str) -> bool {
         let json = format!("\"message\":\"{message}\"");
         log.lines().any(|line| line.contains(&json) || line.ends_with(&format!(": {message}")))

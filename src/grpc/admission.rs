@@ -1,5 +1,5 @@
-//! How many calls may be under way. One more is turned away at once: a queue would only use up the
-//! time that its caller has. Used by `grpc` only.
+//! The limits on calls in progress. A call over a limit is refused at once: a queue would only use up
+//! its caller's time. Used by `grpc` only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
 
-/// How long a caller that was turned away is asked to wait: time for calls under way to end, and
-/// the longest wait after which gRPC's built-in retries repeat a call.
+/// How long a refused caller is asked to wait: enough for some calls to end, and the longest wait
+/// after which gRPC's built-in retries still repeat a call.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// The places of the calls under way. Clones share them.
+/// The permits for calls in progress. Clones share them.
 #[derive(Clone)]
 pub(super) struct Admission {
     calls: Pool,
@@ -38,7 +38,7 @@ impl Admission {
         }
     }
 
-    /// The place of a call that has one answer.
+    /// The permit of a call that has one answer.
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
@@ -46,8 +46,8 @@ impl Admission {
         self.calls.take(1)
     }
 
-    /// The further places of a call that asks for so many orders: each can mean a call to a vendor.
-    /// Where it asks for more than there are places in all, it needs them all.
+    /// The further permits of a call that asks for `orders` orders: each order can mean a call to a
+    /// vendor. A batch of more orders than there are permits needs all the permits.
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
@@ -56,7 +56,7 @@ impl Admission {
         self.calls.take(places.saturating_sub(1))
     }
 
-    /// The place of a watch.
+    /// The permit of a watch.
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
@@ -65,10 +65,10 @@ impl Admission {
     }
 }
 
-/// Places of one kind. Clones share them.
+/// Permits of one kind. Clones share them.
 #[derive(Clone)]
 struct Pool {
-    /// What a place is for.
+    /// What a permit is for.
     what: &'static str,
     free: Arc<Semaphore>,
     used: Gauge,
@@ -94,7 +94,7 @@ impl Pool {
     }
 }
 
-/// The places of a call; given back when it is dropped.
+/// The permits of a call. Dropping them returns them.
 pub(super) struct Places {
     used: Gauge,
     count: u32,

@@ -1,5 +1,5 @@
-//! Who may ask: each caller is known by a bearer token, by a name of its certificate, or by both.
-//! Asked by the layer for every call; `app` has it read `[clients]`.
+//! Authentication: a bearer token, a name in the client certificate, or both identify a caller. The
+//! layer asks it for every call; `app` reads `[clients]` with it.
 
 mod tokens;
 
@@ -19,28 +19,28 @@ use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
 
-/// How long a token may be, in characters: a shorter one can be guessed.
+/// How long a token may be, in characters. A shorter one can be guessed.
 const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;
 
-/// What a client may set as `vendor_calls_per_minute`.
+/// The range of a client's `vendor_calls_per_minute`.
 const CALLS_RANGE: std::ops::RangeInclusive<u32> = 1..=10_000;
 
-/// What a client may set as `max_in_flight`.
+/// The range of a client's `max_in_flight`.
 const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
 
-/// What metrics call the limit of a client's calls.
+/// The name of a client's `max_in_flight` in metrics.
 const IN_FLIGHT_LIMIT: &str = "client_max_in_flight";
 
-/// How callers connect, as far as it matters for what they show.
+/// How callers connect, as far as it matters for their credentials.
 #[derive(Debug, Clone, Copy)]
 pub struct Transport {
-    /// They are asked for a certificate.
+    /// Callers are asked for a certificate.
     pub certificates: bool,
-    /// What they send can be read on its way.
+    /// Others on the network can read what callers send.
     pub exposed: bool,
 }
 
-/// Who may ask: the clients of the configuration. The default is anyone.
+/// The clients that may ask, from the configuration. By default anyone may ask.
 #[derive(Clone, Default)]
 pub struct Clients(Option<Arc<Known>>);
 
@@ -54,11 +54,11 @@ struct Client {
     caller: Caller,
     has_token: bool,
     tls_name: Option<String>,
-    /// The calls that it may have under way; `None`: as many as all together.
+    /// The client's calls in progress; `None` where only the limit of all clients together applies.
     in_flight: Option<InFlight>,
 }
 
-/// The calls that a client has under way.
+/// A client's calls in progress, and their limit.
 #[derive(Clone)]
 struct InFlight {
     budget: Arc<Budget>,
@@ -67,8 +67,8 @@ struct InFlight {
 }
 
 impl Clients {
-    /// Reads `[clients]`, where there is one. `accounts` are the names of all accounts. What is
-    /// wrong is noted.
+    /// Reads `[clients]`, if it is set. `accounts` are the names of all accounts. Mistakes are
+    /// recorded as problems.
     #[must_use]
     pub fn read(
         section: Option<Section>,
@@ -97,13 +97,13 @@ impl Clients {
         Self(Some(Arc::new(Known { clients, tokens })))
     }
 
-    /// How many clients there are; `None` where anyone may ask.
+    /// The number of clients; `None` where anyone may ask.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
         self.0.as_ref().map(|known| known.clients.len())
     }
 
-    /// Puts on the page how many calls each client has under way.
+    /// Updates the gauges of each client's calls in progress.
     pub fn measure(&self) {
         for client in self.0.iter().flat_map(|known| &known.clients) {
             if let Some(InFlight { budget, used, .. }) = &client.in_flight {
@@ -132,7 +132,7 @@ impl Clients {
 }
 
 impl Client {
-    /// Reads `[clients.NAME]`. Its token goes to `tokens`, under the number beside.
+    /// Reads `[clients.NAME]` and adds its token to `tokens`, under the index `number`.
     fn read(
         name: &str,
         mut section: Section,
@@ -186,7 +186,7 @@ impl Client {
         Self { caller, has_token, tls_name, in_flight }
     }
 
-    /// Whether one certificate would be both of them.
+    /// Whether one certificate would identify both clients.
     fn is_like(&self, other: &Self) -> bool {
         let alone = !self.has_token && !other.has_token;
         alone && self.tls_name.is_some() && self.tls_name == other.tls_name
@@ -208,7 +208,7 @@ impl Known {
         client.ok_or_else(|| unknown("no client has the token"))
     }
 
-    /// The client that needs no token, and whose certificate this is.
+    /// The client that needs no token and whose certificate this is.
     fn without_token(&self, peer: &Peer) -> Result<(usize, &Client), Error> {
         let mut certified = self.clients.iter().enumerate().filter(|(_, client)| {
             let name = client.tls_name.as_ref();
@@ -240,7 +240,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     Ok(Some(token))
 }
 
-/// Nobody that is known. What is wrong is for the log alone: it would help to try further.
+/// The error for an unknown caller. The detail goes to the log only: it would help an attacker to
+/// guess.
 fn unknown(detail: &str) -> Error {
     Error::new(
         ErrorReason::CallerUnauthenticated,
@@ -250,12 +251,12 @@ fn unknown(detail: &str) -> Error {
     .detail(detail)
 }
 
-/// Who sent a request.
+/// The identified caller of a request.
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) caller: Caller,
     in_flight: Option<InFlight>,
-    /// The token that it was known by.
+    /// The token that identified the caller.
     proof: Option<Proof>,
 }
 
@@ -267,10 +268,10 @@ struct Proof {
 }
 
 impl Identity {
-    /// Takes places for as many of the client's own calls.
+    /// Takes `count` permits of the client's own limit.
     ///
     /// # Errors
-    /// `SERVER_OVERLOADED` where its `max_in_flight` leaves none.
+    /// `SERVER_OVERLOADED` where the client's `max_in_flight` leaves too few.
     pub(super) fn places(&self, count: usize) -> Result<Option<Share>, Error> {
         let Some(InFlight { budget, shed, .. }) = &self.in_flight else { return Ok(None) };
         let places = budget.take(count.min(budget.limit())).ok_or_else(|| {
@@ -281,10 +282,10 @@ impl Identity {
         places.map(Some)
     }
 
-    /// Whether it is still known by what it showed.
+    /// Checks that the caller's token is still valid.
     ///
     /// # Errors
-    /// `CALLER_UNAUTHENTICATED` where its token was rotated away.
+    /// `CALLER_UNAUTHENTICATED` where the token has been rotated out.
     pub(super) fn check(&self) -> Result<(), Error> {
         let Some(Proof { known, client, shown }) = &self.proof else { return Ok(()) };
         if known.tokens.owner(shown) == Some(*client) {

@@ -1,8 +1,8 @@
-//! What a call carries from the layer to its handler: its deadline, its caller, its record and its
-//! connection's end. Used by `grpc` only.
+//! What a call carries from the layer to its handler: its deadline, its caller, its record and the
+//! signal that its connection ends. Used by `grpc` only.
 //!
-//! tonic's own timer answers CANCELLED, and none where the header is malformed, so the deadline's header
-//! is read here.
+//! tonic's own timer answers CANCELLED, and a malformed header sets no timer, so the deadline's
+//! header is read here.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::time::Duration;
@@ -29,10 +29,10 @@ pub(super) struct CallContext {
 }
 
 impl CallContext {
-    /// Takes a request apart.
+    /// Splits a request into its context and its message.
     ///
     /// # Errors
-    /// `INTERNAL` for a request that has not passed the layer: nobody has asked who sent it.
+    /// `INTERNAL` for a request that has not passed the layer: nothing has checked who sent it.
     pub(super) fn of<T>(request: Request<T>) -> Result<(Self, T), Status> {
         let (_, mut extensions, message) = request.into_parts();
         let context = extensions.remove::<Self>();
@@ -44,26 +44,26 @@ impl CallContext {
 /// When a call must be answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
-    /// When the answer must be on its way, or the first of its messages may be.
+    /// When the answer must be on its way, or the stream must have begun.
     pub(super) answer: Instant,
-    /// When a call that sends on and on must end; `None` where its caller does not say.
+    /// When a stream must end; `None` where its caller sets no deadline.
     pub(super) stream: Option<Instant>,
 }
 
 impl Deadline {
-    /// The deadline of a call that arrives now: its caller's, but the answer has `limit` at most.
+    /// The deadline of a call that arrives now: its caller's, but at most `limit` for the answer.
     pub(super) fn new(headers: &HeaderMap, limit: Duration) -> Self {
         let time = grpc_timeout(headers);
         let now = Instant::now();
         Self {
             answer: now + time.map_or(limit, |time| time.min(limit)),
-            // A time beyond what can be told is none.
+            // A time too far away for an `Instant` counts as none.
             stream: time.and_then(|time| now.checked_add(time)),
         }
     }
 }
 
-/// What a call gets that has used up its time, where nobody knows more of it.
+/// The error of a call that ran out of time, where nothing more is known about it.
 pub(super) fn out_of_time() -> Error {
     let message = "the call's deadline passed before it was answered; ask again, with more time";
     Error::new(ErrorReason::DeadlineExceeded, message)

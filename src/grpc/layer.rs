@@ -1,5 +1,6 @@
-//! The one layer around every call of the service: its place among those under way, its caller, its end in
-//! time, a status with details wherever it was made, its line in the log and its span. Used by `grpc` only.
+//! The one layer around every call of the service. It admits the call, identifies the caller,
+//! enforces the deadline, gives every failure a status with details, and keeps the call's log line
+//! and span. Used by `grpc` only.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::convert::Infallible;
@@ -30,30 +31,30 @@ use crate::metrics::Metrics;
 use crate::pb::ErrorReason;
 use crate::peer::{Outstanding, Peer};
 
-/// How much longer than its deadline a call is waited for: handlers know more of what they were
-/// doing, and answer for themselves.
+/// How long the layer waits beyond a call's deadline. Handlers know more about what they were doing,
+/// so they get the time to answer for themselves.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// Which compression messages are in, and which ones can be read.
+/// The compression that messages use, and the compressions that can be read.
 const ENCODING: &str = "grpc-encoding";
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// How a method answers, and so what bounds it.
+/// How a method answers, and so what limits it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Once.
+    /// With one message.
     Answer,
-    /// Until its caller has enough.
+    /// With a stream of messages, until its caller has enough.
     Stream,
-    /// That there is no such method.
+    /// With an error: there is no such method.
     Unknown,
 }
 
-/// The methods. What is in none of the rows must not be in a log: its caller has written it.
+/// The methods. A name outside this table must not reach a log: its caller wrote it.
 const METHODS: [(&str, Kind); 3] =
     [("GetOrder", Kind::Answer), ("BatchGetOrders", Kind::Answer), ("WatchOrder", Kind::Stream)];
 
-/// A service whose calls are bounded in number and in time, and whose callers are known.
+/// A service that limits its calls in number and in time, and that identifies its callers.
 #[derive(Clone)]
 pub struct CallLayer<S> {
     inner: S,
@@ -78,7 +79,7 @@ impl<S> CallLayer<S> {
         Self { inner, admission, clients, limit: limits.request_timeout, meters }
     }
 
-    /// Admits a call of someone who may ask, or says why not.
+    /// Admits a call of an identified caller, or returns why not.
     fn enter(
         &self,
         kind: Kind,
@@ -136,8 +137,8 @@ where
             Err(error) => return Box::pin(async move { Ok(record.fail(&error).into_http()) }),
         };
         let deadline = context.deadline;
-        // A message says itself whether it is compressed, and short ones are not, whatever clients
-        // are set to. tonic would refuse them by the header.
+        // A message itself says whether it is compressed. Short ones are not, even where the client
+        // is set to compress, but tonic would refuse them because of the header.
         let compression = request.headers_mut().remove(ENCODING).is_some();
         request.extensions_mut().insert(context);
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
@@ -151,14 +152,14 @@ where
                 Err(_elapsed) => record.fail(&out_of_time()).into_http(),
             };
             let mut answer = explained(answer, kind, compression, &record);
-            // Its places are taken until its caller has taken the answer.
+            // The call keeps its permits until its caller has read the answer.
             answer.extensions_mut().insert(Outstanding::new(move || refusal(&record)));
             Ok(answer)
         })
     }
 }
 
-/// The method that a path names, among those of the service.
+/// The method of the service that a path names.
 fn method(service: &str, path: &str) -> (&'static str, Kind) {
     let name = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
     let name = name.and_then(|name| name.strip_prefix('/'));
@@ -166,18 +167,18 @@ fn method(service: &str, path: &str) -> (&'static str, Kind) {
     known.unwrap_or(("", Kind::Unknown))
 }
 
-/// The trailers of an answer that there is no memory for.
+/// The trailers of an answer that exceeds the memory budget.
 fn refusal(record: &Record) -> HeaderMap {
     let message = "this server holds too many answers that their callers have not taken; take the answers, \
                    and ask again later";
     let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
     let mut trailers = HeaderMap::new();
-    // It is plain ASCII, so nothing of it fails.
+    // The text is plain ASCII, so this cannot fail.
     let _ = record.fail(&error).add_header(&mut trailers);
     trailers
 }
 
-/// Whether that is what the contract is spoken in: gRPC, with protobuf inside.
+/// Whether a request speaks gRPC with protobuf messages, as the contract needs.
 fn speaks_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -186,7 +187,7 @@ fn speaks_grpc(headers: &HeaderMap) -> bool {
         .any(|ours| kind.eq_ignore_ascii_case(ours))
 }
 
-/// What anyone gets who asks for a service that is not served here.
+/// Answers a request for a service that this server does not have.
 pub async fn no_such_service(headers: HeaderMap) -> Response<Body> {
     if !speaks_grpc(&headers) {
         return unsupported();
@@ -195,15 +196,15 @@ pub async fn no_such_service(headers: HeaderMap) -> Response<Body> {
     status::status(&Error::new(ErrorReason::Unimplemented, message)).into_http()
 }
 
-/// Who does not speak gRPC is answered in HTTP, as gRPC's protocol says.
+/// A caller that does not speak gRPC gets an HTTP answer, as gRPC's protocol says.
 fn unsupported() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 
-/// The answer, with details where it is a failure without any: one that tonic answers for itself.
-/// Handlers' failures have theirs. `compression` is whether the caller has named one.
+/// Adds details to a failure without any, which is one that tonic answers itself. Handlers' failures
+/// already have details. `compression` is whether the caller has named one.
 fn explained(
     mut answer: Response<Body>,
     kind: Kind,
@@ -215,10 +216,10 @@ fn explained(
         return answer;
     }
     match Status::from_header_map(headers).map(|status| (status.code(), status)) {
-        // What becomes of a stream is known at its end.
+        // The outcome of a stream is known at its end.
         None if kind == Kind::Stream => {}
         None | Some((Code::Ok, _)) => record.succeed(),
-        // Nobody listens any more.
+        // The caller no longer listens.
         Some((Code::Cancelled, _)) => {}
         Some((code, status)) => {
             let code = if compression && status.message().contains("compressed-flag") {
@@ -228,15 +229,15 @@ fn explained(
             } else {
                 code
             };
-            // Further headers stay: such as which compression can be read. Those that are added
-            // are plain ASCII, so nothing of this fails.
+            // Other headers stay, such as the list of compressions that can be read. The added ones
+            // are plain ASCII, so this cannot fail.
             let _ = record.fail(&unread(code)).add_header(answer.headers_mut());
         }
     }
     answer
 }
 
-/// Why a request could not be read, by the code that tonic has for it.
+/// Why a request could not be read, by tonic's status code.
 fn unread(code: Code) -> Error {
     let (reason, message) = match code {
         Code::Unimplemented => (
@@ -286,7 +287,7 @@ mod tests {
         }
     }
 
-    /// What a call of that method gets, where one may be under way.
+    /// The gRPC status that a call of `method` gets, where the limit is one call.
     async fn call(calls: &mut CallLayer<Bad>, method: &str) -> String {
         let path = format!("/orderquery.v1.OrderService/{method}");
         let request = Request::post(path).header("content-type", "application/grpc");

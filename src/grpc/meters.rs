@@ -1,9 +1,9 @@
-//! What is measured of calls: the handles of each method, taken once. Used by the record of a call.
+//! The metrics of calls: the handles of each method, looked up once. Used by the record of a call.
 
 use crate::metrics::{ByWord, Counter, CounterFamily, Histogram, Metrics};
 use crate::pb::order_service_server::SERVICE_NAME;
 
-/// What the page calls a method that is none of the service's: its caller has written it.
+/// The label of a method that the service does not have: its name comes from the caller.
 const UNKNOWN: &str = "unknown";
 
 /// The handles of one method.
@@ -33,7 +33,7 @@ impl MethodMeters {
 }
 
 impl Meters {
-    /// Those of these methods, each with whether it streams.
+    /// The handles of these methods, each with whether it streams.
     pub(super) fn new<const METHODS: usize>(
         methods: [(&'static str, bool); METHODS],
         metrics: &Metrics,
@@ -43,15 +43,15 @@ impl Meters {
         Self { methods: methods.collect(), metrics: metrics.clone() }
     }
 
-    /// The calls of a method that ended with that code, and how long they took.
+    /// The counter of a method's calls that ended with `code`, and the histogram of their durations.
     pub(super) fn of(&self, method: &str, code: &'static str) -> Option<(Counter, &Histogram)> {
         let method = self.methods.iter().find(|known| known.name == method);
-        // One that is not known is the last.
+        // The last entry is for unknown methods.
         let MethodMeters { handled, seconds, .. } = method.or(self.methods.last())?;
         Some((handled.of(code), seconds))
     }
 
-    /// Answers that are errors.
+    /// The counters of answers that are errors.
     pub(super) fn errors(&self) -> &CounterFamily<2> {
         &self.metrics.errors
     }

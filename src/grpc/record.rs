@@ -1,5 +1,5 @@
-//! The one line that is logged for a call, filled in by those who take part in it, and what else
-//! lasts as long as the call: its places and its span. Used by `grpc` only; docs/logging.md explains
+//! The one log line of a call, filled in by every part that handles the call. It also holds what
+//! lasts as long as the call: its permits and its span. Used by `grpc` only; docs/logging.md explains
 //! the fields.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
@@ -20,15 +20,15 @@ use crate::orders::Answer;
 use crate::pb::{self, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
 use crate::spans::{self, CallEnd, Span};
 
-/// The call's line. It is written, and the call's places are given back, when the last clone is
-/// dropped: however the call ends, that happens once.
+/// The log line of a call. When the last clone is dropped, the line is written and the call's permits
+/// are returned. This happens exactly once, however the call ends.
 #[derive(Clone)]
 pub(super) struct Record(Arc<Mutex<Line>>);
 
 struct Line {
     method: &'static str,
     begin: Instant,
-    /// When the answer was made; it may take its caller a while to take it.
+    /// When the answer was ready; its caller may read it later.
     end: Option<Instant>,
     span: Span,
     trace_id: Option<String>,
@@ -41,14 +41,14 @@ struct Line {
     batch: Option<Counts>,
     /// How many messages a stream has sent.
     messages: Option<u64>,
-    /// `None` until it is known: a caller that leaves first never knows.
+    /// `None` until it is known; it stays `None` where the caller leaves first.
     outcome: Option<Result<(), Box<Error>>>,
     places: Vec<Places>,
     shares: Vec<Share>,
     meters: Arc<Meters>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Counts {
     /// How many different orders it asks for.
@@ -57,7 +57,7 @@ pub(super) struct Counts {
     pub(super) failed: usize,
 }
 
-/// Logs at a level that is known at run time: an event's level is part of its type.
+/// Logs at a level that is known only at run time: the level is part of an event's type.
 macro_rules! event {
     ($level:expr, $($fields:tt)*) => {
         match $level {
@@ -107,29 +107,29 @@ impl Record {
         self.line().span.clone()
     }
 
-    /// Keeps places for as long as the call lasts.
+    /// Holds permits for as long as the call lasts.
     pub(super) fn holds(&self, places: Places) {
         self.line().places.push(places);
     }
 
-    /// Keeps a client's places for as long as the call lasts.
+    /// Holds a client's own permits for as long as the call lasts.
     pub(super) fn holds_share(&self, share: Option<Share>) {
         self.line().shares.extend(share);
     }
 
-    /// Who asks, by the name in the configuration.
+    /// Records the caller, by its name in the configuration.
     pub(super) fn caller(&self, name: &str) {
         self.line().caller = Some(name.to_owned()).filter(|name| !name.is_empty());
     }
 
-    /// Which order is asked for. The account that it names is noted once it is known to be one.
+    /// Records the order that is asked for. Its account is recorded later, once it is known to exist.
     pub(super) fn asks(&self, order: &OrderRef) {
         let mut line = self.line();
         line.provider = provider(order.provider);
         line.order = shortened(&order.id);
     }
 
-    /// What the order's question got.
+    /// Records the answer for the order.
     pub(super) fn found(&self, answer: &Answer) {
         let GetOrderResponse { order, source, .. } = &answer.response;
         let mut line = self.line();
@@ -138,19 +138,19 @@ impl Record {
         line.vendor_latency = answer.vendor_latency;
     }
 
-    /// What a stream is about to send.
+    /// Records a message that a stream is about to send.
     pub(super) fn sends(&self, message: &WatchOrderResponse) {
         let mut line = self.line();
         line.account = message.order.as_ref().map(|order| order.account.clone());
         line.messages = line.messages.map(|count| count + 1);
     }
 
-    /// What became of a batch.
+    /// Records the result of a batch.
     pub(super) fn counts(&self, counts: Counts) {
         self.line().batch = Some(counts);
     }
 
-    /// One order of a batch cannot be read: a line of its own, beside the call's.
+    /// Logs one order of a batch that cannot be read, in its own line beside the call's.
     pub(super) fn order_failed(&self, order: &OrderRef, error: &Error) {
         let line = self.line();
         line.count(error);
@@ -172,12 +172,12 @@ impl Record {
         );
     }
 
-    /// The call has its answer.
+    /// Records that the call has its answer.
     pub(super) fn succeed(&self) {
         self.line().ends(Ok(()));
     }
 
-    /// The call has failed. Gives back what its caller gets.
+    /// Records that the call has failed, and returns the status for its caller.
     pub(super) fn fail(&self, error: &Error) -> Status {
         self.line().ends(Err(Box::new(error.clone())));
         status::status(error)
@@ -185,7 +185,7 @@ impl Record {
 }
 
 impl Line {
-    /// Counts what a caller gets instead of an order.
+    /// Counts an error that a caller gets instead of an order.
     fn count(&self, error: &Error) {
         let account = error.account.as_deref().unwrap_or_default();
         self.meters.errors().with([account, pb::short_name(error.reason)]).inc();
@@ -259,12 +259,12 @@ fn provider(number: i32) -> Option<String> {
     provider.filter(|provider| *provider != pb::Provider::Unspecified).map(pb::Provider::word)
 }
 
-/// Milliseconds to the microsecond.
+/// Milliseconds, rounded to the microsecond.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
-/// An order's id for the log: enough to find it by, with the caller's help.
+/// The end of an order's id for the log: enough to find the order, with the caller's help.
 fn shortened(id: &str) -> Option<String> {
     let start = id.char_indices().rev().nth(3).map_or(0, |(start, _)| start);
     Some(format!("…{}", &id[start..])).filter(|_| !id.is_empty())

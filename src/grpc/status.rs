@@ -1,4 +1,4 @@
-//! The one way from our error to a gRPC status, with the details that the contract promises.
+//! The one conversion from our error to a gRPC status, with the details that the contract promises.
 //! Used by `grpc` only.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
@@ -15,7 +15,7 @@ use crate::pb::{self, ErrorReason, OrderError};
 /// The `domain` of every `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "orderquery";
 
-/// What gRPC's built-in retries obey; they ignore `RetryInfo`.
+/// The header that gRPC's built-in retries obey; they ignore `RetryInfo`.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// The longest wait that is worth a retry within one call.
@@ -44,7 +44,7 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The failure of one order of a batch, in the batch's words.
+/// The failure of one order of a batch, as the contract's message.
 pub(super) fn in_batch(error: &Error) -> OrderError {
     OrderError {
         code: error.verdict().code.into(),
@@ -57,7 +57,7 @@ pub(super) fn in_batch(error: &Error) -> OrderError {
     }
 }
 
-/// What the caller of a failed call gets.
+/// The status that the caller of a failed call gets.
 pub(super) fn status(error: &Error) -> Status {
     let metadata = [
         ("provider", error.provider.map(pb::Provider::word)),
@@ -106,7 +106,7 @@ mod tests {
         assert!(status(&Error::internal("x")).metadata().get(PUSHBACK).is_none());
     }
 
-    /// What callers read: the page about errors, and the comments of the contract.
+    /// Callers read the page about errors and the comments of the contract.
     #[test]
     fn every_reason_is_documented_with_its_code_and_its_wait() {
         let page = include_str!("../../docs/errors.md");

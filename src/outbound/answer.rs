@@ -1,4 +1,4 @@
-//! What a vendor answered: its body, and what HTTP says of it. Used by the vendors' modules.
+//! What a vendor answered: the body, and what HTTP says about it. Used by the vendors' modules.
 #![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
 
 use std::time::{Duration, SystemTime};
@@ -11,14 +11,14 @@ use crate::pb::ErrorReason;
 /// How long to wait after HTTP 429 without a `Retry-After`.
 const TOO_MANY_REQUESTS_RETRY: Duration = Duration::from_mins(1);
 
-/// What a vendor answered, with whatever HTTP status.
+/// A vendor's answer, with any HTTP status.
 pub struct Answer {
     /// The body, at most 256 KiB.
     pub body: Vec<u8>,
     /// When the request was sent, by our clock.
     pub sent: SystemTime,
-    /// How many seconds the vendor's clock is ahead of ours, as far as the answer's `Date` tells;
-    /// less than 0 where it is behind. A `Date` has whole seconds, so this may be one off.
+    /// How many seconds the vendor's clock is ahead of ours, by the answer's `Date`; negative where
+    /// it is behind. A `Date` has whole seconds, so this may be off by one.
     pub clock_difference: Option<i64>,
     pub(super) tls: Option<TlsInfo>,
     pub(super) status: u16,
@@ -26,8 +26,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The certificate that the vendor has shown and that was found good, in DER; `None` over
-    /// plain HTTP.
+    /// The certificate that the vendor has shown and that was verified, in DER; `None` over plain
+    /// HTTP.
     #[must_use]
     pub fn certificate(&self) -> Option<&[u8]> {
         self.tls.as_ref()?.peer_certificate()
@@ -39,15 +39,15 @@ impl Answer {
         self.status
     }
 
-    /// Whether it is a page for people, or a status without one: what is written on the way to a vendor,
-    /// not by it.
+    /// Whether the answer is a page for people, or a status without a body: something on the way to
+    /// the vendor wrote it, not the vendor.
     #[must_use]
     pub fn is_page(&self) -> bool {
         let body = self.body.trim_ascii_start();
         if body.is_empty() { self.status != 200 } else { body.starts_with(b"<") }
     }
 
-    /// What an HTTP status other than 2xx means where the body does not say it better.
+    /// What an HTTP status other than 2xx means, where the body does not say it better.
     ///
     /// # Errors
     /// `QUOTA_EXHAUSTED` for 429, `PROVIDER_UNAVAILABLE` for 408 and 5xx, else
@@ -64,7 +64,7 @@ impl Answer {
                 let error = Error::failed(format!(
                     "the vendor answered that it cannot serve now (HTTP {status}); ask again later"
                 ));
-                // A vendor that says when to come back says as well not to come before.
+                // A vendor that says when to ask again also says not to ask before.
                 let exchange = Exchange::Failed { retry_after: self.retry_after };
                 Error { retry_after: self.retry_after.or(error.retry_after), exchange, ..error }
             }

@@ -1,9 +1,11 @@
-//! Whether a request may have left, as its connection says it. Used by `outbound` only.
+//! Whether a request may have left this machine, as far as its connection shows it. Used by
+//! `outbound` only.
 //!
-//! reqwest tells a failed connection from other failures, but not where its time was over first: a
-//! connection that takes as long as the whole attempt may. So the request's own body listens. A
-//! connection asks it whether it has an end before it writes the first byte, and nobody asks before.
-//! A body that was never asked, and that nobody holds any more, never met a connection.
+//! reqwest distinguishes a failed connection from other failures, but not where the timeout came
+//! first: connecting may take as long as the whole attempt. So the request's own body observes it. A
+//! connection asks the body whether it has an end before it writes the first byte, and nothing asks
+//! earlier. A body that was never asked, and that nothing holds any more, was never given to a
+//! connection.
 #![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
 
 use std::pin::Pin;
@@ -13,11 +15,11 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Hears whether a request departs.
+/// Observes whether a request departs.
 pub(super) struct Departure(Arc<AtomicBool>);
 
 impl Departure {
-    /// Of this request, from here on.
+    /// Observes this request from here on.
     pub(super) fn of(request: &mut reqwest::Request) -> Self {
         let began = Arc::new(AtomicBool::new(false));
         let body = request.body_mut().take().unwrap_or_default();
@@ -26,15 +28,15 @@ impl Departure {
         Self(began)
     }
 
-    /// Whether nothing of the request can have left, nor can from here on. To be asked once whoever
-    /// was to send it is gone.
+    /// Whether nothing of the request has left, or can still leave. Call it only after the sender of
+    /// the request is dropped.
     pub(super) fn never_began(self) -> bool {
         // A connection that still holds the body may be about to ask it.
         Arc::into_inner(self.0).is_some_and(|began| !began.into_inner())
     }
 }
 
-/// The body of a request.
+/// The body of a request, which records that a connection has asked it.
 struct Listening {
     body: reqwest::Body,
     began: Arc<AtomicBool>,

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use super::Answer;
 
-/// How a call is answered whose path begins so.
+/// The answer to a call whose path begins with `path`.
 pub struct Reply {
-    /// What the path begins with, after its first `/`.
+    /// The beginning of the path, after its first `/`.
     pub path: String,
     /// The HTTP status.
     pub status: u16,
@@ -19,13 +19,12 @@ thread_local! {
     static REPLIES: RefCell<Option<Vec<Reply>>> = const { RefCell::new(None) };
 }
 
-/// From here on the calls of this thread are answered so, by the first of the replies that fits,
-/// and nothing is sent.
+/// From here on the first reply that fits answers each call of this thread, and nothing is sent.
 pub fn answer(replies: Vec<Reply>) {
     REPLIES.set(Some(replies));
 }
 
-/// The answer to a call, where calls are not sent.
+/// The reply to a call, where this thread has one; `None` sends the call.
 pub(super) fn played(path: &str, sent: SystemTime) -> Option<Answer> {
     REPLIES.with_borrow(|replies| {
         let path = path.trim_start_matches('/');

@@ -1,6 +1,6 @@
-//! What a request needs to be sent: the permit of a call that a gate has counted, or the word that no
-//! limit counts it. So a vendor's module that forgets to count does not compile. Used by the vendors'
-//! modules; `providers` makes the permits.
+//! What a request needs to be sent: the permit of a call that a gate has counted, or the statement
+//! that no limit counts it. So a vendor's module that forgets to count does not compile. Used by the
+//! vendors' modules; `providers` makes the permits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// How far a counted request got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// It was never sent: the vendor cannot count it.
+    /// It was never sent, so the vendor cannot count it.
     NotSent,
-    /// It may have reached the vendor, and may be counted still.
+    /// It may have reached the vendor, which may still count it.
     Unknown,
-    /// Its answer has come: the vendor has counted it by now.
+    /// Its answer has come, so the vendor has counted it by now.
     Answered,
 }
 
@@ -20,7 +20,7 @@ pub enum Delivery {
 #[derive(Debug)]
 pub struct Permit(Arc<AtomicU8>);
 
-/// What tells how far the request of a permit got.
+/// Reports how far the request of a permit got.
 #[derive(Debug)]
 pub(crate) struct Receipt(Arc<AtomicU8>);
 
@@ -28,7 +28,7 @@ pub(crate) struct Receipt(Arc<AtomicU8>);
 #[derive(Debug, Clone, Copy)]
 pub struct Uncounted;
 
-/// A permit, or the word that none is needed.
+/// A permit, or the statement that none is needed.
 #[derive(Debug)]
 pub struct Counting(Option<Permit>);
 
@@ -62,7 +62,7 @@ impl From<Uncounted> for Counting {
 }
 
 impl Counting {
-    /// Notes how far the request has got.
+    /// Records how far the request has got.
     pub(super) fn note(&self, delivery: Delivery) {
         if let Some(Permit(noted)) = &self.0 {
             noted.store(delivery as u8, Ordering::Release);

@@ -1,4 +1,4 @@
-//! What an account sets of its HTTP client, and the client made of it. Used by `outbound` only.
+//! The settings of an account's HTTP client, and the client built from them. Used by `outbound` only.
 #![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
 
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use crate::metrics::Metrics;
 /// How long connecting may take, within the whole attempt's time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an idle connection is kept: less than what servers use to keep theirs, so that a
-/// request is not sent into a connection that is being closed.
+/// How long an idle connection is kept open: less than servers usually keep theirs, so that no
+/// request is sent into a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What an account may set as `timeout`.
+/// The range of an account's `timeout`.
 const TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_mins(5);
 
 impl Client {
-    /// Reads an account's `base_url`, `timeout`, `ca_file` and `proxy`. `base_url` must be set
-    /// where the vendor has none of its own. `None` where something is wrong, which is noted.
+    /// Reads an account's `base_url`, `timeout`, `ca_file` and `proxy`. `base_url` is required where
+    /// the vendor has no default. `None` where something is wrong, which is recorded as a problem.
     pub fn configure(
         section: &mut Section,
         base_url: Option<&str>,
@@ -56,7 +56,7 @@ impl Client {
     }
 }
 
-/// The certificates of `ca_file`; none where it is not set, or wrong and noted.
+/// The certificates of `ca_file`; none where it is not set, or where it is wrong and recorded.
 fn certificates(section: &mut Section) -> Vec<Certificate> {
     const KEY: &str = "ca_file";
     let Some(pem) = section.pem(KEY, Pem::Authorities) else { return Vec::new() };
@@ -64,7 +64,7 @@ fn certificates(section: &mut Section) -> Vec<Certificate> {
     certificates.map_err(|error| section.problem(KEY, causes(error))).unwrap_or_default()
 }
 
-/// The account's `proxy`; `None` where it is not set, or wrong and noted.
+/// The account's `proxy`; `None` where it is not set, or where it is wrong and recorded.
 fn proxy(section: &mut Section) -> Option<Proxy> {
     const KEY: &str = "proxy";
     let text: String = section.take(KEY)?;
@@ -76,9 +76,9 @@ fn proxy(section: &mut Section) -> Option<Proxy> {
     proxy
 }
 
-/// The URL of a vendor, if it is fit to be one.
+/// Parses a vendor's URL, or says why it cannot be used.
 fn parse_base_url(text: &str) -> Result<Url, &'static str> {
-    // With and without a slash at its end it is the same vendor, and so the same account.
+    // A slash at the end makes no difference: it is the same vendor, and so the same account.
     let url = Url::parse(text.trim_end_matches('/'))
         .map_err(|_| "must be a URL such as \"https://vendor.example\"")?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -94,13 +94,13 @@ fn parse_base_url(text: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// What tells the vendor from others. A final dot of the host says something to the resolver, and nothing
-/// of the vendor; that of the path (`/.`) leaves a slash. The host's letters and the port are in one form
-/// already.
+/// The canonical form that distinguishes the vendor from others. A final dot of the host means
+/// something to the resolver, but names the same vendor; a final dot of the path (`/.`) leaves a
+/// slash. The letters of the host and the port already have one form.
 fn known_as(mut url: Url) -> String {
     let host = url.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned);
     if let Some(host) = host {
-        // Fails for no host that is one with a dot behind it.
+        // This cannot fail: a host that is valid with a final dot is valid without it.
         let _ = url.set_host(Some(&host));
     }
     let path = url.path().trim_end_matches('/').to_owned();
@@ -120,7 +120,7 @@ fn build(
     certificates: Vec<Certificate>,
     proxy: Option<Proxy>,
 ) -> Result<reqwest::Client, String> {
-    // Fails where it is installed already, which is as well.
+    // This fails where a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("order-query/", env!("CARGO_PKG_VERSION")))

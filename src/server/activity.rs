@@ -10,7 +10,7 @@ use crate::budget::Budget;
 
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// What a connection does: how many requests are under way, and when the last one came.
+/// The activity of a connection: how many requests are in progress, and when the last one came.
 #[derive(Debug)]
 pub(super) struct Activity {
     last: AtomicU64,
@@ -18,22 +18,22 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// Of a connection that begins now.
+    /// The activity of a connection that begins now.
     pub(super) fn new(streams: Arc<Budget>) -> Self {
         Self { last: AtomicU64::new(now()), streams }
     }
 
-    /// A request has come.
+    /// Records that a request has come.
     pub(super) fn note(&self) {
         self.last.store(now(), Ordering::Relaxed);
     }
 
-    /// For how long no request has come.
+    /// How long ago the last request came.
     pub(super) fn silence(&self) -> Duration {
         Duration::from_millis(now().saturating_sub(self.last.load(Ordering::Relaxed)))
     }
 
-    /// Resolves once the connection has been idle for so long.
+    /// Resolves once the connection has been idle for `limit`.
     pub(super) async fn ends_after(&self, limit: Duration) {
         loop {
             let left = limit.saturating_sub(self.silence());
@@ -45,7 +45,7 @@ impl Activity {
     }
 }
 
-/// Milliseconds of this process.
+/// Milliseconds since [`BEGIN`].
 fn now() -> u64 {
     u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
-//! The body of an answer on its way to its peer. It hands out one piece at a time, and the next one when
-//! that has been written to the connection: so what an answer takes (memory, a place among the calls
-//! under way) is held until the peer has taken it, and `stream` sees a peer that does not. Used by
-//! `server` only.
+//! The body of an answer on its way to its peer. It hands out one piece at a time, and the next one
+//! once that piece has been written to the connection. So an answer holds its resources (memory, a
+//! permit for a call in progress) until the peer has read it, and `stream` notices a peer that does
+//! not read. Used by `server` only.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -19,11 +19,11 @@ use super::budget::Budgets;
 use crate::budget::Share;
 use crate::peer::Outstanding;
 
-/// The largest piece, in bytes: the largest frame that every peer of HTTP/2 takes.
+/// The largest piece, in bytes: the largest frame that every HTTP/2 peer accepts.
 const PIECE: usize = 16 * 1024;
 
 tokio::task_local! {
-    /// Since when the stream's last piece has been waiting to be taken; `None` while none does.
+    /// Since when the stream's last piece has been waiting to be written; `None` while none waits.
     pub(super) static UNTAKEN: Cell<Option<Instant>>;
 }
 
@@ -31,10 +31,10 @@ tokio::task_local! {
 pub(super) struct Answer {
     /// `None` once it has ended.
     body: Option<tonic::body::Body>,
-    /// What is still to be handed out of the body's last frame.
+    /// The part of the body's last frame that is still to be handed out.
     rest: Bytes,
     piece: Option<Arc<Taken>>,
-    /// The bytes of the last frame.
+    /// The budget share for the bytes of the last frame.
     share: Option<Share>,
     budgets: Arc<Budgets>,
     outstanding: Option<Outstanding>,
@@ -48,7 +48,7 @@ struct Taken {
     waker: AtomicWaker,
 }
 
-/// A piece: dropped by the connection once it is written, or with its stream.
+/// A piece of an answer. The connection drops it once it is written, or with its stream.
 struct Piece {
     bytes: Bytes,
     taken: Arc<Taken>,
@@ -68,7 +68,8 @@ impl Drop for Piece {
 }
 
 impl Answer {
-    /// Takes over a response, and what its handler wants to last as long as it does.
+    /// Takes over a response, and everything that its handler wants to last until the peer has read
+    /// it.
     pub(super) fn of(
         response: Response<tonic::body::Body>,
         budgets: Arc<Budgets>,
@@ -77,7 +78,7 @@ impl Answer {
         let (mut parts, body) = response.into_parts();
         let outstanding = parts.extensions.remove();
         let body = Self {
-            // The headers alone are an answer as well, which nothing outlasts.
+            // An answer can consist of headers only; then nothing has to last longer.
             outstanding: outstanding.filter(|_| !body.is_end_stream()),
             body: Some(body),
             rest: Bytes::new(),
@@ -96,7 +97,7 @@ impl Answer {
         let done = taken.done.load(Ordering::Acquire);
         if done {
             self.piece = None;
-            // Nobody watches over a stream of HTTP/1.
+            // Nothing watches a stream of HTTP/1, so this may fail.
             let _ = UNTAKEN.try_with(|since| since.set(None));
         }
         done
@@ -110,7 +111,7 @@ impl Answer {
         Frame::data(Bytes::from_owner(Piece { bytes, taken }))
     }
 
-    /// The end of an answer that there is no memory for.
+    /// Ends an answer that exceeds the memory budget.
     fn refused(&mut self) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
         self.body = None;
         match &self.outstanding {
@@ -155,7 +156,7 @@ impl Body for Answer {
                 }
             }
             Err(trailers) => {
-                // Before its caller can know of the end, and ask again.
+                // This is released first: once the caller knows of the end, it can ask again.
                 this.outstanding = None;
                 Ok(trailers)
             }
@@ -163,7 +164,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        // A piece that is on its way is waited for.
+        // A piece on its way must be written before the end.
         let ended = self.body.as_ref().is_none_or(Body::is_end_stream);
         self.piece.is_none() && self.rest.is_empty() && ended
     }

@@ -1,9 +1,10 @@
-//! The body of a request: bounded in time and size until it has come whole, and read to its end even
-//! where nobody wants it. Used by `server` only.
+//! The body of a request. Its time and size are limited until it is complete, and it is read to its
+//! end even where no handler wants it. Used by `server` only.
 //!
-//! Calls that are refused are answered before their message has come. HTTP/2 resets such a stream, and
-//! remembers 50 of them for a second; what comes on any other counts as an offence of the peer, and
-//! its connection ends with the 1,024th. A burst of refused calls must not cost its connection that.
+//! A refused call is answered before its message has arrived. The HTTP/2 library resets such a
+//! stream, and remembers 50 of them for a second. Data for any other reset stream counts as an
+//! offence of the peer, and the 1,024th offence ends its connection. A burst of refused calls must
+//! not end the connection.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -20,27 +21,28 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::budget::Budgets;
 use crate::budget::Share;
 
-/// How long the rest of a body that nobody wants is waited for: it is on its way, or does not come.
+/// How long to wait for the rest of a body that no handler wants: it is on its way, or does not come.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The most that is read of it, in bytes: as much as the largest request.
+/// The most bytes that are read of that rest: as much as the largest request.
 const DRAIN_LIMIT: usize = 64 * 1024;
 
-/// A body that is bounded until it has come whole, and whose rest is read once it is dropped.
+/// A body that is limited until it is complete, and whose rest is read after it is dropped.
 pub(super) struct Arriving {
     body: Option<Incoming>,
-    /// Until when it must be whole; `None` where its handler sees to that.
+    /// When it must be complete; `None` where its handler limits the time itself.
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     budgets: Arc<Budgets>,
-    /// How many bytes have come that `shares` does not hold yet.
+    /// How many bytes have arrived that `shares` does not hold yet.
     unshared: usize,
-    /// A place among those that arrive, and the bytes; taken once it has to be waited for.
+    /// The budget shares for one arriving request and for its bytes, reserved once the request has to
+    /// wait.
     shares: Option<(Share, Share)>,
     fate: Arc<Fate>,
 }
 
-/// Why a body did not come whole, for who must answer.
+/// Why a body is incomplete, for the code that answers the request.
 #[derive(Debug, Default)]
 pub(super) struct Fate {
     overdue: AtomicBool,
@@ -48,12 +50,12 @@ pub(super) struct Fate {
 }
 
 impl Fate {
-    /// It did not come in time.
+    /// Whether the body did not arrive in time.
     pub(super) fn is_overdue(&self) -> bool {
         self.overdue.load(Ordering::Relaxed)
     }
 
-    /// Too much arrives at one time.
+    /// Whether too much arrives at one time.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
@@ -70,7 +72,7 @@ impl Arriving {
         Self { body: Some(body), deadline, timer, budgets, unshared: 0, shares, fate }
     }
 
-    /// Waits for more, if there is room for it and time.
+    /// Waits for more, as far as the budgets and the deadline allow it.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<&'static str> {
         let fits = if let Some((_, bytes)) = &mut self.shares {
             bytes.grow(self.unshared)
@@ -130,7 +132,7 @@ impl Body for Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let rest = self.body.take().filter(|body| !body.is_end_stream());
-        // Outside of a runtime nothing is served any more.
+        // Outside a runtime nothing is served any more.
         if let (Some(body), Ok(runtime)) = (rest, Handle::try_current()) {
             runtime.spawn(timeout(DRAIN_TIMEOUT, drain(body)));
         }

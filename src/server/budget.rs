@@ -1,35 +1,36 @@
-//! How much the peers of a listener may make it hold, in all and on one connection. Used by `server`; `app`
-//! says what a listener needs. docs/operations.md computes the memory of a pod from these numbers.
+//! How much the peers of a listener may make it hold, in total and on one connection. Used by
+//! `server`; `app` says what a listener needs. docs/operations.md computes the memory of a pod from
+//! these numbers.
 
 use std::sync::Arc;
 
 use crate::budget::Budget;
 
-/// How many requests and answers one connection may have under way.
+/// How many requests and answers one connection may have in progress.
 pub(super) const STREAMS: u32 = 256;
 
-/// How many the handlers may have of one connection: a stream that its peer has reset counts until its
-/// handler notices.
+/// How many requests of one connection the handlers may have in progress: a stream that its peer has
+/// reset counts until its handler notices.
 const HANDLERS_OF_CONNECTION: usize = 4 * STREAMS as usize;
 
-/// How many requests whose message has not come whole a listener holds, and how many bytes of them.
+/// How many requests with an incomplete message a listener holds, and how many bytes of them.
 const ARRIVING: usize = 4096;
 const ARRIVING_BYTES: usize = 16 << 20;
 const ARRIVING_BYTES_OF_CONNECTION: usize = 1 << 20;
 
-/// How many bytes of answers that their peers have not taken.
+/// How many bytes of answers that their peers have not read yet.
 const ANSWER_BYTES: usize = 64 << 20;
 const ANSWER_BYTES_OF_CONNECTION: usize = 16 << 20;
 
-/// How many health watches, which last as long as their connection.
+/// How many health watches. Each lasts as long as its connection.
 const HEALTH_WATCHES: usize = 1024;
 const HEALTH_WATCHES_OF_CONNECTION: usize = 8;
 
-/// How many pages of metrics: more than there are scrapers, each of which asks the store.
+/// How many pages of metrics. This is more than there are scrapers; each page asks the store.
 const PAGES: usize = 32;
 const PAGES_OF_CONNECTION: usize = 2;
 
-/// What is left of each bound; a connection's are parts of its listener's.
+/// What is left of each limit. A connection's budgets are parts of its listener's.
 #[derive(Debug)]
 pub(super) struct Budgets {
     /// Requests and answers of any kind.
@@ -43,7 +44,7 @@ pub(super) struct Budgets {
 }
 
 impl Budgets {
-    /// Those of a listener whose handlers have so many calls and watches under way.
+    /// The budgets of a listener whose handlers have at most `calls` calls and watches in progress.
     pub(super) fn of_listener(calls: usize) -> Self {
         Self {
             streams: Budget::new(calls.saturating_add(HEALTH_WATCHES + ARRIVING)),
@@ -55,7 +56,7 @@ impl Budgets {
         }
     }
 
-    /// Those of one connection.
+    /// The budgets of one connection.
     pub(super) fn of_connection(&self) -> Self {
         Self {
             streams: Budget::within(&self.streams, HANDLERS_OF_CONNECTION),
@@ -72,7 +73,7 @@ impl Budgets {
 mod tests {
     use super::*;
 
-    /// What the memory of a pod is computed from, and what callers are told.
+    /// The documents compute the memory of a pod from these numbers, and state them for callers.
     #[test]
     fn the_documents_name_these_numbers() {
         let operations = include_str!("../../docs/operations.md");

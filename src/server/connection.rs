@@ -1,4 +1,5 @@
-//! One connection, from its handshake to its end: every wait in it has one. Used by `server` only.
+//! One connection, from its handshake to its end. Every wait in it has a limit. Used by `server`
+//! only.
 
 use std::error::Error;
 use std::pin::pin;
@@ -19,31 +20,31 @@ use super::service::Service;
 use super::stream::Streams;
 use crate::peer::Peer;
 
-/// How many streams a peer may reset before they are looked at, and may make us reset in all, before it is
-/// taken for an attacker. While we stand still the deadlines of all calls of a connection may pass, and
-/// those of the calls that are made in their place: h2's own limit, 20, would end the connection then.
+/// How many streams a peer may reset before they are processed, and how many it may make this server
+/// reset in total, before it counts as an attacker. While this process stalls, the deadlines of all
+/// calls of a connection may pass, and those of the calls that replace them: h2's own limit, 20,
+/// would then end the connection.
 const RESETS: usize = 4 * STREAMS as usize;
 
-/// The most that the headers of a request may take, in bytes, as HPACK expands them.
+/// The largest headers of a request, in bytes, after HPACK has expanded them.
 const HEADER_LIMIT: u32 = 16 * 1024;
 
-/// How many bytes a peer may send before we have read them, in bytes: the largest request on a stream, and
-/// several of them on a connection.
+/// How many bytes a peer may send before this server has read them: the largest request on a stream,
+/// and several of them on a connection.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
-/// How long a connection may be silent before it is asked whether it lives, and how long it has
-/// to answer.
+/// How long a connection may be silent before it is pinged, and how long its peer has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a new connection may take until it speaks HTTP/2, a TLS handshake included.
+/// How long a new connection may take until it speaks HTTP/2, including a TLS handshake.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long watches go on once their connection is of age.
+/// How long watches continue after their connection has reached its maximum age.
 const WATCH_GRACE: Duration = Duration::from_secs(30);
 
-/// How much longer than its call may take an answer may be on its way.
+/// How much longer than the longest call an answer may be on its way.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end.
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     activity: Arc<Activity>,
 ) {
     let deadline = Instant::now() + OPENING_TIMEOUT;
-    // Answers are small and whole: nothing is gained by waiting for more.
+    // Answers are small and complete: waiting for more gains nothing.
     let _ = stream.set_nodelay(true);
     let Some(tls) = &options.tls else {
         return speak(stream, Arc::default(), &options, deadline, (budgets, activity)).await;
@@ -70,8 +71,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Speaks HTTP until the peer leaves, the connection is of age, or the server stops. In the two
-/// latter cases the calls under way are answered first.
+/// Speaks HTTP until the peer leaves, the connection reaches its maximum age or its idle limit, or
+/// the server stops. In all but the first case the calls in progress are answered first.
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     names: Arc<[String]>,
@@ -81,7 +82,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let stopping = &options.stopping;
     let leaving = stopping.child_token();
-    // However this ends, nothing that serves the connection outlives it.
+    // However this function ends, nothing that serves the connection outlives it.
     let _left = leaving.clone().drop_guard();
     let peer = Peer {
         names,
@@ -104,7 +105,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         () = stopping.cancelled() => {}
     }
     if !progress.begun() {
-        // It has no calls under way, and its preface would be waited for.
+        // It has no calls in progress, and a graceful shutdown would wait for its preface.
         return;
     }
     connection.as_mut().graceful_shutdown();
@@ -114,14 +115,14 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         () = stopping.cancelled() => {}
     }
     leaving.cancel();
-    // By then everything is answered; whoever does not read the answers is not waited for.
+    // By then every call is answered; a peer that does not read its answers is not waited for.
     match timeout(patience, connection).await {
         Ok(ended) => note(ended),
         Err(_elapsed) => tracing::debug!("a connection of age was cut: its peer does not read"),
     }
 }
 
-/// What is spoken, within its limits.
+/// The protocols of a connection, within their limits.
 fn protocols(http1: bool, streams: Streams) -> Builder<Streams> {
     let mut protocols = Builder::new(streams);
     protocols
@@ -138,7 +139,7 @@ fn protocols(http1: bool, streams: Streams) -> Builder<Streams> {
     if !http1 {
         return protocols.http2_only();
     }
-    // Between two requests a connection may be silent for as long as the next one's headers take.
+    // Between two requests a connection may be silent for as long as the next one's headers may take.
     protocols
         .http1()
         .timer(TokioTimer::new())

@@ -1,5 +1,5 @@
-//! The bytes of one connection: gathers what is written, and bounds how long the peer takes to begin. Used by
-//! `server` only.
+//! The bytes of one connection: gathers writes, and limits how long the peer may take to begin. Used
+//! by `server` only.
 
 use std::io;
 use std::pin::Pin;
@@ -17,11 +17,12 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_LENGTH: usize = 3;
 const FRAME_HEADER: usize = 9;
 
-/// How long a peer may take nothing of what is to be written, before its connection ends. The system
-/// writes on once half of what it holds is taken, so this is longer than one answer may wait.
+/// How long a peer may read nothing while data waits to be written, before its connection ends. The
+/// system accepts more once half of its buffer has been read, so this is longer than one answer may
+/// wait.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How far a connection has come.
+/// The progress of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     begun: AtomicBool,
@@ -29,12 +30,12 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether the peer has said all that HTTP/2 begins with.
+    /// Whether the peer has sent everything that HTTP/2 begins with.
     pub(super) fn begun(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// So many bytes more have been written.
+    /// Records that `bytes` more bytes have been written.
     pub(super) fn add(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -45,20 +46,20 @@ impl Progress {
     }
 }
 
-/// A stream whose answers go out together, and whose peer must have begun by a deadline.
+/// A stream that sends ready answers together, and whose peer must begin before a deadline.
 pub(super) struct Io<S> {
     stream: S,
     opening: Option<Opening>,
     progress: Arc<Progress>,
     /// Runs while a write waits for the peer.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Whether the handlers that were ready have had their turn before this write.
+    /// Whether the handlers that were ready have run before this write.
     gathered: bool,
 }
 
-/// A connection whose peer has not sent all that HTTP/2 begins with. hyper checks what it says,
-/// and would wait for it without end. What is no HTTP/2 has begun with its first bytes: hyper bounds
-/// HTTP/1.1 itself, and ends anything else.
+/// A connection whose peer has not sent everything that HTTP/2 begins with. hyper checks what the
+/// peer sends, but would wait for it forever. A peer that does not speak HTTP/2 has begun with its
+/// first bytes: hyper limits HTTP/1.1 itself, and ends anything else.
 struct Opening {
     head: [u8; PREFACE.len() + FRAME_LENGTH],
     seen: usize,
@@ -66,7 +67,7 @@ struct Opening {
 }
 
 impl Opening {
-    /// Takes the next bytes. True once the peer has begun.
+    /// Checks the next bytes. True once the peer has begun.
     fn take(&mut self, bytes: &[u8]) -> bool {
         let free = self.head.get_mut(self.seen..).unwrap_or_default();
         free.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
@@ -81,7 +82,7 @@ impl Opening {
 }
 
 impl<S> Io<S> {
-    /// The stream of a peer that must have begun by `deadline`; else reading fails.
+    /// Wraps the stream of a peer that must have begun by `deadline`; otherwise reading fails.
     pub(super) fn new(stream: S, deadline: Instant) -> Self {
         let opening = Opening {
             head: [0; PREFACE.len() + FRAME_LENGTH],
@@ -97,12 +98,12 @@ impl<S> Io<S> {
         }
     }
 
-    /// How far the connection has come, from now on.
+    /// The connection's progress, which is updated from now on.
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 
-    /// Fails once the peer has taken nothing for too long.
+    /// Fails once the peer has read nothing for too long.
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let wait = || Box::pin(sleep(WRITE_PATIENCE));
         ready!(self.stalled.get_or_insert_with(wait).as_mut().poll(context));
@@ -135,9 +136,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
-    /// Before the first write of a burst the handlers that are ready run once, so that one system
-    /// call sends the answers of all of them. For the same reason no vectored writes are offered:
-    /// h2 then puts small frames into one buffer.
+    /// Before the first write of a burst, the handlers that are ready run once, so that one system
+    /// call sends all their answers. For the same reason it offers no vectored writes: h2 then puts
+    /// small frames into one buffer.
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -219,7 +220,7 @@ mod tests {
         }
     }
 
-    /// Asks so often at one time, over a stream that counts its writes.
+    /// Makes `calls` calls at one time, over a stream that counts its writes.
     async fn answer_all(calls: usize, writes: Arc<AtomicUsize>) {
         let (near, far) = tokio::io::duplex(1 << 20);
         let stream = Io::new(Counted(far, writes), Instant::now() + Duration::from_secs(10));
@@ -240,13 +241,13 @@ mod tests {
         }
     }
 
-    /// One worker thread: it runs the connection at once when a handler has an answer, before the
-    /// other handlers that are ready.
+    /// There is one worker thread: when a handler has an answer, it runs the connection at once,
+    /// before the other handlers that are ready.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn answers_that_are_ready_together_go_out_together() {
         const CALLS: usize = 50;
         let writes = Arc::new(AtomicUsize::new(0));
-        // On the worker thread.
+        // This must run on the worker thread.
         tokio::spawn(answer_all(CALLS, Arc::clone(&writes))).await.unwrap();
         let writes = writes.load(Ordering::Relaxed);
         assert!(writes < CALLS / 5, "{writes} writes for {CALLS} answers");

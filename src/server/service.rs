@@ -1,5 +1,5 @@
-//! What surrounds every request of a connection, whichever service it is for: the bounds of its headers,
-//! of its message and of its answer. Used by `server` only.
+//! What surrounds every request of a connection, for any service: the limits of its headers, of its
+//! message and of its answer. Used by `server` only.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,10 +24,11 @@ use crate::peer::Peer;
 /// How many headers a request may have.
 const HEADERS: usize = 100;
 
-/// From how many bytes on the headers that nobody reads are dropped before the message is waited for.
+/// Above this size, in bytes, the headers that nothing reads are dropped before the wait for the
+/// message.
 const LEAN: usize = 1024;
 
-/// The headers that are read, by us or by the gRPC library, and the most bytes that a value has.
+/// The headers that this server or the gRPC library reads, and the most bytes of each value.
 const READ: &[(&str, usize)] = &[
     ("content-type", 128),
     ("te", 32),
@@ -40,27 +41,28 @@ const READ: &[(&str, usize)] = &[
     ("tracestate", 512),
 ];
 
-/// How long the message of a request may take to come whole: one that is asked for health is short, and
-/// one for reflection is a conversation. A service that bounds its calls itself is not among them.
+/// How long the message of a request may take to be complete: a health request is short, and a
+/// reflection request is a conversation. A service that limits its calls itself is not in this table.
 const WHOLE_WITHIN: &[(&str, Duration)] =
     &[("/grpc.health.", Duration::from_secs(2)), ("/grpc.reflection.", Duration::from_secs(30))];
 
-/// The same for paths that no service has.
+/// The same for all other paths.
 const OTHERS_WHOLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Answers the requests of one connection.
 pub(super) struct Service {
     pub(super) routes: Routes,
-    /// The path of the service that bounds its calls itself; empty where there is none.
+    /// The path of the service that limits its calls itself; empty where there is none.
     pub(super) bounds_itself: &'static str,
     pub(super) peer: Peer,
     pub(super) budgets: Arc<Budgets>,
-    /// Where it matters when the connection was last asked something.
+    /// Set where the time of the last request matters.
     pub(super) activity: Option<Arc<Activity>>,
 }
 
 impl Service {
-    /// By when the message of a request for that path must be whole.
+    /// When the message of a request for `path` must be complete; `None` where its service limits
+    /// that itself.
     fn whole_by(&self, path: &str) -> Option<Instant> {
         if !self.bounds_itself.is_empty() && path.starts_with(self.bounds_itself) {
             return None;
@@ -94,11 +96,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 pub(super) struct Call(State);
 
 enum State {
-    /// Too many are under way.
+    /// Too many requests are in progress.
     Refused,
     Answered(Option<(Response<Body>, Arc<Budgets>, Share)>),
     UnderWay {
@@ -112,7 +114,7 @@ impl Future for Call {
     type Output = Result<Response<Answer>, h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // To a client of gRPC it means: not begun, so ask again.
+        // To a gRPC client this means that the call has not begun, so it can ask again.
         let refused = || Poll::Ready(Err(h2::Reason::REFUSED_STREAM.into()));
         let (answer, ends) = match &mut self.0 {
             State::Refused => return refused(),
@@ -127,7 +129,7 @@ impl Future for Call {
                 if fate.is_refused() {
                     return refused();
                 }
-                // Whatever the service makes of it, it had no message.
+                // The service's own answer does not count: it had no message.
                 let overdue = fate.is_overdue();
                 let answer = answer.unwrap_or_else(|never| match never {});
                 (if overdue { empty(StatusCode::REQUEST_TIMEOUT) } else { answer }, ends.take())
@@ -144,8 +146,8 @@ fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// Drops the headers that nobody reads, where they are many: they would be held for as long as the message
-/// does not come.
+/// Drops the headers that nothing reads, where the headers are large: they would be held until the
+/// message has arrived.
 fn shed(headers: &mut HeaderMap) {
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size <= LEAN {
@@ -153,7 +155,7 @@ fn shed(headers: &mut HeaderMap) {
     }
     let mut read = HeaderMap::new();
     for (name, most) in READ {
-        // Two show that there are several; one that is too long shows that there is one.
+        // Two values show that there are several; an empty one stands for one that is too long.
         for value in headers.get_all(*name).iter().take(2) {
             let fits = Some(value).filter(|value| value.len() <= *most).cloned();
             read.append(*name, fits.unwrap_or(HeaderValue::from_static("")));

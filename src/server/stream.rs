@@ -1,5 +1,5 @@
-//! One stream of HTTP/2, from its request to the last byte of its answer. A peer that does not take its
-//! answer is not waited for. Used by `server` only, which has hyper spawn streams with it.
+//! One HTTP/2 stream, from its request to the last byte of its answer. A peer that does not read its
+//! answer is not waited for. Used by `server` only, which lets hyper spawn streams with it.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::answer::UNTAKEN;
 use super::io::Progress;
 
-/// How long a piece of an answer may wait for its peer.
+/// How long a piece of an answer may wait for its peer to read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it may wait while the connection writes to the same peer: other answers may come first on a
-/// slow line.
+/// How long it may wait while the connection still writes to the same peer: on a slow line other
+/// answers may come first.
 const LONGEST_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How much a connection that makes progress writes in [`PATIENCE`], in bytes.
+/// How many bytes a connection that makes progress writes in [`PATIENCE`].
 const LEAST_PROGRESS: u64 = 16 * 1024;
 
 /// Spawns the streams of one connection.
@@ -38,12 +38,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 struct Stream<F> {
     inner: Pin<Box<F>>,
     progress: Arc<Progress>,
-    /// Since when a piece of the answer waits to be taken.
+    /// Since when a piece of the answer has been waiting to be written.
     since: Option<Instant>,
     watch: Option<Watch>,
 }
 
-/// Looks again after a while whether a piece still waits.
+/// Checks after a while whether a piece still waits.
 struct Watch {
     timer: Pin<Box<Sleep>>,
     written: u64,
@@ -74,7 +74,7 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
             let progresses = written - watch.written >= LEAST_PROGRESS;
             watch.written = written;
             let next = if now < since + PATIENCE {
-                // It is a later piece than the one that the timer was set for.
+                // This piece is newer than the one that the timer was set for.
                 since + PATIENCE
             } else if progresses && now < since + LONGEST_PATIENCE {
                 now + PATIENCE
@@ -92,8 +92,8 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 mod tests {
     use super::*;
 
-    /// Plays an answer: a piece waits from each of these seconds on, in which the connection writes so
-    /// many bytes every second. When its stream ends.
+    /// Plays an answer, and returns the second in which its stream ends. Each entry of `pieces` holds
+    /// the seconds between which a piece waits; the connection writes `a_second` bytes every second.
     async fn ends(pieces: &[(u64, u64)], a_second: u64) -> u64 {
         let (begin, progress) = (Instant::now(), Arc::<Progress>::default());
         let pieces = pieces.to_vec();

@@ -1,5 +1,5 @@
-//! TLS on a listener: certificates that are read again when their files change, and the names of
-//! whoever shows one. Used by `server`; `app` reads the settings with it.
+//! TLS on a listener: certificates that are read again when their files change, and the names in
+//! client certificates. Used by `server`; `app` reads the settings with it.
 
 use std::io;
 use std::mem;
@@ -24,10 +24,10 @@ use crate::clock::Clock;
 use crate::config::{PEM_LIMIT, Section, read_file};
 use crate::metrics::Metrics;
 
-/// What HTTP/2 is called in a handshake.
+/// The name of HTTP/2 in a handshake.
 const ALPN: &[u8] = b"h2";
 
-/// How often at most it is logged that handshakes fail.
+/// The shortest interval between two log lines about failed handshakes.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 const CERT_FILE: &str = "cert_file";
@@ -37,17 +37,17 @@ const CLIENT_CA_FILE: &str = "client_ca_file";
 /// A setting, and what is wrong with it.
 type Wrong = (&'static str, String);
 
-/// `[server.tls]`: how a listener shakes hands.
+/// `[server.tls]`: the TLS settings of a listener.
 pub struct Tls {
     handshakes: watch::Receiver<Arc<ServerConfig>>,
     failures: Mutex<Failures>,
 }
 
-/// Handshakes that failed.
+/// Failed handshakes.
 #[derive(Default)]
 struct Failures {
     last_logged: Option<Instant>,
-    /// How many since then.
+    /// How many have failed since then.
     count: u64,
 }
 
@@ -59,7 +59,7 @@ struct Part {
 }
 
 impl Part {
-    /// What the file holds whose content this is.
+    /// The PEM parts that the file must hold, from its content.
     fn read(&self, content: &str) -> Result<String, String> {
         let wrong = |wrong: String| format!("{} {wrong}", self.file.display());
         self.pem.read(content).map_err(wrong)
@@ -68,7 +68,8 @@ impl Part {
 
 impl Tls {
     /// Reads `[server.tls]`, and again whenever its files change. `None` where something is wrong,
-    /// which is noted. A certificate that is not valid now may be by the time that it is shown.
+    /// which is recorded as a problem. A certificate that is not valid now causes only a warning: it
+    /// may be valid by the time it is shown.
     #[must_use]
     pub fn read(mut section: Section, clock: &Arc<dyn Clock>, metrics: &Metrics) -> Option<Self> {
         let metrics = metrics.clone();
@@ -121,8 +122,8 @@ impl Tls {
         Some(Self { handshakes, failures: Mutex::default() })
     }
 
-    /// Shakes hands, with the certificate as it is now. Gives back the names of the peer's own
-    /// certificate as well.
+    /// Performs the handshake, with the current certificate. Also returns the names in the peer's own
+    /// certificate.
     pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
@@ -135,8 +136,8 @@ impl Tls {
         Ok((stream, names.unwrap_or_default()))
     }
 
-    /// Logs that a handshake failed, once in a while, and in our own words: whoever likes can make
-    /// one fail. A peer that only looks whether the port is open has begun none.
+    /// Logs that handshakes fail, once in a while and in our own words: anyone can make one fail. A
+    /// peer that only checks whether the port is open has begun none.
     fn note_failure(&self, error: &io::Error) {
         let error = error.get_ref().and_then(|error| error.downcast_ref());
         let Some(reason) = error.map(reason) else { return };
@@ -171,8 +172,8 @@ fn reason(error: &rustls::Error) -> &'static str {
     }
 }
 
-/// What a listener shakes hands with: certificate, key and, perhaps, the authorities of its peers'
-/// certificates, all PEM. An error tells which of them is wrong.
+/// The TLS configuration of a listener, from PEM texts: its certificate, its key and, optionally, the
+/// authorities of client certificates. An error says which of them is wrong.
 fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wrong> {
     let [certificate, key, authorities @ ..] = pems else {
         return Err((CERT_FILE, "is missing".to_owned()));
@@ -218,13 +219,13 @@ fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wro
     Ok(config)
 }
 
-/// Why nobody trusts the server's certificate now, or one of those between it and its authority.
+/// Why peers do not trust the server's certificate now, or one between it and its authority.
 fn untimely_in(pems: &[String], now: SystemTime) -> Option<String> {
     let chain = certificates(pems.first()?).ok()?;
     chain.iter().find_map(|certificate| untimely(certificate, now))
 }
 
-/// The certificates of a PEM text that has been read whole.
+/// The certificates of a complete PEM text.
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, rustls::Error> {
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>();
     certificates.map_err(|error| rustls::Error::General(error.to_string()))
@@ -236,7 +237,7 @@ fn unfit(error: &rustls::Error) -> String {
 
 /// The DNS names and URIs of a certificate.
 fn names(certificate: &CertificateDer<'_>) -> Arc<[String]> {
-    // It has been verified, so it can be read.
+    // The handshake has verified it, so it can be read.
     let Ok(certificate) = EndEntityCert::try_from(certificate) else { return Arc::default() };
     let names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
     names.map(str::to_owned).collect()

@@ -1,9 +1,9 @@
-//! Spans on their way to a collector, in OTLP over gRPC. Used by `telemetry` only.
+//! The export of spans to a collector, in OTLP over gRPC. Used by `telemetry` only.
 //!
-//! Spans that have ended wait here, up to a bound, and a task of their own sends them: nobody who
-//! ends one waits. A collector that does not take them in time loses them, and each is counted.
-//! OpenTelemetry's own exporter counts none, and reads settings and headers from the environment;
-//! this one reads none.
+//! Spans that have ended wait here, up to a bound, and a separate task sends them: code that ends a
+//! span never waits. Spans that the collector does not accept in time are lost, and each one is
+//! counted. OpenTelemetry's own exporter counts none, and reads settings and headers from the
+//! environment; this one reads none.
 
 use std::error::Error as _;
 use std::io;
@@ -37,27 +37,28 @@ use crate::spans;
 /// The most spans that may wait.
 const WAITING: usize = 2048;
 
-/// The most spans that are sent at one time.
+/// The most spans in one request.
 const BATCH: usize = 512;
 
 /// How long the first span of a batch waits for others.
 const GATHERING: Duration = Duration::from_millis(500);
 
-/// How long the collector has to take a batch, connecting included.
+/// How long the collector may take to accept a batch, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sending of spans.
+/// The running export of spans.
 pub(super) struct SpanExport {
     ending: CancellationToken,
-    /// Nothing comes here: it is closed when all is sent.
+    /// Carries no message: it is closed once everything is sent.
     sent: thread_mpsc::Receiver<()>,
 }
 
 impl SpanExport {
-    /// Has spans made and sent from here on. Within a runtime: the sending is a task of it.
+    /// Creates and sends spans from here on. It must be called within a runtime, because the sending
+    /// is a task of that runtime.
     ///
     /// # Errors
-    /// Where the collector's certificate could not be checked.
+    /// Where the collector's certificate could not be verified.
     pub(super) fn start(traces: &Traces, spans_lost: Counter) -> io::Result<Self> {
         let (put, outbox) = mpsc::channel(WAITING);
         let overflow = Arc::new(AtomicU64::new(0));
@@ -77,7 +78,7 @@ impl SpanExport {
         };
         tokio::spawn(exporter.run());
         let ratio = Sampler::TraceIdRatioBased(traces.ratio.0);
-        // All that the environment could set is set here.
+        // Everything that the environment could set is set here.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::ParentBased(Box::new(ratio)))
             .with_span_limits(SpanLimits::default())
@@ -88,7 +89,7 @@ impl SpanExport {
         Ok(Self { ending, sent })
     }
 
-    /// Waits until every span is sent, or the time is over.
+    /// Waits until every span is sent, or until `time` has passed.
     pub(super) fn flush(&self, time: Duration) {
         self.ending.cancel();
         if self.sent.recv_timeout(time) == Err(thread_mpsc::RecvTimeoutError::Timeout) {
@@ -97,7 +98,7 @@ impl SpanExport {
     }
 }
 
-/// Which process it is that spans are of.
+/// The attributes that identify this process.
 fn resource() -> Resource {
     let instance = RandomIdGenerator::default().new_trace_id().to_string();
     let attributes = [
@@ -108,10 +109,10 @@ fn resource() -> Resource {
     Resource::builder_empty().with_attributes(attributes).build()
 }
 
-/// Whether the collector's certificate could be checked.
+/// Checks that the collector's certificate could be verified.
 ///
 /// # Errors
-/// Why not.
+/// Why it could not.
 pub(super) fn check(traces: &Traces) -> Result<(), String> {
     endpoint(traces).map(drop).map_err(|_| {
         "cannot be checked: the system has no authorities; set telemetry.otlp_ca_file".to_owned()
@@ -130,11 +131,11 @@ fn endpoint(traces: &Traces) -> Result<Endpoint, tonic::transport::Error> {
     endpoint.tls_config(tls)
 }
 
-/// Where spans go that have ended.
+/// Queues the spans that have ended.
 #[derive(Debug)]
 struct SpanQueue {
     put: mpsc::Sender<SpanData>,
-    /// How many did not fit since this was last told.
+    /// How many spans did not fit since the last report.
     overflow: Arc<AtomicU64>,
     lost: Counter,
 }
@@ -158,7 +159,7 @@ impl SpanProcessor for SpanQueue {
     }
 }
 
-/// Sends what is in the outbox.
+/// Sends the spans of the outbox.
 struct Exporter {
     outbox: mpsc::Receiver<SpanData>,
     batch: Vec<SpanData>,
@@ -166,10 +167,10 @@ struct Exporter {
     endpoint: Endpoint,
     resource: ResourceAttributesWithSchema,
     overflow: Arc<AtomicU64>,
-    /// How many are lost since the collector last took all that there was.
+    /// How many spans have been lost since the collector last accepted all of them.
     lost: u64,
     spans_lost: Counter,
-    /// Dropped with all the rest, at the end.
+    /// Dropped at the end, with everything else.
     _done: thread_mpsc::Sender<()>,
 }
 
@@ -184,7 +185,7 @@ impl Exporter {
                     open = self.gather().await;
                 }
             };
-            // What comes soon after goes with it.
+            // Spans that end soon after the first one go into the same batch.
             let _ = timeout(GATHERING, others).await;
             if self.batch.is_empty() {
                 continue;
@@ -197,7 +198,7 @@ impl Exporter {
                 Ok(Ok(answer)) => {
                     let refused = answer.into_inner().partial_success;
                     let refused = refused.map_or(0, |refused| refused.rejected_spans);
-                    // It may say whatever it likes.
+                    // The collector may report any number.
                     let refused = u64::try_from(refused).unwrap_or(0).min(count);
                     (refused, "the collector refuses them".to_owned())
                 }
@@ -206,7 +207,7 @@ impl Exporter {
                         Ok(Err(status)) => causes(status.code(), status.source()),
                         _ => format!("no answer within {TIMEOUT:?}"),
                     };
-                    // A connection that hangs would do so for ever.
+                    // A connection that hangs would hang forever.
                     collector = self.collector();
                     (count, why)
                 }
@@ -219,7 +220,7 @@ impl Exporter {
         TraceServiceClient::new(self.endpoint.connect_lazy())
     }
 
-    /// Waits for further spans of the batch. False where no more will come.
+    /// Waits for more spans of the batch. False where no more will come.
     async fn gather(&mut self) -> bool {
         let room = BATCH - self.batch.len();
         tokio::select! {
@@ -232,7 +233,7 @@ impl Exporter {
         }
     }
 
-    /// Counts what was lost of a batch, and tells when that begins and when it is over.
+    /// Counts the lost spans of a batch, and logs when the loss begins and when it ends.
     fn tell(&mut self, of_batch: u64, why: &str) {
         self.spans_lost.add(of_batch);
         let overflow = self.overflow.swap(0, Ordering::Relaxed);
@@ -249,7 +250,7 @@ impl Exporter {
     }
 }
 
-/// Why the collector could not be asked: its own text stays out of it.
+/// Why the export failed, without any text of the collector's own.
 fn causes(code: tonic::Code, mut source: Option<&(dyn std::error::Error + 'static)>) -> String {
     let mut text = code.to_string();
     while let Some(cause) = source {

@@ -1,8 +1,8 @@
-//! Log lines on their way out. Used by `telemetry` only.
+//! The queue of log lines that are to be written. Used by `telemetry` only.
 //!
-//! Whoever reads the log may stop reading it. The lines then wait here, up to a bound; further
-//! ones are lost and counted, and nobody who writes one is held up. So are those that cannot be written,
-//! where the reader has left or the disk is full.
+//! The log's reader may stop reading. The lines then wait here, up to a bound; further lines are lost
+//! and counted, and code that writes one never waits. Lines that cannot be written, because the
+//! reader has left or the disk is full, are lost and counted too.
 
 use std::io::{self, Write};
 use std::mem;
@@ -13,32 +13,32 @@ use super::text::harmless;
 use crate::config::LogFormat;
 use crate::metrics::Counter;
 
-/// The most that may wait, in bytes: some thousand lines.
+/// The most bytes that may wait: a few thousand lines.
 const LIMIT: usize = 1024 * 1024;
 
-/// The lines that wait.
+/// The lines that wait to be written.
 pub(super) struct Queue {
-    /// How they look.
+    /// The format of the lines.
     format: LogFormat,
-    /// Lines that were lost.
+    /// Counts lost lines.
     lost: Counter,
     state: Mutex<State>,
-    /// There is something to write.
+    /// Notified when there is something to write.
     filled: Condvar,
-    /// All of it has been written.
+    /// Notified when everything has been written.
     emptied: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// How many lines did not fit since this was last told.
+    /// How many lines did not fit since the last report.
     lost: u64,
     writing: bool,
 }
 
 impl Queue {
-    /// For lines of that format.
+    /// A queue for lines of that format.
     pub(super) fn new(format: LogFormat, lost: Counter) -> Self {
         let [filled, emptied] = Default::default();
         Self { format, lost, state: Mutex::default(), filled, emptied }
@@ -48,13 +48,13 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, whole or not at all.
+    /// Accepts a whole line, or nothing of it.
     fn put(&self, line: &[u8]) {
         let line = harmless(&String::from_utf8_lossy(line), self.format);
         let mut state = self.lock();
         if state.waiting.len() + line.len() > LIMIT {
             state.lost += 1;
-            // At once: the line that tells of it waits as well.
+            // Counted at once: the log line that reports the loss waits in the queue, too.
             self.lost.inc();
         } else {
             state.waiting.extend_from_slice(line.as_bytes());
@@ -63,7 +63,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Writes what comes, without end. A line that cannot be written is no reason to end.
+    /// Writes the lines as they come, forever. A line that cannot be written does not end this.
     pub(super) fn write_to(&self, out: impl Write) {
         let mut out = Lines { out, is_torn: false };
         let (mut batch, mut unwritten) = (Vec::new(), 0);
@@ -94,24 +94,24 @@ impl Queue {
         }
     }
 
-    /// Waits until all is written, or the time is over.
+    /// Waits until every line is written, or until `time` has passed.
     pub(super) fn flush(&self, time: Duration) {
         let unwritten = |state: &mut State| state.writing || !state.waiting.is_empty();
         drop(self.emptied.wait_timeout_while(self.lock(), time, unwritten));
     }
 }
 
-/// Where lines go.
+/// The output of the lines.
 struct Lines<W> {
     out: W,
-    /// The last line was written in part.
+    /// Whether the last line was written only in part.
     is_torn: bool,
 }
 
 impl<W: Write> Lines<W> {
-    /// Writes them. Gives back how many of them could not be written whole.
+    /// Writes the lines, and returns how many of them could not be written whole.
     fn write(&mut self, lines: &[u8]) -> u64 {
-        // What is left of a line must not spoil the next one.
+        // The part of a line that was written must not spoil the next line.
         if self.is_torn && self.out.write_all(b"\n").is_ok() {
             self.is_torn = false;
         }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// A reader that takes a batch each time that it is let.
+    /// A reader that reads one batch each time the test allows it.
     struct Reader(Receiver<()>, Sender<String>);
 
     impl Write for Reader {
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// How many bytes wait, and how many lines are lost.
+    /// How many bytes wait, and how many lines have been lost.
     fn count(queue: &Queue) -> (usize, u64) {
         let state = queue.lock();
         (state.waiting.len(), state.lost)
@@ -181,7 +181,7 @@ mod tests {
         let writer = Arc::clone(&queue);
         thread::spawn(move || writer.write_to(Reader(may_read, read)));
         queue.put(b"first\n");
-        // The first batch is out of the queue, and its reader stuck.
+        // The first batch has left the queue, and its reader is blocked.
         while !queue.lock().writing {
             thread::yield_now();
         }
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(count(&queue), (0, 0));
     }
 
-    /// A disk that takes so many bytes, in two parts.
+    /// A disk with space for some bytes, which accepts a few at a time.
     struct Disk<'a>(&'a mut Vec<u8>, usize);
 
     impl Write for Disk<'_> {

@@ -1,6 +1,6 @@
-//! The texts of log lines: they hold nothing that a terminal obeys, and none is longer than 200
-//! characters, because strangers write some of them. Used by `telemetry`; everyone may ask what is
-//! harmful.
+//! The texts of log lines. They hold no character that a terminal obeys, and none is longer than 200
+//! characters, because strangers write some of them. Used by `telemetry`; any module may ask which
+//! characters are harmful.
 
 use std::fmt::{self, Write as _};
 
@@ -12,12 +12,13 @@ use crate::config::LogFormat;
 /// The longest text of a line, in characters. Our own are shorter.
 const LONGEST: usize = 200;
 
-/// What stands for the rest of a text that is longer.
+/// Replaces the rest of a text that is longer.
 const CUT: char = '…';
 
-/// The line with nothing in it that a terminal obeys, and no end but its own. What is written
-/// instead is an escape in JSON as well, where such a character is always within a text. JSON tells
-/// where a text ends, so it is cut here; [`write_field`] cuts the others.
+/// The line without any character that a terminal obeys, and with no line end but its own. An escape
+/// replaces each such character. The escape is valid in JSON as well, where such a character is
+/// always within a string. JSON shows where a text ends, so texts in JSON are cut here;
+/// [`write_field`] cuts the others.
 pub(super) fn harmless(line: &str, format: LogFormat) -> String {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let mut clean = String::with_capacity(line.len() + 1);
@@ -26,7 +27,7 @@ pub(super) fn harmless(line: &str, format: LogFormat) -> String {
         let kept = if format == LogFormat::Json { texts.keep(c) } else { Some(c) };
         match kept {
             Some(c) if is_harmful(c) => {
-                // Writing to a text cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(clean, "\\u{:04x}", u32::from(c));
             }
             kept => clean.extend(kept),
@@ -36,18 +37,18 @@ pub(super) fn harmless(line: &str, format: LogFormat) -> String {
     clean
 }
 
-/// Where in a line of JSON a character stands.
+/// The position of a character in a line of JSON.
 #[derive(Default)]
 struct Texts {
     within: bool,
-    /// How many characters of the text there were, an escape being one.
+    /// How many characters the text has had so far; an escape counts as one.
     length: usize,
-    /// How many characters belong to an escape that has begun.
+    /// How many characters of a started escape are still to come.
     escape: u8,
 }
 
 impl Texts {
-    /// What becomes of the next character.
+    /// What to write for the next character; `None` writes nothing.
     fn keep(&mut self, c: char) -> Option<char> {
         let begins = self.escape == 0;
         match c {
@@ -67,7 +68,8 @@ impl Texts {
     }
 }
 
-/// Writes a field of a line that is for people: the message as it is, all others after their names.
+/// Writes a field of a line that is for people: the message as it is, every other field after its
+/// name.
 pub(super) fn write_field(
     writer: &mut Writer<'_>,
     field: &Field,
@@ -75,16 +77,16 @@ pub(super) fn write_field(
 ) -> fmt::Result {
     match field.name() {
         "message" => {}
-        // Where in a library's source that stands which writes to the log in another way.
+        // The source location of a line that a library logs through the `log` crate.
         name if name.starts_with("log.") => return Ok(()),
         name => write!(writer, " {name}=")?,
     }
-    // It fails where the text was cut, and the line goes on all the same.
+    // This fails where the text was cut, and the line goes on all the same.
     let _ = write!(Short { writer, left: LONGEST }, "{value:?}");
     Ok(())
 }
 
-/// Takes so many characters more, and fails at the first one that is too many.
+/// Writes up to `left` more characters, and fails at the first one beyond that.
 struct Short<'a, 'w> {
     writer: &'a mut Writer<'w>,
     left: usize,
@@ -102,7 +104,8 @@ impl fmt::Write for Short<'_, '_> {
     }
 }
 
-/// Control characters, what ends a line for some readers, and what turns the direction of text.
+/// Control characters, characters that end a line for some readers, and characters that change the
+/// direction of text.
 pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -134,7 +137,7 @@ mod tests {
         }
     }
 
-    /// What is left of a text in a line of JSON, between two others.
+    /// What remains of a text in a line of JSON, between two other texts.
     fn kept(text: &str) -> String {
         let line = serde_json::json!({ "a": "x", "b": text, "c": [1, "y"] });
         let line: Value =

@@ -1,5 +1,5 @@
-//! The bearer tokens that are taken now, as digests: nobody can read a token out of them. Used by
-//! `callers` only.
+//! The bearer tokens that are valid now, stored as digests: a token cannot be read out of its digest.
+//! Used by `auth` only.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -9,9 +9,9 @@ use subtle::ConstantTimeEq as _;
 
 use crate::clock::Clock;
 
-/// How long a token is taken after its file holds another one. Kubernetes takes up to two minutes to
-/// bring a change of a Secret to every pod: callers and servers learn of it at different times, in
-/// whatever order.
+/// How long a token stays valid after its file holds another one. Kubernetes takes up to two minutes
+/// to bring a change of a Secret to every pod: callers and servers see the new token at different
+/// times, in any order.
 const OVERLAP: Duration = Duration::from_mins(5);
 
 /// The digest of a token.
@@ -23,18 +23,18 @@ impl Digest {
         Self(digest(&SHA256, token.as_bytes()))
     }
 
-    /// In a time that tells nothing of where they differ.
+    /// Compares in constant time.
     fn is(&self, other: &Self) -> bool {
         self.0.as_ref().ct_eq(other.0.as_ref()).into()
     }
 }
 
-/// A token that is taken.
+/// A token that is accepted.
 struct Accepted {
-    /// Whose it is: the place in the list of clients.
+    /// The index of its client in the list of clients.
     client: usize,
     digest: Digest,
-    /// Until when, for one that another has taken the place of.
+    /// When it expires; set for a token that another one has replaced.
     until: Option<SystemTime>,
 }
 
@@ -45,16 +45,16 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// None yet.
+    /// An empty set.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { accepted: RwLock::default(), clock }
     }
 
-    /// Takes a client's token in place of the one before, which is taken for one overlap more. The
-    /// one before that is gone.
+    /// Makes `token` the client's token. The previous token stays valid for one more [`OVERLAP`]; the
+    /// one before it is dropped.
     ///
     /// # Errors
-    /// Where the token is another client's: nobody could tell the two apart.
+    /// Where the token belongs to another client: the two could not be told apart.
     pub(super) fn replace(&self, client: usize, token: &str) -> Result<(), String> {
         let digest = Digest::of(token);
         let now = self.clock.now();
@@ -64,7 +64,7 @@ impl Tokens {
             Some(token) if token.client != client => {
                 return Err("is the token of another client, too; each needs its own".to_owned());
             }
-            // The file was written anew, with the same token.
+            // The file was written again with the same token.
             Some(Accepted { until: None, .. }) => return Ok(()),
             _ => {}
         }
@@ -76,12 +76,12 @@ impl Tokens {
         Ok(())
     }
 
-    /// Whose token it is now.
+    /// The index of the client that the token belongs to now.
     pub(super) fn owner(&self, shown: &Digest) -> Option<usize> {
         let now = self.clock.now();
         let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
         let mut owner = None;
-        // To the end, whatever is found: how long it takes does not tell which one it is.
+        // Every token is compared, even after a match: the time must not show which one matched.
         for token in accepted.iter() {
             let lives = token.until.is_none_or(|until| now < until);
             if token.digest.is(shown) & lives {

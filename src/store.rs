@@ -46,7 +46,7 @@ const OPENING_POLL: Duration = Duration::from_millis(100);
 /// when its answer has arrived, or [canceled](Self::cancel) if it was never sent. A call that is
 /// neither finished nor canceled counts for as long as the vendor may still count it.
 ///
-/// All async methods fail with `STORE_UNAVAILABLE`. A failed operation may or may not have been carried
+/// Async methods fail only with `STORE_UNAVAILABLE`. A failed operation may or may not have been carried
 /// out; every method is safe to repeat.
 #[async_trait]
 pub trait Store: TokenStore {

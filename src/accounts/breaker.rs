@@ -282,8 +282,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// An open breaker always admits one call at a time, and never stays open longer than it
-        /// reports.
+        /// Whatever happens, an open breaker admits only one call at a time, and never stays open longer
+        /// than it reports.
         #[test]
         fn a_probe_is_alone_and_comes_in_time(
             events in proptest::collection::vec((event(), 0.0..=1.0), 0..300),

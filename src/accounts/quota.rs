@@ -77,7 +77,7 @@ pub(crate) struct Quota {
 /// The calls that have passed the gate.
 #[derive(Default)]
 struct Passed {
-    /// How many calls were sent since [`Quota::take_sent`].
+    /// How many calls were sent since the last [`Quota::take_sent`].
     sent: u64,
     /// The calls that were answered and are not finished yet.
     answered: Vec<Call>,

@@ -22,8 +22,8 @@ impl Accounts {
         Self(accounts.into_iter().map(Arc::new).collect())
     }
 
-    /// Reads the tables of all accounts, and records problems in them. If there are several, each gets
-    /// half of the server's `max_in_flight` places, unless it sets its own number.
+    /// Reads the tables of all accounts, and records problems in them. If there are several accounts,
+    /// each gets half of the server's `max_in_flight` places, unless it sets its own number.
     #[must_use]
     pub fn read(
         tables: Vec<(String, Section)>,

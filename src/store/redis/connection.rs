@@ -34,7 +34,7 @@ const CLOSED_FOR: Duration = Duration::from_millis(500);
 /// How many requests may wait to be written. Each waits no longer than an operation may take.
 const QUEUE: usize = 1024;
 
-/// The way to the server.
+/// The server's connection, made and renewed on demand.
 pub(super) struct Connection {
     client: Client,
     /// The first commands on a new connection: authentication and the choice of the database. The

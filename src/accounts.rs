@@ -1,6 +1,6 @@
-//! The account at its vendor: which one a question is for, how many calls it has left, how many may be
-//! under way, and what becomes of a vendor that fails. Used by `orders`, and by `app` and `grpc`, which
-//! set accounts up and tell who asks.
+//! The account at its vendor: which account a question is for, how many calls it has left, how many may
+//! be under way, and how a failing vendor is handled. Used by `orders`; `app` sets accounts up and
+//! `grpc` identifies the caller.
 //!
 //! A call passes, in this order: the account's places for callers ([`Account::place`]), its concurrency
 //! limit and breaker (`limiter`), and the limits on calls (`quota`), which count it in the store.

@@ -1,5 +1,5 @@
-//! The one error: why a question has no answer, in the contract's reasons. Every part may make
-//! one; only `grpc` turns it into a gRPC status.
+//! The one error type: why a question has no answer, in the contract's reasons. Any module may create
+//! one; only `grpc` converts it to a gRPC status.
 
 mod verdict;
 
@@ -11,67 +11,67 @@ pub use self::verdict::{Answer, Fault, Verdict};
 use crate::config::Secret;
 use crate::pb::{self, ErrorReason};
 
-/// What callers are shown of a vendor's own text, in characters.
+/// The maximum length of a vendor's own text shown to callers, in characters.
 const PROVIDER_TEXT_LIMIT: usize = 256;
 
-/// How long to wait after a vendor failed to answer, where it does not say itself, or the store.
+/// How long to wait after the vendor or the store was unavailable, if it does not say so itself.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a question has no answer.
 ///
-/// Everything but [`detail`](Self::detail) and [`advice`](Self::advice) reaches the caller: it
-/// holds no secret, no URL and no personal data.
+/// Everything except [`detail`](Self::detail) and [`advice`](Self::advice) reaches the caller, so it
+/// contains no secret, no URL and no personal data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// Which of the contract's reasons it is.
+    /// The contract's reason.
     pub reason: ErrorReason,
-    /// What happened, to what, and what to do.
+    /// What happened, to what, and what to do about it.
     pub message: String,
-    /// The request's field that is invalid.
+    /// The invalid field of the request.
     pub field: Option<&'static str>,
-    /// How long to wait before a retry can succeed; `None` where none can.
+    /// How long to wait before a retry can succeed; `None` if no retry can.
     pub retry_after: Option<Duration>,
-    /// The vendor that was asked, once that is known.
+    /// The vendor that was asked, once known.
     pub provider: Option<pb::Provider>,
-    /// The account that was asked with, once that is known.
+    /// The account that was used, once known.
     pub account: Option<String>,
-    /// The vendor's own code, to the letter.
+    /// The vendor's own code, verbatim.
     pub provider_code: Option<String>,
-    /// The vendor's own text, fit to be shown.
+    /// The vendor's own text, safe to show.
     pub provider_message: Option<String>,
-    /// Which limit is spent.
+    /// The limit that is used up.
     pub quota: Option<String>,
-    /// How the exchange with the vendor ended that was made for this.
+    /// How the exchange with the vendor ended.
     pub exchange: Exchange,
-    /// What helps the operator and must not leave the server: for the log only.
+    /// Details for the operator that must not leave the server: for the log only.
     pub detail: Option<String>,
-    /// What the operator should do, where the reason alone does not say it.
+    /// What the operator should do, if the reason alone does not say it.
     pub advice: Option<&'static str>,
 }
 
 /// How an exchange with a vendor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exchange {
-    /// There was none: the vendor was not asked.
+    /// No exchange: the vendor was not asked.
     NotSent,
     /// The vendor answered.
     Answered,
-    /// The vendor answered that it is asked too often: the account is paused.
+    /// The vendor answered that it gets too many calls: the account is paused.
     TooOften {
-        /// For how long.
+        /// How long the account is paused.
         wait: Duration,
-        /// Whether one call alone goes first then, and the others once it is answered.
+        /// Whether a single call is tried after that, and the others only once it is answered.
         probe: bool,
     },
-    /// The vendor failed, or the way to it.
+    /// The vendor, or the connection to it, failed.
     Failed {
-        /// How long asking again is of no use; `None` where it may help at once.
+        /// How long a retry is useless; `None` if one may help at once.
         retry_after: Option<Duration>,
     },
 }
 
 impl Error {
-    /// An error of that reason, with nothing else known.
+    /// Creates an error with that reason and no other details.
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -89,25 +89,26 @@ impl Error {
         }
     }
 
-    /// The request's `field` is not as it must be.
+    /// Creates the error for an invalid `field` of the request.
     pub fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         let exchange = Exchange::NotSent;
         Self { field: Some(field), exchange, ..Self::new(ErrorReason::InvalidRequest, message) }
     }
 
-    /// The vendor answered that it is asked too often: see [`Exchange::TooOften`].
+    /// Creates the error for a vendor that reports too many calls: see [`Exchange::TooOften`].
     pub fn too_often(wait: Duration, probe: bool, message: impl Into<String>) -> Self {
         let exchange = Exchange::TooOften { wait, probe };
         Self { exchange, ..Self::new(ErrorReason::ProviderQuotaExhausted, message) }
             .retry_after(wait)
     }
 
-    /// The vendor cannot be asked now, or did not answer.
+    /// Creates the error for a vendor that cannot be asked now, or did not answer.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::ProviderUnavailable, message).retry_after(UNAVAILABLE_RETRY)
     }
 
-    /// What must be remembered of a call cannot be; `detail` goes to the log.
+    /// Creates the error for state of a call that must be stored and cannot be; `detail` goes to the
+    /// log.
     pub fn store_unavailable(detail: impl Into<String>) -> Self {
         Self::new(
             ErrorReason::StoreUnavailable,
@@ -117,7 +118,7 @@ impl Error {
         .detail(detail)
     }
 
-    /// The vendor's answer could not be read; `what` says why.
+    /// Creates the error for an unreadable answer of the vendor; `what` says why.
     pub fn unreadable(what: impl fmt::Display) -> Self {
         Self::new(
             ErrorReason::ProviderResponseInvalid,
@@ -125,43 +126,43 @@ impl Error {
         )
     }
 
-    /// This server failed; `detail` goes to its log.
+    /// Creates the error for a failure of this server; `detail` goes to its log.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, "this server failed; its log says why").detail(detail)
     }
 
-    /// The vendor failed, or the way to it; asking again may help at once.
+    /// Creates the error for a vendor, or a connection to it, that failed; a retry may help at once.
     pub fn failed(message: impl Into<String>) -> Self {
         let exchange = Exchange::Failed { retry_after: None };
         Self { exchange, ..Self::unavailable(message) }
     }
 
-    /// What the error's reason means.
+    /// Returns what the error's reason means.
     #[must_use]
     pub fn verdict(&self) -> &'static Verdict {
         Verdict::of(self.reason)
     }
 
-    /// With the time that a retry must wait.
+    /// Adds how long to wait before a retry.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }
 
-    /// With what only the log may hold.
+    /// Adds details for the log only.
     #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Self {
         Self { detail: Some(detail.into()), ..self }
     }
 
-    /// With what the operator should do.
+    /// Adds what the operator should do.
     #[must_use]
     pub fn advice(self, advice: &'static str) -> Self {
         Self { advice: Some(advice), ..self }
     }
 
-    /// With the vendor's own code and text. A text about our credentials can hold our address
-    /// and more, so it goes to the log instead of the caller.
+    /// Adds the vendor's own code and text. A text about our credentials can contain our address and
+    /// more, so it goes to the log instead of to the caller.
     #[must_use]
     pub fn vendor_said(mut self, code: Option<String>, text: Option<String>) -> Self {
         self.provider_code = code;
@@ -173,7 +174,7 @@ impl Error {
         self
     }
 
-    /// Without a secret that only the vendor's module knows, should the vendor have repeated it.
+    /// Removes a secret that only the vendor's module knows, in case the vendor repeated it.
     #[must_use]
     pub fn without(mut self, secret: &Secret) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
@@ -182,8 +183,8 @@ impl Error {
         self
     }
 
-    /// With the vendor's own code and text made fit to be shown: without the account's secrets,
-    /// should the vendor have repeated them, without control characters, and cut.
+    /// Makes the vendor's own code and text safe to show: removes the account's secrets, in case the
+    /// vendor repeated them, removes control characters, and truncates the text.
     #[must_use]
     pub fn presentable(mut self, secrets: &[Secret]) -> Self {
         for said in [&mut self.provider_code, &mut self.provider_message, &mut self.detail] {
@@ -192,14 +193,14 @@ impl Error {
         self
     }
 
-    /// With the vendor and the account that were asked.
+    /// Adds the vendor and the account that were asked.
     #[must_use]
     pub fn at(self, provider: pb::Provider, account: &str) -> Self {
         Self { provider: Some(provider), account: Some(account.to_owned()), ..self }
     }
 }
 
-/// What came of something, in a word: `OK`, or the reason of its error.
+/// The outcome as one word: `OK`, or the reason of the error.
 pub fn outcome<T>(result: &Result<T, Error>) -> &'static str {
     result.as_ref().map_or_else(|error| pb::short_name(error.reason), |_| "OK")
 }
@@ -212,8 +213,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The text without control characters, and without the secrets, as they are and as they are in a
-/// URL. The characters go first: a secret that they break up would be whole again without them.
+/// Removes control characters and the secrets from the text; secrets both as they are and URL-encoded.
+/// Control characters go first: they could split a secret, which would be whole again once they are
+/// removed.
 fn concealed(text: &str, secrets: &[Secret]) -> String {
     let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
     for secret in secrets {

@@ -1,5 +1,5 @@
-//! The use case: an order as fresh as asked, within the vendor's rules. Used by `grpc`, which
-//! asks, and by `app`, which hands it the accounts and the store.
+//! The use case: return an order as fresh as the caller asks for, within the vendor's rules. `grpc`
+//! asks questions here; `app` provides the accounts and the store.
 
 mod freshness;
 mod measures;
@@ -27,28 +27,28 @@ use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
 use crate::spans;
 use crate::store::{OrderKey, Store};
 
-/// For how long it is remembered that a vendor does not know an order.
+/// How long a vendor's not-found answer is cached.
 const NOT_FOUND_FRESHNESS: Duration = Duration::from_secs(5);
 
-/// How many orders that vendors do not know are remembered.
+/// How many not-found answers are cached.
 const NOT_FOUND_LIMIT: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Answers questions about orders.
 #[derive(Clone)]
 pub struct Orders(Arc<Inner>);
 
-/// What a question gets.
+/// The answer to a question.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// What the caller gets.
+    /// The response for the caller.
     pub response: GetOrderResponse,
-    /// How long the vendor took, from when the request for the order was sent; only where this
-    /// process has asked it for this answer.
+    /// How long the vendor took, from when the request for the order was sent; only if this process
+    /// asked the vendor for this answer.
     pub vendor_latency: Option<Duration>,
 }
 
 impl From<GetOrderResponse> for Answer {
-    /// An answer that no vendor was asked for.
+    /// Builds an answer for which no vendor was asked.
     fn from(response: GetOrderResponse) -> Self {
         Self { response, vendor_latency: None }
     }
@@ -68,7 +68,7 @@ struct Inner {
 }
 
 impl Orders {
-    /// Asks with these accounts, and remembers in this store.
+    /// Creates the service with these accounts and this store.
     #[must_use]
     pub fn new(accounts: Accounts, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
@@ -82,23 +82,23 @@ impl Orders {
         }))
     }
 
-    /// For each account, whether its vendor can be asked now as far as is known: not while it
-    /// rejects the account's credentials, nor while it fails and its breaker is open.
+    /// Returns, for each account, whether its vendor can be asked now, as far as is known. It cannot
+    /// while it rejects the account's credentials, or while it fails and its breaker is open.
     pub fn availability(&self) -> impl Iterator<Item = (&str, tokio::sync::watch::Receiver<bool>)> {
         let accounts = self.0.accounts.iter();
         accounts.map(|account| (account.name.as_str(), account.availability.subscribe()))
     }
 
-    /// The order, at most `max_age` old; without one, as fresh as the account is configured for,
-    /// and older where the vendor cannot be asked now.
+    /// Returns the order, at most `max_age` old. Without `max_age` the account's configured freshness
+    /// applies, and an older answer is allowed while the vendor cannot be asked.
     ///
-    /// The vendor is asked in a task of its own: a caller whose deadline passes stops waiting,
-    /// and the call goes on to its end and is remembered.
+    /// The vendor is asked in a separate task: a caller whose deadline passes stops waiting, but the
+    /// call runs to its end and its answer is stored.
     ///
     /// # Errors
     /// `INVALID_REQUEST`, `PROVIDER_NOT_CONFIGURED` and `CALLER_FORBIDDEN` before anything is sent,
-    /// `PROVIDER_QUOTA_EXHAUSTED` and `STORE_UNAVAILABLE` instead of a call that must not be
-    /// made, `DEADLINE_EXCEEDED` at the deadline, and what the vendor's module fails with.
+    /// `PROVIDER_QUOTA_EXHAUSTED` and `STORE_UNAVAILABLE` instead of a call that must not be made,
+    /// `DEADLINE_EXCEEDED` at the deadline, and the errors of the vendor's module.
     pub async fn get(
         &self,
         caller: &Caller,
@@ -113,8 +113,8 @@ impl Orders {
         Ok(answer)
     }
 
-    /// Resolves once no call to a vendor is under way and every answer is stored. To be waited for once
-    /// nobody asks any more.
+    /// Resolves once no call to a vendor is under way and every answer is stored. Wait for this only
+    /// after the last question.
     pub async fn idle(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -130,19 +130,20 @@ impl Orders {
         Question::new(account, caller, order, max_age, self.0.clock.now())
     }
 
-    /// The answer to a question, by its deadline.
+    /// Answers a question by its deadline.
     async fn answer(&self, question: &Question, deadline: Instant) -> Result<Answer, Error> {
         let now = Instant::now();
-        // The last tenth is for an older answer, where one will do.
+        // The last tenth of the time is reserved for returning an older answer, if one is allowed.
         let stale_after = now + deadline.saturating_duration_since(now) / 10 * 9;
-        // What is under way now was under way at the arrival, and is young enough for anyone.
+        // A search under way now was already under way when the question arrived, so its answer is
+        // fresh enough for any `max_age`.
         let mut under_way = self.0.searches.under_way(&question.key);
         let mut place = None;
         loop {
             if let Some(answer) = self.at_hand(question) {
                 return answer.map(Answer::from);
             }
-            // A watch has a place of its own.
+            // A watch holds a place of its own.
             if place.is_none() && question.class.priority != Priority::Background {
                 match question.account.place() {
                     Ok(share) => place = Some(share),
@@ -178,7 +179,7 @@ impl Orders {
                     let now = self.0.clock.now();
                     return Ok(question.found(known.clone(), Source::Cache, now).into());
                 }
-                // The leader's own limits stopped it, and they are not this question's.
+                // The leader was stopped by limits of its own, which do not apply to this question.
                 Outcome::Failed(error, class) if question.may_fare_better(error, class) => {}
                 Outcome::Failed(error, _) => return self.stale_or(question, error.clone()),
             }
@@ -189,7 +190,7 @@ impl Orders {
         self.0.not_found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What can be answered without asking anyone.
+    /// Returns an answer that needs no I/O.
     fn at_hand(&self, question: &Question) -> Option<Result<GetOrderResponse, Error>> {
         if let Some((error, observed)) = self.not_found().get(&question.key).cloned() {
             let max_age = question.max_age.unwrap_or(NOT_FOUND_FRESHNESS).min(NOT_FOUND_FRESHNESS);
@@ -202,12 +203,12 @@ impl Orders {
         question.is_satisfied_by(&known, now).then(|| Ok(question.found(known, Source::Cache, now)))
     }
 
-    /// The last state that is known, where it may stand in for the answer, or else the error.
+    /// Returns the last known state if it may replace the answer, else the error.
     fn stale_or(&self, question: &Question, error: Error) -> Result<Answer, Error> {
         self.stale(question, Some(&error)).map(Answer::from).ok_or(error)
     }
 
-    /// The last state that is known, where it may stand in for `error`, or end a wait.
+    /// Returns the last known state if it may replace `error`, or end a wait.
     fn stale(&self, question: &Question, error: Option<&Error>) -> Option<GetOrderResponse> {
         let may_stand_in = error.is_none_or(|error| error.verdict().allows_stale);
         if !may_stand_in || question.max_age.is_some() {
@@ -223,7 +224,7 @@ impl Orders {
         Some(answer)
     }
 
-    /// Joins the search that is under way for the question's order, or leads one.
+    /// Joins the search under way for the question's order, or leads a new one.
     fn join(
         &self,
         question: &Question,

@@ -1,13 +1,13 @@
-//! The vendors: what each must do ([`Provider`]), what each is handed ([`Resources`]), and the one
-//! match from the contract's enum to a vendor's module. Used by `orders`; a vendor's module
-//! knows no other vendor.
+//! The vendors: what each must implement ([`Provider`]), what each gets ([`Resources`]), and the one
+//! match from the contract's enum to a vendor's module. Used by `orders`; a vendor's module knows no
+//! other vendor.
 
 mod dingshang;
 mod haoka;
 mod wechat;
 mod wire;
 
-/// The invented vendor of `docs/adding-a-vendor.md`, built where a vendor's module stands.
+/// The fictional vendor of `docs/adding-a-vendor.md`, built at the place of a vendor's module.
 #[cfg(test)]
 #[path = "../tests/acme/provider.rs"]
 mod acme;
@@ -29,26 +29,24 @@ use crate::metrics::Metrics;
 use crate::outbound::{Answer, Delivery, Permit};
 use crate::pb::{self, Order};
 
-/// One account at a vendor, ready to be asked.
+/// One account at a vendor, ready for questions.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// What the vendor knows the account by: its `base_url`, and its `app_id` or `user_id`. Two
-    /// accounts with one identity share one set of limits, whatever their names are.
+    /// The vendor's identity of the account: its `base_url`, and its `app_id` or `user_id`. Two
+    /// accounts with the same identity share one set of limits, whatever their names are.
     fn identity(&self) -> String;
 
-    /// What is never to be repeated, should the vendor's own texts hold it: the secrets that are in
-    /// use now.
+    /// The secrets in use now, which must be removed from the vendor's own texts.
     fn secrets(&self) -> Vec<Secret>;
 
-    /// Checks an id against the vendor's alphabet: nothing else may reach a URL, a form or a
-    /// signature.
+    /// Checks an id against the vendor's alphabet: no other id may reach a URL, a form or a signature.
     ///
     /// # Errors
     /// `INVALID_REQUEST` with the field `id`.
     fn check_id(&self, id: &str) -> Result<(), Error>;
 
-    /// The machine to ask for: the one that was given, or else the account's. Vendors without
-    /// machines refuse one.
+    /// Returns the machine to ask for: the given one, or else the account's. Vendors without machines
+    /// reject a given one.
     ///
     /// # Errors
     /// `INVALID_REQUEST` with the field `machine_no`.
@@ -60,49 +58,49 @@ pub trait Provider: Send + Sync {
         }
     }
 
-    /// Asks the vendor for an order, once (a refused token is renewed, and the order asked for
-    /// once more); each call goes through the gate. The order's `provider` and `account` are left for
-    /// the caller to fill in.
+    /// Asks the vendor for an order, once. If the vendor refuses the token, the token is renewed and
+    /// the order is asked for once more. Each call passes the gate. The caller fills in the order's
+    /// `provider` and `account`.
     ///
     /// # Errors
-    /// Everything that the vendor's table of errors names; what its answers and its transport
-    /// can do wrong.
+    /// Every error in the vendor's table, and the errors of its answers and its transport.
     async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error>;
 
-    /// What the vendor allows, and how this account asks.
+    /// The vendor's limits, and this account's settings within them.
     fn rules(&self) -> Rules;
 
-    /// Asks the vendor, once, for what shows that orders could be asked for, and for no order. Spends
-    /// no call of the limits, which are of calls for orders. `shared` is where access tokens are
-    /// remembered; `None` where nobody else can have one.
+    /// Makes one request that shows that orders could be asked for, without asking for an order. It
+    /// uses none of the limits, which cover calls for orders only. `shared` is where access tokens are
+    /// stored; `None` if no other process can have one.
     ///
     /// # Errors
-    /// What its transport and the store can do wrong: then the vendor has answered nothing.
+    /// Errors of the transport and the store: the vendor has then answered nothing.
     async fn prove(&self, shared: Option<&dyn TokenStore>) -> Result<Proof, Error>;
 
-    /// Whether [`prove`](Self::prove) ends the life of the token that a running server may use, so
-    /// that it must be handed what that server shares.
+    /// Whether [`prove`](Self::prove) ends the life of a token that a running server may use. If so,
+    /// `prove` needs the store that the server shares.
     fn proof_ends_a_token(&self) -> bool {
         false
     }
 }
 
-/// What a vendor has answered to [`Provider::prove`].
+/// A vendor's answer to [`Provider::prove`].
 #[derive(Debug)]
 pub struct Proof {
-    /// What of the account's credentials it has taken, in a few words; or why it would answer no
-    /// question about an order.
+    /// Which of the account's credentials the vendor accepted, in a few words; or why it would answer
+    /// no question about an order.
     pub taken: Result<&'static str, Error>,
-    /// How many seconds its clock is ahead of ours, where it told; up to one off.
+    /// How many seconds the vendor's clock is ahead of ours, if it sent its time; accurate to one
+    /// second.
     pub clock_difference: Option<i64>,
-    /// From how many seconds of difference on it turns every call down, where it says so.
+    /// The clock difference in seconds from which the vendor rejects every call, if it states one.
     pub clock_limit: Option<u64>,
-    /// The certificate that it has shown and that was found good, in DER; `None` over plain HTTP.
+    /// The certificate that the vendor presented and that was verified, in DER; `None` over plain HTTP.
     pub certificate: Option<Vec<u8>>,
 }
 
 impl Proof {
-    /// What an answer shows.
+    /// Builds the proof from an answer.
     fn of(answer: &Answer, taken: Result<&'static str, Error>) -> Self {
         let Answer { clock_difference, .. } = *answer;
         let certificate = answer.certificate().map(<[u8]>::to_vec);
@@ -110,24 +108,24 @@ impl Proof {
     }
 }
 
-/// From how many seconds on a difference between a vendor's clock and ours is worth a warning.
+/// The difference between a vendor's clock and ours, in seconds, from which a warning is given.
 pub const CLOCK_TOLERANCE: u64 = 60;
 
-/// What a vendor allows, and how an account asks within it.
+/// A vendor's limits, and an account's settings within them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// How old an answer may be by default.
+    /// The default maximum age of an answer.
     pub freshness: Duration,
-    /// How many calls the vendor allows in any minute; `None` where it names no limit.
+    /// How many calls the vendor allows in any minute; `None` if it states no limit.
     pub calls_per_minute: Option<u32>,
     /// How many calls the vendor allows for one order in any 24 hours.
     pub calls_per_order_per_day: Option<u32>,
-    /// How long a call may take from the gate to its answer, all that it waits for included.
+    /// The longest time from the gate to the answer, including all waiting in between.
     pub longest_call: Duration,
 }
 
 impl Rules {
-    /// Whether calls are limited, so that each has to be counted before it is sent.
+    /// Whether calls are limited, so that each must be counted before it is sent.
     #[must_use]
     pub fn are_counted(&self) -> bool {
         self.calls_per_minute.is_some() || self.calls_per_order_per_day.is_some()
@@ -137,19 +135,19 @@ impl Rules {
 /// Admits calls for orders to a vendor, and counts them.
 #[async_trait]
 pub trait Gate: Send + Sync {
-    /// Counts a call that is about to be sent. Gives the id of that call.
+    /// Counts a call that is about to be sent, and returns its id.
     ///
     /// # Errors
-    /// `PROVIDER_QUOTA_EXHAUSTED` where the vendor may not be asked now; `STORE_UNAVAILABLE`
-    /// where a call could not be counted.
+    /// `PROVIDER_QUOTA_EXHAUSTED` if the vendor may not be asked now; `STORE_UNAVAILABLE` if the call
+    /// could not be counted.
     async fn enter(&self) -> Result<String, Error>;
 
-    /// Notes how far the call of that id got.
+    /// Records how far the call with that id got.
     async fn leave(&self, call: String, delivery: Delivery);
 }
 
-/// Makes a call that the gate counts. `call` begins to work once it is admitted: what it stamps
-/// and signs is of the time of sending. Its permit is for one request.
+/// Makes a call that the gate counts. `call` runs only once it is admitted, so its timestamp and
+/// signature are from the time of sending. Its permit is for one request.
 async fn counted<T, F>(gate: &dyn Gate, call: impl FnOnce(Permit) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
@@ -161,79 +159,79 @@ where
     outcome
 }
 
-/// Which order a vendor is asked for. Both fields have passed the vendor's checks.
+/// The order to ask a vendor for. Both fields have passed the vendor's checks.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Query {
-    /// The vendor's name for the order.
+    /// The vendor's id of the order.
     pub id: String,
     /// The machine that sold it; empty where the vendor has no machines.
     pub machine_no: String,
 }
 
-/// What an order is asked for with.
+/// What a vendor's module needs to ask for an order.
 #[derive(Clone, Copy)]
 pub struct Resources<'a> {
-    /// What every call for the order goes through.
+    /// The gate that every call for the order passes.
     pub gate: &'a dyn Gate,
-    /// Where access tokens are remembered.
+    /// The store of access tokens.
     pub tokens: &'a dyn TokenStore,
 }
 
 /// A vendor's access token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What goes on the wire.
+    /// The value that is sent.
     pub value: Secret,
-    /// From when on another one should be asked for.
+    /// When to start asking for a new token.
     pub renew_at: SystemTime,
 }
 
-/// Remembers access tokens, and who renews one: by what the vendor knows the account by.
+/// Stores access tokens, and leases to renew them, by the vendor's identity of the account.
 #[async_trait]
 pub trait TokenStore: Send + Sync {
-    /// The token that was saved last, and not dropped since.
+    /// Returns the token that was saved last and not removed since.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn load(&self, identity: &str) -> Result<Option<Token>, Error>;
 
-    /// Remembers the token in place of any other.
+    /// Stores the token, replacing any other.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn save(&self, identity: &str, token: &Token) -> Result<(), Error>;
 
-    /// Forgets the token, but only if it is still this one: another caller may have renewed it.
+    /// Removes the token, but only if it is still this one: another caller may have renewed it.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error>;
 
-    /// Makes `owner` the one who does `what` for all processes, for `life` at most. False while
-    /// another owner is; true again for the same owner.
+    /// Gives `owner` the lease on `what` across all processes, for at most `life`. Returns false while
+    /// another owner holds it, and true again for the same owner.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn lease(&self, what: &str, owner: &str, life: Duration) -> Result<bool, Error>;
 
-    /// Ends a lease, but only if it is still this owner's.
+    /// Ends a lease, but only if this owner still holds it.
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error>;
 }
 
-/// An id that no other call or owner has, in this process or another.
+/// Creates an id that is unique among all calls and owners, across processes.
 #[must_use]
 pub fn new_id() -> String {
-    /// Tells this process from others.
+    /// Distinguishes this process from others.
     static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("{:016x}-{:x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Reads the settings of an account at that vendor. `None` where something is wrong, which is
-/// noted in the section.
+/// Reads the settings of an account at that vendor. `None` if there is a problem, which is recorded in
+/// the section.
 pub fn configure(
     provider: pb::Provider,
     section: &mut Section,

@@ -1,9 +1,8 @@
-//! What is remembered between calls: orders, spent calls, tokens, leases. `app` opens the store
-//! that is configured and hands it to the parts that need it; `orders` keeps the vendors' rules
-//! with it.
+//! The state that outlives one call: orders, spent calls, tokens and leases. `app` opens the configured
+//! store and hands it to the parts that need it; `orders` uses it to keep the vendors' rules.
 //!
-//! There are three kinds behind one trait: [`Memory`] for the life of the process, [`File`] on one
-//! machine, [`Redis`] for several replicas. One suite of tests holds for all (`tests/it/store.rs`).
+//! Three implementations share one trait: [`Memory`] lasts as long as the process, [`File`] serves one
+//! machine, [`Redis`] serves several replicas. One test suite covers all three (`tests/it/store.rs`).
 
 mod cache;
 mod call;
@@ -38,91 +37,92 @@ use crate::metrics::Metrics;
 use crate::pb::Order;
 use crate::providers::TokenStore;
 
-/// How often a store that cannot be used yet is tried.
+/// How often [`Store::opened`] tries a store that is not available yet.
 const OPENING_POLL: Duration = Duration::from_millis(100);
 
-/// Remembers what the vendors' rules need.
+/// Stores the state that the vendors' rules need.
 ///
-/// A call to a vendor is [reserved](Self::reserve) before it is sent, and [finished](Self::finish) once
-/// its answer has come, or [canceled](Self::cancel) where it was never sent. A call that is neither
-/// counts for as long as the vendor may come to count it.
+/// A call to a vendor is [reserved](Self::reserve) before it is sent. It is [finished](Self::finish)
+/// when its answer has arrived, or [canceled](Self::cancel) if it was never sent. A call that is
+/// neither finished nor canceled counts for as long as the vendor may still count it.
 ///
-/// All methods that wait fail with `STORE_UNAVAILABLE`, and then may or may not have been carried out:
-/// each is safe to repeat.
+/// Async methods fail only with `STORE_UNAVAILABLE`. A failed operation may or may not have been carried
+/// out; every method is safe to repeat.
 #[async_trait]
 pub trait Store: TokenStore {
-    /// What is known of an order without any input or output; perhaps not the latest. `window` is the
+    /// Returns the known state of an order without any I/O; it may be out of date. `window` is the
     /// order's own limit: see [`Known::spent`].
     fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known>;
 
-    /// What is known of an order.
+    /// Returns the known state of an order.
     async fn get(
         &self,
         order: &OrderKey,
         window: Option<&WindowKey>,
     ) -> Result<Option<Known>, Error>;
 
-    /// Remembers an order's state, unless what is remembered was observed later or is terminal.
-    /// Terminal states are never forgotten.
+    /// Stores an order's state, unless the stored state was observed later or is terminal. Terminal
+    /// states are never deleted.
     async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error>;
 
-    /// Reserves a call: takes its lease and a slot in each of its windows, or nothing. They are written
-    /// before this returns. A call that is reserved again takes no second slot.
+    /// Reserves a call: its lease and a slot in each of its windows, or nothing. The reservation is
+    /// written before this returns. Reserving the same call again uses no second slot.
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error>;
 
-    /// Notes that the call's answer has come, and what it brought, all at once:
+    /// Records that the call's answer has arrived, and its outcome, in one step:
     ///
-    /// - its slots are free a period from now, if not before;
-    /// - an answer about the order resumes an account that is paused with a probe, if a probe was admitted
-    ///   since: its vendor answers again. Answers to calls of before resume nothing, nor does
-    ///   anything but the time resume an account that is paused without a probe;
-    /// - the order's state is remembered as [`put`](Self::put) does it, and the lease ends.
+    /// - its slots become free one period from now, or earlier;
+    /// - an answer about the order resumes an account that is paused with a probe, if a probe was
+    ///   admitted since the pause began: the vendor answers again. Answers to earlier calls resume
+    ///   nothing. An account that is paused without a probe resumes only when the time has passed;
+    /// - the order's state is stored as [`put`](Self::put) does it, and the lease ends.
     ///
-    /// When each slot that is taken in the order's own window is free again then, earliest first.
+    /// Returns when each used slot in the order's own window becomes free, earliest first.
     async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error>;
 
-    /// Gives the call's slots back: nothing was sent.
+    /// Frees the call's slots, because nothing was sent.
     async fn cancel(&self, call: &Call) -> Result<(), Error>;
 
-    /// Pauses an account, an hour at most: the vendor says that it is asked too often. With `probe`,
-    /// one call is admitted each time that `wait` has passed, until one of them is answered.
+    /// Pauses an account for at most an hour, because the vendor reports too many calls. With `probe`,
+    /// one call is admitted each time `wait` has passed, until one of them is answered.
     async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error>;
 
-    /// When each slot that is taken in a window is free again, earliest first.
+    /// Returns when each used slot in a window becomes free, earliest first.
     async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error>;
 
-    /// Proves that the store can be read and written now: with keys of its own, which are soon gone.
+    /// Proves that the store can be read and written now. It uses keys of its own, which soon
+    /// disappear.
     async fn ping(&self) -> Result<(), Error>;
 
-    /// Resolves once the store can be used: a server may not be there yet.
+    /// Resolves once the store is available: a server may start later than this process.
     async fn opened(&self) {
         while self.ping().await.is_err() {
             tokio::time::sleep(OPENING_POLL).await;
         }
     }
 
-    /// How many bytes the store holds in the memory of this process.
+    /// Returns how many bytes the store holds in this process's memory.
     fn held(&self) -> Held;
 
-    /// Whether other processes use the same store, so that a lease joins their calls with ours.
+    /// Whether other processes use the same store, so that a lease coordinates their calls with ours.
     fn is_shared(&self) -> bool;
 }
 
-/// How many bytes a store holds in the memory of this process, about.
+/// The approximate number of bytes a store holds in this process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Held {
-    /// Orders that can be forgotten; at most what is set.
+    /// Orders that can be evicted; bounded by the configured size.
     pub cache: usize,
-    /// Terminal orders that are nowhere else.
+    /// Terminal orders that are stored nowhere else.
     pub terminal: usize,
-    /// Calls whose slots are not free again.
+    /// Calls whose slots are still in use.
     pub spent_calls: usize,
 }
 
-/// Opens the store that is configured.
+/// Opens the configured store.
 ///
 /// # Errors
-/// Why it cannot be opened, and what to do.
+/// Why the store cannot be opened, and what to do.
 pub fn open(
     store: &config::Store,
     clock: &Arc<dyn Clock>,
@@ -140,11 +140,11 @@ pub fn open(
     })
 }
 
-/// Whether the store can be meant, without opening it; a file must be one that could be opened or
-/// made here, if it `is_here`.
+/// Checks the store's settings without opening it. With `is_here`, the file must be one that could be
+/// opened or created on this machine.
 ///
 /// # Errors
-/// What is wrong with its URL, without the URL, or with the file.
+/// The problem with the URL (without quoting the URL) or with the file.
 pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
     match &store.place {
         StorePlace::File(path) if is_here => File::check(path),
@@ -153,8 +153,8 @@ pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
     }
 }
 
-/// Whether an order's state may take the place of the one that is known. What seems to be observed in
-/// the future is of a clock that was ahead, and must not keep the truth out until then.
+/// Whether an order's state may replace the known one. A known state that seems to be observed in the
+/// future comes from a clock that was ahead; it must not block newer states until that time.
 pub(crate) fn newer(state: &Order, known: &Order, now: SystemTime) -> bool {
     let time = |order: &Order| order.observe_time.map(|time| (time.seconds, time.nanos));
     !known.terminal && (time(state) >= time(known) || !ends::ahead(known, now).is_zero())

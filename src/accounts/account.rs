@@ -1,5 +1,5 @@
-//! One account: its vendor's module, its rules, and what its callers share. Used by the registry, and by
-//! `orders` for every question.
+//! One account: its vendor's module, its rules, and the limits that its callers share. Used by the
+//! registry, and by `orders` for every question.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use crate::pb::{self, Order, OrderRef};
 use crate::providers::{self, Provider, Query, Resources, Rules};
 use crate::store::{AccountKey, OrderKey};
 
-/// What an account may set as `freshness`.
+/// The allowed range of `freshness`.
 const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_hours(24);
 
-/// The most that an account may set as a limit where its vendor has none.
+/// The highest limit that an account may set if its vendor has none.
 const LIMIT_CEILING: u32 = 10_000;
 
-/// How many calls an account may have under way at one time, and at most.
+/// How many calls an account may have under way at one time: the default and the maximum.
 const MAX_CONCURRENCY: usize = 64;
 const CONCURRENCY_CEILING: u32 = 1000;
 
-/// What an account may set as `max_in_flight`.
+/// The allowed range of `max_in_flight`.
 const IN_FLIGHT_RANGE: std::ops::RangeInclusive<u32> = 1..=100_000;
 
-/// How an account asks.
+/// The settings of an account.
 #[derive(Clone, Copy)]
 struct Settings {
     rules: Rules,
@@ -43,17 +43,17 @@ struct Settings {
 
 /// One configured account.
 pub struct Account {
-    /// What callers put in `account`.
+    /// The name that callers put in `account`.
     pub name: String,
-    /// The vendor that it is an account of.
+    /// The account's vendor.
     pub provider: pb::Provider,
-    /// Where what becomes of its questions is counted.
+    /// The metrics of this account.
     pub(crate) meters: Meters,
     /// Whether the vendor can be asked now, as far as is known.
     pub(crate) availability: Arc<Availability>,
-    /// The vendor's rules, as this account keeps them.
+    /// The vendor's rules, as this account applies them.
     pub(crate) rules: Rules,
-    /// What the stores know the account by: the vendor's own identity, not the name.
+    /// The account's key in the stores: the vendor's own identity, not the configured name.
     pub(crate) key: AccountKey,
     pub(super) is_default: bool,
     pub(super) vendor: Box<dyn Provider>,
@@ -63,8 +63,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account that asks with the vendor's module, by the vendor's own rules; nobody reads what it
-    /// measures.
+    /// Creates an account with the vendor's module and the vendor's own rules; its metrics are not
+    /// exported.
     #[must_use]
     pub fn new(
         name: &str,
@@ -104,7 +104,7 @@ impl Account {
         }
     }
 
-    /// Reads `[accounts.NAME]`. `None` where something is wrong, which is noted.
+    /// Reads `[accounts.NAME]`. `None` if there is a problem, which is recorded in the section.
     pub(super) fn read(
         name: &str,
         mut section: Section,
@@ -122,7 +122,7 @@ impl Account {
         let is_default = section.take("default").unwrap_or(false);
         let vendor = providers::configure(provider, &mut section, clock, metrics);
         let freshness = section.duration("freshness", FRESHNESS_RANGE);
-        // Where the vendor's settings are wrong, its limits are not known either.
+        // If the vendor's settings are wrong, its limits are unknown too.
         let rules = vendor.as_ref().map(|vendor| vendor.rules());
         let per_minute = rules.and_then(|rules| rules.calls_per_minute);
         let per_minute = limit(&mut section, "calls_per_minute", per_minute);
@@ -143,10 +143,10 @@ impl Account {
         Some(Self::with(name, provider, vendor, settings, metrics))
     }
 
-    /// A place for a caller that waits for an answer of this account.
+    /// Reserves a place for a caller that waits for an answer of this account.
     ///
     /// # Errors
-    /// `PROVIDER_UNAVAILABLE` where its share of the server's places is used up.
+    /// `PROVIDER_UNAVAILABLE` if the account's share of the server's places is used up.
     pub(crate) fn place(&self) -> Result<Share, Error> {
         self.in_flight.take(1).ok_or_else(|| {
             self.meters.shed.inc();
@@ -157,7 +157,7 @@ impl Account {
         })
     }
 
-    /// Puts on the page how many callers wait.
+    /// Updates the gauge of waiting callers.
     pub(crate) fn measure_places(&self) {
         let used = u32::try_from(self.in_flight.used()).unwrap_or(u32::MAX);
         self.meters.in_flight.set(used.into());
@@ -178,32 +178,32 @@ impl Account {
         self.limiter.acquire(clock).await
     }
 
-    /// Whether calls have to be counted before they are sent.
+    /// Whether calls must be counted before they are sent.
     pub(crate) fn is_limited(&self) -> bool {
         self.rules.are_counted()
     }
 
-    /// What the stores know the order by.
+    /// Builds the order's key in the stores.
     pub(crate) fn order_key(&self, query: &Query) -> OrderKey {
         let vendor = self.vendor.identity();
         key(&[&self.provider.word(), &vendor, &query.id, &query.machine_no]).into()
     }
 
-    /// The question for the vendor, checked.
+    /// Checks the request and builds the vendor's query.
     pub(crate) fn query(&self, order: &OrderRef) -> Result<Query, Error> {
         self.vendor.check_id(&order.id)?;
         let machine_no = self.vendor.machine_no(&order.machine_no)?;
         Ok(Query { id: order.id.clone(), machine_no })
     }
 
-    /// Notes what a call's outcome says of the account's credentials; most errors say nothing.
+    /// Records what a call's outcome says about the account's credentials; most errors say nothing.
     pub(crate) fn note(&self, error: Option<&Error>) {
         let accepted = error.map_or(Some(true), |error| error.verdict().accepts_credentials());
         let Some(accepted) = accepted else { return };
         if !self.availability.set(Impairment::CredentialsRejected, !accepted) {
             return;
         }
-        // Perhaps no caller has waited for this answer, so nobody else may log it.
+        // Possibly no caller waited for this answer, so nothing else may log it.
         match error {
             Some(error) if !accepted => tracing::warn!(
                 account = self.name,
@@ -217,7 +217,8 @@ impl Account {
         }
     }
 
-    /// Asks the vendor. The order's `account` is empty: what is kept of it is not the name's.
+    /// Asks the vendor. The order's `account` is empty, because the stored state must not depend on the
+    /// account's name.
     pub(crate) async fn ask(
         &self,
         query: &Query,
@@ -226,24 +227,24 @@ impl Account {
         let mut secrets = self.vendor.secrets();
         let outcome = self.vendor.get_order(query, resources).await;
         let outcome = outcome.map(|order| Order { provider: self.provider.into(), ..order });
-        // They may have changed meanwhile, and either may have been sent.
+        // The secrets may have changed meanwhile, and either set may have been sent.
         secrets.extend(self.vendor.secrets());
         outcome.map_err(|error| error.presentable(&secrets))
     }
 }
 
-/// One text of several, that no others make.
+/// Joins the parts into one text that no other parts produce.
 fn key(parts: &[&str]) -> String {
     serde_json::Value::from(parts).to_string()
 }
 
-/// A limit of calls, which may be lower than the vendor's but not higher.
+/// Reads a limit on calls: it may be lower than the vendor's limit, but not higher.
 fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> {
     let most = vendors.unwrap_or(LIMIT_CEILING);
     section.count(key, 1..=most).or(vendors)
 }
 
-/// How many calls may be under way at one time.
+/// Reads how many calls may be under way at one time.
 fn max_concurrency(section: &mut Section) -> usize {
     let given = section.count("max_concurrency", 1..=CONCURRENCY_CEILING);
     given.and_then(|given| usize::try_from(given).ok()).unwrap_or(MAX_CONCURRENCY)

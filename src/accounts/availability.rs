@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// A reason why a vendor cannot be asked. Each comes and goes by itself.
+/// A reason why a vendor cannot be asked. Each one is set and cleared independently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Impairment {
     /// The vendor rejects the account's credentials.
@@ -38,7 +38,7 @@ impl Default for Availability {
 }
 
 impl Availability {
-    /// Whether the vendor can be asked: now, and at each change.
+    /// Returns a receiver of whether the vendor can be asked: the current value and each change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
         self.available.subscribe()
     }
@@ -47,16 +47,16 @@ impl Availability {
         self.impairments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an impairment is there.
+    /// Whether an impairment is present.
     pub(crate) fn has(&self, impairment: Impairment) -> bool {
         *impairment.of(&mut self.impairments())
     }
 
-    /// Notes whether an impairment is there. True where that changes it.
+    /// Records whether an impairment is present. Returns true if that changes it.
     pub(crate) fn set(&self, impairment: Impairment, is_there: bool) -> bool {
         let mut impairments = self.impairments();
         let changed = mem::replace(impairment.of(&mut impairments), is_there) != is_there;
-        // Under the lock, so that the last word is of the last change.
+        // Sent under the lock, so that the last value sent is that of the last change.
         let available = !impairments.contains(&true);
         self.available.send_if_modified(|was| mem::replace(was, available) != available);
         changed

@@ -1,42 +1,42 @@
-//! When a vendor that fails is left alone: the breaker of one account, as states and
-//! transitions. The time and the chance come from outside. Used by the limiter.
+//! The circuit breaker of one account: when a failing vendor is not asked. Pure states and transitions;
+//! time and chance are parameters. Used by the limiter.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-/// How many calls must fail one after the other. One alone may be an unlucky order, and a vendor
-/// that is seldom asked has no rate.
+/// How many calls must fail in a row to open the breaker. One alone may be an unlucky order, and a
+/// vendor that is rarely asked has no failure rate.
 const FAILURES_IN_A_ROW: u32 = 5;
 
-/// How far back the rate of failures looks, in seconds: what was longer ago says little of now.
+/// The window of the failure rate, in seconds: older calls say little about now.
 const WINDOW: u64 = 10;
 
-/// How many calls the window must hold before half of them is a rate and not chance.
+/// How many calls the window must hold before half of them failing is a rate and not chance.
 const LEAST_CALLS: u32 = 20;
 
-/// How long a vendor is left alone at first, and at most; it doubles with each probe that fails.
-/// The longest is as long as one waits to learn that a vendor is back.
+/// The first and the longest pause; the pause doubles with each probe that fails. The longest bounds
+/// how late a caller finds out that the vendor is back.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// How long others are told to wait while a probe is under way: when it is answered is not known.
+/// The wait reported to other callers while a probe is under way: nobody knows when it is answered.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
-/// How a call ended for its vendor.
+/// How a call ended, as far as its vendor is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It answered, whatever it said.
+    /// The vendor answered, whatever the answer.
     Answered,
-    /// It failed; the time is how long it asks to be left alone, where it does.
+    /// The vendor failed; the duration is how long it asks not to be called, if it says so.
     Failed(Option<Duration>),
 }
 
-/// A transition of the breaker that callers can notice.
+/// A transition of the breaker that is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
-    /// The vendor is left alone, for so long at first.
+    /// The vendor is not asked, at first for this long.
     Opened(Duration),
-    /// A probe was answered: all may ask again.
+    /// A probe was answered: every call is admitted again.
     Closed,
 }
 
@@ -56,9 +56,9 @@ pub(super) struct Breaker {
 enum State {
     /// Every call is admitted.
     Closed { in_a_row: u32, window: Window },
-    /// No call is admitted before that time; then one is, the probe.
+    /// No call is admitted before `until`; the next one after it is the probe.
     Open { until: SystemTime, pause: Duration },
-    /// The probe is under way, and the others wait for its outcome.
+    /// The probe is under way; the other calls wait for its outcome.
     HalfOpen { until: SystemTime, pause: Duration },
 }
 
@@ -75,7 +75,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// For how long no call is admitted; `None` where one is.
+    /// How long no call is admitted; `None` if a call is admitted now.
     pub(super) fn refusal(&self, now: SystemTime) -> Option<Duration> {
         match self.state {
             State::Closed { .. } => None,
@@ -89,7 +89,7 @@ impl Breaker {
     /// Admits a call; the first one after the pause is the probe.
     ///
     /// # Errors
-    /// For how long no call is admitted.
+    /// How long no call is admitted.
     pub(super) fn admit(&mut self, now: SystemTime) -> Result<Ticket, Duration> {
         if let Some(wait) = self.refusal(now) {
             return Err(wait);
@@ -100,8 +100,8 @@ impl Breaker {
         Ok(Ticket(self.generation))
     }
 
-    /// Records how a call ended. `chance`, from 0 to 1, spreads the pause over its second half, so
-    /// that replicas do not probe in step.
+    /// Records how a call ended. `chance`, from 0 to 1, spreads the end of the pause over its second
+    /// half, so that replicas do not probe at the same time.
     pub(super) fn record(
         &mut self,
         ticket: Ticket,
@@ -130,13 +130,13 @@ impl Breaker {
                 self.open(pause, asked, now, chance);
                 None
             }
-            // No ticket is given while the breaker is open.
+            // An open breaker issues no tickets.
             (State::Open { .. }, _) => None,
         }
     }
 
-    /// Gives a ticket back: its call says nothing of the vendor, or was never made. After a probe, the
-    /// next call is the probe.
+    /// Returns a ticket: its call was never made, or says nothing about the vendor. If it was the
+    /// probe, the next call is the probe.
     pub(super) fn abandon(&mut self, ticket: Ticket) {
         if let State::HalfOpen { until, pause } = self.state
             && ticket.0 == self.generation
@@ -164,7 +164,7 @@ impl Breaker {
     }
 }
 
-/// The calls of the last seconds, by the second.
+/// The calls of the last seconds, grouped by second.
 #[derive(Debug, Default)]
 struct Window(VecDeque<Second>);
 
@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn half_of_enough_calls_within_the_window_is_a_rate() {
-        // The pause between calls in ms, each so many-th fails, and the call that opens it.
+        // The pause between calls in ms, every n-th call that fails, and the call that opens the
+        // breaker.
         let cases: [(u64, u64, Option<u64>); 4] = [
             (0, 2, Some(20)),
             (400, 2, Some(20)),
@@ -281,8 +282,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever happens, an open breaker lets one call through at a time, and never stays
-        /// open for longer than it says.
+        /// Whatever happens, an open breaker admits only one call at a time, and never stays open longer
+        /// than it reports.
         #[test]
         fn a_probe_is_alone_and_comes_in_time(
             events in proptest::collection::vec((event(), 0.0..=1.0), 0..300),
@@ -328,7 +329,7 @@ mod tests {
                     Event::End(..) => {}
                 }
             }
-            // All calls end, time passes, and the next one is let through.
+            // All calls end, time passes, and the next call is admitted.
             for (ticket, _) in under_way {
                 breaker.abandon(ticket);
             }

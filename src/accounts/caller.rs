@@ -1,21 +1,21 @@
-//! Who asks, as far as the answer depends on it. `grpc` finds out who it is; `accounts` keeps to what
-//! that caller may do.
+//! The caller, as far as the answer depends on it. `grpc` identifies it; `accounts` enforces what it
+//! may do.
 
 use std::sync::Arc;
 
-/// A caller. The default one is anyone, who may ask for everything.
+/// A caller. The default is anonymous and may ask for everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// Its name in the configuration; empty where callers are not told apart.
+    /// The client's name in the configuration; empty if clients are not distinguished.
     pub name: Arc<str>,
-    /// The names of the accounts that it may use; `None`: all.
+    /// The names of the accounts that it may use; `None` means all.
     pub accounts: Option<Arc<[String]>>,
-    /// How many calls to vendors may be made for its questions in any minute; `None`: as many as
+    /// How many calls to vendors may be made for its questions in any minute; `None` means as many as
     /// the accounts allow.
     pub vendor_calls_per_minute: Option<u32>,
 }
 
-/// The calls to vendors that may be made for one caller in any minute.
+/// A client's limit on calls to vendors in any minute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Share {
     /// The caller's name.

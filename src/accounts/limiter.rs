@@ -1,5 +1,5 @@
 //! How the calls of one account go to its vendor: each waits for a permit, passes the breaker, and is
-//! made once more where that is allowed and can help. Used by the account.
+//! retried once if that is allowed and can help. Used by the account.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::clock::Clock;
 use crate::error::{Error, Exchange};
 use crate::providers::Rules;
 
-/// How many calls may wait for a permit at one account.
+/// How many calls of one account may wait for a permit.
 const QUEUE: usize = 1000;
 
-/// What the calls of an account share.
+/// The state that an account's calls share.
 pub(super) struct Limiter {
     /// The account's name, for the log.
     account: String,
@@ -26,7 +26,7 @@ pub(super) struct Limiter {
     queue: Semaphore,
     /// How long a call waits for its permit: as long as the longest call may take.
     patience: Duration,
-    /// Whether the vendor counts calls: then one that it may have counted is not repeated.
+    /// Whether the vendor counts calls; if so, a call that it may have counted is not repeated.
     is_counted: bool,
     history: Mutex<History>,
     availability: Arc<Availability>,
@@ -39,7 +39,8 @@ struct History {
 }
 
 impl Limiter {
-    /// Of an account that may have `max_concurrency` calls under way at one time, by these rules.
+    /// Creates the limiter of an account with these rules that may have `max_concurrency` calls under
+    /// way at one time.
     pub(super) fn new(
         account: &str,
         max_concurrency: usize,
@@ -76,12 +77,12 @@ impl Limiter {
         (used(&self.concurrency, self.max_concurrency), used(&self.queue, QUEUE))
     }
 
-    /// Waits for a permit to ask the vendor: as long as its longest call may take, in which time each
-    /// call that is under way now ends, unless it is made twice.
+    /// Waits for a permit to ask the vendor. It waits as long as the longest call may take; in that
+    /// time every call under way now ends, unless it is retried.
     ///
     /// # Errors
     /// `PROVIDER_UNAVAILABLE`: at once while the breaker is open or too many calls wait, and when no
-    /// permit is free in time.
+    /// permit becomes free in time.
     pub(super) async fn acquire(&self, clock: &dyn Clock) -> Result<ConcurrencyPermit<'_>, Error> {
         let refusal = self.history().breaker.refusal(clock.now());
         if let Some(wait) = refusal {
@@ -115,8 +116,8 @@ impl Limiter {
         }
     }
 
-    /// Notes how an attempt ended, the `attempts`-th of its question. Whether to make another one:
-    /// not where the vendor may have counted a call that it counts.
+    /// Records how the question's attempt number `attempts` ended. Returns whether to retry: not if the
+    /// vendor counts calls and may have counted this one.
     fn note(
         &self,
         ticket: Ticket,
@@ -131,7 +132,7 @@ impl Limiter {
             history.budget.earn();
         }
         let transition = history.breaker.record(ticket, outcome, clock.now(), rand::random());
-        // Under the lock, so that health reports the last transition last.
+        // Done under the lock, so that health reports the last transition last.
         match transition {
             Some(Transition::Opened(pause)) => {
                 self.availability.set(Impairment::Failing, true);
@@ -167,7 +168,7 @@ pub(crate) struct ConcurrencyPermit<'a> {
     _permit: SemaphorePermit<'a>,
 }
 
-/// A call that the breaker has admitted. However it ends, the breaker gets its ticket back.
+/// A call that the breaker has admitted. However it ends, its ticket returns to the breaker.
 struct Admitted<'a> {
     limiter: &'a Limiter,
     ticket: Ticket,
@@ -175,17 +176,17 @@ struct Admitted<'a> {
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        // Does nothing where the call's outcome was recorded.
+        // Has no effect if the call's outcome was recorded.
         self.limiter.history().breaker.abandon(self.ticket);
     }
 }
 
 impl ConcurrencyPermit<'_> {
-    /// Makes the call, if the breaker admits it. `was_sent` tells afterwards whether the vendor may have
-    /// counted it.
+    /// Makes the call if the breaker admits it. Afterwards `was_sent` reports whether the vendor may
+    /// have counted it.
     ///
     /// # Errors
-    /// Those of the call; `PROVIDER_UNAVAILABLE` while the breaker is open.
+    /// The call's own errors; `PROVIDER_UNAVAILABLE` while the breaker is open.
     pub(crate) async fn attempt<T>(
         &mut self,
         clock: &dyn Clock,
@@ -198,7 +199,7 @@ impl ConcurrencyPermit<'_> {
         let admitted = Admitted { limiter, ticket };
         let result = call.await;
         let error = result.as_ref().err();
-        // A call that never reached for the vendor is no attempt.
+        // A call that never tried to reach the vendor is not an attempt.
         if outcome(error).is_some() {
             self.attempts += 1;
         }
@@ -206,7 +207,7 @@ impl ConcurrencyPermit<'_> {
         result
     }
 
-    /// Whether another attempt may help and is allowed: then it waits until it is due.
+    /// Whether a retry may help and is allowed; if so, waits until it is due.
     pub(crate) async fn should_retry(&self) -> bool {
         if self.should_retry {
             sleep(retry::pause(self.attempts, rand::random())).await;
@@ -215,7 +216,7 @@ impl ConcurrencyPermit<'_> {
     }
 }
 
-/// How an attempt ended for its vendor; `None` where the vendor was not asked.
+/// How an attempt ended, as far as its vendor is concerned; `None` if the vendor was not asked.
 fn outcome(error: Option<&Error>) -> Option<Outcome> {
     match error.map(|error| error.exchange) {
         None | Some(Exchange::Answered | Exchange::TooOften { .. }) => Some(Outcome::Answered),

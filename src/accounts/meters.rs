@@ -1,11 +1,11 @@
-//! What is measured of one account: its handles, taken once, so that counting looks nothing up. Used by the
-//! account, and by `orders` for what becomes of its questions.
+//! The metrics of one account, as handles that are created once, so that counting needs no lookup. Used
+//! by the account, and by `orders` for its questions.
 
 use crate::metrics::{ByWord, Counter, Gauge, Histogram, Lazy, Metrics};
 use crate::pb::Source;
 use crate::store::Limit;
 
-/// The outcome of a call that was answered with an order.
+/// The outcome label of a call that returned an order.
 const OK: &str = "OK";
 
 /// The handles of one account.
@@ -24,12 +24,12 @@ pub(crate) struct Meters {
     pub(crate) in_flight: Gauge,
     pub(crate) breaker_open: Gauge,
     pub(crate) credentials_refused: Gauge,
-    /// Callers that were turned away.
+    /// Callers that were rejected because no place was free.
     pub(crate) shed: Counter,
 }
 
 impl Meters {
-    /// Those of an account. Its counters are on the page from here on, at 0.
+    /// Creates the metrics of an account. Its counters start at 0 here.
     pub(super) fn new(account: &str, metrics: &Metrics) -> Self {
         let meters = Self {
             answers: metrics.answers.by_last([account]),
@@ -56,7 +56,7 @@ impl Meters {
         meters
     }
 
-    /// Answers from that source.
+    /// Counts answers from that source.
     pub(crate) fn answers(&self, source: Source) -> Counter {
         self.answers.of(match source {
             Source::Live => "live",
@@ -66,7 +66,7 @@ impl Meters {
         })
     }
 
-    /// Calls that were not made because that limit is spent.
+    /// Counts calls that were not made because that limit is used up.
     pub(crate) fn quota_refusals(&self, limit: Limit) -> Counter {
         self.quota_refusals.of(limit.name())
     }

@@ -1,5 +1,5 @@
-//! Asks the vendors for proof that they can be asked about orders, and for no order. Used by `app`,
-//! for an operator who waits for it.
+//! Asks the vendors to prove that they can be asked about orders, without asking for an order. Used by
+//! `app`, for an operator who waits for the result.
 
 use std::time::Duration;
 
@@ -10,37 +10,37 @@ use super::{Account, Accounts};
 use crate::error::Error;
 use crate::providers::{Proof, TokenStore};
 
-/// What a proof that ends the life of an access token may use.
+/// What a proof may use if it ends the life of an access token.
 #[derive(Clone, Copy)]
 pub enum Shared<'a> {
-    /// The store of whoever else uses the token.
+    /// The store that the token's other users share.
     Store(&'a dyn TokenStore),
-    /// Nobody else can have one.
+    /// No other process can have a token.
     Nobody,
-    /// Nothing, so the vendor must not be asked.
+    /// It is unknown who shares the token, so the vendor must not be asked.
     Unknown,
 }
 
-/// What came of asking an account's vendor.
+/// The result of proving one account.
 #[derive(Debug)]
 pub struct Proved {
     /// The account's name.
     pub account: String,
-    /// What the vendor has answered, or why it has not; `None` where it must not be asked. What it
-    /// says is fit to be shown.
+    /// The vendor's answer, or why there is none; `None` if the vendor must not be asked. Its texts are
+    /// safe to show.
     pub outcome: Option<Result<Proof, Error>>,
-    /// How long it took.
+    /// The duration of the proof.
     pub time: Duration,
 }
 
 impl Accounts {
-    /// Whether a proof of any account must be handed the store that a running server has.
+    /// Whether a proof of any account must be given the store of the running server.
     #[must_use]
     pub fn prove_with_store(&self) -> bool {
         self.iter().any(|account| account.vendor.proof_ends_a_token())
     }
 
-    /// Asks the vendors of all accounts at once; what comes of it is in the order of the accounts.
+    /// Asks the vendors of all accounts at once; the results are in the order of the accounts.
     pub async fn prove(&self, shared: Shared<'_>) -> Vec<Proved> {
         join_all(self.iter().map(|account| account.prove(shared))).await
     }

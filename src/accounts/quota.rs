@@ -1,5 +1,5 @@
-//! The limits on calls: which windows a call is counted in, and what a caller is told when one is full.
-//! Used by `orders` for every call to a vendor.
+//! The limits on calls: the windows in which a call is counted, and the error when one is full. Used by
+//! `orders` for every call to a vendor.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +19,10 @@ use crate::store::{Call, Lease, Limit, OrderKey, Outcome, Reservation, Store, Wi
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// How long after the longest call a request may still reach the vendor and be counted.
+/// How long after the end of the longest call a request may still reach the vendor and be counted.
 const STRAGGLING: Duration = Duration::from_secs(20);
 
-/// How many of the day's calls for an order are kept for callers who set `max_age`.
+/// How many of the day's calls for an order are reserved for callers that set `max_age`.
 const KEPT_FOR_MAX_AGE: u32 = 2;
 
 /// What the limits depend on, besides the account and the order.
@@ -36,29 +36,29 @@ pub(crate) struct QuotaClass {
 /// How much of an account's limits a question may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// A caller that sets `max_age`: may use all of the day's calls.
+    /// A caller that sets `max_age`; it may use all of the day's calls.
     Fresh,
-    /// A caller that does not.
+    /// A caller that does not set `max_age`.
     #[default]
     Default,
-    /// A poller for watchers: also at most half of the minute's calls.
+    /// A poller for watchers; it may also use at most half of the minute's calls.
     Background,
 }
 
 impl Priority {
-    /// Whether an account's limits leave it calls that they do not leave the other.
+    /// Whether an account's limits leave calls to this priority that they do not leave to the other.
     pub(crate) fn has_more_than(self, other: Self) -> bool {
         self != other && (self == Self::Fresh || other == Self::Background)
     }
 }
 
-/// How many calls a day an order has for callers that set `max_age`, or for those that do not.
+/// How many calls per day an order has for callers that set `max_age`, or for those that do not.
 pub(crate) fn calls_per_day(rules: &Rules, sets_max_age: bool) -> Option<u32> {
     let limit = rules.calls_per_order_per_day?;
     Some(if sets_max_age { limit } else { limit.saturating_sub(KEPT_FOR_MAX_AGE).max(1) })
 }
 
-/// What the store knows an order's own limit by.
+/// Builds the key of an order's own limit in the store.
 pub(crate) fn day_window(account: &Account, order: &OrderKey) -> Option<WindowKey> {
     account.rules.calls_per_order_per_day.map(|_| format!("{order} day").into())
 }
@@ -69,24 +69,24 @@ pub(crate) struct Quota {
     store: Arc<dyn Store>,
     order: OrderKey,
     class: QuotaClass,
-    /// What joins the processes that share the store.
+    /// Coordinates the processes that share the store.
     lease: Option<Lease>,
     passed: Mutex<Passed>,
 }
 
-/// What has passed the gate.
+/// The calls that have passed the gate.
 #[derive(Default)]
 struct Passed {
-    /// How many calls were sent since this was last taken.
+    /// How many calls were sent since the last [`Quota::take_sent`].
     sent: u64,
-    /// The calls whose answers have come, and are still to be finished.
+    /// The calls that were answered and are not finished yet.
     answered: Vec<Call>,
-    /// Whether the last call was kept back because another process asks for the order.
+    /// Whether the last call was held back because another process is asking for the order.
     is_leased_elsewhere: bool,
 }
 
 impl Quota {
-    /// The gate of calls for one order.
+    /// Creates the gate of the calls for one order.
     pub(crate) fn new(
         account: Arc<Account>,
         store: Arc<dyn Store>,
@@ -106,25 +106,26 @@ impl Quota {
         self.passed().sent > 0
     }
 
-    /// How many calls the vendor may have counted since this was last asked for.
+    /// Returns and resets how many calls the vendor may have counted.
     pub(crate) fn take_sent(&self) -> u64 {
         mem::take(&mut self.passed().sent)
     }
 
-    /// Whether the last call was kept back because another process asks for the order.
+    /// Whether the last call was held back because another process is asking for the order.
     pub(crate) fn is_leased_elsewhere(&self) -> bool {
         self.passed().is_leased_elsewhere
     }
 
-    /// Remembers how the question ended, with the calls whose answers have come. When each slot that the
-    /// order's own limit has spent is free again then.
+    /// Stores the question's outcome, and finishes the calls that were answered. Returns when each used
+    /// slot of the order's own limit becomes free.
     ///
     /// # Errors
-    /// `STORE_UNAVAILABLE`: then the slots stay taken for longer, and the state may be unknown to others.
+    /// `STORE_UNAVAILABLE`: then the slots stay in use for longer, and other processes may not know the
+    /// state.
     pub(crate) async fn finish(&self, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
         let mut answered = mem::take(&mut self.passed().answered);
         let last = answered.pop();
-        // More than one where the vendor refused a token: all but the last one brought nothing.
+        // There is more than one if the vendor refused a token: all but the last returned nothing.
         for call in answered {
             self.store.finish(&call, Outcome::Counted).await?;
         }
@@ -206,7 +207,7 @@ impl Gate for Quota {
         let reservation = self.store.reserve(&call).await;
         self.passed().is_leased_elsewhere = matches!(reservation, Ok(Reservation::Leased));
         match reservation {
-            // The slot counts from when the store decided: what is sent much later would outlive it.
+            // The slot counts from the store's decision: a call sent much later would outlive it.
             Ok(Reservation::Reserved) if begin.elapsed() > STRAGGLING / 2 => {
                 self.cancel(&call).await;
                 Err(Error::store_unavailable("a slot was written too late to be used"))
@@ -221,10 +222,10 @@ impl Gate for Quota {
                 "the vendor answered that it is asked too often, and is left alone for now",
             )
             .retry_after(wait)),
-            // Nothing limits this call, so there is nothing that must be remembered.
+            // Nothing limits this call, so it need not be counted.
             Err(_) if call.windows.is_empty() => Ok(call.id),
             Err(error) => {
-                // It may be reserved all the same, and nothing is sent.
+                // The call may be reserved all the same, and nothing is sent.
                 self.cancel(&call).await;
                 Err(error)
             }
@@ -251,7 +252,7 @@ impl Quota {
             return;
         }
         if let Err(error) = self.store.cancel(call).await {
-            // The slot stays taken for longer than it need be: nothing is lost but a call.
+            // The slot stays in use longer than necessary: this costs one call and nothing else.
             tracing::debug!(detail = error.detail, "a slot could not be given back");
         }
     }

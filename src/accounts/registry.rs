@@ -1,4 +1,5 @@
-//! The accounts of this deployment, and which of them a question is for. Used by `orders` and `app`.
+//! The accounts of this deployment, and the choice of the account for a question. Used by `orders` and
+//! `app`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use crate::pb::{self, ErrorReason, OrderRef};
 pub struct Accounts(Vec<Arc<Account>>);
 
 impl Accounts {
-    /// These accounts.
+    /// Creates a registry of these accounts.
     #[must_use]
     pub fn new(accounts: Vec<Account>) -> Self {
         Self(accounts.into_iter().map(Arc::new).collect())
     }
 
-    /// Reads the tables of all accounts. What is wrong is noted in them. Of the server's
-    /// `max_in_flight` places one of several accounts has half, unless it sets its own.
+    /// Reads the tables of all accounts, and records problems in them. If there are several accounts,
+    /// each gets half of the server's `max_in_flight` places, unless it sets its own number.
     #[must_use]
     pub fn read(
         tables: Vec<(String, Section)>,
@@ -35,7 +36,7 @@ impl Accounts {
         let mut identities = HashMap::new();
         let mut defaults = HashMap::new();
         for (name, table) in tables {
-            // A copy, so that what concerns several accounts can be noted at the later one.
+            // A copy, so that problems of several accounts can be recorded at the later one.
             let place = table.place();
             if accounts.iter().any(|account| account.name == name) {
                 place.problem("", "is configured twice");
@@ -62,19 +63,19 @@ impl Accounts {
         Self::new(accounts)
     }
 
-    /// How many there are.
+    /// The number of accounts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no accounts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many calls to vendors may be under way at one time.
+    /// How many calls to vendors may be under way at one time, over all accounts.
     #[must_use]
     pub fn max_concurrency(&self) -> u64 {
         self.0.iter().map(|account| account.max_concurrency() as u64).sum()
@@ -84,12 +85,12 @@ impl Accounts {
         self.0.iter()
     }
 
-    /// The account that the caller's question is for.
+    /// Chooses the account for the caller's question.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` where the provider is none, or the account is malformed or needed and
-    /// missing; `CALLER_FORBIDDEN` where the caller may not use it, whether there is one or not;
-    /// `PROVIDER_NOT_CONFIGURED` where there is no such account.
+    /// `INVALID_REQUEST` if the provider is unknown, or the account is malformed or is required and
+    /// missing; `CALLER_FORBIDDEN` if the caller may not use the account, whether it exists or not;
+    /// `PROVIDER_NOT_CONFIGURED` if the account does not exist.
     pub fn choose(&self, caller: &Caller, order: &OrderRef) -> Result<Arc<Account>, Error> {
         let provider = pb::Provider::try_from(order.provider)
             .ok()
@@ -111,7 +112,8 @@ impl Accounts {
         let name = fitting.map_or(order.account.as_str(), |account| account.name.as_str());
         let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
         if !may && caller.accounts.is_some() {
-            // The same whether there is such an account or not: nobody can find out by asking.
+            // The error is the same whether the account exists or not, so callers cannot probe for
+            // accounts.
             let text = "this caller may not use that account; name one that it may use, or have \
                         the operator allow this one";
             return Err(here(Error::new(ErrorReason::CallerForbidden, text)));

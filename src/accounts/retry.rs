@@ -1,30 +1,30 @@
-//! A second attempt at a vendor: after what pause, and how many a vendor in trouble may see.
-//! Used by the limiter.
+//! Retries: how long to wait before one, and how many a failing vendor may receive. Used by the
+//! limiter.
 
 use std::time::Duration;
 
-/// How often a vendor is asked for one answer, at most.
+/// The maximum number of attempts for one answer.
 pub(super) const ATTEMPTS: u32 = 2;
 
-/// The longest pause before the second attempt; each further one would double it. Short, because a
-/// caller waits, and because what a longer one would mend is the breaker's business.
+/// The longest pause before the second attempt; each further one would double it. It is short because a
+/// caller waits, and because a longer outage is the breaker's job.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How many calls pay for one retry: in the long run a vendor in trouble sees a tenth more at most.
+/// How many calls pay for one retry: in the long run a failing vendor gets at most a tenth more calls.
 const CALLS_PER_RETRY: u32 = 10;
 
-/// How many retries an account begins with, so that its first calls, and those of an account that
-/// is seldom asked, can be made again.
+/// How many retries an account starts with, so that its first calls, and those of a rarely used
+/// account, can be retried.
 const RESERVE: u32 = 5;
 
-/// How many retries may be saved up, so that a quiet day does not pay for a storm.
+/// How many retries can be saved, so that a quiet day does not pay for a storm.
 const SAVED_RETRIES: u32 = 10;
 
-/// The retries that an account has left. At no time has a vendor seen more of them than the reserve
-/// and a tenth of the calls.
+/// The retries that an account has left. At any time a vendor has received at most the reserve plus a
+/// tenth of the calls as retries.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// In calls: a retry costs [`CALLS_PER_RETRY`].
+    /// Counted in calls: a retry costs [`CALLS_PER_RETRY`].
     calls: u32,
 }
 
@@ -35,12 +35,12 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A call was made.
+    /// Credits one call.
     pub(super) fn earn(&mut self) {
         self.calls = (self.calls + 1).min(SAVED_RETRIES * CALLS_PER_RETRY);
     }
 
-    /// Takes a retry, if one is paid for.
+    /// Spends one retry, if enough calls have paid for it.
     pub(super) fn spend(&mut self) -> bool {
         let left = self.calls.checked_sub(CALLS_PER_RETRY);
         self.calls = left.unwrap_or(self.calls);
@@ -48,8 +48,8 @@ impl Budget {
     }
 }
 
-/// The pause after so many attempts: any part of one that doubles each time, so that callers who
-/// failed together do not come back together.
+/// The pause after this many attempts: a random part of a span that doubles each time, so that callers
+/// that failed together do not retry together.
 pub(super) fn pause(attempts: u32, chance: f64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(u32::BITS - 1);
     FIRST_PAUSE.saturating_mul(1 << doublings).mul_f64(chance.clamp(0.0, 1.0))

@@ -1,8 +1,8 @@
-//! What each reason of the contract means: the one table of it. Everyone who must decide by a reason
-//! asks here, so that a new reason is decided in one row.
+//! The one table that says what each of the contract's reasons means. Every decision that depends on a
+//! reason uses this table, so a new reason needs one new row.
 //!
-//! The table stands beside the error, below the accounts that use most of it, because the edges ask it
-//! as well: `grpc` for the code and the level, the store's waiters for nothing but the reason.
+//! The table is next to the error, below the accounts that use most of it, because higher modules read
+//! it as well: `grpc` reads the code and the level, and the store's waiters read only the reason.
 
 use tonic::Code;
 use tracing::Level;
@@ -12,16 +12,16 @@ use crate::pb::ErrorReason;
 
 /// What a vendor's answer with this reason is about.
 ///
-/// The breaker, the credentials and a paused account each ask whether "the vendor answered", and mean
-/// three things; this is the one scale that all three read:
+/// The breaker, the credentials check and a paused account each ask whether "the vendor answered", and
+/// each mean something different. All three read this one scale:
 ///
 /// - any answer closes the breaker: the vendor is there, and asking does it no harm;
-/// - only an answer about the order shows that the account's credentials are good and that a paused
-///   account is served again. A page of a gateway or an error without a name shows neither: it may
-///   come from something in front of the vendor.
+/// - only an answer about the order shows that the account's credentials are valid and that a paused
+///   account is served again. A gateway's page or an unnamed error shows neither: it may come from
+///   something in front of the vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// There is none: the vendor was not asked, or did not answer.
+    /// No answer: the vendor was not asked, or did not answer.
     Missing,
     /// An answer that is not about the order.
     Other,
@@ -29,30 +29,30 @@ pub enum Answer {
     AboutOrder,
 }
 
-/// Whose fault a failed call is, as OpenTelemetry has it for the span of a server: only the server's
+/// Whose fault a failed call is, by OpenTelemetry's rule for server spans: only the server's fault
 /// makes the span an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The caller can mend it, or it is an answer.
+    /// The caller can fix it, or it is a valid answer.
     Caller,
-    /// This deployment, the vendor, or the way to it.
+    /// The fault of this deployment, the vendor, or the connection to it.
     Server,
 }
 
-/// What a reason means: one row of the table.
+/// The meaning of a reason: one row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// The reason.
     pub reason: ErrorReason,
     /// What the vendor's answer is about.
     pub answer: Answer,
-    /// Whether asking the vendor again at once can help, where the exchange failed.
+    /// Whether an immediate retry can help, if the exchange failed.
     pub may_retry: bool,
-    /// Whether an older answer may stand in.
+    /// Whether an older answer may be returned instead.
     pub allows_stale: bool,
-    /// Whether it ends a watch: waiting cannot help.
+    /// Whether it ends a watch, because waiting cannot help.
     pub ends_watch: bool,
-    /// How loudly it is logged: what the operator should look at is a warning.
+    /// The log level: a warning needs the operator's attention.
     pub level: Level,
     /// The gRPC status code.
     pub code: Code,
@@ -60,7 +60,7 @@ pub struct Verdict {
     pub fault: Fault,
 }
 
-/// Makes a row in one line.
+/// Builds a row in one line.
 const fn row(
     reason: ErrorReason,
     answer: Answer,
@@ -75,8 +75,8 @@ const fn row(
 const YES: bool = true;
 const NO: bool = false;
 
-/// One row a reason, by its number in the contract. In brackets: may it be retried at once, may an older
-/// answer stand in, does it end a watch.
+/// One row per reason, by its number in the contract. In brackets: whether it may be retried at once,
+/// whether an older answer may be returned instead, whether it ends a watch.
 #[rustfmt::skip]
 const VERDICTS: &[Verdict] = {
     use Answer::{AboutOrder, Missing, Other};
@@ -90,11 +90,11 @@ const VERDICTS: &[Verdict] = {
         row(R::ProviderNotConfigured,       Missing,    [NO,  NO,  YES], Level::INFO,  Code::FailedPrecondition, Caller),
         row(R::OrderNotFound,               AboutOrder, [NO,  NO,  YES], Level::INFO,  Code::NotFound,           Caller),
         row(R::OrderExpired,                AboutOrder, [NO,  NO,  YES], Level::INFO,  Code::FailedPrecondition, Caller),
-        // For our own limits as well: only the exchange tells whether the vendor said it.
+        // Also used for our own limits: only the exchange shows whether the vendor reported it.
         row(R::ProviderQuotaExhausted,      Missing,    [NO,  YES, NO],  Level::INFO,  Code::ResourceExhausted,  Caller),
         row(R::ProviderUnavailable,         Missing,    [YES, YES, NO],  Level::WARN,  Code::Unavailable,        Server),
         row(R::ProviderCredentialsRejected, Other,      [NO,  NO,  YES], Level::WARN,  Code::FailedPrecondition, Caller),
-        // A whole answer came, in time: one order that cannot be read does not keep others from being asked for.
+        // A whole answer arrived in time: one unreadable order must not stop questions for others.
         row(R::ProviderResponseInvalid,     Other,      [NO,  NO,  NO],  Level::WARN,  Code::Internal,           Server),
         row(R::ProviderError,               Other,      [NO,  NO,  NO],  Level::WARN,  Code::Unknown,            Server),
         row(R::ServerOverloaded,            Missing,    [NO,  NO,  NO],  Level::INFO,  Code::ResourceExhausted,  Caller),
@@ -107,17 +107,17 @@ const VERDICTS: &[Verdict] = {
 };
 
 impl Verdict {
-    /// The row of a reason.
+    /// Returns the row of a reason.
     #[must_use]
     pub fn of(reason: ErrorReason) -> &'static Self {
-        // A test walks every reason; one without a row would be an internal failure.
+        // A test covers every reason; a reason without a row is an internal failure.
         usize::try_from(i32::from(reason))
             .ok()
             .and_then(|row| VERDICTS.get(row))
             .unwrap_or(&VERDICTS[0])
     }
 
-    /// What an error with this reason says of the exchange, unless it says more.
+    /// The exchange that this reason implies, unless the error says more.
     #[must_use]
     pub fn exchange(&self) -> Exchange {
         match self.answer {
@@ -126,7 +126,7 @@ impl Verdict {
         }
     }
 
-    /// What it says of the account's credentials: that the vendor accepts them, or not; or nothing.
+    /// Whether the vendor accepts the account's credentials; `None` if the reason does not say.
     #[must_use]
     pub fn accepts_credentials(&self) -> Option<bool> {
         match (self.reason, self.answer) {
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// The lists that the table replaced, as the design has them.
+    /// The separate lists that the table replaced, as the design has them.
     #[test]
     fn every_reason_means_what_the_design_says() {
         use ErrorReason as R;
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(reasons(|row| row.level == Level::WARN), warned);
     }
 
-    /// OpenTelemetry names the gRPC codes that make a server's span an error.
+    /// OpenTelemetry lists the gRPC codes that make a server span an error.
     #[test]
     fn a_span_is_an_error_where_opentelemetry_says_so() {
         const SERVER: [Code; 6] = [

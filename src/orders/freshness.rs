@@ -1,4 +1,4 @@
-//! How old an answer may be, and from when on asking again can bring news. Used by `orders`.
+//! How old an answer may be, and when asking again can return something new. Used by `orders`.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,11 +7,11 @@ use crate::pb::Order;
 use crate::providers::Rules;
 use crate::store::Known;
 
-/// The longest that a stretched freshness gets.
+/// The upper bound of a freshness that grows with the day's calls.
 const LONGEST: Duration = Duration::from_hours(6);
 
-/// How old an answer may be where the caller does not say. Under a daily limit it grows with the
-/// calls that are spent, so that the day's calls last the day.
+/// The maximum age of an answer if the caller sets none. Under a daily limit it grows with the used
+/// calls, so that the day's calls last the whole day.
 pub(super) fn default_max_age(rules: &Rules, spent: usize) -> Duration {
     if rules.calls_per_order_per_day.is_none() {
         return rules.freshness;
@@ -21,8 +21,8 @@ pub(super) fn default_max_age(rules: &Rules, spent: usize) -> Duration {
     rules.freshness.saturating_mul(factor).min(LONGEST.max(rules.freshness))
 }
 
-/// Whether the state is young enough for a question of that time. One of the future is of another
-/// machine whose clock is ahead: nobody knows how old it is.
+/// Whether the state is fresh enough for a question asked at that time. A state from the future comes
+/// from a machine whose clock is ahead, so its age is unknown.
 pub(super) fn is_young(
     state: &Order,
     max_age: Duration,
@@ -38,14 +38,14 @@ pub(super) fn observed(state: &Order) -> Option<SystemTime> {
     state.observe_time.and_then(|time| SystemTime::try_from(time).ok())
 }
 
-/// From when on asking again, without `max_age`, can bring news; `None` for a terminal order. What
-/// seems to be of the future is known now.
+/// When asking again without `max_age` can return something new; `None` for a terminal order. A state
+/// that seems to be from the future counts as observed now.
 pub(super) fn refresh_time(rules: &Rules, known: &Known, now: SystemTime) -> Option<SystemTime> {
     let state = known.state.as_ref().filter(|state| !state.terminal)?;
     let observed = observed(state)?.min(now);
     let limit = calls_per_day(rules, false).and_then(|limit| usize::try_from(limit).ok());
     let taken = known.spent.len();
-    // With each slot that is free again the freshness is shorter, and a call may be had.
+    // Each slot that becomes free shortens the freshness and may allow a call.
     let times =
         (0..=taken).filter(|freed| limit.is_none_or(|limit| taken - freed < limit)).map(|freed| {
             let old = observed + default_max_age(rules, taken - freed);
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(30)));
         known.spent = (1..=9).map(|slot| day(slot * 2)).collect();
         assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_hours(6)));
-        // Six calls of the day before free the freshness as they leave the day.
+        // Six calls of the previous day shorten the freshness as they leave the 24-hour window.
         known.spent = (0..6).map(|slot| start + Duration::from_mins(5 + slot)).collect();
         assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(15)));
         known.spent = (11..=19).map(day).collect();

@@ -1,5 +1,5 @@
-//! What is measured of questions and accounts: counted as it happens, or looked up when it is
-//! asked for. Used by `orders`; `app` asks for the latter.
+//! Metrics of questions and accounts: counted as events happen, or computed on request. Used by
+//! `orders`; `app` requests the latter.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,11 +16,11 @@ use crate::metrics::Metrics;
 use crate::pb::{GetOrderResponse, Order, Source};
 use crate::store::Held;
 
-/// How long the store may take to tell what is left of an account's limits.
+/// How long to wait for the store to report an account's remaining calls.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Orders {
-    /// Looks up what is so now: of the store's memory, and of each account's limits, permits and availability.
+    /// Updates the gauges: the store's memory, and each account's limits, permits and availability.
     pub async fn measure(&self, metrics: &Metrics) {
         let Held { cache, terminal, spent_calls } = self.0.store.held();
         for (kind, bytes) in [("cache", cache), ("terminal", terminal), ("calls", spent_calls)] {
@@ -61,7 +61,7 @@ impl Orders {
     }
 }
 
-/// Counts what a caller was told.
+/// Counts an answer that a caller got.
 pub(super) fn answered(question: &Question, answer: &Answer, now: SystemTime) {
     let GetOrderResponse { order, source, .. } = &answer.response;
     let meters = &question.account.meters;
@@ -72,8 +72,7 @@ pub(super) fn answered(question: &Question, answer: &Answer, now: SystemTime) {
     }
 }
 
-/// Counts the calls that one attempt has sent. All but the last one were made again with another
-/// token.
+/// Counts the calls that one attempt sent. Each call but the last was repeated with another token.
 pub(super) fn called(account: &Account, sent: u64, result: &Result<Order, Error>) {
     if let Some(refused) = sent.checked_sub(1) {
         account.meters.vendor_calls.of(outcome(result)).inc();

@@ -1,5 +1,5 @@
-//! One question, from its arrival to its answer: what it asks for, what satisfies it, and how
-//! its answer looks. Used by `orders`.
+//! One question, from its arrival to its answer: what it asks for, what satisfies it, and how its
+//! answer is built. Used by `orders`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Source};
 use crate::providers::{Query, new_id};
 use crate::store::{Known, Lease, OrderKey, Store, WindowKey};
 
-/// How often a process that waits for another one's answer looks for it.
+/// How often a process that waits for another process's answer checks for it.
 pub(super) const LEASE_POLL: Duration = Duration::from_millis(50);
 
 /// A question about an order.
@@ -19,18 +19,18 @@ pub(super) const LEASE_POLL: Duration = Duration::from_millis(50);
 pub(super) struct Question {
     pub(super) account: Arc<Account>,
     pub(super) query: Query,
-    /// What stores know the order by.
+    /// The order's key in the stores.
     pub(super) key: OrderKey,
-    /// What stores know the order's own limit by, where it has one.
+    /// The key of the order's own limit in the stores, if it has one.
     pub(super) day_window: Option<WindowKey>,
-    /// How old the answer may be; `None` leaves it to the account.
+    /// How old the answer may be; `None` means the account's default.
     pub(super) max_age: Option<Duration>,
     pub(super) arrival: SystemTime,
     pub(super) class: QuotaClass,
 }
 
 impl Question {
-    /// Checks a request against its account's vendor.
+    /// Checks a request against the rules of its account's vendor.
     pub(super) fn new(
         account: Arc<Account>,
         caller: &Caller,
@@ -47,19 +47,19 @@ impl Question {
         Ok(Self { account, query, key, day_window, max_age, arrival, class })
     }
 
-    /// The gate of this question's calls, which are made under that lease.
+    /// Creates the gate of this question's calls, which are made under that lease.
     pub(super) fn gate(&self, store: Arc<dyn Store>, lease: Option<Lease>) -> Quota {
         Quota::new(Arc::clone(&self.account), store, &self.key, self.class.clone(), lease)
     }
 
-    /// Whether what is known is young enough.
+    /// Whether the known state is fresh enough.
     pub(super) fn is_satisfied_by(&self, known: &Known, now: SystemTime) -> bool {
         let max_age =
             self.max_age.unwrap_or_else(|| default_max_age(&self.account.rules, known.spent.len()));
         known.state.as_ref().is_some_and(|state| is_young(state, max_age, self.arrival, now))
     }
 
-    /// Whether this question may get an answer where one of that class failed with `error`, because
+    /// Whether this question may get an answer although one of that class failed with `error`, because
     /// other limits apply to it.
     pub(super) fn may_fare_better(&self, error: &Error, class: &QuotaClass) -> bool {
         let other_share = class.share.is_some() && class.share != self.class.share;
@@ -67,13 +67,13 @@ impl Question {
             ErrorReason::ProviderQuotaExhausted => {
                 other_share || self.class.priority.has_more_than(class.priority)
             }
-            // Without a share there may have been nothing to count.
+            // Without a share there may be no call to count.
             ErrorReason::StoreUnavailable => other_share && self.class.share.is_none(),
             _ => false,
         }
     }
 
-    /// The lease on asking for the order.
+    /// Creates the lease for asking for the order.
     pub(super) fn lease(&self) -> Lease {
         Lease {
             key: format!("{} lease", self.key),
@@ -82,7 +82,7 @@ impl Question {
         }
     }
 
-    /// The answer with what is known now.
+    /// Builds the answer from the known state.
     pub(super) fn found(&self, known: Known, source: Source, now: SystemTime) -> GetOrderResponse {
         let refresh_time = refresh_time(&self.account.rules, &known, now).map(Into::into);
         let state = known.state.unwrap_or_default();
@@ -93,7 +93,7 @@ impl Question {
         }
     }
 
-    /// The error that a caller gets. A field that it left to the account's default is not the
+    /// Builds the error for the caller. A field that the account's default filled in is not the
     /// caller's mistake.
     pub(super) fn failed(&self, error: Error, order: &OrderRef) -> Error {
         let error = error.at(self.account.provider, &self.account.name);

@@ -1,5 +1,5 @@
-//! The search for one order: in the store, with another process that is asking for it, or at the vendor;
-//! and what is remembered of how it ended. Used by `orders`, in a task of its own.
+//! The search for one order: in the store, through another process that is asking for it, or at the
+//! vendor; then it stores the result. `orders` runs each search in a task of its own.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use crate::spans::Span;
 use crate::store::{self, Known, Lease};
 
 impl Orders {
-    /// Leads a search to its end: however it ends, all who share it get its outcome.
+    /// Leads a search to its end. However it ends, every caller that shares it gets its outcome.
     pub(super) async fn lead(self, question: Question, leader: Leader, span: Span) {
         let mut lease = None;
         let outcome = span.around(self.search(&question, &mut lease)).await;
@@ -28,14 +28,14 @@ impl Orders {
             self.0.watching.learned(&question.key, state, self.0.clock.now());
         }
         leader.complete(outcome);
-        // Nobody here waits for it. Where it fails the lease ends by itself.
+        // No caller waits for this. If it fails, the lease expires.
         if let Some(Lease { key, owner, .. }) = lease {
             let _ = self.0.store.release(&key, &owner).await;
         }
     }
 
-    /// Finds the order: in the store, with another process that is asking for it, or at the vendor.
-    /// Leaves a lease in `held` that may be ours and has not ended.
+    /// Finds the order: in the store, through another process that is asking for it, or at the vendor.
+    /// Leaves a lease in `held` if it may be ours and has not ended.
     async fn search(
         &self,
         question: &Question,
@@ -47,9 +47,9 @@ impl Orders {
         {
             return Ok(Outcome::Cached(known.clone()));
         }
-        // Before the lease, which must not end while the permit is waited for.
+        // Acquired before the lease, which must not expire while we wait for the permit.
         let mut permit = question.account.acquire(self.0.clock.as_ref()).await?;
-        // Without a store each process asks for itself; the limits hold all the same.
+        // Without a store each process asks for itself; the limits apply all the same.
         let known = known.filter(|_| self.0.store.is_shared());
         let lease = known.as_ref().map(|_| question.lease());
         let observed_before = known.and_then(|known| known.state.as_ref().and_then(observed));
@@ -59,16 +59,17 @@ impl Orders {
             let gate = question.gate(Arc::clone(&self.0.store), lease.clone());
             let asked = self.0.clock.now();
             if let Some(result) = self.ask(question, &mut permit, &gate).await {
-                // Nothing is under way any more, however long the store takes.
+                // The call has ended; the permit must not wait for the store.
                 drop(permit);
                 *held = lease;
                 return self.conclude(question, &gate, result, asked, held).await;
             }
-            // Another process asks for the order.
+            // Another process is asking for the order.
             sleep(LEASE_POLL).await;
             if let Some(known) = self.known(question).await?
                 && let Some(at) = known.state.as_ref().and_then(observed)
-                // Not only a later one: what was known may have been of a clock that was ahead.
+                // Any different time will do, not only a later one: the known state may come from a
+                // clock that was ahead.
                 && Some(at) != observed_before
             {
                 return Ok(Outcome::Live(known, None));
@@ -81,7 +82,8 @@ impl Orders {
         }
     }
 
-    /// What the store knows. `None` where it cannot be asked and nothing depends on it.
+    /// Returns the store's known state. `None` if the store is unavailable and the answer does not
+    /// depend on it.
     pub(super) async fn known(&self, question: &Question) -> Result<Option<Known>, Error> {
         match self.0.store.get(&question.key, question.day_window.as_ref()).await {
             Ok(known) => Ok(Some(known.unwrap_or_default())),
@@ -90,7 +92,7 @@ impl Orders {
         }
     }
 
-    /// Asks the vendor. `None` where another process is asking for the order.
+    /// Asks the vendor. `None` if another process is asking for the order.
     async fn ask(
         &self,
         question: &Question,
@@ -113,7 +115,7 @@ impl Orders {
         }
     }
 
-    /// Remembers what asking brought, and makes the search's outcome of it.
+    /// Stores the vendor's result, and turns it into the search's outcome.
     async fn conclude(
         &self,
         question: &Question,
@@ -127,7 +129,7 @@ impl Orders {
         let spent = self.remember(question, gate, result.as_ref()).await;
         let state = result?;
         if spent.is_ok() {
-            // It has ended with the call.
+            // The lease has ended with the call.
             *held = None;
         }
         let spent = spent.unwrap_or_default();
@@ -135,7 +137,7 @@ impl Orders {
         Ok(Outcome::Live(Known { state: Some(state), spent }, vendor_latency))
     }
 
-    /// Notes in this process what a result says of the account and the order.
+    /// Records in this process what a result says about the account and the order.
     fn note(&self, question: &Question, result: Result<&Order, &Error>, asked: SystemTime) {
         match result {
             Ok(_) => drop(self.not_found().pop(&question.key)),
@@ -147,7 +149,8 @@ impl Orders {
         question.account.note(result.err());
     }
 
-    /// Remembers a result in the store, in one wait. What is spent of the order's own limit then.
+    /// Stores a result; the call is finished and the account paused concurrently. Returns the used
+    /// slots of the order's own limit afterwards.
     async fn remember(
         &self,
         question: &Question,

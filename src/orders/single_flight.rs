@@ -1,4 +1,4 @@
-//! Searches under way, by order: equal questions share one. Used by `orders`.
+//! Searches under way, by order: equal questions share one search. Used by `orders`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,25 +10,25 @@ use crate::accounts::QuotaClass;
 use crate::error::Error;
 use crate::store::{Known, OrderKey};
 
-/// How a search ended.
+/// The outcome of a search.
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
-    /// The vendor was asked: for this question, or by another process at the same time. With how
-    /// long it took, where it was this process.
+    /// The vendor was asked, for this question or by another process at the same time. The duration is
+    /// set if this process asked.
     Live(Known, Option<Duration>),
-    /// The vendor was not asked: what was known was young enough for the leader.
+    /// The vendor was not asked: the known state was fresh enough for the leader.
     Cached(Known),
-    /// There is no answer for a question of that class.
+    /// The search failed for a question of that class.
     Failed(Error, QuotaClass),
 }
 
-/// What a question finds that wants to join.
+/// The result of joining.
 pub(super) enum Joined<T> {
-    /// A search is under way: the question shares it.
+    /// A search was under way: the question shares it.
     Shared(Shared),
-    /// None was: the question leads this one, which was begun for it.
+    /// No search was under way: the question leads this new one.
     Leading(Shared),
-    /// An answer has become known since the question last looked.
+    /// An answer has become known since the question last checked.
     Known(T),
 }
 
@@ -37,11 +37,11 @@ pub(super) enum Joined<T> {
 pub(super) struct Shared(watch::Receiver<Option<Arc<Outcome>>>);
 
 impl Shared {
-    /// How it ended. Not bounded: the question waits as long as it likes.
+    /// Waits for the outcome. This has no time limit; the caller sets its own.
     pub(super) async fn outcome(&mut self) -> Arc<Outcome> {
         let outcome = self.0.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone());
         outcome.unwrap_or_else(|| {
-            // Its task has panicked.
+            // The search's task has panicked.
             let error = Error::internal("a task that asks a vendor panicked");
             Arc::new(Outcome::Failed(error, QuotaClass::default()))
         })
@@ -52,7 +52,7 @@ impl Shared {
 #[derive(Default)]
 pub(super) struct Group(Mutex<HashMap<OrderKey, Shared>>);
 
-/// The duty to end a search: a dropped leader has ended it, in whatever way.
+/// The obligation to end a search: dropping the leader ends it in any case.
 pub(super) struct Leader {
     group: Arc<Group>,
     order: OrderKey,
@@ -64,13 +64,13 @@ impl Group {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The search that is under way for an order.
+    /// Returns the search under way for an order.
     pub(super) fn under_way(&self, order: &OrderKey) -> Option<Shared> {
         self.lock().get(order).cloned()
     }
 
-    /// Joins the search that is under way, or begins one, which `lead` then has to make. None is begun
-    /// where `known` has an answer: one may have come since the question last looked.
+    /// Joins the search under way, or begins one and hands it to `lead`. If `known` returns an answer,
+    /// no search begins: one may have arrived since the question last checked.
     pub(super) fn join<T>(
         self: &Arc<Self>,
         order: &OrderKey,
@@ -94,7 +94,7 @@ impl Group {
 }
 
 impl Leader {
-    /// Ends the search for everyone who shares it. A later question begins anew.
+    /// Ends the search for everyone who shares it. A later question begins a new search.
     pub(super) fn complete(self, outcome: Outcome) {
         self.group.lock().remove(&self.order);
         self.outcome.send_replace(Some(Arc::new(outcome)));
@@ -103,7 +103,7 @@ impl Leader {
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        // After `complete` there may be another search by now; that one has not ended yet.
+        // After `complete` another search may be under way; this must not end that one.
         let mut searches = self.group.lock();
         if searches
             .get(&self.order)

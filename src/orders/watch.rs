@@ -1,6 +1,6 @@
-//! Watchers of orders: one poller for each order that anyone watches, however many do. Callers with
-//! a share of their own have a poller of their own: nobody's watch spends another's share. What one
-//! poller learns, all hear. Used by `orders`; `grpc` sends what it tells.
+//! Watchers of orders: one poller for each watched order, however many watchers it has. Callers with a
+//! share of their own get a poller of their own, so no watch spends another caller's share. All pollers
+//! of an order receive what one of them learns. Used by `orders`; `grpc` streams the updates.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -18,27 +18,27 @@ use crate::error::Error;
 use crate::pb::{self, Order, OrderRef, Source, WatchOrderResponse};
 use crate::store::{OrderKey, newer};
 
-/// How often a shared store is looked at for what other processes have learned.
+/// How often a shared store is read for states that other processes have stored.
 const REREAD: Duration = Duration::from_secs(5);
 
-/// The least time between two questions of a poller, whatever freshness is configured.
+/// The minimum time between two questions of a poller, whatever freshness is configured.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a poller waits for one answer; calls to vendors end long before.
+/// How long a poller waits for one answer; calls to vendors end long before that.
 const PATIENCE: Duration = Duration::from_hours(1);
 
-/// What a poller has to tell.
+/// The latest news of a poller.
 #[derive(Clone, Default)]
 struct Told {
     latest: Option<(Order, Source)>,
-    /// Why there will be no more.
+    /// Why no more updates follow.
     end: Option<Error>,
 }
 
-/// The pollers at work: by order, and then by whose share they spend.
+/// The running pollers: by order, then by the share that they spend.
 type Pollers = HashMap<OrderKey, HashMap<Option<Share>, watch::Sender<Told>>>;
 
-/// All pollers at work.
+/// All running pollers.
 #[derive(Default)]
 pub(super) struct Watchers(Mutex<Pollers>);
 
@@ -47,14 +47,14 @@ impl Watchers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells an order's watchers, if there are any, what someone has learned.
+    /// Sends a new state to an order's watchers, if there are any.
     pub(super) fn learned(&self, order: &OrderKey, state: &Order, now: SystemTime) {
         for poller in self.lock().get(order).iter().flat_map(|pollers| pollers.values()) {
             poller.send_if_modified(|told| told.learn(state, Source::Live, now));
         }
     }
 
-    /// Forgets the poller of a question, if it is so. True where there is none any more.
+    /// Removes the poller of a question if `so` holds. Returns true if there is no poller afterwards.
     fn forget_if(
         &self,
         question: &Question,
@@ -75,7 +75,7 @@ impl Watchers {
 }
 
 impl Told {
-    /// Takes the state over, unless it is older. True where watchers have to hear of it.
+    /// Adopts the state unless it is older. Returns true if watchers must be notified.
     fn learn(&mut self, state: &Order, source: Source, now: SystemTime) -> bool {
         let Some((known, _)) = &self.latest else {
             self.latest = Some((state.clone(), source));
@@ -90,7 +90,7 @@ impl Told {
     }
 }
 
-/// Whether two states differ in nothing but when they were observed.
+/// Whether two states differ only in when they were observed.
 fn same(one: &Order, other: &Order) -> bool {
     Order { observe_time: None, ..one.clone() } == Order { observe_time: None, ..other.clone() }
 }
@@ -101,15 +101,15 @@ pub struct Watching {
     order: OrderRef,
     told: watch::Receiver<Told>,
     sent: Option<Order>,
-    /// Whether the poller was at work before this watcher came.
+    /// Whether the poller was already running when this watcher joined.
     joined: bool,
 }
 
 impl Watching {
-    /// The order as it is now, and then each time that it changes; `None` after a terminal one.
+    /// Returns the order as it is now, then each time it changes; `None` after a terminal state.
     ///
     /// # Errors
-    /// Where the order can never be read. It is the last that comes.
+    /// The order can never be read. No more items follow.
     pub async fn next(&mut self) -> Option<Result<WatchOrderResponse, Error>> {
         if self.sent.as_ref().is_some_and(|sent| sent.terminal) {
             return None;
@@ -156,7 +156,7 @@ impl Orders {
             (told, false)
         };
         drop(pollers);
-        // A poller that cannot be spawned is dropped at once, and wants the lock then.
+        // If the poller cannot be spawned it is dropped at once, and its `drop` needs the lock.
         if let Some(poller) = begun {
             tokio::spawn(poller.run());
         }
@@ -172,7 +172,7 @@ struct Poller {
 }
 
 impl Drop for Poller {
-    /// However it ends, nobody may wait for it any more.
+    /// However the poller ends, no watcher may keep waiting for it.
     fn drop(&mut self) {
         let watching = &self.orders.0.watching;
         watching.forget_if(&self.question, |poller| poller.same_channel(&self.tell));
@@ -181,7 +181,7 @@ impl Drop for Poller {
 
 impl Poller {
     async fn run(mut self) {
-        // Logged once for as long as it lasts: nobody is told of it.
+        // Logged once for as long as the failure lasts: watchers do not see it.
         let mut failing = None;
         loop {
             self.question.arrival = self.orders.0.clock.now();
@@ -192,11 +192,11 @@ impl Poller {
                     failing = None;
                     let source = answer.source();
                     let next = answer.refresh_time.and_then(|time| time.try_into().ok());
-                    // Each watcher is told its own name for the account.
+                    // Each watcher gets its own name for the account.
                     let state =
                         Order { account: String::new(), ..answer.order.unwrap_or_default() };
                     self.tell.send_if_modified(|told| told.learn(&state, source, now));
-                    // A terminal order has no next time.
+                    // A terminal order is not polled again.
                     let Some(next) = next else { return };
                     next
                 }
@@ -225,15 +225,15 @@ impl Poller {
         }
     }
 
-    /// Waits until `next`, while others may learn of the order and put it off. Breaks when nobody
-    /// watches any more.
+    /// Waits until `next`; a newer state learned elsewhere may postpone it. Breaks when nobody watches
+    /// any more.
     async fn pause(&self, mut next: SystemTime) -> ControlFlow<()> {
         let Inner { clock, store, watching, .. } = self.orders.0.as_ref();
         while clock.now() < next {
             let until = if store.is_shared() { next.min(clock.now() + REREAD) } else { next };
             tokio::select! {
                 () = self.tell.closed() => {
-                    // Somebody may have come meanwhile.
+                    // A new watcher may have joined meanwhile.
                     if watching.forget_if(&self.question, |poller| poller.receiver_count() == 0) {
                         return ControlFlow::Break(());
                     }
@@ -246,7 +246,7 @@ impl Poller {
             {
                 let now = clock.now();
                 self.tell.send_if_modified(|told| told.learn(state, Source::Cache, now));
-                // One that seems to be of the future is of unknown age, and puts nothing off.
+                // A state that seems to be from the future has an unknown age, and postpones nothing.
                 if observed(state).is_some_and(|observed| observed <= now) {
                     next = refresh_time(&self.question.account.rules, &known, now)
                         .map_or(next, |refresh| next.max(refresh));

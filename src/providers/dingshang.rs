@@ -1,6 +1,5 @@
-//! Dingshang vending machines (`api/openapi/v1/orders`). Facts marked *found* are not on the
-//! vendor's page of that call but in its other public pages and clients; what is *assumed* is our
-//! reading.
+//! Dingshang vending machines (`api/openapi/v1/orders`). Facts marked *found* come from the vendor's
+//! other public pages and clients, not from its page on that call; *assumed* marks our own reading.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +19,10 @@ use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Counting, Permit, Request, Uncounted};
 use crate::pb::{ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
 
-/// What metrics and logs know the vendor by.
+/// The vendor's name in metrics and logs.
 const VENDOR: &str = "dingshang";
 
-/// The vendor names no limits.
+/// The vendor states no limits.
 const RULES: Rules = Rules {
     freshness: Duration::from_secs(5),
     calls_per_minute: None,
@@ -31,10 +30,10 @@ const RULES: Rules = Rules {
     longest_call: Duration::from_secs(3),
 };
 
-/// That amounts are in this currency, where the account sets none, is *assumed*.
+/// The currency of amounts if the account sets none (*assumed*).
 const CURRENCY: Currency = Currency::CNY;
 
-/// `data.status`, as documented. None is said to be the last. `TESTPAY` must never read as paid:
+/// `data.status`, as documented. No status is documented as final. `TESTPAY` must never read as paid:
 /// someone would count the money.
 static STATUS: Words<OrderStatus> = Words::new(
     "data.status",
@@ -52,7 +51,7 @@ static STATUS: Words<OrderStatus> = Words::new(
     ],
 );
 
-/// `data.records[].status`, as documented; the Chinese words are older servers' (*found*).
+/// `data.records[].status`, as documented; the Chinese words come from older servers (*found*).
 static RECORD_STATUS: Words<FulfillmentStatus> = Words::new(
     "data.records.status",
     [FulfillmentStatus::Unspecified, FulfillmentStatus::Other],
@@ -70,8 +69,8 @@ static RECORD_STATUS: Words<FulfillmentStatus> = Words::new(
     ],
 );
 
-/// `code`; only 40005 is documented, the others are *found*. Some have other meanings elsewhere,
-/// so the vendor's text is always passed on with them.
+/// `code`; only 40005 is documented, the others are *found*. Some have other meanings elsewhere, so the
+/// vendor's text is always passed on with them.
 const ERRORS: &[(&str, Refusal)] = {
     const EXPIRED: Refusal = Refusal::new(ErrorReason::OrderExpired);
     const NOT_FOUND: Refusal = Refusal::new(ErrorReason::OrderNotFound);
@@ -148,10 +147,10 @@ pub(super) fn configure(
         app_key,
         machine_no,
         currency: currency.code(),
-        // Currencies without a smaller unit (gold, say) have no exponent.
+        // Currencies without a smaller unit (gold, for example) have no exponent.
         digits: currency.exponent().unwrap_or(0).into(),
     };
-    // Every field of a blank order can be read.
+    // Creates the counters of all fields. It cannot fail: every field of a blank order is readable.
     let _ = blank.must_object("data").and_then(|data| dingshang.order(&data));
     Some(Box::new(dingshang))
 }
@@ -170,7 +169,7 @@ struct Dingshang {
 
 const MACHINE_NO_FORM: &str = "must be 8 to 20 decimal digits";
 
-/// Eight digits as a rule; longer ones exist (*found*).
+/// Usually eight digits; longer numbers exist (*found*).
 fn is_machine_no(text: &str) -> bool {
     (8..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
 }
@@ -187,7 +186,7 @@ impl Provider for Dingshang {
     }
 
     fn check_id(&self, id: &str) -> Result<(), Error> {
-        // Rust would take a "+" and leading zeros as well.
+        // Rust's parser would also accept a "+" and leading zeros.
         if id.starts_with(|first: char| matches!(first, '1'..='9')) && id.parse::<u64>().is_ok() {
             Ok(())
         } else {
@@ -217,8 +216,8 @@ impl Provider for Dingshang {
         self.read(query, &answer)
     }
 
-    /// The vendor's own test of `Appid` and `AppSecret` (*found*). It has no payload, and so no
-    /// signature either.
+    /// The vendor's own test of `Appid` and `AppSecret` (*found*). It has no payload, and therefore no
+    /// signature.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         let answer = self
             .post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost, Uncounted)
@@ -266,7 +265,7 @@ impl Dingshang {
         }
     }
 
-    /// The base64 of the signed question.
+    /// The signed question, in base64.
     fn payload(&self, machine_no: &str, timestamp: u64) -> Result<String, Error> {
         #[derive(Serialize)]
         struct Payload<'a> {
@@ -283,7 +282,7 @@ impl Dingshang {
         json.map(|json| BASE64.encode(json)).map_err(|error| Error::internal(error.to_string()))
     }
 
-    /// The order that `data` tells of.
+    /// Reads the order in `data`.
     fn order(&self, data: &Object) -> Result<Order, Error> {
         let status = data.must_whole("status")?;
         let total = data.must("amount", |it| it.amount(self.digits))?;
@@ -301,7 +300,7 @@ impl Dingshang {
         })
     }
 
-    /// A line of the order. One that cannot be read tells nothing, but that it is there.
+    /// Reads a line of the order. An unreadable line still shows that it exists.
     fn item(&self, record: Option<&Object>) -> OrderItem {
         let Some(record) = record else { return OrderItem::default() };
         let (fulfillment_status, provider_status) = record.word("status", &RECORD_STATUS);
@@ -309,7 +308,7 @@ impl Dingshang {
             id: nonzero(record.id("id")),
             product_id: nonzero(record.id("product_id")),
             quantity: record.side("quantity", count),
-            // Of the whole line.
+            // The price of the whole line.
             total: self.money(record.side("price", |it| it.amount(self.digits))),
             fulfillment_status: fulfillment_status.into(),
             provider_status,
@@ -319,18 +318,18 @@ impl Dingshang {
         }
     }
 
-    /// That an absent amount is not 0 is *assumed*: it is a text, and only numbers and booleans are
-    /// left out for being 0 and false.
+    /// An absent amount is not 0 (*assumed*): amounts are texts, and only zero numbers and false
+    /// booleans are left out.
     fn money(&self, minor_units: Option<i64>) -> Option<Money> {
         let currency_code = self.currency.to_owned();
         minor_units.map(|minor_units| Money { currency_code, minor_units })
     }
 }
 
-/// The envelope of an answer that is no refusal.
+/// The envelope of an answer that is not an error.
 fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
     let (envelope, code) = wire::envelope(vendor, answer, "code")?;
-    // Zero fields are left out, the code among them.
+    // Zero fields are left out, including the code.
     if code.nonzero().is_some() {
         let row = wire::row(&[ERRORS], code.value());
         return Err(wire::refused(row, answer, &code, &envelope.said(&["message"])));
@@ -339,17 +338,17 @@ fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
     Ok(envelope)
 }
 
-/// A number that is left out where it is 0.
+/// A number that the vendor leaves out when it is 0.
 fn count(number: &Scalar) -> Read<i64> {
     number.integer().map(|count| count.or(Some(0)))
 }
 
-/// An id, where there is one: 0 is protobuf's word for none (*assumed*).
+/// An id, if there is one: 0 is protobuf's default for no id (*assumed*).
 fn nonzero(id: String) -> String {
     if id == "0" { String::new() } else { id }
 }
 
-/// The signature (*found*): the fields that are not empty, sorted, and the key behind them.
+/// The signature (*found*): the non-empty fields, sorted, followed by the key.
 fn sign(fields: &[(&str, &str)], key: &Secret) -> String {
     let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !value.is_empty()).collect();
     fields.sort_unstable();

@@ -1,5 +1,5 @@
-//! 172 Haoka SIM cards (`api/order/GetOrderInfo`). Facts marked *found* are not on the vendor's
-//! page of that call but in its public clients; what is *assumed* is our reading.
+//! 172 Haoka SIM cards (`api/order/GetOrderInfo`). Facts marked *found* come from the vendor's public
+//! clients, not from its page on that call; *assumed* marks our own reading.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,13 +16,13 @@ use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Permit, Request, Uncounted};
 use crate::pb::{ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard};
 
-/// What metrics and logs know the vendor by.
+/// The vendor's name in metrics and logs.
 const VENDOR: &str = "haoka";
 
 const BASE_URL: &str = "https://haokaopenapi.lot-ml.com";
 
-/// The documented limits, and how we ask within them. The time is longer than the other
-/// vendors': a call that is given up still counts.
+/// The documented limits, and our settings within them. The timeout is longer than for other vendors: a
+/// call that is abandoned still counts.
 const RULES: Rules = Rules {
     freshness: Duration::from_mins(15),
     calls_per_minute: Some(200),
@@ -30,15 +30,14 @@ const RULES: Rules = Rules {
     longest_call: Duration::from_secs(10),
 };
 
-/// The vendor's times are of Asia/Shanghai (*assumed*), which is always UTC+8.
+/// The vendor's times are in Asia/Shanghai (*assumed*), which is always UTC+8.
 const HOURS_AHEAD: i8 = 8;
 
-/// From how many seconds of difference between the vendor's clock and ours on it turns every call
-/// down, as documented.
+/// The documented clock difference, in seconds, from which the vendor rejects every call.
 const CLOCK_LIMIT: u64 = 300;
 
-/// `data.orderStatus`, and whether the vendor promises that it is the last; as documented but
-/// for the last two (*found*).
+/// `data.orderStatus`, and whether the vendor promises that it is final. All as documented, except the
+/// last two (*found*).
 static STATUS: Words<(OrderStatus, bool)> = Words::new(
     "data.orderStatus",
     [(OrderStatus::Unspecified, false), (OrderStatus::Other, false)],
@@ -64,28 +63,28 @@ static CARD_STATUS: Words<ActivationStatus> = Words::new(
     &[("未激活", ActivationStatus::NotActivated), ("已激活", ActivationStatus::Activated)],
 );
 
-/// The only error text that is documented.
+/// The only documented error text.
 const NOT_FOUND: &str = "订单不存在";
 
-/// How long the vendor is left alone once it blocks us (*assumed*).
+/// How long the vendor is not asked once it blocks us (*assumed*).
 const BLOCKED_WAIT: Duration = Duration::from_mins(1);
 
-/// What other error texts hold; their meaning is *assumed*.
+/// Parts of other error texts; their meaning is *assumed*.
 const ERROR_TEXTS: &[(&str, Refusal)] = {
     const REJECTED: Refusal = Refusal::new(ErrorReason::ProviderCredentialsRejected);
     const BLOCKED: Refusal = Refusal::too_often(BLOCKED_WAIT);
     &[("签名", REJECTED), ("时间戳", REJECTED), ("频繁", BLOCKED), ("拦截", BLOCKED)]
 };
 
-/// With which HTTP statuses a firewall answers in the vendor's place when it blocks (*assumed*). 404 is
-/// not among them: it comes from a wrong `base_url`.
+/// The HTTP statuses with which a firewall answers instead of the vendor when it blocks (*assumed*).
+/// 404 is not among them: it comes from a wrong `base_url`.
 const BLOCK_PAGE_STATUSES: &[u16] = &[200, 302, 403, 405, 418, 444, 493];
 
-/// How many such pages in a row are a block (*assumed*): one alone may be a single request's, or a
-/// gateway's.
+/// How many such pages in a row mean a block (*assumed*): one alone may concern a single request, or
+/// come from a gateway.
 const BLOCK_PAGES: u32 = 3;
 
-/// How the request's fields are sent; public clients do both (*found*).
+/// How the request's fields are encoded; public clients use both ways (*found*).
 #[derive(Debug, Clone, Copy)]
 enum Encoding {
     Multipart,
@@ -101,7 +100,7 @@ pub(super) fn configure(
     let vendor = wire::Vendor::new(VENDOR, metrics);
     STATUS.announce(&vendor);
     CARD_STATUS.announce(&vendor);
-    // Every field of a blank order can be read.
+    // Creates the counters of all fields. It cannot fail: every field of a blank order is readable.
     let _ = Object::blank(&vendor).must_object("data").and_then(|data| order(&data));
     let client = Client::configure(section, Some(BASE_URL), RULES.longest_call, clock, metrics);
     let user_id: Option<String> = section.require("user_id");
@@ -125,9 +124,9 @@ struct Haoka {
     user_id: String,
     secret: RotatingSecret,
     encoding: Encoding,
-    /// Whether the last answer's `Date` was far from our clock.
+    /// Whether the last answer's `Date` differed much from our clock.
     clocks_differ: AtomicBool,
-    /// How many pages of a firewall have come since the vendor's own last answer.
+    /// How many firewall pages arrived since the vendor's own last answer.
     pages: AtomicU32,
 }
 
@@ -155,13 +154,13 @@ impl Provider for Haoka {
         self.read(query, &answer)
     }
 
-    /// Every call of the vendor's that tells of credentials is one for an order, and counts as one.
-    /// So only its clock is asked for, at a path where none of its calls is.
+    /// Every vendor call that checks credentials is a call for an order, and counts as one. So this
+    /// only compares the clocks, at a path that belongs to none of the vendor's calls.
     async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
         let request = Request { operation: "clock", ..Request::default() };
         let answer = self.client.send(request, Uncounted).await?;
         let taken = match answer.check_status() {
-            // No page need be there.
+            // The path may have no page.
             Ok(()) | Err(Error { reason: ErrorReason::ProviderError, .. }) => {
                 Ok("credentials not proved, because only a call for an order could")
             }
@@ -192,7 +191,7 @@ impl Haoka {
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
         let (envelope, code) = match wire::envelope(&self.vendor, answer, "code") {
-            // What is no envelope of the vendor's may come from a gateway before it.
+            // An answer without the vendor's envelope may come from a gateway in front of it.
             Ok((_, code)) if code.some().is_none() => {
                 return Err(answer
                     .check_status()
@@ -211,7 +210,7 @@ impl Haoka {
         let data = envelope.must_object("data")?;
         let told = ["orderNo", "downOrderNo", "orderStatus"];
         if told.iter().all(|name| data.scalar(name).some().is_none()) {
-            // Or what should tell it cannot be read.
+            // If one of them is present but unreadable, that error is returned instead.
             data.must_whole("downOrderNo")?;
             data.must_whole("orderStatus")?;
             return Err(Error::unreadable("it holds no order"));
@@ -225,8 +224,8 @@ impl Haoka {
         Ok(Order { id: query.id.clone(), observe_time: Some(answer.sent.into()), ..order })
     }
 
-    /// The error for a page that a firewall has written in the vendor's place, once there are so many
-    /// in a row that it blocks us: whoever goes on asking is blocked for longer.
+    /// Returns the error for a page that a firewall sent instead of the vendor, once enough pages in a
+    /// row mean that it blocks us: each further request prolongs the block.
     fn block(&self, answer: &Answer) -> Option<Error> {
         if !(BLOCK_PAGE_STATUSES.contains(&answer.status()) && answer.is_page()) {
             return None;
@@ -240,7 +239,7 @@ impl Haoka {
         })
     }
 
-    /// Warns when the vendor's clock and ours begin to differ.
+    /// Warns when the vendor's clock starts to differ from ours.
     fn compare_clocks(&self, answer: &Answer) {
         let Some(seconds) = answer.clock_difference.map(i64::unsigned_abs) else { return };
         let differ = seconds >= CLOCK_TOLERANCE;
@@ -254,13 +253,13 @@ impl Haoka {
     }
 }
 
-/// The signature: the fields in natural order, raw, and the secret at once behind them.
+/// The signature: the fields in natural order, unencoded, directly followed by the secret.
 fn sign(id: &str, timestamp: &str, user_id: &str, secret: &Secret) -> String {
     let secret = secret.expose();
     wire::md5_hex(&format!("DownOrderID={id}&Timestamp={timestamp}&user_id={user_id}{secret}"))
 }
 
-/// What an error means, by its message alone or by all that it says; and that.
+/// What an error means, by its message alone or else by all its texts; and the text.
 fn refusal(envelope: &Object) -> (Option<Refusal>, String) {
     let text = envelope.said(&["message", "errs"]);
     let is_not_found = match envelope.texts("message").as_slice() {
@@ -274,7 +273,7 @@ fn refusal(envelope: &Object) -> (Option<Refusal>, String) {
     (row, text)
 }
 
-/// The order that `data` tells of.
+/// Reads the order in `data`.
 fn order(data: &Object) -> Result<Order, Error> {
     let provider_status = data.must_whole("orderStatus")?;
     let (status, terminal) = data.meaning(&STATUS, &provider_status);
@@ -304,7 +303,7 @@ fn order(data: &Object) -> Result<Order, Error> {
     })
 }
 
-/// The message, unless the vendor told nothing of it.
+/// The message, or `None` if all its fields are unset.
 fn told<M: Default + PartialEq>(message: M) -> Option<M> {
     Some(message).filter(|message| *message != M::default())
 }

@@ -1,6 +1,6 @@
 //! WeChat service market: orders that a service provider bought
-//! (`wxa/charge/service-provider/order/get`). Facts marked *found* are not on the vendor's page
-//! of that call but in its other public pages and libraries; what is *assumed* is our reading.
+//! (`wxa/charge/service-provider/order/get`). Facts marked *found* come from the vendor's other public
+//! pages and libraries, not from its page on that call; *assumed* marks our own reading.
 
 mod token;
 
@@ -23,14 +23,14 @@ use crate::pb::{
     ResourceUsage,
 };
 
-/// What metrics and logs know the vendor by.
+/// The vendor's name in metrics and logs.
 const VENDOR: &str = "wechat";
 
 const BASE_URL: &str = "https://api.weixin.qq.com";
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The vendor names no limits that are the same for all; it answers 45009 and 45011.
+/// The vendor states no limits that are the same for all accounts; it answers 45009 and 45011.
 const RULES: Rules = Rules {
     freshness: Duration::from_secs(10),
     calls_per_minute: None,
@@ -42,10 +42,10 @@ const RULES: Rules = Rules {
 /// renews the token, one to renew it, and one for the order.
 const REQUESTS: u32 = 5;
 
-/// `orderPrice` is documented to be in cents; of which currency is *assumed*.
+/// `orderPrice` is documented to be in cents; the currency is *assumed*.
 const CURRENCY: &str = "CNY";
 
-/// `order.status`, as documented. The page promises of none that it is the last.
+/// `order.status`, as documented. The page describes none of them as final.
 static STATUS: Words<OrderStatus> = Words::new(
     "order.status",
     [OrderStatus::Unspecified, OrderStatus::Other],
@@ -60,8 +60,8 @@ static STATUS: Words<OrderStatus> = Words::new(
     ],
 );
 
-/// `invoiceInfo.invoiceStatus`, as documented, but for 1: the page calls 1 and 2 "Billed", and
-/// of the two readings ISSUING is *assumed* for 1, which promises less.
+/// `invoiceInfo.invoiceStatus`, as documented, except 1: the page calls both 1 and 2 "Billed". ISSUING
+/// is *assumed* for 1, because it promises less.
 static INVOICE_STATUS: Words<InvoiceStatus> = Words::new(
     "invoiceInfo.invoiceStatus",
     [InvoiceStatus::Unspecified, InvoiceStatus::Other],
@@ -73,12 +73,12 @@ static INVOICE_STATUS: Words<InvoiceStatus> = Words::new(
     ],
 );
 
-/// The vendor answers listed addresses only.
+/// The vendor answers only addresses on its allowlist.
 const UNLISTED: Refusal = Refusal::rejected(
     "list this machine's address at the vendor, or set the account's proxy to one that is listed",
 );
 
-/// `errcode` of every call; those of one call only stand beside that call.
+/// The `errcode` values that every call can return; those of one call only are next to that call.
 const ERRORS: &[(&str, Refusal)] = {
     const STANDING: Refusal =
         Refusal::rejected("look at the account's rights and its standing at the vendor");
@@ -94,15 +94,15 @@ const ERRORS: &[(&str, Refusal)] = {
     ]
 };
 
-/// `errcode` of the order call: the first two are documented, 10120800 was seen on sister calls,
-/// and its meaning here is *assumed*. The id is the only parameter that a caller gives.
+/// The `errcode` values of the order call: the first two are documented; 10120800 was seen on similar
+/// calls, and its meaning here is *assumed*. The id is the only parameter that a caller provides.
 const ORDER_ERRORS: &[(&str, Refusal)] = &[
     ("10120002", Refusal::of_field("id")),
     ("10120405", Refusal::new(ErrorReason::ProviderError)),
     ("10120800", Refusal::new(ErrorReason::OrderNotFound)),
 ];
 
-/// `errcode` of the order call for a token that is invalid or has expired (*found*).
+/// The `errcode` values of the order call for a token that is invalid or has expired (*found*).
 const TOKEN_REFUSED: &[&str] = &["40001", "40014", "42001"];
 
 /// Reads the settings of an account.
@@ -114,7 +114,7 @@ pub(super) fn configure(
     let vendor = wire::Vendor::new(VENDOR, metrics);
     STATUS.announce(&vendor);
     INVOICE_STATUS.announce(&vendor);
-    // Every field of a blank order can be read.
+    // Creates the counters of all fields. It cannot fail: every field of a blank order is readable.
     let _ = Object::blank(&vendor).must_object("order").and_then(|order| translated(&order));
     let client = Client::configure(section, Some(BASE_URL), TIMEOUT, clock, metrics);
     let tokens = token::Settings::read(section);
@@ -132,7 +132,7 @@ struct Wechat {
     tokens: Tokens,
 }
 
-/// What became of one order call.
+/// The result of one order call.
 enum Asked {
     Order(Box<Order>),
     TokenRefused(Box<Error>),
@@ -158,7 +158,7 @@ impl Provider for Wechat {
 
     async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {
         let store = resources.tokens;
-        // A paused account is not asked for a token either, so the gate comes first.
+        // A paused account must not ask for a token either, so the gate comes first.
         let (token, answer) = super::counted(resources.gate, |permit| async {
             let token = self.tokens.current(&self.client, store).await?;
             Ok((token.clone(), self.send(query, &token, permit).await?))
@@ -200,7 +200,7 @@ impl Wechat {
         self.client.send(request, permit).await
     }
 
-    /// Reads an answer to a call with that token, which no text of the vendor's may give away.
+    /// Reads an answer to a call with that token, and removes the token from the vendor's texts.
     fn read(&self, query: &Query, answer: &Answer, token: &Token) -> Result<Asked, Error> {
         match self.asked(query, answer) {
             Ok(Asked::TokenRefused(error)) => {
@@ -212,7 +212,7 @@ impl Wechat {
 
     fn asked(&self, query: &Query, answer: &Answer) -> Result<Asked, Error> {
         let (envelope, code) = wire::envelope(&self.vendor, answer, "errcode")?;
-        // It is absent or 0 in a success.
+        // It is absent or 0 in a successful answer.
         if let Some(value) = code.nonzero() {
             let text = envelope.said(&["errmsg"]);
             if TOKEN_REFUSED.contains(&value) {
@@ -233,12 +233,12 @@ impl Wechat {
     }
 }
 
-/// The row of a code in the table of its call, or in the one of every call.
+/// The row of a code in the table of its call, or else in the table of all calls.
 fn row(of_call: &[(&str, Refusal)], code: &str) -> Option<Refusal> {
     wire::row(&[of_call, ERRORS], code)
 }
 
-/// The order that `order` tells of.
+/// Reads the vendor's `order` object.
 fn translated(order: &Object) -> Result<Order, Error> {
     let status = order.must_whole("status")?;
     let total = order.must("orderPrice", Scalar::integer)?;
@@ -279,7 +279,7 @@ fn invoice(info: &Object) -> Invoice {
 }
 
 fn item(product: &Object) -> OrderItem {
-    // What the page's sample calls `validityEndTime`.
+    // The name that the page's sample has for `validityEndTime`.
     let sample_end = product.side("validity", seconds);
     OrderItem {
         product_id: product.id("spSpuId"),
@@ -294,7 +294,7 @@ fn item(product: &Object) -> OrderItem {
     }
 }
 
-/// Unset unless the vendor tells both numbers: the contract has no way to leave out one.
+/// Unset unless the vendor sends both numbers: the contract cannot leave out only one.
 fn usage(usage: &Object) -> Option<ResourceUsage> {
     let used = usage.side("used", Scalar::integer);
     let total = usage.side("all", Scalar::integer);

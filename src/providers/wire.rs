@@ -1,4 +1,4 @@
-//! What the vendors' answers have in common: loose JSON, words for states, tables of errors.
+//! What the vendors' answers have in common: loosely typed JSON, words for states, tables of errors.
 //! Used by the vendors' modules only.
 
 mod mend;
@@ -18,13 +18,13 @@ use crate::metrics::{Counter, Metrics};
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 
-/// How many unknown words of a table are remembered as logged.
+/// How many unknown words of a table are tracked as already logged.
 const SEEN_LIMIT: usize = 1000;
 
-/// A vendor, as far as reading its answers goes.
+/// The vendor, as far as reading its answers needs it.
 #[derive(Clone)]
 pub(super) struct Vendor {
-    /// What metrics and logs know it by.
+    /// Its name in metrics and logs.
     name: &'static str,
     metrics: Metrics,
 }
@@ -35,13 +35,13 @@ impl Vendor {
     }
 }
 
-/// What a vendor's words for a state mean.
+/// The meanings of a vendor's words for a state.
 pub(super) struct Words<T: 'static> {
-    /// Which field they are in: `order.status`.
+    /// The field that holds the word: `order.status`.
     field: &'static str,
-    /// What no word at all means.
+    /// The meaning of an absent word.
     unspecified: T,
-    /// What a word means that is not in the table.
+    /// The meaning of a word that is not in the table.
     other: T,
     table: &'static [(&'static str, T)],
     seen: Mutex<BTreeSet<String>>,
@@ -56,7 +56,7 @@ impl<T: Copy> Words<T> {
         Self { field, unspecified, other, table, seen: Mutex::new(BTreeSet::new()) }
     }
 
-    /// Puts the count of the words that are not in the table on the page: an alert must see the first one.
+    /// Creates the counter of words that are not in the table, at 0: an alert must see the first one.
     pub(super) fn announce(&self, vendor: &Vendor) {
         let _ = self.unknown(vendor);
     }
@@ -65,7 +65,7 @@ impl<T: Copy> Words<T> {
         vendor.metrics.unknown_words.with([vendor.name, self.field])
     }
 
-    /// What the word means. One that is not in the table is counted, and logged once.
+    /// Returns the meaning of a word. A word that is not in the table is counted, and logged once.
     pub(super) fn meaning(&self, vendor: &Vendor, word: &Scalar) -> T {
         let Some(value) = word.some() else { return self.unspecified };
         if let Some((_, meaning)) = self.table.iter().find(|(known, _)| *known == value) {
@@ -90,13 +90,13 @@ impl<T: Copy> Words<T> {
     }
 }
 
-/// What a vendor's error means: a row of its table.
+/// The meaning of a vendor's error: a row of its table.
 #[derive(Clone, Copy)]
 pub(super) struct Refusal {
     reason: ErrorReason,
-    /// The request's field that the vendor turned down.
+    /// The request's field that the vendor rejected.
     field: Option<&'static str>,
-    /// How long the vendor wants to be left alone, and whether one call alone goes first then.
+    /// How long the vendor must not be asked, and whether a single call is tried after that.
     pause: Option<(Duration, bool)>,
     /// What the operator should do.
     advice: Option<&'static str>,
@@ -107,7 +107,7 @@ impl Refusal {
         Self { reason, field: None, pause: None, advice: None }
     }
 
-    /// The vendor turns down the account's credentials, or whoever shows them.
+    /// The vendor rejects the account's credentials, or the machine that presents them.
     pub(super) const fn rejected(advice: &'static str) -> Self {
         Self { advice: Some(advice), ..Self::new(ErrorReason::ProviderCredentialsRejected) }
     }
@@ -116,17 +116,17 @@ impl Refusal {
         Self { field: Some(field), ..Self::new(ErrorReason::InvalidRequest) }
     }
 
-    /// The vendor is asked too often: it is left alone for that time.
+    /// The vendor reports too many calls: it is not asked for that time.
     pub(super) const fn too_often(wait: Duration) -> Self {
         Self { pause: Some((wait, false)), ..Self::new(ErrorReason::ProviderQuotaExhausted) }
     }
 
-    /// The same, and one call alone goes first then: the others once that one is answered.
+    /// The same, but then a single call is tried, and the others follow once it is answered.
     pub(super) const fn too_often_until_probed(wait: Duration) -> Self {
         Self { pause: Some((wait, true)), ..Self::new(ErrorReason::ProviderQuotaExhausted) }
     }
 
-    /// The error for a caller, with the vendor's own code and text.
+    /// Builds the error for a caller, with the vendor's own code and text.
     pub(super) fn error(self, code: &str, text: &str) -> Error {
         let message = match self.reason {
             ErrorReason::OrderNotFound => {
@@ -160,14 +160,15 @@ impl Refusal {
     }
 }
 
-/// The row of a code, or of an HTTP status, in the first of the tables that has one. A status says so much only
-/// in an answer of the vendor's own, so look for its row once there is an [`envelope`] with a code.
+/// Returns the row of a code, or of an HTTP status, in the first table that has one. A status means
+/// this only in the vendor's own answer, so look up its row only after an [`envelope`] with a code was
+/// found.
 pub(super) fn row<K: PartialEq + Copy>(tables: &[&[(K, Refusal)]], key: K) -> Option<Refusal> {
     tables.iter().copied().flatten().find(|(known, _)| *known == key).map(|(_, row)| *row)
 }
 
-/// The error for an answer that says it is one. What the vendor's table says of its code goes
-/// first, then what the HTTP status says; else it has no name here.
+/// Builds the error for an answer that reports one. The row for its code in the vendor's table
+/// overrides the meaning of the HTTP status; without either, the error has no specific reason.
 pub(super) fn refused(row: Option<Refusal>, answer: &Answer, code: &Scalar, text: &str) -> Error {
     let code = code.text();
     match (row, answer.check_status()) {
@@ -176,8 +177,8 @@ pub(super) fn refused(row: Option<Refusal>, answer: &Answer, code: &Scalar, text
     }
 }
 
-/// The vendor's envelope in an answer, and the code in it, whatever else stands there. Where there is
-/// none, the HTTP status may tell why.
+/// Returns the vendor's envelope in an answer, and the code in it, whatever else it contains. If there
+/// is none, the HTTP status may say why.
 pub(super) fn envelope(
     vendor: &Vendor,
     answer: &Answer,
@@ -196,12 +197,12 @@ pub(super) fn md5_hex(text: &str) -> String {
     format!("{:032x}", u128::from_be_bytes(Md5::digest(text).into()))
 }
 
-/// Whether a setting can be sent in a header.
+/// Checks that a setting can be sent in a header.
 pub(super) fn fits_a_header(text: &str) -> Result<(), String> {
     if text.is_ascii() { Ok(()) } else { Err("must be ASCII: it is sent in a header".to_owned()) }
 }
 
-/// Whether the id has 1 to 64 letters, digits, `_` and `-`.
+/// Checks that the id has 1 to 64 letters, digits, `_` and `-`.
 pub(super) fn check_word_id(id: &str) -> Result<(), Error> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if (1..=64).contains(&id.len()) && id.bytes().all(fits) {

@@ -1,5 +1,5 @@
-//! The orders that a store holds in memory, encoded, within a bound of bytes; the least recently used
-//! go first. Used by all stores.
+//! An in-memory cache of encoded orders, bounded in bytes; it evicts the least recently used first.
+//! Used by all stores.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,14 +8,14 @@ use prost::Message as _;
 
 use crate::pb::Order;
 
-/// What an entry takes besides its key and its order, in bytes: its place in the table and in the
-/// list, two counters, and what the allocator rounds up.
+/// The size of an entry besides its key and its order, in bytes: its slots in the table and in the
+/// list, two counters, and the allocator's rounding.
 const OVERHEAD: usize = 192;
 
-/// An order as it is held, or on its way to a disk.
+/// An encoded order, in the cache or on its way to a disk.
 pub(super) type Encoded = Arc<[u8]>;
 
-/// An order as it is held.
+/// Encodes an order for the cache.
 pub(super) fn encoded(order: &Order) -> Encoded {
     order.encode_to_vec().into()
 }
@@ -32,30 +32,31 @@ struct Entries {
 }
 
 impl Cache {
-    /// An empty cache for `limit` bytes, keys and its own needs included.
+    /// Creates an empty cache of `limit` bytes, including keys and overhead.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, entries: Mutex::new(Entries { orders: LruCache::unbounded(), bytes: 0 }) }
     }
 
-    /// How many bytes are held.
+    /// The number of bytes in use.
     pub(super) fn bytes(&self) -> usize {
         self.entries().bytes
     }
 
-    /// The order of that key, which is the most recently used one from now on.
+    /// Returns the order with that key, and marks it as the most recently used.
     pub(super) fn get(&self, key: &str) -> Option<Order> {
         let order = self.entries().orders.get(key).cloned();
-        // Decoded once the lock is free. Only what was encoded here is held.
+        // Decode after the lock is released. Decoding cannot fail: the cache holds only orders encoded
+        // here.
         order.and_then(|order| Order::decode(&*order).ok())
     }
 
-    /// Holds an order in place of any other of its key.
+    /// Stores an order, replacing any other with the same key.
     pub(super) fn put(&self, key: &str, order: Encoded) {
         self.entries().put(key, order, self.limit);
     }
 
-    /// Holds an order where it wins over the one that is held, if there is one. The one that is held
-    /// from now on.
+    /// Stores an order if there is none with that key, or if it wins over that one. Returns the order
+    /// that the cache holds afterwards.
     pub(super) fn update(
         &self,
         key: &str,
@@ -73,7 +74,7 @@ impl Cache {
         }
     }
 
-    /// Holds no order of that key any more.
+    /// Removes the order with that key.
     pub(super) fn remove(&self, key: &str) {
         let mut entries = self.entries();
         if let Some((key, order)) = entries.orders.pop_entry(key) {
@@ -100,7 +101,7 @@ impl Entries {
     }
 }
 
-/// How many bytes an entry takes.
+/// The size of an entry in bytes.
 pub(super) fn size(key: &str, order: &Encoded) -> usize {
     key.len() + order.len() + OVERHEAD
 }

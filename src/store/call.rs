@@ -1,5 +1,5 @@
-//! What the stores are asked about: keys, limits, calls, and what becomes of a call. Used by the stores,
-//! and by those that ask them.
+//! The types of the store's interface: keys, limits, calls and their outcomes. Used by the stores and
+//! by their callers.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ macro_rules! keys {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
         ///
-        /// Made of the vendor's own identity; a store only compares it.
+        /// Built from the vendor's own identity; a store only compares it.
         #[derive(Debug, Clone, PartialEq, Eq, Hash)]
         pub struct $name(String);
 
@@ -35,20 +35,20 @@ macro_rules! keys {
 }
 
 keys! {
-    /// What the stores know an account by.
+    /// An account's key in the stores.
     AccountKey;
-    /// What the stores know an order by.
+    /// An order's key in the stores.
     OrderKey;
-    /// What the stores know a window of a limit by.
+    /// The key of a limit's window in the stores.
     WindowKey;
 }
 
-/// What a call can be limited by.
+/// The limits that can apply to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
     /// The account's calls in any minute.
     PerMinute,
-    /// The part of them that polls for watchers may use.
+    /// The part of the account's calls that polls for watchers may use.
     WatchersPerMinute,
     /// The calls for one order in any 24 hours.
     PerOrderPerDay,
@@ -61,7 +61,7 @@ impl Limit {
     pub const ALL: [Self; 4] =
         [Self::PerMinute, Self::WatchersPerMinute, Self::PerOrderPerDay, Self::ClientPerMinute];
 
-    /// What errors and metrics call it: the configuration's name.
+    /// The limit's name in errors and metrics, as in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,49 +73,50 @@ impl Limit {
     }
 }
 
-/// A limit as one call meets it: at most so many calls in any span of that length.
+/// A limit as it applies to one call: at most `max_calls` calls in any `period`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// What the store knows it by.
+    /// Its key in the store.
     pub key: WindowKey,
     /// Which limit it is.
     pub limit: Limit,
-    /// How many calls.
+    /// The maximum number of calls.
     pub max_calls: u32,
-    /// In how long a time.
+    /// The length of the time span that the limit covers.
     pub period: Duration,
 }
 
-/// The right to ask for an order, for one of the processes that share a store.
+/// The exclusive right to ask for an order, among the processes that share a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// What the store knows it by.
+    /// Its key in the store.
     pub key: String,
-    /// Tells this owner from all others, in every process.
+    /// Identifies this owner uniquely, across all processes.
     pub owner: String,
-    /// How long it lasts at most.
+    /// The maximum time the lease lasts.
     pub life: Duration,
 }
 
 /// One call to a vendor, as the limits see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Tells this call from all others, in every process.
+    /// Identifies this call uniquely, across all processes.
     pub id: String,
-    /// The account that it is made with.
+    /// The account that makes the call.
     pub account: AccountKey,
-    /// The windows that it must fit in.
+    /// The windows that must have a free slot for it.
     pub windows: Vec<Window>,
-    /// How long after it is sent the vendor may come to count it: the slot of a call whose answer
-    /// never came is free again after this and the window's period.
+    /// How long after sending the vendor may still count the call. If no answer arrives, the slot
+    /// becomes free after this time plus the window's period.
     pub in_flight: Duration,
-    /// The lease that it is made under; `None` where nobody shares the store.
+    /// The lease that covers the call; `None` if no other process shares the store.
     pub lease: Option<Lease>,
 }
 
 impl Call {
-    /// What a store knows the call's slots by: its id, and for how many milliseconds it may be in
-    /// flight. So a slot itself says how late it can be free, whatever is configured by then.
+    /// The name of the call's slots in a store: its id, and for how many milliseconds it may be in
+    /// flight. So the slot itself states its latest possible end, even if the configuration changes
+    /// later.
     pub(super) fn mark(&self) -> String {
         format!("{}~{}", self.id, self.in_flight.as_nanos().div_ceil(1_000_000))
     }
@@ -127,41 +128,41 @@ impl Call {
     }
 }
 
-/// Whether a call may be made.
+/// The result of [`Store::reserve`](super::Store::reserve): whether a call may be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reservation {
-    /// It may: its slots are reserved, and its lease is held.
+    /// The call may be made: its slots are reserved, and its lease is held.
     Reserved,
-    /// Another process asks for the order now.
+    /// Another process is asking for the order now.
     Leased,
-    /// The window of that limit is full for so long.
+    /// The window of that limit stays full for this long.
     Full(Limit, Duration),
-    /// The account is paused for so long.
+    /// The account stays paused for this long.
     Paused(Duration),
 }
 
-/// What a call's answer brought.
+/// The outcome of a call that was answered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Outcome<'a> {
     /// The order's state.
     Found(&'a OrderKey, &'a Order),
-    /// An answer about the order, without a state.
+    /// An answer about the order, but no state.
     Answered,
-    /// Nothing about the order, but the vendor has counted the call.
+    /// No answer about the order, but the vendor counted the call.
     Counted,
 }
 
-/// What is known of an order.
+/// Everything a store knows of an order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Known {
     /// Its last state; `account` is empty.
     pub state: Option<Order>,
-    /// When each slot that is taken in the order's own window is free again, earliest first.
+    /// When each used slot in the order's own window becomes free, earliest first.
     pub spent: Vec<SystemTime>,
 }
 
 impl Known {
-    /// `None` where nothing is known.
+    /// Returns `None` if nothing is known.
     pub(super) fn some(self) -> Option<Self> {
         Some(self).filter(|known| *known != Self::default())
     }

@@ -1,49 +1,51 @@
-//! Which of the times that are stored can be true. What is stored outlives the clock that it was
-//! written by: where that clock was ahead and is right again, slots, pauses and leases would last
-//! for as long as it was ahead. No rule lasts longer than the bounds here, so what lies beyond
-//! them is known to be wrong, and is cut to them. Used by the stores.
+//! Detects stored times that cannot be true. Stored times outlive the clock that wrote them: if that
+//! clock was ahead and was corrected since, slots, pauses and leases would last for as long as it was
+//! ahead. No rule lasts longer than the bounds here, so a time beyond them is wrong and is cut to them.
+//! Used by the stores.
 //!
-//! A cut lets no call through too early: it is made after the call was sent, and from then on the
-//! whole rule holds once more.
+//! A cut admits no call too early: it is made after the call was sent, and the whole rule applies again
+//! from then on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::pb::Order;
 
-/// The longest window that there is.
+/// The longest period of a window.
 pub(super) const LONGEST_PERIOD: Duration = Duration::from_hours(24);
 
-/// The longest that a call may be in flight: five times the longest `timeout`, and what `orders`
-/// adds. For slots that do not tell it themselves.
+/// The longest time a call may be in flight: five times the longest `timeout`, plus the margin that
+/// `orders` adds. Used for slots that do not state it themselves.
 pub(super) const LONGEST_FLIGHT: Duration = Duration::from_mins(26);
 
-/// The longest pause: an account is closed for no longer at once.
+/// The longest pause of an account.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-/// The longest that a token is good for.
+/// The longest lifetime of a token.
 pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(24);
 
-/// How far the clocks of those who share a store may differ before a time that one has written is
-/// one of the future for another.
+/// How far the clocks of processes that share a store may differ, before a time written by one counts
+/// as a future time for another.
 pub(super) const CLOCKS_DIFFER: Duration = Duration::from_mins(2);
 
-/// What is not worth a word: clocks are corrected by less all the time, and times are rounded.
+/// Smaller differences are not reported: clocks are corrected by less all the time, and times are
+/// rounded.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// How far `end` lies beyond `longest` from now; `None` where it can be true.
+/// How far `end` lies beyond `longest` from now; `None` if `end` can be true.
 pub(super) fn beyond(end: SystemTime, longest: Duration, now: SystemTime) -> Option<Duration> {
     end.duration_since(now + longest).ok().filter(|beyond| *beyond > TOLERANCE)
 }
 
-/// How far in the future an order seems to be observed; zero where clocks may differ by that.
+/// How far in the future an order seems to be observed; zero if it is within the allowed clock
+/// difference.
 pub(super) fn ahead(order: &Order, now: SystemTime) -> Duration {
     let observed = order.observe_time.and_then(|time| SystemTime::try_from(time).ok());
     let ahead = observed.and_then(|observed| observed.duration_since(now).ok());
     ahead.filter(|ahead| *ahead > CLOCKS_DIFFER).unwrap_or_default()
 }
 
-/// For how long the call that a slot is known by may be in flight: see [`Call::mark`].
+/// How long the call behind a slot may be in flight: see [`Call::mark`].
 ///
 /// [`Call::mark`]: super::Call::mark
 pub(super) fn flight(mark: &str) -> Duration {
@@ -51,12 +53,12 @@ pub(super) fn flight(mark: &str) -> Duration {
     told.map_or(LONGEST_FLIGHT, Duration::from_millis)
 }
 
-/// Whether the log holds already that a clock was ahead.
+/// Whether the clock warning was already logged.
 #[derive(Debug, Default)]
 pub(super) struct Ahead(AtomicBool);
 
 impl Ahead {
-    /// Says once whose clock was ahead, and by how much at least.
+    /// Logs, only once, which clock was ahead and by how much at least.
     pub(super) fn report(&self, clock: &'static str, by: Duration) {
         if !by.is_zero() && !self.0.swap(true, Ordering::Relaxed) {
             let seconds = by.as_secs();
@@ -94,7 +96,7 @@ mod tests {
         for (mark, expected) in [
             ("1f-3~30000", Duration::from_secs(30)),
             ("a~b~0", Duration::ZERO),
-            // Of a version that did not tell it, and of others.
+            // Written by a version that did not state it, or not written by us.
             ("1f-3", LONGEST_FLIGHT),
             ("1f-3~", LONGEST_FLIGHT),
             ("1f-3~soon", LONGEST_FLIGHT),

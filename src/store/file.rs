@@ -1,9 +1,9 @@
-//! Remembers in a file of this machine, for one process at a time: whatever a method has carried
-//! out is there again after a restart, a crash or `kill -9`. `app` opens it.
+//! A store in a file on this machine, for one process at a time. Everything a method has carried out
+//! survives a restart, a crash and `kill -9`. `app` opens it.
 //!
-//! Spent calls, paused accounts and tokens are held in memory too; orders, as far as they fit. So
-//! what changes nothing asks no disk: a full window, an account without limits. Leases are held in
-//! memory alone, because nobody else uses the file.
+//! Spent calls, paused accounts and tokens are also held in memory; orders are too, as far as they fit.
+//! So an operation that changes nothing needs no disk access: a full window, for example, or an account
+//! without limits. Leases are held in memory only, because no other process uses the file.
 
 mod disk;
 mod tables;
@@ -30,10 +30,10 @@ use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
 
-/// Whose time stands in the file.
+/// Which clock wrote the times in the file.
 const CLOCK: &str = "this machine's";
 
-/// How many changes wait for the thread that writes. Whoever has one more waits with it.
+/// How many changes may wait for the writer thread. Further callers wait for space in the queue.
 const QUEUE: usize = 1024;
 
 /// A store in a file.
@@ -46,39 +46,37 @@ pub struct File {
 }
 
 impl File {
-    /// Opens the file, or makes one where there is none, in a folder that exists. Only its owner
-    /// may read a new one: it holds access tokens and personal data. `cache_bytes` of orders are held in
-    /// memory too.
+    /// Opens the file, or creates it in an existing folder. Only its owner may read a new file: it
+    /// holds access tokens and personal data. Up to `cache_bytes` of orders are also held in memory.
     ///
-    /// Reads the whole file: that takes as long as the disk needs for it, so call it where
-    /// blocking is fine. Orders that are not terminal and were last observed more than 30 days
-    /// ago are forgotten.
+    /// This reads the whole file and blocks while the disk is read, so call it where blocking is fine.
+    /// Orders that are not terminal and were last observed more than 30 days ago are deleted.
     ///
     /// # Errors
-    /// A text for the operator: the file is in use by another process, damaged or not one of
-    /// ours, its folder is missing, the disk is full. A file that is refused stays as it was.
+    /// A text for the operator: the file is in use by another process, damaged or not ours, its folder
+    /// is missing, or the disk is full. A rejected file stays unchanged.
     pub fn open(path: &Path, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
         Self::open_or_create(path, cache_bytes, clock)
             .map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
-    /// Whether another process has the file now.
+    /// Whether another process uses the file now.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
         disk::is_held(path)
     }
 
-    /// Whether the file can be opened, or made where there is none. Opens no store, and touches
+    /// Checks that the file can be opened, or created if there is none. It opens no store and changes
     /// nothing.
     ///
     /// # Errors
-    /// What [`open`](Self::open) would fail with.
+    /// The same as [`open`](Self::open).
     pub fn check(path: &Path) -> Result<(), String> {
         disk::check(path).map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 
-    /// Proves that the file can be made, or written where it is there: by another one beside it, which
-    /// is gone again. The file itself is not touched.
+    /// Proves that the file can be created, or written if it exists, by writing another file beside it
+    /// and deleting that one. The file itself stays unchanged.
     ///
     /// # Errors
     /// A text for the operator.
@@ -104,7 +102,7 @@ impl File {
         if draft.publish(path)? {
             return Self::start(file, cache_bytes, clock);
         }
-        // Another process was faster.
+        // Another process created the file first.
         let file = disk::open(path)?.ok_or("was removed while it was being made")?;
         Self::start(file, cache_bytes, clock)
     }
@@ -147,8 +145,8 @@ impl File {
         Ok(Self { shared, leases: Mutex::default(), jobs: Some(jobs), writer: Some(writer) })
     }
 
-    /// Decides, and notes in the file what that changes. Decides twice where it changes anything:
-    /// the second time is the one that counts, after all the changes before it.
+    /// Makes a decision, and writes the changes that follow from it to the file. If there are any, it
+    /// decides twice: the second decision counts, because it sees all earlier changes.
     async fn change<T: Send + 'static>(
         &self,
         decide: impl Fn(&Ledger, SystemTime) -> (T, Vec<Fact>) + Send + 'static,
@@ -160,7 +158,7 @@ impl File {
         self.submit(decide, None).await
     }
 
-    /// Has the thread decide, and write what that changes and the state.
+    /// Lets the writer thread decide, and write the resulting changes and the state.
     async fn submit<T: Send + 'static>(
         &self,
         decide: impl Fn(&Ledger, SystemTime) -> (T, Vec<Fact>) + Send + 'static,
@@ -170,7 +168,7 @@ impl File {
         let decide = move |ledger: &Ledger, now| {
             let (outcome, facts) = decide(ledger, now);
             let report: Report = Box::new(move |written: Result<(), Error>| {
-                // Whoever asked may be gone: that changes nothing.
+                // The caller may be gone; the change is written all the same.
                 let _ = done.send(written.map(|()| outcome));
             });
             (facts, report)
@@ -181,7 +179,7 @@ impl File {
         written.await.map_err(|_| gone())?
     }
 
-    /// Notes in the file what happened.
+    /// Writes facts to the file.
     async fn note(
         &self,
         happened: impl Fn(&Ledger, SystemTime) -> Vec<Fact> + Send + 'static,
@@ -189,7 +187,8 @@ impl File {
         self.change(move |ledger, now| ((), happened(ledger, now))).await
     }
 
-    /// Cuts what cannot be true of a call's windows: opened, the file told no window's period.
+    /// Cuts impossible times in the call's windows. Opening the file cannot do this, because the file
+    /// does not hold the windows' periods.
     async fn cut(&self, call: &Call) -> Result<(), Error> {
         let cut = self.shared.ledger().beyond_windows(&call.windows, self.shared.clock.now());
         if cut.facts.is_empty() {
@@ -220,11 +219,11 @@ fn put(order: &OrderKey, state: &Order) -> Put {
 }
 
 impl Drop for File {
-    /// Waits for what is under way, so that the file can be opened again at once.
+    /// Waits for pending writes, so that the file can be opened again at once.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(writer) = self.writer.take() {
-            // One that panicked has nothing left to write.
+            // A thread that panicked has nothing left to write.
             let _ = writer.join();
         }
     }
@@ -292,7 +291,8 @@ impl Store for File {
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        // Opening has written the file. What becomes of its disk later is told by what fails.
+        // Opening the store has already written the file. If its disk fails later, the operations that
+        // fail report it.
         Ok(())
     }
 

@@ -1,19 +1,20 @@
-//! Who does what alone, for a while: the leases of the stores that only this process uses.
+//! Leases of the stores that only this process uses: each grants one owner an exclusive task for a
+//! while.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::Lease;
 
-/// How many leases may be held before those that are over are looked for and dropped.
+/// How many leases may be held before expired ones are removed.
 const SWEEP_AT: usize = 10_000;
 
-/// The leases of this process: the owner and the end of each.
+/// The leases of this process: each with its owner and its end.
 #[derive(Debug, Default)]
 pub(super) struct Leases(HashMap<String, (String, SystemTime)>);
 
 impl Leases {
-    /// Makes `owner` the one who does `what`; false while another one is.
+    /// Gives `owner` the lease on `what`; false while another owner holds it.
     pub(super) fn lease(
         &mut self,
         what: &str,
@@ -32,7 +33,7 @@ impl Leases {
         true
     }
 
-    /// Takes the lease of a call, if it has one; false while another owner holds it.
+    /// Acquires the lease of a call, if it has one; false while another owner holds it.
     pub(super) fn take(&mut self, lease: Option<&Lease>, now: SystemTime) -> bool {
         lease.is_none_or(|lease| self.lease(&lease.key, &lease.owner, lease.life, now))
     }
@@ -44,7 +45,7 @@ impl Leases {
         }
     }
 
-    /// Ends a lease, if it is this owner's.
+    /// Ends a lease, if this owner holds it.
     pub(super) fn release(&mut self, what: &str, owner: &str) {
         if self.0.get(what).is_some_and(|(holder, _)| holder == owner) {
             self.0.remove(what);

@@ -1,9 +1,9 @@
-//! What the vendors' rules need remembered besides orders: spent calls, paused accounts and
-//! tokens. Used by the stores that hold them in this process.
+//! The state that the vendors' rules need besides orders: spent calls, paused accounts and tokens. Used
+//! by the stores that hold this state in this process.
 //!
-//! A method decides and changes nothing: it returns the facts that are to be noted, and
-//! [`Ledger::set`] notes one. So a store can write facts to a disk before anyone acts on them, and
-//! take them back where that fails.
+//! Most methods only decide and change nothing: they return the facts to record, and [`Ledger::set`]
+//! records one fact. So a store can write facts to a disk before anyone acts on them, and undo them if
+//! the write fails.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -13,26 +13,26 @@ use super::slots::{Pause, Slots};
 use super::{AccountKey, Call, Reservation, Window, WindowKey};
 use crate::providers::Token;
 
-/// How many windows may be held before those without a slot are looked for and dropped.
+/// How many windows may be held before those without a slot are removed.
 const SWEEP_AT: usize = 10_000;
 
-/// What a slot takes besides its window's key and its mark, in bytes, about: most windows are those of
-/// single orders, and hold few.
+/// The approximate size of a slot besides its window's key and its mark, in bytes: most windows belong
+/// to single orders, and hold few slots.
 const SLOT_OVERHEAD: usize = 600;
 
-/// One thing that is remembered; `None` where it is not, or no longer.
+/// One recorded fact; `None` means that it does not exist, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
-    /// When the slot of the call of that mark is free again.
+    /// When the slot of the call with that mark becomes free.
     Slot { window: String, call: String, free_at: Option<SystemTime> },
-    /// That an account is paused.
+    /// The pause of an account.
     Pause { account: String, pause: Option<Pause> },
     /// An identity's access token.
     Token { identity: String, token: Option<Token> },
 }
 
 impl Fact {
-    /// That an account is paused from now on.
+    /// The fact that an account is paused from now on.
     pub(super) fn paused(
         account: &AccountKey,
         wait: Duration,
@@ -46,7 +46,7 @@ impl Fact {
         Self::Pause { account: account.to_string(), pause }
     }
 
-    /// That this is the identity's token.
+    /// The fact that this is the identity's token.
     pub(super) fn token(identity: &str, token: &Token) -> Vec<Self> {
         vec![Self::Token { identity: identity.to_owned(), token: Some(token.clone()) }]
     }
@@ -75,7 +75,7 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// When each slot that is taken in a window is free again, earliest first.
+    /// Returns when each used slot in a window becomes free, earliest first.
     pub(super) fn spent(&self, window: &WindowKey, now: SystemTime) -> Vec<SystemTime> {
         self.slots(window).map(|slots| slots.spent(now)).unwrap_or_default()
     }
@@ -84,22 +84,23 @@ impl Ledger {
         self.windows.get(window.as_str())
     }
 
-    /// Whether a call may be made.
+    /// Decides whether a call may be made.
     pub(super) fn reserve(&self, call: &Call, now: SystemTime) -> (Reservation, Vec<Fact>) {
         let (none, mark) = (Slots::default(), call.mark());
         let slots = |key: &WindowKey| self.slots(key).unwrap_or(&none);
         let full = call.windows.iter().enumerate().filter_map(|(index, window)| {
             Some((slots(&window.key).full_for(window, &mark, now)?, index, window.limit))
         });
-        // Of several full windows the one that is full for longest: before, no call can be made.
+        // Of several full windows, report the one that stays full longest: no call can be made before
+        // that.
         if let Some((wait, _, limit)) = full.max() {
             return (Reservation::Full(limit, wait), Vec::new());
         }
         let mut facts = Vec::new();
-        // A call that holds its slots was admitted before, and is no second probe.
+        // A call that already holds its slots was admitted before, so it is not a second probe.
         let repeated = !call.windows.is_empty()
             && call.windows.iter().all(|window| slots(&window.key).holds(&mark, now));
-        // After the windows, because it admits a probe: that call must also be made.
+        // Checked after the windows, because this admits a probe, and an admitted probe must be sent.
         if let Some(pause) = self.pauses.get(call.account.as_str()).filter(|_| !repeated) {
             match pause.admit(now) {
                 Err(wait) => return (Reservation::Paused(wait), Vec::new()),
@@ -116,7 +117,8 @@ impl Ledger {
         (Reservation::Reserved, facts)
     }
 
-    /// The call's answer has come. Where it `resumes` the account, a pause ends whose probe was admitted.
+    /// The call's answer has arrived. If it `resumes` the account, a pause whose probe was admitted
+    /// ends.
     pub(super) fn finish(&self, call: &Call, resumes: bool, now: SystemTime) -> Vec<Fact> {
         let mark = call.mark();
         let mut facts = Vec::new();
@@ -143,7 +145,8 @@ impl Ledger {
         held.map(|window| slot(window.key.as_str(), &mark, None)).collect()
     }
 
-    /// How many bytes the slots take, about. Paused accounts and tokens are as few as accounts are.
+    /// The approximate size of all slots in bytes. Paused accounts and tokens do not count: there are
+    /// as few of them as accounts.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -153,15 +156,15 @@ impl Ledger {
         self.tokens.get(identity)
     }
 
-    /// A token is no longer good, if it is still this one.
+    /// Removes a token that is no longer valid, but only if it is still this one.
     pub(super) fn drop_token(&self, identity: &str, token: &Token) -> Vec<Fact> {
         let held = self.tokens.get(identity).is_some_and(|held| held.value == token.value);
         let gone = || Fact::Token { identity: identity.to_owned(), token: None };
         held.then(gone).into_iter().collect()
     }
 
-    /// What cannot be true, cut to what can, as far as a key alone tells it: a slot is of the longest
-    /// window that there is. Of a token nobody knows when it ends, so it is none.
+    /// Cuts impossible times as far as a key alone allows: a slot gets the longest period of all
+    /// windows. A token with an impossible time is removed, because its real end is unknown.
     pub(super) fn beyond(&self, now: SystemTime) -> Cut {
         let mut cut = Cut::default();
         for (window, slots) in &self.windows {
@@ -181,7 +184,7 @@ impl Ledger {
         cut
     }
 
-    /// What cannot be true of these windows, cut to what can.
+    /// Cuts impossible times in these windows.
     pub(super) fn beyond_windows(&self, windows: &[Window], now: SystemTime) -> Cut {
         let mut cut = Cut::default();
         for window in windows {
@@ -192,7 +195,7 @@ impl Ledger {
         cut
     }
 
-    /// The slots that are free again.
+    /// The slots that have become free.
     pub(super) fn expired(&self, now: SystemTime) -> Vec<Fact> {
         let expired = self.windows.iter().flat_map(|(window, slots)| {
             slots.expired(now).map(move |call| slot(window, call, None))
@@ -200,19 +203,19 @@ impl Ledger {
         expired.collect()
     }
 
-    /// The slots that are free again, looked for once there are many windows: some belong to
+    /// The slots that have become free, searched only when there are many windows: some belong to
     /// orders that nobody asks for any more.
     pub(super) fn sweep(&mut self, now: SystemTime) -> Vec<Fact> {
         if self.windows.len() < self.sweep_at {
             return Vec::new();
         }
-        // Whatever stays is looked at again when there is twice as much.
+        // Sweep again only when twice as many remain.
         let staying = self.windows.values().filter(|slots| !slots.is_expired(now)).count();
         self.sweep_at = SWEEP_AT.max(staying * 2);
         self.expired(now)
     }
 
-    /// Notes a fact. What it takes the place of: noting that again undoes it.
+    /// Records a fact. Returns the fact it replaced; recording that one again undoes the change.
     pub(super) fn set(&mut self, fact: Fact) -> Fact {
         match fact {
             Fact::Slot { window, call, free_at } => {
@@ -241,11 +244,11 @@ impl Ledger {
     }
 }
 
-/// Times that cannot be true, cut to what can.
+/// Impossible times, cut to possible ones.
 #[derive(Debug, Default)]
 pub(super) struct Cut {
     pub(super) facts: Vec<Fact>,
-    /// By how much a clock was ahead, at least.
+    /// How far a clock was ahead, at least.
     pub(super) ahead: Duration,
 }
 

@@ -1,5 +1,6 @@
-//! Remembers for the life of the process. Terminal orders and spent calls stay until then; of
-//! the other orders only the latest ones, within a bound of bytes.
+//! A store that lasts as long as the process. Terminal orders stay until the process ends, and spent
+//! calls for as long as they count; of the other orders only the most recent stay, within a bound of
+//! bytes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,7 @@ struct State {
 }
 
 impl Memory {
-    /// An empty store, for `cache_bytes` of orders that are not terminal.
+    /// Creates an empty store with `cache_bytes` for orders that are not terminal.
     #[must_use]
     pub fn new(cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::default(), open_orders: Cache::new(cache_bytes) }
@@ -46,7 +47,7 @@ impl Memory {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    /// Decides, and notes what that changes.
+    /// Makes a decision, and records the changes that follow from it.
     fn change<T>(&self, decide: impl FnOnce(&Ledger, SystemTime) -> (T, Vec<Fact>)) -> T {
         self.with(|State { ledger, .. }, now| {
             let (outcome, facts) = decide(ledger, now);
@@ -57,12 +58,12 @@ impl Memory {
         })
     }
 
-    /// Notes what happened.
+    /// Records facts.
     fn note(&self, happened: impl FnOnce(&Ledger, SystemTime) -> Vec<Fact>) {
         self.change(|ledger, now| ((), happened(ledger, now)));
     }
 
-    /// When each slot that is taken in a window is free again, earliest first.
+    /// Returns when each used slot in a window becomes free, earliest first.
     pub(super) fn spent_now(&self, window: &WindowKey) -> Vec<SystemTime> {
         self.with(|all, now| all.ledger.spent(window, now))
     }
@@ -91,7 +92,7 @@ impl State {
 impl Store for Memory {
     fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
         self.with(|all, now| {
-            // Only what was encoded here is held.
+            // Decoding cannot fail: the store holds only orders encoded here.
             let terminal = all.terminal_orders.get(order.as_str());
             let terminal = terminal.and_then(|order| Order::decode(&**order).ok());
             let state = terminal.or_else(|| self.open_orders.get(order.as_str()));

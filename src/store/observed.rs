@@ -1,4 +1,4 @@
-//! A store whose operations are measured, and traced. Used by `store` for the one that is opened.
+//! Wraps a store to measure and trace its operations. `store` wraps every store that it opens.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +12,9 @@ use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
 use crate::spans;
 
-/// A store that is observed.
+/// A store with metrics and traces.
 pub(super) struct Observed<S> {
-    /// What kind it is, in one word.
+    /// The kind of store, in one word.
     system: &'static str,
     store: S,
     seconds: ByWord<Histogram>,
@@ -38,7 +38,7 @@ impl<S: Store> Observed<S> {
         let span = spans::store(self.system, self.store.is_shared(), operation);
         let outcome = span.around(work).await;
         self.seconds.of(operation).observe(begin.elapsed());
-        // Taken in any case: the series is on the page at 0, long before the first failure.
+        // Fetch the counter in any case, so that the series starts at 0 before the first failure.
         self.errors.of(operation).add(outcome.is_err().into());
         outcome
     }

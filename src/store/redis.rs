@@ -1,16 +1,16 @@
-//! Remembers in a Redis or Valkey server (7 or later), for several replicas. `app` opens it for
+//! A store in a Redis or Valkey server (7 or later), for several replicas. `app` opens it for
 //! `redis://` and `rediss://`.
 //!
-//! Scripts decide in the server, each whole or not at all, by the server's own clock: a slot that
-//! one replica takes is taken for all. A call has an id and a lease an owner, so whatever runs
-//! twice, because an answer was lost on its way, is the same as once.
+//! Scripts decide in the server, each one atomically, by the server's own clock: a slot that one
+//! replica uses is used for all. A call has an id and a lease has an owner, so a script that runs twice
+//! because its answer was lost has the same effect as one that runs once.
 //!
-//! What this replica itself has sent it also counts here, in this process, and that must fit too: a
-//! server that was emptied, or came back without its data, does not make it forget. Where it is
-//! not known whether the server has taken a slot, the slot counts as taken.
+//! Each replica also counts the calls it has sent itself, in this process, and those must fit the
+//! limits too: a server that was emptied or lost its data does not make the replica forget them. If it
+//! is unknown whether the server has reserved a slot, the slot counts as used.
 //!
-//! While the server cannot be reached everything fails but [`Store::peek`]; it is tried again
-//! by itself. A cluster does not do: a call's windows live on one server.
+//! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
+//! automatically. A cluster is not supported: all windows of a call must live on one server.
 
 mod connection;
 mod eviction;
@@ -44,18 +44,18 @@ use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore, new_id};
 
-/// How long an order is remembered that is not terminal.
+/// How long an order that is not terminal is stored.
 const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
-/// How long the keys of a ping last where it does not delete them itself.
+/// How long the keys of a ping last if the ping does not delete them itself.
 const PING_LIFE: Duration = Duration::from_secs(10);
 
-/// Whose time stands in the server, and in the orders that it holds.
+/// Which clock wrote the times in the server, and those in the orders it holds.
 const SERVERS: &str = "the Redis server's";
 const REPLICAS: &str = "a replica's";
 
-/// What the scripts say of a value that they were to read: there is none, it is there, or it is
-/// garbage. Nothing else that stands in their answer is a value.
+/// How a script reports a value that it read: missing, found, or garbage. Only a found value in its
+/// answer is valid.
 const NOTHING: u8 = 0;
 /// See [`NOTHING`].
 const FOUND: u8 = 1;
@@ -64,21 +64,21 @@ const FOUND: u8 = 1;
 pub struct Redis {
     clock: Arc<dyn Clock>,
     server: Runner,
-    /// What this replica has sent, by its own clock.
+    /// The calls that this replica has sent, by its own clock.
     own: Memory,
-    /// Orders that this process has put or got lately: they are known without asking the server,
-    /// and while it is gone.
+    /// Orders that this process has put or got recently: they are known without asking the server, and
+    /// while it is unreachable.
     recent: Cache,
     garbage_seen: AtomicBool,
     ahead: Ahead,
 }
 
 impl Redis {
-    /// A store in the server of this URL, which holds `cache_bytes` of orders here too. The server need
-    /// not be there yet: it is connected to when it first is.
+    /// Creates a store in the server at this URL; up to `cache_bytes` of orders are also held in this
+    /// process. The server need not run yet: the connection is made once it does.
     ///
     /// # Errors
-    /// What is wrong with the URL, without the URL: it may hold a password.
+    /// The problem with the URL, without the URL itself: it may hold a password.
     pub fn open(url: &str, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let watch_eviction = |connection| drop(tokio::spawn(eviction::watch(connection)));
         let connection = Arc::new(Connection::new(url, watch_eviction)?);
@@ -93,24 +93,23 @@ impl Redis {
         })
     }
 
-    /// Whether the URL can be that of a server.
+    /// Checks that the URL can be that of a server.
     ///
     /// # Errors
-    /// What is wrong with it, without the URL.
+    /// The problem with it, without the URL.
     pub fn check(url: &str) -> Result<(), String> {
         Connection::new(url, |_| ()).map(drop)
     }
 
-    /// For tests, which move the time: this clock counts in place of the server's own. All stores
-    /// of one server must then have one.
+    /// For tests that control the time: this clock replaces the server's own. All stores of one server
+    /// must then use one clock.
     #[must_use]
     pub fn timed_by(mut self, clock: Arc<dyn Clock>) -> Self {
         self.server.time = Some(clock);
         self
     }
 
-    /// The bytes of a snapshot as the order they hold. Garbage is nothing that is known; the next
-    /// state takes its place.
+    /// Decodes the bytes of a snapshot. Garbage counts as unknown; the next state replaces it.
     fn read(&self, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
         let there = bytes.filter(|_| found == FOUND);
         let state = there.and_then(|bytes| Order::decode(bytes).ok());
@@ -126,8 +125,9 @@ impl Redis {
         }
     }
 
-    /// Notes what the server has kept. Its word on what is final counts; what it says of other
-    /// orders may be late, or it may have lost what is known here. What is known then.
+    /// Records the state that the server holds. A terminal state from the server always wins; its other
+    /// states may be out of date, or it may have lost a state known here. Returns the state that is
+    /// known afterwards.
     fn learn(&self, order: &OrderKey, state: Order) -> Order {
         let now = self.clock.now();
         self.recent.update(order.as_str(), state, |state, known| {
@@ -135,20 +135,21 @@ impl Redis {
         })
     }
 
-    /// When it is so many milliseconds later, by our own clock.
+    /// The time in this many milliseconds, by our own clock.
     fn later(&self, millis: u64) -> SystemTime {
         self.clock.now() + Duration::from_millis(millis)
     }
 
-    /// What is spent of a window: what the server says, or what this replica itself has sent where
-    /// that is more.
+    /// The used slots of a window: those that the server reports, or those that this replica itself has
+    /// sent if there are more.
     fn spent_at_least(&self, window: Option<&WindowKey>, there: Vec<u64>) -> Vec<SystemTime> {
         let there: Vec<_> = there.into_iter().map(|left| self.later(left)).collect();
         let own = window.map(|window| self.own.spent_now(window)).unwrap_or_default();
         if own.len() > there.len() { own } else { there }
     }
 
-    /// Reserves in the server; also whether it may have done so where that failed.
+    /// Reserves the call in the server. On failure, also returns whether the server may have reserved
+    /// it.
     async fn reserve_there(&self, call: &Call) -> Result<Reservation, (Failure, bool)> {
         let input = Input::default().key("closed", &call.account).lease(call).argument(call.mark());
         let mut input = input.argument(millis(LONGEST_PAUSE)).argument(millis(LONGEST_FLIGHT));
@@ -173,15 +174,15 @@ impl Redis {
         }
     }
 
-    /// Notes what this replica knows, before the server is asked: what a vendor said is known, wherever
-    /// else it can be remembered.
+    /// Records what this replica knows before the server is asked: a vendor's answer is known here even
+    /// if the server cannot store it.
     fn put_here(&self, order: &OrderKey, state: &Order) {
         let now = self.clock.now();
         let wins = |state: &Order, known: &Order| newer(state, known, now);
         self.recent.update(order.as_str(), state.clone(), wins);
     }
 
-    /// Notes what the server answers where a state was put there.
+    /// Records the server's answer to a put.
     fn put_there(&self, order: &OrderKey, found: u8, later: Option<&[u8]>, ahead: u64) {
         self.ahead.report(REPLICAS, Duration::from_millis(ahead));
         if let Some(later) = self.read(found, later) {
@@ -214,7 +215,7 @@ impl Store for Redis {
         let (found, bytes, spent, ahead): (u8, Option<Vec<u8>>, Vec<u64>, u64) =
             self.server.run(&scripts::GET, input).await?;
         self.ahead.report(SERVERS, Duration::from_millis(ahead));
-        // What the server has lost is still known here.
+        // A state that the server has lost is still known here.
         let state = match self.read(found, bytes.as_deref()) {
             Some(there) => Some(self.learn(order, there)),
             None => self.recent.get(order.as_str()),
@@ -232,7 +233,7 @@ impl Store for Redis {
     }
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
-        // The lease is the server's alone: it joins this replica with others.
+        // The lease exists only in the server: it coordinates this replica with others.
         let own = Call { lease: None, ..call.clone() };
         let here = self.own.reserve(&own).await?;
         if here != Reservation::Reserved {
@@ -324,12 +325,12 @@ impl TokenStore for Redis {
             self.server.run(&scripts::LOAD, input).await?;
         let value = value.filter(|_| found == FOUND).and_then(|it| String::from_utf8(it).ok());
         if value.is_none() && found != NOTHING {
-            // Whoever asks gets another one, which takes its place.
+            // The caller gets a new token, which replaces this one.
             self.note_garbage("token");
         }
         let (now, renew_at) = (self.clock.now(), self.later(left));
         if let Some(beyond) = ends::beyond(renew_at, LONGEST_TOKEN, now) {
-            // Nobody knows when it ends.
+            // The token's real end is unknown.
             self.ahead.report(SERVERS, beyond);
             return Ok(None);
         }
@@ -360,7 +361,7 @@ impl TokenStore for Redis {
 }
 
 impl Input {
-    /// The lease of a call: its key, and whose it is for how long; an empty owner for none.
+    /// Adds the lease of a call: its key, owner and life; an empty owner if there is none.
     fn lease(self, call: &Call) -> Self {
         match &call.lease {
             Some(Lease { key, owner, life }) => {
@@ -370,12 +371,12 @@ impl Input {
         }
     }
 
-    /// The longest that a slot can be taken: its period, and its call's flight.
+    /// Adds the longest times that a slot can be used: its period, and its call's flight time.
     fn longest(self) -> Self {
         self.argument(millis(LONGEST_PERIOD)).argument(millis(LONGEST_FLIGHT))
     }
 
-    /// A state to put; empty bytes for none.
+    /// Adds a state to put; empty bytes if there is none.
     fn state(self, state: Option<&Order>) -> Self {
         let none = Order::default();
         let bytes = state.map(prost::Message::encode_to_vec).unwrap_or_default();
@@ -388,8 +389,8 @@ impl Input {
     }
 }
 
-/// When a state was observed, as digits that compare as the times do: a script's numbers could
-/// not hold it.
+/// When a state was observed, as digits whose text order is the time order: Lua's numbers could not
+/// hold the time.
 fn sortable_observe_time(state: &Order) -> String {
     let (seconds, nanos) =
         state.observe_time.map_or((i64::MIN, i32::MIN), |time| (time.seconds, time.nanos));

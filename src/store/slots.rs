@@ -1,10 +1,11 @@
-//! The arithmetic of limits: slots of a window, and the pause of an account. Used by the ledger
-//! of the stores that hold them in this process.
+//! The arithmetic of limits: the slots of a window, and the pause of an account. Used by the ledger of
+//! the stores that hold their state in this process.
 //!
-//! Why no token bucket and no window on the sending side: a vendor counts arrivals. A call takes a
-//! slot before it is sent, free again a period after the *latest* time at which the vendor can
-//! have counted it; when its answer comes, that time is known to be past, and the slot is free a
-//! period later. So whatever was delayed on its way, no span of a period sees more than the limit.
+//! Why not a token bucket, or a window on the sending side: a vendor counts arrivals. A call uses a
+//! slot before it is sent; the slot becomes free one period after the *latest* time at which the vendor
+//! can have counted the call. When the answer arrives, that time is known to be past, and the slot
+//! becomes free one period later. So no span of one period ever sees more calls than the limit,
+//! whatever was delayed on its way.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -12,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use super::ends::{self, LONGEST_PAUSE};
 use super::{Call, Window};
 
-/// The slots of one window: when each is free again, by the mark of the call that took it.
+/// The slots of one window: when each becomes free, by the mark of its call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Slots(BTreeMap<String, SystemTime>);
 
 impl Slots {
-    /// How long the window is full for a call; `None` where there is room. A slot that the call
-    /// holds itself does not stand in its way.
+    /// How long the window stays full for a call; `None` if it has a free slot. A slot that the call
+    /// itself holds does not count against it.
     pub(super) fn full_for(
         &self,
         window: &Window,
@@ -29,20 +30,19 @@ impl Slots {
         let taken = sorted(others.map(|(_, free_at)| *free_at), now);
         let limit = usize::try_from(window.max_calls).unwrap_or(usize::MAX);
         let first_to_wait_for = taken.len().checked_sub(limit)?;
-        // A limit of 0 is never kept by waiting; the configuration refuses it.
+        // Waiting never satisfies a limit of 0; the configuration rejects it.
         let free_at = taken.get(first_to_wait_for)?;
         Some(free_at.duration_since(now).unwrap_or_default())
     }
 
-    /// When the slot that a call takes now is free again. One that it holds already is never
-    /// free earlier than was said.
+    /// When the slot that a call reserves now becomes free. A slot that it already holds never becomes
+    /// free earlier than was recorded before.
     pub(super) fn taken_until(&self, window: &Window, call: &Call, now: SystemTime) -> SystemTime {
         let free_at = now + call.in_flight + window.period;
         self.0.get(&call.mark()).map_or(free_at, |held| free_at.max(*held))
     }
 
-    /// When the call's slot is free again once its answer has come; `None` where that changes
-    /// nothing.
+    /// When the call's slot becomes free once its answer has arrived; `None` if that changes nothing.
     pub(super) fn settled(
         &self,
         window: &Window,
@@ -58,13 +58,13 @@ impl Slots {
         self.0.get(mark).is_some_and(|free_at| *free_at > now)
     }
 
-    /// The calls whose slots are free again.
+    /// The calls whose slots have become free.
     pub(super) fn expired(&self, now: SystemTime) -> impl Iterator<Item = &String> {
         self.0.iter().filter(move |(_, free_at)| **free_at <= now).map(|(mark, _)| mark)
     }
 
-    /// The calls whose slots are free later than can be true in a window of that period: when they
-    /// are free at the latest, and how far beyond that they are now.
+    /// The calls whose slots become free later than is possible in a window of that period: the latest
+    /// possible time, and how far the slot is beyond it.
     pub(super) fn beyond(
         &self,
         period: Duration,
@@ -77,17 +77,17 @@ impl Slots {
         })
     }
 
-    /// Whether every slot is free again.
+    /// Whether every slot is free.
     pub(super) fn is_expired(&self, now: SystemTime) -> bool {
         self.0.values().all(|free_at| *free_at <= now)
     }
 
-    /// When each taken slot is free again, earliest first.
+    /// When each used slot becomes free, earliest first.
     pub(super) fn spent(&self, now: SystemTime) -> Vec<SystemTime> {
         sorted(self.0.values().copied(), now)
     }
 
-    /// Notes until when a call holds a slot, or that it holds none. What was noted before.
+    /// Records until when a call holds a slot, or that it holds none. Returns the previous record.
     pub(super) fn set(&mut self, mark: String, free_at: Option<SystemTime>) -> Option<SystemTime> {
         match free_at {
             Some(free_at) => self.0.insert(mark, free_at),
@@ -95,47 +95,47 @@ impl Slots {
         }
     }
 
-    /// Whether nothing is noted.
+    /// Whether nothing is recorded.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The times that are yet to come, earliest first.
+/// The times in the future, earliest first.
 fn sorted(times: impl Iterator<Item = SystemTime>, now: SystemTime) -> Vec<SystemTime> {
     let mut times: Vec<_> = times.filter(|time| *time > now).collect();
     times.sort_unstable();
     times
 }
 
-/// The pause of an account whose vendor says that it is asked too often.
+/// The pause of an account whose vendor reports too many calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pause {
-    /// Until when.
+    /// When the pause ends, or admits its next probe.
     pub(super) until: SystemTime,
-    /// How long to wait after each probe; zero where the time alone ends it.
+    /// How long to wait after each probe; zero if only the time ends the pause.
     pub(super) probe_every: Duration,
-    /// Whether a probe was admitted since.
+    /// Whether a probe was admitted since the pause began.
     pub(super) probing: bool,
 }
 
 impl Pause {
-    /// A pause from now on.
+    /// Creates a pause that starts now.
     pub(super) fn new(wait: Duration, probe: bool, now: SystemTime) -> Self {
         let wait = wait.min(LONGEST_PAUSE);
         let probe_every = if probe { wait } else { Duration::ZERO };
         Self { until: now + wait, probe_every, probing: false }
     }
 
-    /// The longest that it can last from now on.
+    /// The longest time that it can last from now.
     pub(super) fn longest(self) -> Duration {
         if self.probe_every.is_zero() { LONGEST_PAUSE } else { self.probe_every }
     }
 
-    /// Admits a call, and says what is left of the pause then: the call may be its probe.
+    /// Admits a call. Returns the pause that then remains, if any: the call may be its probe.
     ///
     /// # Errors
-    /// For how long the account is still paused.
+    /// How long the account stays paused.
     pub(super) fn admit(self, now: SystemTime) -> Result<Option<Self>, Duration> {
         match self.until.duration_since(now) {
             Ok(left) if !left.is_zero() => Err(left),

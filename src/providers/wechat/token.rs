@@ -1,10 +1,10 @@
-//! WeChat's access token: got both documented ways, renewed early, by one caller at a time, and
-//! dropped when the vendor refuses it. Used by the WeChat module only.
+//! WeChat's access token: requested in either documented way, renewed early, by one caller at a time,
+//! and removed when the vendor refuses it. Used by the WeChat module only.
 //!
-//! The vendor's rules (*found* in its pages on tokens): the stable way gives the same token to
-//! everyone until under 300 s of its life are left; the classic way gives another one at every
-//! call and ends the life of the one before. `force_refresh` would throw out every other user of
-//! the account: it is never sent.
+//! The vendor's rules (*found* in its pages on tokens): the stable way returns the same token to
+//! everyone until under 300 s of its life remain; the classic way returns a new token at every call and
+//! ends the life of the previous one. `force_refresh` would invalidate the token of every other user of
+//! the account, so it is never sent.
 
 mod proof;
 
@@ -24,27 +24,27 @@ use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
 use crate::providers::{Token, TokenStore, new_id};
 
-/// How long before its end a token is renewed: under 300 s, from when on the stable way gives a
-/// new one.
+/// How long before its end a token is renewed: under 300 s, because only then does the stable way
+/// return a new one.
 const RENEW_BEFORE: Duration = Duration::from_mins(4);
 
-/// The longest life that is believed (*assumed*; the usual one is 2 hours).
+/// The longest life that is accepted (*assumed*; the usual one is 2 hours).
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
-/// How long no token is asked for after the first failure; each further one in a row doubles it.
+/// How long no token is requested after the first failure; each further failure in a row doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// The longest such wait, and the one after refused credentials, which only an operator mends.
+/// The longest such wait, and the wait after rejected credentials, which only an operator can fix.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// How long a renewal keeps other processes from renewing, in timeouts of the account: well above
-/// what one call can take.
+/// How long a renewal keeps other processes from renewing, in timeouts of the account: well above the
+/// time that one call can take.
 const LEASE_TIMEOUTS: u32 = 2;
 
-/// How often a process that waits for another one's renewal looks for the token.
+/// How often a process that waits for another process's renewal checks for the token.
 const LEASE_POLL: Duration = Duration::from_millis(50);
 
-/// `errcode` of the token call for the account's own credentials and address.
+/// The `errcode` values of the token call about the account's own credentials and address.
 const TOKEN_ERRORS: &[(&str, Refusal)] = &[
     ("40001", Refusal::rejected("check app_id and app_secret")),
     ("40013", Refusal::rejected("check app_id")),
@@ -53,14 +53,14 @@ const TOKEN_ERRORS: &[(&str, Refusal)] = &[
     ("40243", Refusal::rejected("the app_secret is frozen: release it at the vendor")),
 ];
 
-/// The way to a token.
+/// The way a token is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Stable,
     Classic,
 }
 
-/// What an account sets.
+/// The account's settings.
 pub(super) struct Settings {
     pub(super) app_id: String,
     app_secret: RotatingSecret,
@@ -80,27 +80,28 @@ impl Settings {
 pub(super) struct Tokens {
     settings: Settings,
     vendor: wire::Vendor,
-    /// Tokens that were asked for, by outcome.
+    /// Token requests, by outcome.
     refreshed: ByWord<Counter>,
-    /// What the store knows the token by: the two ways have tokens of their own.
+    /// The token's key in the store: each way has its own token.
     key: String,
     clock: Arc<dyn Clock>,
-    /// The token that was used last: a store that is down must not make every call a refresh.
+    /// The token that was used last, so that an unavailable store does not make every call request a
+    /// token.
     local: std::sync::Mutex<Option<Token>>,
-    /// Held while a token is asked for, so that one caller does it for all.
+    /// Held while a token is requested, so that one caller does it for all.
     last_failure: Mutex<Option<Failure>>,
 }
 
 struct Failure {
     error: Error,
-    /// What the token was asked for with: with another one the vendor may answer otherwise.
+    /// The secret of the failed request: the vendor may answer differently for another one.
     app_secret: Secret,
-    /// Until when no token is asked for.
+    /// Until when no token is requested.
     until: SystemTime,
     wait: Duration,
 }
 
-/// A token that the vendor refused, and with what words.
+/// A token that the vendor refused, and the vendor's error.
 type Refused<'a> = Option<(&'a Token, Error)>;
 
 impl Tokens {
@@ -111,7 +112,7 @@ impl Tokens {
         identity: &str,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        // On the page from here on.
+        // Create the counter now, so that it starts at 0.
         let _ = refreshed.of("OK");
         Self {
             key: format!("{identity} {:?}", settings.way),
@@ -124,12 +125,12 @@ impl Tokens {
         }
     }
 
-    /// What is never to be repeated.
+    /// The secrets that must not be repeated.
     pub(super) fn secrets(&self) -> Vec<Secret> {
         vec![self.settings.app_secret.current()]
     }
 
-    /// The token to use now.
+    /// Returns the token to use now.
     pub(super) async fn current(
         &self,
         client: &Client,
@@ -142,7 +143,7 @@ impl Tokens {
         self.renew(client, store, &mut last_failure, None).await
     }
 
-    /// The token to use after the vendor refused `used`, with that `refusal`.
+    /// Returns the token to use after the vendor refused `used` with the error `refusal`.
     pub(super) async fn replace(
         &self,
         client: &Client,
@@ -155,8 +156,8 @@ impl Tokens {
         self.renew(client, store, &mut last_failure, Some((used, refusal))).await
     }
 
-    /// Notes that the vendor refused even the renewed token, so that the next calls do not go
-    /// the same way at once. Gives back the error.
+    /// Records that the vendor refused even the renewed token, so that the next calls do not repeat
+    /// this at once. Returns the error.
     pub(super) async fn give_up(
         &self,
         store: &dyn TokenStore,
@@ -168,12 +169,12 @@ impl Tokens {
         self.note(&mut last_failure, self.settings.app_secret.current(), error)
     }
 
-    /// What the store knows the right to renew the token by.
+    /// The key of the renewal's lease in the store.
     fn lease(&self) -> String {
         format!("{} lease", self.key)
     }
 
-    /// A token that lives still, and is not the refused one: ours, or the store's.
+    /// Returns a token that is still valid and is not the refused one: the local one, or the store's.
     async fn usable(&self, store: &dyn TokenStore, refused: Option<&Token>) -> Option<Token> {
         let fits = |token: &Token| {
             self.clock.now() < token.renew_at
@@ -191,7 +192,7 @@ impl Tokens {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops the token, but only where it is still the one that was used.
+    /// Removes the token, but only if it is still the one that was used.
     async fn forget(&self, store: &dyn TokenStore, used: &Token) {
         self.local().take_if(|token| token.value == used.value);
         log_failure(store.remove_if(&self.key, used).await);
@@ -217,7 +218,7 @@ impl Tokens {
         {
             let error = failure.error.clone();
             let retry_after = error.retry_after.map(|_| left);
-            // Nothing was asked, so nothing new is known of the vendor.
+            // No request was made, so nothing new is known about the vendor.
             return Err(Error { retry_after, exchange: Exchange::NotSent, ..error });
         }
         let (lease, owner) = (self.lease(), new_id());
@@ -237,7 +238,8 @@ impl Tokens {
         }
     }
 
-    /// Waits until the renewal is ours (`None`), or another process has made it.
+    /// Waits until this process holds the renewal's lease (`None`), or another process has renewed the
+    /// token.
     async fn await_lease(
         &self,
         store: &dyn TokenStore,
@@ -248,7 +250,7 @@ impl Tokens {
     ) -> Result<Option<Token>, Error> {
         let give_up = Instant::now() + life + life / LEASE_TIMEOUTS;
         loop {
-            // Without a store there is nobody to share the token with.
+            // Without a store no other process shares the token.
             let ours = log_failure(store.lease(lease, owner, life).await).unwrap_or(true);
             if !ours {
                 tokio::time::sleep(LEASE_POLL).await;
@@ -293,7 +295,7 @@ impl Tokens {
             (_, None) => FIRST_WAIT,
         };
         let until = self.clock.now() + wait.max(error.retry_after.unwrap_or_default());
-        // No token is asked for before that time, whoever asks.
+        // No caller requests a token before that time.
         let exchange = match error.exchange {
             Exchange::Failed { .. } => {
                 Exchange::Failed { retry_after: Some(error.retry_after.unwrap_or_default()) }
@@ -305,7 +307,7 @@ impl Tokens {
         error
     }
 
-    /// One token call: the answer, and what it says.
+    /// One token call: the answer, and its contents.
     async fn call(
         &self,
         client: &Client,
@@ -348,7 +350,7 @@ impl Tokens {
     }
 }
 
-/// What the store said, if it did: without it the token at hand is used on.
+/// Logs the store's error, if there is one: the token at hand stays in use without the store.
 fn log_failure<T>(outcome: Result<T, Error>) -> Option<T> {
     outcome
         .map_err(|error| tracing::debug!(detail = error.detail, "the store did not help a token"))
@@ -369,7 +371,7 @@ fn read(vendor: &wire::Vendor, answer: &Answer) -> Result<Token, Error> {
     let life = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
     let life = life.ok_or_else(|| Error::unreadable("its access_token has no life left"))?;
     let life = Duration::from_secs(life).min(LONGEST_LIFE);
-    // A life that is as short as the early renewal must still be used for a while.
+    // A token whose life is as short as the early renewal must still be used for a while.
     let renew_at = answer.sent + life - RENEW_BEFORE.min(life / 2);
     Ok(Token { value: Secret::from(value), renew_at })
 }

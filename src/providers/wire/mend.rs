@@ -1,18 +1,19 @@
-//! JSON whose texts are not what JSON allows, made into JSON: a vendor cuts texts in the middle of a
-//! character, and no field that nobody reads may cost an answer. Used by `wire` only.
+//! Repairs JSON whose texts are invalid: some vendors cut texts in the middle of a character, and a
+//! field that nobody reads must not make an answer unreadable. Used by `wire` only.
 
 use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 
-/// Stands where a text could not be read: a noncharacter, which Unicode keeps for such use.
+/// Marks the place where a text could not be read: a noncharacter, which Unicode reserves for internal
+/// use.
 pub(super) const BROKEN: char = '\u{fdd0}';
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The JSON with [`BROKEN`] in the place of everything in its texts that is no character: bytes that
-/// are not UTF-8, half a surrogate pair, an unknown escape. Raw control characters are escaped, and a
-/// word that JSON does not have (`NaN`) is such a text. What is JSON already stays as it is.
+/// Returns the JSON with [`BROKEN`] in place of everything in its texts that is not a character: bytes
+/// that are not UTF-8, half a surrogate pair, an unknown escape. Raw control characters are escaped,
+/// and a word that JSON does not have (`NaN`) becomes such a text. Valid JSON stays unchanged.
 pub(super) fn mended(json: &[u8]) -> String {
     let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     let mut mended = String::with_capacity(json.len());
@@ -33,8 +34,8 @@ pub(super) fn mended(json: &[u8]) -> String {
     mended
 }
 
-/// How long the first piece is of what stands in a text: its end, a control character, an escape, or
-/// all that comes before these.
+/// The length of the first token inside a text: its end, a control character, an escape, or everything
+/// before these.
 fn of_text(rest: &str) -> usize {
     let is_special = |c: char| c < ' ' || matches!(c, '"' | '\\');
     match rest.find(is_special).unwrap_or(rest.len()) {
@@ -44,7 +45,7 @@ fn of_text(rest: &str) -> usize {
     }
 }
 
-/// How long the first piece is of what stands outside of texts: a word, a number, or one character.
+/// The length of the first token outside of texts: a word, a number, or one character.
 fn of_structure(rest: &str) -> usize {
     let is_of_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     match rest.find(|c| !is_of_word(c)).unwrap_or(rest.len()) {
@@ -53,7 +54,7 @@ fn of_structure(rest: &str) -> usize {
     }
 }
 
-/// How long the escape is that the text begins with, if it stands for a character.
+/// The length of the escape at the start of the text, if it stands for a character.
 fn escape(text: &str) -> Option<usize> {
     let unit = |text: &str| {
         let digits = text.strip_prefix("\\u")?.get(..4)?;

@@ -1,4 +1,4 @@
-//! Objects of vendors' answers, read so that no field decides over more than itself. Used by the
+//! Objects in vendors' answers, read so that an unreadable field affects only itself. Used by the
 //! vendors' modules only.
 
 use std::collections::BTreeSet;
@@ -14,19 +14,20 @@ use super::scalar::{Read, Scalar};
 use super::{Vendor, Words};
 use crate::error::Error;
 
-/// How many members an object may have: more than any vendor's. Each takes many times its bytes.
+/// The maximum number of members of an object: more than any vendor sends. Each uses many times its
+/// size in memory.
 const MEMBERS: usize = 1000;
 
-/// How many lines an order may have.
+/// The maximum number of lines of an order.
 const ELEMENTS: usize = 1000;
 
-/// The fields that were logged as unreadable: no more than the code has.
+/// The fields already logged as unreadable: at most as many as the code reads.
 static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// An object in a vendor's answer. Members that nobody asks for can be anything.
+/// An object in a vendor's answer. Members that nobody reads can be anything.
 pub(in crate::providers) struct Object {
     vendor: Vendor,
-    /// Where it stands in the answer: `data.records`; empty for the answer itself.
+    /// Its place in the answer: `data.records`; empty for the answer itself.
     path: String,
     members: Members,
     is_blank: bool,
@@ -60,7 +61,7 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// The first elements of a list, one more than an order may have at most.
+/// The first elements of a list, at most one more than an order may have.
 #[derive(Default)]
 struct Elements<'a>(Vec<&'a RawValue>);
 
@@ -89,9 +90,9 @@ impl<'de> Deserialize<'de> for Elements<'de> {
 }
 
 impl Object {
-    /// Reads a vendor's answer. What it holds may be personal, so the error tells the place only.
+    /// Reads a vendor's answer. The contents may be personal, so the error names only the place.
     pub(super) fn read(vendor: &Vendor, json: &[u8]) -> Result<Self, Error> {
-        // An escape may be half a surrogate pair, which only `mended` sees.
+        // An escape may be half a surrogate pair, which only `mended` detects.
         let plain = std::str::from_utf8(json).ok().filter(|text| !text.contains("\\u"));
         let whole = plain.and_then(|text| serde_json::from_str(text).ok());
         let members = whole.map_or_else(|| serde_json::from_str(&mended(json)), Ok);
@@ -103,8 +104,8 @@ impl Object {
         Ok(Self { vendor: vendor.clone(), path: String::new(), members, is_blank: false })
     }
 
-    /// An answer in which everything is there and tells nothing. Whatever is read of it begins to
-    /// be counted: an alert must see the first field that cannot be read.
+    /// An answer in which every field exists and is empty. Reading a field of it creates the field's
+    /// counter: an alert must see the first unreadable field.
     pub(in crate::providers) fn blank(vendor: &Vendor) -> Self {
         Self {
             vendor: vendor.clone(),
@@ -127,7 +128,7 @@ impl Object {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// The member's JSON, where the vendor has written any: the last of several, as most readers have it.
+    /// The member's JSON, if the vendor sent it; the last one of duplicates, as most parsers do.
     fn raw(&self, name: &str) -> Option<&RawValue> {
         self.all(name).last()
     }
@@ -136,17 +137,17 @@ impl Object {
         self.members.0.iter().filter(move |(known, _)| known == name).map(|(_, raw)| &**raw)
     }
 
-    /// Whether the vendor has written anything there but null.
+    /// Whether the vendor sent anything but null in that member.
     pub(in crate::providers) fn has(&self, name: &str) -> bool {
         self.raw(name).is_some_and(|raw| raw.get() != "null")
     }
 
-    /// What stands there.
+    /// The member as a scalar.
     pub(in crate::providers) fn scalar(&self, name: &str) -> Scalar {
         self.raw(name).map(Scalar::of).unwrap_or_default()
     }
 
-    /// The texts there: one, or those of a list. What else stands there is none.
+    /// The texts of the member: a single one, or those of a list. Other JSON counts as none.
     pub(in crate::providers) fn texts(&self, name: &str) -> Vec<Scalar> {
         let Some(raw) = self.raw(name) else { return Vec::new() };
         let listed = serde_json::from_str::<Vec<&RawValue>>(raw.get());
@@ -155,13 +156,14 @@ impl Object {
         texts.map(Scalar::of).filter(|text| !text.text().is_empty()).collect()
     }
 
-    /// What the vendor says in these members, for people.
+    /// The vendor's human-readable text in these members.
     pub(in crate::providers) fn said(&self, names: &[&str]) -> String {
         let texts: Vec<_> = names.iter().flat_map(|name| self.texts(name)).collect();
         texts.iter().map(Scalar::text).collect::<Vec<_>>().join("; ")
     }
 
-    /// What an answer cannot do without: it is read as a whole and in one way only, or not at all.
+    /// Reads a member that the answer must have: it is readable as a whole and unambiguous, or the
+    /// answer is rejected.
     ///
     /// # Errors
     /// `PROVIDER_RESPONSE_INVALID`
@@ -175,7 +177,7 @@ impl Object {
         read(&self.scalar(name)).map_err(|what| Error::unreadable(format!("{field} is not {what}")))
     }
 
-    /// The same of a text.
+    /// The same for a text.
     ///
     /// # Errors
     /// `PROVIDER_RESPONSE_INVALID`
@@ -186,7 +188,7 @@ impl Object {
     /// The object that the answer is about.
     ///
     /// # Errors
-    /// `PROVIDER_RESPONSE_INVALID` where there is none.
+    /// `PROVIDER_RESPONSE_INVALID` if there is none.
     pub(in crate::providers) fn must_object(&self, name: &str) -> Result<Self, Error> {
         self.check_once(name)?;
         let raw = self.raw(name).map_or("", RawValue::get);
@@ -207,7 +209,7 @@ impl Object {
         Ok(())
     }
 
-    /// A field that the answer can do without: where it cannot be read it is unset, and counted.
+    /// Reads an optional field: an unreadable one is unset, and counted.
     pub(in crate::providers) fn side<T>(
         &self,
         name: &'static str,
@@ -216,18 +218,18 @@ impl Object {
         self.counted(name, read(&self.scalar(name)))
     }
 
-    /// A text of that kind.
+    /// An optional text.
     pub(in crate::providers) fn text(&self, name: &'static str) -> String {
         self.side(name, Scalar::legible).unwrap_or_default()
     }
 
-    /// An id of that kind. One that is cut would be another's.
+    /// An optional id. A truncated id would be another order's.
     pub(in crate::providers) fn id(&self, name: &'static str) -> String {
         let id = self.side(name, Scalar::whole).unwrap_or_default();
         id.value().to_owned()
     }
 
-    /// A word of that kind, what it means and to the letter. One that is cut could look like another.
+    /// An optional word: its meaning, and its exact text. A truncated word could look like another.
     pub(in crate::providers) fn word<T: Copy>(
         &self,
         name: &'static str,
@@ -237,12 +239,12 @@ impl Object {
         (self.meaning(words, &word), word.text().to_owned())
     }
 
-    /// What a word means.
+    /// The meaning of a word.
     pub(in crate::providers) fn meaning<T: Copy>(&self, words: &Words<T>, word: &Scalar) -> T {
         words.meaning(&self.vendor, word)
     }
 
-    /// An object of that kind.
+    /// An optional object.
     pub(in crate::providers) fn object(&self, name: &'static str) -> Option<Self> {
         if self.is_blank {
             self.counted::<()>(name, Ok(None));
@@ -254,11 +256,11 @@ impl Object {
         members.map(|members| self.child(name, members))
     }
 
-    /// What is made of each element of a list of objects of that kind. One that cannot be read is
+    /// Builds a value from each element of an optional list of objects. An unreadable element is
     /// `None`, and counted.
     ///
     /// # Errors
-    /// `PROVIDER_RESPONSE_INVALID` where there are more than an order may have.
+    /// `PROVIDER_RESPONSE_INVALID` if the list has more elements than an order may have.
     pub(in crate::providers) fn list<T>(
         &self,
         name: &'static str,
@@ -276,7 +278,8 @@ impl Object {
             let field = self.place(name);
             return Err(Error::unreadable(format!("{field} has more than {ELEMENTS} elements")));
         }
-        // An empty object is an element that tells nothing; what else stands for none is no element.
+        // An empty object is an element without data; other values that stand for none are not
+        // elements.
         let elements =
             listed.into_iter().filter(|raw| raw.get().starts_with('{') || !stands_for_none(raw));
         let elements = elements.map(|raw| {
@@ -288,7 +291,7 @@ impl Object {
         Ok(elements.collect())
     }
 
-    /// What could be read; what could not is counted, and logged once.
+    /// Returns the value that could be read; an unreadable one is counted, and logged once.
     fn counted<T>(&self, name: &str, read: Read<T>) -> Option<T> {
         let unreadable = || {
             let Vendor { name: vendor, metrics } = &self.vendor;
@@ -302,7 +305,7 @@ impl Object {
             let field = format!("{} {}", self.vendor.name, self.place(name));
             let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
             if logged.insert(field.clone()) {
-                // Not what stands there: it may be personal.
+                // The value itself is not logged: it may be personal.
                 tracing::warn!(
                     field,
                     expected,
@@ -314,7 +317,7 @@ impl Object {
     }
 }
 
-/// Whether the JSON is what vendors write where no object and no list is.
+/// Whether the JSON is one of the values that vendors send for a missing object or list.
 fn stands_for_none(json: &RawValue) -> bool {
     match json.get().as_bytes() {
         b"null" | b"false" | b"0" | b"\"\"" => true,

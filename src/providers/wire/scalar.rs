@@ -1,4 +1,5 @@
-//! Numbers and texts of vendors' answers, by their letters. Used by the vendors' modules only.
+//! Numbers and texts in vendors' answers, read from their characters. Used by the vendors' modules
+//! only.
 
 use std::time::Duration;
 
@@ -8,20 +9,21 @@ use serde_json::value::RawValue;
 
 use super::mend::BROKEN;
 
-/// What a number or a text says: nothing where the vendor told nothing, else what it should have been.
+/// The value read from a number or a text: `None` if the vendor sent none; the error is the expected
+/// form.
 pub(in crate::providers) type Read<T> = Result<Option<T>, &'static str>;
 
-/// A number or a text, by its letters. Vendors send the one for the other; null, `""` and
-/// absence are the same. No float is ever made of it.
+/// A number or a text, as its characters. Vendors send one for the other; null, `""` and absence mean
+/// the same. It is never converted to a float.
 #[derive(Default, Clone)]
 pub(in crate::providers) struct Scalar {
-    /// Up to where it could be read.
+    /// The text up to where it could be read.
     text: String,
     is_cut: bool,
 }
 
 impl Scalar {
-    /// What that JSON is. A list or an object is a text that could not be read at all.
+    /// Reads the JSON. A list or an object counts as a text that could not be read at all.
     pub(super) fn of(json: &RawValue) -> Self {
         let json = json.get();
         match json.as_bytes().first() {
@@ -38,12 +40,12 @@ impl Scalar {
         }
     }
 
-    /// The text, to the letter, up to where it could be read; empty where the vendor told nothing.
+    /// The text verbatim, up to where it could be read; empty if the vendor sent nothing.
     pub(in crate::providers) fn text(&self) -> &str {
         &self.text
     }
 
-    /// The text in the letters that tables have it in: a whole number may come as `2.0`.
+    /// The text in the form that tables use: a whole number may arrive as `2.0`.
     pub(in crate::providers) fn value(&self) -> &str {
         let of_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         match self.text.split_once('.') {
@@ -58,22 +60,22 @@ impl Scalar {
         }
     }
 
-    /// The value, where the vendor told one.
+    /// The value, if the vendor sent one.
     pub(in crate::providers) fn some(&self) -> Option<&str> {
         Some(self.value()).filter(|value| !value.is_empty())
     }
 
-    /// The value, where the vendor told one and it is not 0: some leave zeros out, some do not.
+    /// The value, if the vendor sent one and it is not 0: some vendors leave zeros out, some do not.
     pub(in crate::providers) fn nonzero(&self) -> Option<&str> {
         self.some().filter(|value| *value != "0")
     }
 
-    /// The same, if all of it could be read.
+    /// The scalar itself, if all of it could be read.
     pub(in crate::providers) fn whole(&self) -> Read<Self> {
         if self.is_cut { Err("a number or a text") } else { Ok(Some(self.clone())) }
     }
 
-    /// The text, if any of it could be read: one that is cut is kept up to the cut.
+    /// The text, if any of it could be read: a truncated text is returned up to the cut.
     pub(in crate::providers) fn legible(&self) -> Read<String> {
         if self.text.is_empty() {
             self.whole()?;
@@ -91,11 +93,11 @@ impl Scalar {
 
     /// A whole number.
     pub(in crate::providers) fn integer(&self) -> Read<i64> {
-        // Rust would take a "+" as well.
+        // Rust's parser would also accept a "+".
         self.parse("a whole number", |text| text.parse().ok().filter(|_| !text.starts_with('+')))
     }
 
-    /// Yes or no, as 1 and 0 or as true and false.
+    /// A boolean, as 1 and 0 or as true and false.
     pub(in crate::providers) fn flag(&self) -> Read<bool> {
         self.parse("0 or 1", |text| match text {
             "1" | "true" => Some(true),
@@ -104,13 +106,13 @@ impl Scalar {
         })
     }
 
-    /// A decimal amount, in units of its last allowed place: with 2 digits, "3.00" is 300. More
-    /// digits than that are refused unless they are zeros: nothing is rounded.
+    /// A decimal amount, in units of its last allowed place: with 2 digits, "3.00" is 300. Further
+    /// digits are rejected unless they are zeros: nothing is rounded.
     pub(in crate::providers) fn amount(&self, digits: u32) -> Read<i64> {
         self.parse("an exact amount", |text| minor_units(text, digits))
     }
 
-    /// A time, given as whole units since 1970.
+    /// A time in whole units since 1970.
     pub(in crate::providers) fn unix_time(&self, unit: Duration) -> Read<Timestamp> {
         let time = self.parse("a time", |text| {
             let count: i64 = text.parse().ok()?;
@@ -122,7 +124,7 @@ impl Scalar {
         time.map(|time| timestamp(time).ok_or("a time")).transpose()
     }
 
-    /// A time of the form `2023-04-12 16:59:54`, in a zone that is so many hours ahead of UTC.
+    /// A time of the form `2023-04-12 16:59:54`, in a time zone `hours_ahead` of UTC.
     pub(in crate::providers) fn civil_time(&self, hours_ahead: i8) -> Read<Timestamp> {
         if self.begins_with_none() {
             return Ok(None);
@@ -146,7 +148,7 @@ impl Scalar {
         })
     }
 
-    /// Whether it begins with a day that stands for none, whatever the form of what follows.
+    /// Whether it begins with a day that stands for none, whatever the form of the rest.
     fn begins_with_none(&self) -> bool {
         const NO_DAY: &str = "0000-00-00";
         self.text.get(..NO_DAY.len()).is_some_and(|day| {
@@ -155,19 +157,19 @@ impl Scalar {
     }
 }
 
-/// Whether a vendor's day stands for "none": what databases and languages put where no time is, and
-/// what a shift by a zone makes of it. .NET has 0001-01-01, SQL Server 1753-01-01 and 1900-01-01, Excel
+/// Whether a vendor's day means "none": the values that databases and languages use for a missing time,
+/// also shifted by a time zone. .NET uses 0001-01-01, SQL Server 1753-01-01 and 1900-01-01, Excel
 /// 1899-12-30, Unix 1970-01-01. No order is that old (*assumed*).
 fn stands_for_none(day: civil::Date) -> bool {
     let epoch = civil::date(1969, 12, 31)..=civil::date(1970, 1, 1);
     day.year() <= 1900 || epoch.contains(&day)
 }
 
-/// The time, if protobuf has one like it: only the years 1 to 9999 count.
+/// The time, if protobuf can represent it: only the years 1 to 9999 are valid.
 fn timestamp(time: jiff::Timestamp) -> Option<Timestamp> {
     const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
     let time = Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() };
-    // Before 1970 both parts are negative in jiff, and nanos never are in protobuf.
+    // Before 1970 both parts are negative in jiff, but nanos are never negative in protobuf.
     time.try_normalize().ok().filter(|time| YEARS.contains(&time.seconds))
 }
 
@@ -295,7 +297,7 @@ mod tests {
             let (sign, magnitude) = (if units < 0 { "-" } else { "" }, units.unsigned_abs());
             let zeros = "0".repeat(zeros);
             let text = format!("{sign}{}.{:02}{zeros}", magnitude / 100, magnitude % 100);
-            // The lowest value has no positive counterpart, and no vendor has such debts.
+            // The lowest value has no positive counterpart, and no vendor has such amounts.
             prop_assume!(units != i64::MIN);
             prop_assert_eq!(minor_units(&text, 2), Some(units));
         }

@@ -1,10 +1,10 @@
-//! The file as redb reads and writes it: who may have it, how a new one comes to be, and how it is
-//! opened without touching it. Used by the file store alone.
+//! The file as redb reads and writes it: who may use it, how a new one is created, and how it is opened
+//! without changing it. Used by the file store only.
 //!
-//! A [`Disk`] begins *staged*: what redb writes while it opens and repairs a database is held in
-//! memory. Only [`Disk::go_live`] carries it out, once everything in the file has been read and
-//! found good. So a damaged or foreign file stays as it was, and a file on a full disk can still
-//! be read.
+//! A [`Disk`] starts *staged*: all that redb writes while it opens and repairs a database is held in
+//! memory. Only [`Disk::go_live`] applies it to the file, once everything in the file was read and
+//! found valid. So a damaged or foreign file stays unchanged, and a file on a full disk can still be
+//! read.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
@@ -16,11 +16,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::StorageBackend;
 use rustix::fs::{Access, access};
 
-/// A file of the store. The lock on it lasts until the last clone of the `Arc` is gone, whatever
-/// redb opens and closes in between: nobody else can slip in.
+/// A locked store file. The lock lasts until the last clone of the `Arc` is dropped, whatever redb
+/// opens and closes in the meantime, so no other process can get the lock.
 pub(super) type Locked = Arc<Lock>;
 
-/// The lock on a file, and the file.
+/// A file and the lock on it.
 #[derive(Debug)]
 pub(super) struct Lock(fs::File);
 
@@ -34,15 +34,15 @@ impl Deref for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a process that is just being started may have it too.
+        // Closing the file is not enough: a process that is just being started may have inherited it.
         let _ = self.0.unlock();
     }
 }
 
-/// Opens and locks a file that exists; `None` where there is none.
+/// Opens and locks an existing file; `None` if there is none.
 ///
 /// # Errors
-/// What is wrong, and what to do about it.
+/// The problem, and what to do about it.
 pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => lock(file).map(Some),
@@ -51,13 +51,13 @@ pub(super) fn open(path: &Path) -> Result<Option<Locked>, String> {
     }
 }
 
-/// Whether a file can be opened, or made where there is none. Touches nothing.
+/// Checks that a file can be opened, or created if there is none. It changes nothing.
 ///
 /// # Errors
-/// What is wrong, and what to do about it.
+/// The problem, and what to do about it.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     match fs::metadata(path) {
-        // A pipe would be waited for until somebody reads from it.
+        // Opening a pipe would block until another process reads from it.
         Ok(metadata) if !metadata.is_file() => Err("is not a regular file".to_owned()),
         Ok(_) => {
             let opened = OpenOptions::new().read(true).write(true).open(path);
@@ -71,7 +71,7 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Why a file could not be made.
+/// Why a file could not be created.
 fn not_made(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "is in a folder that does not exist; create it".to_owned(),
@@ -79,15 +79,15 @@ fn not_made(error: &io::Error) -> String {
     }
 }
 
-/// The folder of a file.
+/// The folder that contains a file.
 fn folder(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
 }
 
-/// Whether another process has it. Asks for no more than the lock, which is gone again with the file.
+/// Whether another process uses the file. It only tries the lock, and releases it at once.
 pub(super) fn is_held(path: &Path) -> bool {
-    // A pipe would be waited for until somebody writes to it.
+    // Opening a pipe would block until another process writes to it.
     if !path.is_file() {
         return false;
     }
@@ -95,31 +95,31 @@ pub(super) fn is_held(path: &Path) -> bool {
     file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
-/// Whether there is nothing in it.
+/// Whether the file is empty.
 pub(super) fn is_empty(file: &Locked) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.len() == 0)
 }
 
-/// Writes a file beside it, which is gone again, and opens it for writing where it is there.
+/// Writes a file beside it and deletes that one; also opens the file itself for writing, if it exists.
 ///
 /// # Errors
-/// What is wrong, and what to do about it.
+/// The problem, and what to do about it.
 pub(super) fn prove_writes(path: &Path) -> Result<(), String> {
     let draft = Draft::beside(path)?;
     let written = draft.file.write_all_at(&[1; 4096], 0).and_then(|()| draft.file.sync_all());
     written.map_err(|error| unwritten(&error.to_string()))?;
-    // A pipe would be opened, and its reader would take that for a writer.
+    // Opening a pipe would make its reader believe that a writer is there.
     let file = path.is_file().then(|| OpenOptions::new().read(true).write(true).open(path));
     file.transpose().map(drop).map_err(|error| format!("cannot be opened: {error}"))
 }
 
-/// What is said of a file that takes no writes.
+/// The error text for a file that cannot be written.
 pub(super) fn unwritten(problem: &str) -> String {
     format!("cannot be written: {problem}; make room or set the permissions right")
 }
 
-/// A file that is being made under another name, so that whatever stands under its own name is
-/// complete. Removed again where it does not get there.
+/// A file that is built under a temporary name, so that the file under the final name is always
+/// complete. It is deleted if it is never published.
 pub(super) struct Draft {
     /// The file itself.
     pub(super) file: Locked,
@@ -127,27 +127,27 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// An empty file beside the one that it is to become.
+    /// Creates an empty file beside the final path.
     ///
     /// # Errors
-    /// What is wrong, and what to do about it.
+    /// The problem, and what to do about it.
     pub(super) fn beside(path: &Path) -> Result<Self, String> {
-        // Two processes that start at one time each have their own.
+        // Two processes that start at the same time each use their own file.
         let random: u64 = rand::random();
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{random:016x}.new"));
         let path = path.with_file_name(name);
-        // It will hold access tokens and personal data: for the owner only.
+        // The file will hold access tokens and personal data, so only its owner may read it.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| not_made(&error))?;
         Ok(Self { file: lock(file)?, path })
     }
 
-    /// Gives the finished file its name, for good. False where another file has it meanwhile.
+    /// Gives the finished file its final name. Returns false if another file has that name meanwhile.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The problem.
     pub(super) fn publish(self, path: &Path) -> Result<bool, String> {
         let failed = |error: io::Error| format!("cannot be created: {error}");
         match fs::hard_link(&self.path, path) {
@@ -163,7 +163,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Of no use under this name, and in nobody's way if it stays.
+        // The temporary file is useless now, and harms nothing if it stays.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -178,7 +178,7 @@ fn lock(file: fs::File) -> Result<Locked, String> {
     }
 }
 
-/// What redb reads and writes. Clones are the same.
+/// The storage that redb reads and writes. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     file: Locked,
@@ -187,10 +187,10 @@ pub(super) struct Disk {
 
 #[derive(Debug)]
 enum Mode {
-    /// Everything that changes is held here, in its order.
+    /// Every change is held here, in order.
     Staged(Vec<Step>),
     Live,
-    /// Nothing is written any more, whatever a database that is being closed would like.
+    /// Nothing is written any more, even if a closing database tries to.
     Retired,
 }
 
@@ -202,16 +202,16 @@ enum Step {
 }
 
 impl Disk {
-    /// The file, untouched until it goes live.
+    /// Returns a disk that does not change the file until it goes live.
     pub(super) fn staged(file: &Locked) -> Self {
         Self { file: Arc::clone(file), mode: Arc::new(RwLock::new(Mode::Staged(Vec::new()))) }
     }
 
-    /// Carries out what is staged; from here on every change reaches the file. A failure leaves it
-    /// staged, and going live can be tried again: a step may be carried out twice.
+    /// Applies the staged changes; every later change goes to the file directly. If this fails the disk
+    /// stays staged, and the call can be repeated: applying a step twice is harmless.
     ///
     /// # Errors
-    /// What a write failed with.
+    /// The error of the failed write.
     pub(super) fn go_live(&self) -> io::Result<()> {
         let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
         if let Mode::Staged(steps) = &*mode {
@@ -228,12 +228,12 @@ impl Disk {
         Ok(())
     }
 
-    /// Keeps the file as it is now.
+    /// Leaves the file as it is now.
     pub(super) fn retire(&self) {
         *self.mode.write().unwrap_or_else(PoisonError::into_inner) = Mode::Retired;
     }
 
-    /// Carries out one change, or stages it.
+    /// Applies one change, or stages it.
     fn change(
         &self,
         carry_out: impl FnOnce(&fs::File) -> io::Result<()>,
@@ -245,7 +245,7 @@ impl Disk {
             Mode::Retired => return Err(retired()),
             Mode::Staged(_) => drop(mode),
         }
-        // Only the one thread that opens a database stages anything.
+        // Only the thread that opens a database stages changes.
         let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
         if let Mode::Staged(steps) = &mut *mode {
             steps.push(step());
@@ -303,10 +303,10 @@ impl StorageBackend for Disk {
 }
 
 impl Step {
-    /// Changes what was read at `offset` as if this step had been carried out.
+    /// Applies this step to the bytes that were read at `offset`.
     fn show(&self, offset: u64, out: &mut [u8]) {
         let end = offset + out.len() as u64;
-        // Both lie within `out`, so they fit in memory.
+        // Both ends lie within `out`, so they fit in `usize`.
         let place = |at: u64| usize::try_from(at.clamp(offset, end) - offset).unwrap_or(out.len());
         match self {
             Self::Length(length) => {
@@ -325,7 +325,7 @@ impl Step {
     }
 }
 
-/// Reads what is there, and zeros beyond the end.
+/// Reads the existing bytes, and fills the rest with zeros.
 fn read_up_to_the_end(file: &fs::File, offset: u64, out: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while done < out.len() {

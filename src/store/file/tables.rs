@@ -1,7 +1,7 @@
-//! What stands in the file, and how. Used by the file store alone.
+//! The tables of the file and their encoding. Used by the file store only.
 //!
-//! Times are milliseconds since 1970. A time until which something must not happen is rounded up,
-//! so that it never happens early.
+//! Times are milliseconds since 1970. A time before which something must not happen is rounded up, so
+//! that it never happens early.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,24 +19,24 @@ use super::super::slots::Pause;
 use crate::pb::Order;
 use crate::providers::Token;
 
-/// What kind of file it is: the name of this program and the version of these tables.
+/// Identifies the file: the name of this program and the version of these tables.
 const FORMAT: TableDefinition<&str, u64> = TableDefinition::new("format");
 const FORMAT_NAME: &str = "order-query";
 const FORMAT_VERSION: u64 = 1;
 
-/// An order's last state, as the contract encodes it.
+/// An order's last state, in the contract's encoding.
 const ORDERS: TableDefinition<&str, &[u8]> = TableDefinition::new("orders");
-/// When the slot of a call in a window is free again, by the call's mark.
+/// When a call's slot in a window becomes free, by the call's mark.
 const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
-/// Until when an account is paused, and how long after each probe again.
+/// When an account's pause ends, how long to wait after each probe, and whether a probe was admitted.
 const PAUSES: TableDefinition<&str, (u64, u64, bool)> = TableDefinition::new("closures");
 /// An access token, and when to renew it.
 const TOKENS: TableDefinition<&str, (&str, u64)> = TableDefinition::new("tokens");
 
-/// For how long an order is remembered that is not terminal.
+/// How long an order that is not terminal is stored.
 const ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
-/// A state that is to be remembered.
+/// A state to store.
 #[derive(Debug, Clone)]
 pub(super) struct Put {
     pub(super) order: String,
@@ -44,26 +44,26 @@ pub(super) struct Put {
     pub(super) encoded: Encoded,
 }
 
-/// What became of a state that was to be remembered.
+/// The result of storing a state.
 pub(super) enum Stored {
-    /// It took the place of what was known, which was seen so far in the future.
+    /// It replaced the known state, which seemed to be observed this far in the future.
     Written(Duration),
-    /// What is known is newer, or terminal.
+    /// The known state is newer, or terminal.
     Passed,
-    /// What is known cannot be read, and might be terminal: it stays.
+    /// The known state cannot be read, and might be terminal: it stays.
     Unreadable(String),
 }
 
-/// Begins a transaction that is on the disk once it is committed. In two phases, because else a
-/// page that is damaged after a crash would be taken for a commit that was not finished, and the
-/// one before it would silently take its place.
+/// Begins a transaction that is durable once committed. It uses two-phase commit: otherwise redb would
+/// take a page damaged after a crash for an unfinished commit, and silently fall back to the commit
+/// before it.
 fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut txn = db.begin_write()?;
     txn.set_two_phase_commit(true);
     Ok(txn)
 }
 
-/// Makes an empty database one of ours.
+/// Sets up our tables in an empty database.
 pub(super) fn found(db: &Database) -> Result<(), redb::Error> {
     let txn = begin(db)?;
     txn.open_table(FORMAT)?.insert(FORMAT_NAME, FORMAT_VERSION)?;
@@ -74,10 +74,10 @@ pub(super) fn found(db: &Database) -> Result<(), redb::Error> {
     Ok(txn.commit()?)
 }
 
-/// Whether it is a database of ours.
+/// Checks that the database is ours.
 ///
 /// # Errors
-/// That it is not.
+/// Why it is not.
 pub(super) fn check_format(db: &Database) -> Result<(), String> {
     match format_version(db) {
         Some(FORMAT_VERSION) => Ok(()),
@@ -98,7 +98,7 @@ fn format_version(db: &Database) -> Option<u64> {
 /// Reads everything but the orders.
 ///
 /// # Errors
-/// What contradicts the format.
+/// The data that contradicts the format.
 pub(super) fn load(db: &Database) -> Result<Ledger, String> {
     guarded(|| load_facts(db))
 }
@@ -131,13 +131,13 @@ fn load_facts(db: &Database) -> Result<Ledger, redb::Error> {
     Ok(ledger)
 }
 
-/// Forgets orders that are not terminal and were last seen long ago, and notes these facts.
+/// Deletes orders that are not terminal and were last observed long ago, and writes these facts.
 pub(super) fn prune(db: &Database, facts: &[Fact], now: SystemTime) -> Result<(), String> {
     let oldest = now.checked_sub(ORDER_LIFE).map_or(0, millis);
     guarded(|| {
         let txn = begin(db)?;
         txn.open_table(ORDERS)?.retain(|_, bytes| {
-            // What cannot be decoded is not forgotten: it may be terminal.
+            // An order that cannot be decoded stays: it may be terminal.
             !Order::decode(bytes).is_ok_and(|order| !order.terminal && observed(&order) < oldest)
         })?;
         note(&txn, facts)?;
@@ -148,7 +148,7 @@ pub(super) fn prune(db: &Database, facts: &[Fact], now: SystemTime) -> Result<()
 /// Reads an order.
 ///
 /// # Errors
-/// That it cannot be read: it may be known or not.
+/// The order cannot be read: it may or may not be stored.
 pub(super) fn read_order(db: &Database, order: &str) -> Result<Option<Order>, String> {
     let bytes = guarded(|| {
         let row = db.begin_read()?.open_table(ORDERS)?.get(order)?;
@@ -157,10 +157,10 @@ pub(super) fn read_order(db: &Database, order: &str) -> Result<Option<Order>, St
     bytes.map(|bytes| decode(&bytes)).transpose()
 }
 
-/// Notes facts and puts states, all or nothing. What became of each order.
+/// Writes facts and states, all or nothing. Returns the result for each order.
 ///
 /// # Errors
-/// What failed. It may have been carried out all the same.
+/// The failure. The write may have been carried out all the same.
 pub(super) fn write(
     db: &Database,
     facts: &[Fact],
@@ -215,7 +215,7 @@ fn note(txn: &WriteTransaction, facts: &[Fact]) -> Result<(), redb::Error> {
                 pauses.remove(account.as_str())?;
             }
             Fact::Token { identity, token: Some(token) } => {
-                // Rounded down: renewed early rather than used too long.
+                // Rounded down: renewing a token early is better than using it too long.
                 let row = (token.value.expose(), millis(token.renew_at));
                 tokens.insert(identity.as_str(), row)?;
             }
@@ -259,8 +259,8 @@ fn time(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
-/// Works with the database. redb promises no panic over a file that nobody else has changed; over
-/// one that somebody has, it is an error like the others here.
+/// Runs work on the database. redb promises not to panic on a file that only it has changed. On a file
+/// changed by others it may; such a panic becomes an ordinary error here.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),

@@ -1,9 +1,9 @@
-//! The one thread that writes the file: everything that is asked for while it writes goes into its
-//! next transaction. Used by the file store alone.
+//! The only thread that writes the file: all changes that arrive during one write go into the next
+//! transaction. Used by the file store only.
 //!
-//! A write that fails leaves memory as it was. redb refuses everything after a failed write, so
-//! the database is opened anew at once, for reading; it is written again once the disk takes what
-//! was left open, which is tried at most once a second, and less often while it does not.
+//! A failed write leaves memory unchanged. redb refuses every operation after a failed write, so the
+//! database is reopened at once, for reading. It is written again once the disk accepts the changes
+//! staged at that opening; this is tried at most once a second, and less often while it keeps failing.
 
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -22,29 +22,29 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
 
-/// How many changes go into one transaction at most.
+/// The maximum number of changes in one transaction.
 const BATCH_LIMIT: usize = 1000;
 
-/// The pages of the file that redb holds in memory, in bytes.
+/// The size of redb's page cache, in bytes.
 const PAGE_CACHE: usize = 32 << 20;
 
-/// How long a disk that does not take writes is left alone.
+/// How long to wait before a disk that rejected a write is tried again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(16);
 
-/// What the store and its thread share.
+/// The state shared by the store and its thread.
 pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
-    /// Ahead of the file while a transaction is under way, and never behind it.
+    /// Ahead of the file during a transaction, and never behind it.
     pub(super) ledger: Mutex<Ledger>,
-    /// Orders as they are in the file.
+    /// Orders as they are stored in the file.
     pub(super) recent: Cache,
     pub(super) database: RwLock<Arc<Database>>,
     pub(super) ahead: Ahead,
 }
 
 impl Shared {
-    /// The ledger, for a moment: nobody holds it while the disk is at work.
+    /// Locks the ledger. Nobody holds this lock during disk I/O.
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,7 +55,7 @@ impl Shared {
         let read = spawn_blocking(move || {
             let state = tables::read_order(&shared.database(), &order)?;
             if let Some(state) = state.as_ref().filter(|state| state.terminal) {
-                // It cannot have changed meanwhile; any other order can.
+                // A terminal order cannot have changed meanwhile; any other order can.
                 shared.recent.put(&order, encoded(state));
             }
             Ok(state)
@@ -64,37 +64,37 @@ impl Shared {
         read.map_err(Error::store_unavailable)
     }
 
-    /// The database as it is now.
+    /// The current database.
     fn database(&self) -> Arc<Database> {
         Arc::clone(&self.database.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Tells whoever asked for a change whether it is in the file.
+/// Reports to the caller whether its change is in the file.
 pub(super) type Report = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// Decides what is to be noted.
+/// Decides which facts to write.
 pub(super) type Decide = Box<dyn FnOnce(&Ledger, SystemTime) -> (Vec<Fact>, Report) + Send>;
 
-/// What the thread is asked for: a change of the ledger, and perhaps an order's state with it.
+/// A request to the thread: a change of the ledger, and perhaps an order's state to store with it.
 pub(super) struct Job {
     pub(super) decide: Decide,
     pub(super) put: Option<Put>,
 }
 
-/// What goes into one transaction, and whom to tell.
+/// The contents of one transaction, and the callers to notify.
 #[derive(Default)]
 struct Batch {
     facts: Vec<Fact>,
-    /// What the facts took the place of in the ledger.
+    /// The facts that were replaced in the ledger.
     before: Vec<Fact>,
     puts: Vec<Put>,
-    /// Each with whether one of the states is its own: they are in the same order.
+    /// Each with whether one of the states belongs to it; reports and states are in the same order.
     reports: Vec<(Report, bool)>,
 }
 
 impl Batch {
-    /// Decides on all of it; each decision sees those before it.
+    /// Makes all the decisions; each one sees the changes of those before it.
     fn decided(jobs: Vec<Job>, ledger: &mut Ledger, now: SystemTime) -> Self {
         let mut batch = Self::default();
         for Job { decide, put } in jobs {
@@ -113,7 +113,7 @@ impl Batch {
         self.facts.extend(facts);
     }
 
-    /// It is in the file.
+    /// The batch is in the file.
     fn succeeded(self, stored: Vec<Stored>, shared: &Shared) {
         let mut stored = self.puts.into_iter().zip(stored);
         for (report, has_put) in self.reports {
@@ -130,7 +130,7 @@ impl Batch {
         }
     }
 
-    /// It is not in the file, as far as anyone can tell.
+    /// The batch is not in the file, as far as can be known.
     fn failed(self, detail: &str, ledger: &Mutex<Ledger>) {
         {
             let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,13 +145,13 @@ impl Batch {
     }
 }
 
-/// Opens the database, without touching the file until the disk goes live.
+/// Opens the database without changing the file until the disk goes live.
 pub(super) fn open_database(file: &Locked) -> Result<(Disk, Database), String> {
     let disk = Disk::staged(file);
     let backend = disk.clone();
     let database = tables::guarded(|| {
-        // Every page is checked: an unclean end calls for it anyway, and damage comes to light
-        // before anything depends on it.
+        // Check every page: an unclean shutdown requires it anyway, and damage is found before anything
+        // depends on it.
         let mut builder = Builder::new();
         builder.set_cache_size(PAGE_CACHE).set_check_integrity_on_open(true);
         Ok(builder.create_with_backend(backend)?)
@@ -159,7 +159,7 @@ pub(super) fn open_database(file: &Locked) -> Result<(Disk, Database), String> {
     Ok((disk, database))
 }
 
-/// The thread's own.
+/// The thread's own state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     file: Locked,
@@ -167,10 +167,10 @@ pub(super) struct Writer {
     trouble: Option<Trouble>,
 }
 
-/// The disk does not take writes.
+/// The disk rejects writes.
 struct Trouble {
     detail: String,
-    /// Whether the database has been opened anew since.
+    /// Whether the database was reopened since the failure.
     reopened: bool,
     tried_at: SystemTime,
     pause: Duration,
@@ -181,7 +181,7 @@ impl Writer {
         Self { shared, file, disk, trouble: None }
     }
 
-    /// Works until nobody can ask for anything any more.
+    /// Runs until every sender is dropped.
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = jobs.blocking_recv() {
             let mut batch = vec![first];
@@ -199,7 +199,7 @@ impl Writer {
         }
     }
 
-    /// Writes, if the disk takes it.
+    /// Writes, unless the disk is failing.
     fn write(&mut self, facts: &[Fact], puts: &[Put]) -> Result<Vec<Stored>, String> {
         if facts.is_empty() && puts.is_empty() {
             return Ok(Vec::new());
@@ -214,7 +214,7 @@ impl Writer {
             }
             Err(detail) => {
                 self.in_trouble(detail.clone());
-                // These may be in the file all the same: only the file can tell.
+                // These may be in the file all the same: only the file can say.
                 for put in puts {
                     self.shared.recent.remove(&put.order);
                 }
@@ -223,11 +223,11 @@ impl Writer {
         written
     }
 
-    /// Gets ready to write again after a failure.
+    /// Prepares to write again after a failure.
     fn recover(&mut self) -> Result<(), String> {
         let now = self.shared.clock.now();
         let Some(trouble) = &mut self.trouble else { return Ok(()) };
-        // A clock that was set back does not keep it waiting.
+        // A clock that was set back must not prolong the wait.
         if now.duration_since(trouble.tried_at).is_ok_and(|since| since < trouble.pause) {
             return Err(trouble.detail.clone());
         }
@@ -246,7 +246,7 @@ impl Writer {
         let pause = self.trouble.as_ref().map_or(FIRST_PAUSE, |trouble| trouble.pause);
         let tried_at = self.shared.clock.now();
         self.trouble = Some(Trouble { detail, reopened: false, tried_at, pause });
-        // At once, so that what is in the file can still be read.
+        // Reopen at once, so that the file can still be read.
         if let Err(detail) = self.reopen() {
             tracing::error!(%detail, "the store file cannot be read");
         }

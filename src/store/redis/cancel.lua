@@ -1,4 +1,4 @@
--- Gives a call's slots back: nothing was sent.
+-- Frees a call's slots: nothing was sent.
 --
 -- KEYS: the windows. ARGV: the time, the call's mark.
 

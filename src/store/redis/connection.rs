@@ -1,9 +1,9 @@
-//! The connection to the server: made when it is first needed, made again when it is lost, and
-//! never waited for longer than an operation may take. The only user of the library's connection
-//! types; `scripts` sends through it.
+//! The connection to the server. It is made when first needed and made again when lost; no caller waits
+//! for it longer than an operation may take. Only this module uses the library's connection types;
+//! `scripts` sends through it.
 //!
-//! Whatever fails closes the door for a short while, so that callers fail at once instead of
-//! queueing before a server that does not answer; the first one after that tries again.
+//! After any failure callers fail at once for a short while, instead of queueing for a server that does
+//! not answer; the first call after that tries again.
 #![allow(clippy::disallowed_types, reason = "the one room of the library's connections")]
 
 use std::io;
@@ -22,58 +22,58 @@ use tokio::time::{Instant, timeout_at};
 use super::refusals::Why;
 use crate::error::Error;
 
-/// How long an operation may take in all.
+/// The time limit of a whole operation.
 const OPERATION_LIMIT: Duration = Duration::from_millis(250);
 
-/// How long a connection may take to be made; longer than what waits for it.
+/// The time limit for connecting; longer than any operation waits for it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long everything fails at once after a failure.
+/// How long callers fail at once after a failure.
 const CLOSED_FOR: Duration = Duration::from_millis(500);
 
-/// How many requests may wait to be written. Each waits no longer than an operation may.
+/// How many requests may wait to be written. Each waits no longer than an operation may take.
 const QUEUE: usize = 1024;
 
-/// The way to the server.
+/// The server's connection, made and renewed on demand.
 pub(super) struct Connection {
     client: Client,
-    /// What a new connection begins with: who we are, and which database is meant. The library would
-    /// do it too, and hide the server's word where that is turned down.
+    /// The first commands on a new connection: authentication and the choice of the database. The
+    /// library could send them too, but would hide the server's error word if they are refused.
     greeting: Vec<Cmd>,
     state: Mutex<State>,
-    /// Called once, when the server is connected for the first time.
+    /// Called once, on the first connection to the server.
     connected: fn(Weak<Self>),
     was_connected: AtomicBool,
-    /// What the log holds of the connection: why there is none, or that there is one.
+    /// The connection state that was last logged: connected, or why not.
     reported: Mutex<Option<Result<(), Why>>>,
 }
 
 enum State {
-    /// Not connected, and not to be before that time.
+    /// Not connected; no attempt is made before `until`.
     Down { until: Instant, why: Why },
-    /// Being connected: callers wait for it until that time, and then fail at once.
+    /// Connecting: callers wait for it until `until`, and then fail at once.
     Connecting { done: watch::Receiver<()>, until: Instant },
     /// Connected; `number` is the connection's generation.
     Up { connection: MultiplexedConnection, number: u64 },
 }
 
-/// One operation: how long it has, and whether the server may have carried it out.
+/// One operation: its deadline, and whether the server may have carried it out.
 pub(super) struct Operation {
     deadline: Instant,
-    /// Something was sent that was not answered.
+    /// A command was sent but not answered.
     pub(super) in_doubt: bool,
 }
 
-/// Why an operation failed. Holds no address, no credentials and nothing that was sent.
+/// Why an operation failed. It holds no address, no credentials and none of the data sent.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server does not answer, or cannot be reached.
+    /// The server cannot be reached or does not answer.
     Gone(Why),
     /// The server does not know the script.
     NoScript,
-    /// The server refuses.
+    /// The server refuses the command.
     Refused(Why),
-    /// The server's answer is none of ours.
+    /// The server's answer has an unexpected form.
     Unreadable,
 }
 
@@ -96,10 +96,10 @@ impl From<Failure> for Error {
 }
 
 impl Connection {
-    /// A way to the server of this URL; nothing is sent yet. `connected` is called once, when the server is
-    /// connected for the first time.
+    /// Creates a connection to the server at this URL; nothing is sent yet. `connected` is called once,
+    /// on the first connection to the server.
     pub(super) fn new(url: &str, connected: fn(Weak<Self>)) -> Result<Self, String> {
-        // The library's own texts are not used: some hold parts of the URL.
+        // The library's own error texts are not used: some contain parts of the URL.
         let refused = "must be like redis://user:password@host:6379/0, or rediss:// for TLS; \
                        special characters of a password are percent-encoded";
         let parsed = ::redis::parse_redis_url(url).ok_or(refused)?;
@@ -126,8 +126,8 @@ impl Connection {
         })
     }
 
-    /// Sends a command and waits for its answer. A connection that turns out to be lost is made
-    /// anew, and the command sent once more: all that is sent may run twice.
+    /// Sends a command and waits for its answer. If the connection turns out to be lost, a new one is
+    /// made and the command is sent once more: every command may run twice.
     pub(super) async fn send(
         self: &Arc<Self>,
         command: &Cmd,
@@ -160,14 +160,13 @@ impl Connection {
         }
     }
 
-    /// What the server's own error means.
+    /// Interprets an error that the server itself returned.
     fn refusal(&self, error: &RedisError, number: u64) -> Failure {
         let why = Why::of(error);
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Failure::NoScript,
             kind => {
-                // This server is no longer the one that is written to: its name may lead to
-                // another one by now.
+                // This server is no longer the primary: its name may resolve to another server by now.
                 if kind == ErrorKind::Server(ServerErrorKind::ReadOnly) {
                     self.give_up(number, &why, CLOSED_FOR);
                 }
@@ -176,7 +175,7 @@ impl Connection {
         }
     }
 
-    /// Begins to connect, where that was not begun and there is a runtime to do it in.
+    /// Starts connecting, unless that has started already or there is no runtime.
     pub(super) fn begin(self: &Arc<Self>) {
         if tokio::runtime::Handle::try_current().is_ok() {
             let connection = Arc::clone(self);
@@ -184,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// The connection, as soon as there is one.
+    /// Returns the connection as soon as there is one.
     async fn connection(
         self: &Arc<Self>,
         deadline: Instant,
@@ -205,7 +204,7 @@ impl Connection {
                 (done, until)
             }
         };
-        // An error here is the end of the attempt, or of the time: the state tells which.
+        // An error here means that the attempt or the time has ended: the state shows which.
         let _ = timeout_at(deadline.min(until), done.changed()).await;
         match &*self.state() {
             State::Up { connection, number } => Ok((connection.clone(), *number)),
@@ -214,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Makes a connection. `ended` tells those who wait, by being dropped, whatever happens here.
+    /// Makes a connection. Dropping `ended` notifies the waiters, whatever happens here.
     async fn connect(self: Arc<Self>, ended: watch::Sender<()>) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         match self.greeted().await {
@@ -235,11 +234,11 @@ impl Connection {
         }
     }
 
-    /// A new connection, whose server knows who we are.
+    /// Makes a new connection and sends the greeting on it.
     async fn greeted(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
-            // Bounded from outside, together with the wait for a connection.
+            // Bounded by the caller, together with the wait for a connection.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
         let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
@@ -253,10 +252,10 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Asks beside the calls, on the connection that there is: what becomes of it is nothing to them.
+    /// Sends a command beside the calls on the existing connection; its outcome does not affect them.
     ///
     /// # Errors
-    /// Where there is none, no answer comes, or the server refuses.
+    /// There is no connection, no answer arrives, or the server refuses.
     pub(super) async fn ask_aside(&self, command: &Cmd) -> Result<Value, Failure> {
         let mut connection = match &*self.state() {
             State::Up { connection, .. } => connection.clone(),
@@ -273,7 +272,7 @@ impl Connection {
         }
     }
 
-    /// Gives a connection up, unless another one has taken its place. Whether it was so.
+    /// Drops a connection, unless another one has replaced it. Returns whether it was dropped.
     fn give_up(&self, lost: u64, why: &Why, closed_for: Duration) -> bool {
         let state = &mut *self.state();
         let is_that = matches!(state, State::Up { number, .. } if *number == lost);
@@ -283,7 +282,7 @@ impl Connection {
         is_that
     }
 
-    /// Says that the server is connected, or why not; once for each change.
+    /// Logs that the server is connected, or why not; once for each change.
     fn report(&self, news: Result<(), Why>) {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.as_ref() == Some(&news) {
@@ -303,7 +302,7 @@ impl Connection {
     }
 }
 
-/// What a connection begins with.
+/// The first commands on a connection.
 fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
     let mut greeting = Vec::new();
     if let Some(password) = settings.password() {
@@ -319,7 +318,7 @@ fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
     greeting
 }
 
-/// Whether the server itself answered so, and so carried nothing out.
+/// Whether the server itself returned this error, and so carried nothing out.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }

@@ -1,5 +1,5 @@
-//! Whether the server drops what must be kept when its memory is full: looked at again and again, and
-//! said at each change. Begun by the store once its server is connected.
+//! Checks regularly whether the server evicts data that must stay when its memory is full, and logs
+//! each change. The store starts this once its server is connected.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use ::redis::{Value, cmd};
 
 use super::connection::{Connection, Failure};
 
-/// How often the server is asked: its settings change by hand.
+/// How often the server is asked: its settings can change at any time.
 const INTERVAL: Duration = Duration::from_mins(1);
 
-/// The policy that drops nothing.
+/// The policy that evicts nothing.
 const KEEPS_ALL: &str = "noeviction";
 
-/// Watches for as long as the connection is used, or until the server refuses to tell.
+/// Watches while the connection is in use, or until the server refuses the command.
 pub(super) async fn watch(connection: Weak<Connection>) {
     let mut command = cmd("INFO");
     command.arg("memory");
@@ -30,14 +30,14 @@ pub(super) async fn watch(connection: Weak<Connection>) {
             known = Some(policy);
         }
         if is_refused {
-            // Redis would keep a record of each further try.
+            // Redis would record each further attempt in its ACL log.
             return;
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// The policy that the answer tells, an empty one where it tells none; `None` where no answer came.
+/// The policy in the answer, empty if the answer has none; `None` if no answer arrived.
 fn told(answer: Result<Value, Failure>) -> Option<String> {
     let info: String = match answer {
         Ok(info) => ::redis::from_redis_value(info).unwrap_or_default(),
@@ -48,7 +48,7 @@ fn told(answer: Result<Value, Failure>) -> Option<String> {
     Some(policy.unwrap_or_default().trim().to_owned())
 }
 
-/// Says what the policy is; `changed` where another one was known.
+/// Logs the policy; `changed` if a different one was known before.
 fn say(policy: &str, changed: bool) {
     match policy {
         "" => tracing::info!(

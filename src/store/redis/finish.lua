@@ -1,21 +1,21 @@
--- Notes that a call's answer has come, and what it brought.
+-- Records that a call's answer has arrived, and its outcome.
 --
 -- KEYS: the account's pause, the order's lease, its snapshot, then the windows. ARGV: the time, the
 -- lease's owner and life, the longest period, the longest flight, the call's mark, whether the account
--- is resumed (1 or 0), which of the windows is the order's own (0: none), the five that `put` takes (an empty
--- state: none), then each window's period. Answers {found, state, behind, spent, ahead}: what `put` and
--- `spent` answer.
+-- is resumed (1 or 0), which of the windows is the order's own (0: none), the five arguments of `put`
+-- (an empty state: none), then each window's period. Answers {found, state, behind, spent, ahead}: the
+-- answers of `put` and `spent`.
 
 local owner, mark, state = ARGV[2], ARGV[6], ARGV[11]
 
--- A slot is free a period from now, if not before.
+-- A slot becomes free one period from now, or earlier.
 for i = 4, #KEYS do
   if kind(KEYS[i]) == 'zset' then
     redis.call('ZADD', KEYS[i], 'XX', 'LT', now_up + tonumber(ARGV[10 + i]), mark)
   end
 end
 
--- Answers to calls of before the probe was admitted resume nothing.
+-- Answers to calls from before the probe was admitted resume nothing.
 if ARGV[7] == '1' and kind(KEYS[1]) == 'hash' and redis.call('HEXISTS', KEYS[1], 'probe') == 1 then
   redis.call('DEL', KEYS[1])
 end

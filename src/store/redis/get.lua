@@ -1,8 +1,8 @@
--- Reads what is known of an order, and what is spent of its own limit.
+-- Reads an order's snapshot and the used slots of its own limit.
 --
--- KEYS: the snapshot, and the order's window where it has one. ARGV: the time, the longest period, the
--- longest flight. Answers {found, state, spent, ahead}: what was found as `snapshot` says it, and what
--- is spent as `spent` says it.
+-- KEYS: the snapshot, and the order's window if it has one. ARGV: the time, the longest period, the
+-- longest flight. Answers {found, state, spent, ahead}: `found` as `snapshot` returns it, and `spent`
+-- as `spent` returns it.
 
 local slots = {}
 if KEYS[2] then

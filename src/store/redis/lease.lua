@@ -1,6 +1,6 @@
--- Makes someone the one who does something, for a while: {1, ahead}, or {0, ahead} while another one is.
+-- Gives an owner a lease for a while: {1, ahead}, or {0, ahead} while another owner holds it.
 --
--- KEYS: the lease. ARGV: the time, the owner, how long.
+-- KEYS: the lease. ARGV: the time, the owner, the lease's life.
 
 local owner, life = ARGV[2], tonumber(ARGV[3])
 if is_held_by_another(KEYS[1], owner, life) then

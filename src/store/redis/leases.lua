@@ -1,10 +1,10 @@
 -- How leases are held: `scripts.rs` puts this before `lease.lua`, `reserve.lua` and `finish.lua`.
 --
--- A lease's end is written beside its owner, so that one clock rules it as it rules all else, with how
--- long it lasts at most; the key's expiry only clears it away.
+-- A lease stores its owner, its end and its longest life. The end is stored as a field, so that the
+-- same clock governs it as everything else; the key's expiry only removes the key.
 
--- Whether another owner holds the lease. What cannot be read keeps nobody off: the worst is that two do
--- it once, and a lease that nobody holds would last for ever.
+-- Whether another owner holds the lease. An unreadable lease blocks nobody: at worst two owners do the
+-- work once, while a lease that nobody holds would last for ever.
 local function is_held_by_another(key, owner, life)
   if kind(key) ~= 'hash' then
     return false
@@ -28,7 +28,7 @@ local function is_held_by(key, owner)
   return held and held[1] == owner
 end
 
--- Makes someone the owner for a while.
+-- Gives an owner the lease for a while.
 local function hold(key, owner, life)
   redis.call('DEL', key)
   redis.call('HSET', key, 'owner', owner, 'until', now_up + life, 'life', life)

@@ -1,7 +1,7 @@
 -- Reads a token that need not be renewed yet.
 --
--- KEYS: the token. ARGV: the time. Answers {found, value, left}: found is 0 where there is none,
--- 2 where it cannot be read, else 1, with for how long it is good.
+-- KEYS: the token. ARGV: the time. Answers {found, value, left}: `found` is 0 if there is no token, 2
+-- if it cannot be read, else 1; `left` is how long the token stays valid.
 
 local holds = kind(KEYS[1])
 if holds == 'none' then

@@ -1,10 +1,11 @@
--- What every script begins with: the time, and how to read numbers. `scripts.rs` puts this before
--- each of them; nothing else may tell the time, because the replicas' clocks differ.
+-- The start of every script: the time, and how to read numbers. `scripts.rs` puts this before each of
+-- them. Nothing else may read the time, because the replicas' clocks differ.
 --
--- Times are milliseconds since 1970, whole numbers far below 2^53, where Lua's are exact. ARGV[1]
--- is empty; in a test that moves the time it stands in the place of the server's.
+-- Times are milliseconds since 1970: whole numbers far below 2^53, which Lua's numbers hold exactly.
+-- ARGV[1] is empty; in a test that controls the time, it replaces the server's time.
 
--- `now` is rounded down and tells what is over; `now_up` is rounded up and is what is written.
+-- `now` is rounded down and decides whether a time has passed; `now_up` is rounded up and is the time
+-- that is written.
 local now, now_up
 if ARGV[1] == '' then
   local time = redis.call('TIME')
@@ -16,10 +17,10 @@ else
   now_up = now
 end
 
--- Keys outlive what they hold by this, so that a server's clock that is set cannot drop it early.
+-- Keys outlive their contents by this, so that a clock change on the server cannot delete them early.
 local SLACK = 60000
 
--- The number in a text; nil where it is no number that these scripts can have written.
+-- The number in a text; nil if these scripts cannot have written it.
 local function number(text)
   local value = tonumber(text)
   if value and value > -2^53 and value < 2^53 then
@@ -33,11 +34,11 @@ local function kind(key)
   return redis.call('TYPE', key).ok
 end
 
--- The longest text that these scripts write, in bytes, but for an order's state.
+-- The longest text that these scripts write, in bytes, except for an order's state.
 local LONGEST_TEXT = 65536
 
--- Fields of a hash; nil where one is longer than any that these scripts write. They are asked for their
--- lengths first: nobody is answered while a script reads, or sums up, a hundred megabytes.
+-- Fields of a hash; nil if one is longer than any that these scripts write. The lengths are checked
+-- first: the server answers nobody while a script reads, or hashes, a hundred megabytes.
 local function fields(key, longest, ...)
   for _, field in ipairs({...}) do
     if redis.call('HSTRLEN', key, field) > longest then
@@ -47,14 +48,14 @@ local function fields(key, longest, ...)
   return redis.call('HMGET', key, ...)
 end
 
--- By how many milliseconds a clock was ahead when what was read was written, at least.
+-- How many milliseconds a clock was ahead when the values read were written, at least.
 local ahead = 0
 
--- What is not worth a word: a clock is corrected by less all the time.
+-- Smaller differences are not reported: clocks are corrected by less all the time.
 local TOLERANCE = 1000
 
--- An end that was read, as far as it can be true: at most `longest` from now. Whoever cuts it must
--- write it, or it would be as far away each time that it is read.
+-- An end that was read, limited to what can be true: at most `longest` from now. A caller that cuts it
+-- must write it back, or it would be as far away at each read.
 local function believed(till, longest)
   local beyond = till - now_up - longest
   if beyond <= TOLERANCE then

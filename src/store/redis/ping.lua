@@ -1,7 +1,8 @@
--- Proves that the server lets these scripts do all that they must: uses every command that they use, on
--- keys of its own that are gone at its end, or soon after it was cut short.
+-- Proves that the server allows these scripts everything they need: it runs every command that they
+-- use, on keys of its own. The keys are deleted at the end, or expire soon after an interrupted run.
 --
--- KEYS: two, which a cluster would not keep on one node. ARGV: the time, how long they last at most.
+-- KEYS: two, which a cluster would not keep on one node. ARGV: the time, how long the keys last at
+-- most.
 
 local hash, set, life = KEYS[1], KEYS[2], tonumber(ARGV[2])
 redis.call('HSET', hash, 'field', 'value')

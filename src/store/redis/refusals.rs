@@ -1,5 +1,5 @@
-//! What a server that is there refuses, and what to do about it: said once for each change, by the
-//! word that its errors begin with. Used by the connection and by what runs scripts.
+//! What a reachable server refuses, and what to do about it: logged once for each change, by the first
+//! word of the server's errors. Used by the connection and by the script runner.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use ::redis::RedisError;
 use tokio::time::Instant;
 
-/// The longest word of a server; its own are shorter.
+/// The longest error word accepted from a server; the server's own words are shorter.
 const LONGEST_WORD: usize = 32;
 
-/// What a server's words call for.
+/// What to do about each error word.
 const ADVICE: &[(&str, &str)] = &[
     ("READONLY", "it is a read-only copy: let store.url name the server that is written to"),
     ("NOPERM", "its user lacks a right: docs/configuration.md names those that are needed"),
@@ -33,17 +33,17 @@ const ADVICE: &[(&str, &str)] = &[
 
 const CLUSTER: &str = "it is a node of a cluster, which does not do: use one that is none";
 
-/// How long a refusal stands that is neither repeated nor taken back: its script may be a rare one.
+/// How long a refusal stands if it is neither repeated nor withdrawn: its script may run rarely.
 const STANDS_FOR: Duration = Duration::from_mins(1);
 
-/// What Redis 7.0 begins an error with where a script uses a command that its user may not; later
-/// versions have the word `NOPERM` for it.
+/// The start of Redis 7.0's error for a script that uses a command its user may not run; later versions
+/// use the word `NOPERM`.
 const UNWORDED_NOPERM: &str = "The user executing the script can't run this command";
 
-/// Words that speak of what is stored under a key, and not of the server.
+/// Words about the value of one key, and not about the server.
 const OF_A_KEY: [&str; 2] = ["GARBAGE", "WRONGTYPE"];
 
-/// Why something failed, in words that hold nothing of ours, and what to do where that is known.
+/// Why something failed, in a text that contains none of our data, and what to do if that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Why {
     pub(super) text: String,
@@ -51,13 +51,13 @@ pub(super) struct Why {
 }
 
 impl Why {
-    /// A failure that the server itself has no word for.
+    /// Creates a failure for which the server has no word.
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), advice: None }
     }
 
-    /// The library's error by its kind, or by the server's word. The server's own text may quote
-    /// what was sent.
+    /// Describes the library's error by its kind, or by the server's word. The server's full text may
+    /// quote the data we sent.
     pub(super) fn of(error: &RedisError) -> Self {
         let unworded = |text: &str| text.starts_with(UNWORDED_NOPERM);
         let is_noperm = error.detail().is_some_and(unworded);
@@ -74,13 +74,14 @@ impl Why {
         }
     }
 
-    /// With what failed before it.
+    /// Adds which step failed.
     pub(super) fn at(self, what: &str) -> Self {
         Self { text: format!("{what}: {}", self.text), ..self }
     }
 }
 
-/// Which scripts the server refuses now, by their hash: with what word, and when it did last.
+/// The scripts that the server refuses now, by hash: with the error word, and the time of the last
+/// refusal.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     any: AtomicBool,
@@ -88,7 +89,8 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// The server refuses a script. Says so, unless that is said of another one already.
+    /// Records that the server refused a script. Logs it, unless that word is already logged for
+    /// another script.
     pub(super) fn refused(&self, script: &'static str, why: &Why) {
         if OF_A_KEY.contains(&why.text.as_str()) {
             return;
@@ -104,7 +106,7 @@ impl Refusals {
         }
     }
 
-    /// The server has run a script. Says so where it was the last one that was refused.
+    /// Records that the server ran a script. Logs it if that was the last refused one.
     pub(super) fn ran(&self, script: &'static str) {
         if !self.any.load(Ordering::Relaxed) {
             return;

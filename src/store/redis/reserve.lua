@@ -1,15 +1,15 @@
--- Reserves a call: takes its lease and a slot in each of its windows, or nothing, unless the account is
+-- Reserves a call: its lease and a slot in each of its windows, or nothing, unless the account is
 -- paused.
 --
 -- KEYS: the account's pause, the order's lease, then the windows (see `slots.lua`). ARGV: the time, the
--- lease's owner (empty: none) and life, the call's mark, the longest pause, the longest flight, then for
--- each window how many calls it holds, its period, and how long a slot lasts. Answers {what, index,
--- wait, ahead}: 0: reserved; 1: the window of that index is full for so long; 2: paused for so long;
--- 3: another owner has the lease; or an error, and then nothing was taken: all that can fail is read before
--- the first slot is written.
+-- lease's owner (empty: none) and life, the call's mark, the longest pause, the longest flight, then
+-- for each window its maximum number of calls, its period, and how long a slot lasts. Answers {what,
+-- index, wait, ahead}: 0: reserved; 1: the window with that index is full for that long; 2: paused for
+-- that long; 3: another owner holds the lease. An error means that nothing was reserved: every step
+-- that can fail comes before the first slot is written.
 --
--- A call that has its slots already is not counted against itself and was admitted before, so running
--- this twice is the same as running it once.
+-- A call that already holds its slots does not count against itself and was admitted before, so running
+-- this twice has the same effect as running it once.
 
 local owner, lease_life, mark = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local longest_pause, longest_flight = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -19,13 +19,13 @@ if owner ~= '' and is_held_by_another(KEYS[2], owner, lease_life) then
   return {3, 0, 0, ahead}
 end
 
--- The calls, the period and the length of a slot of the window in KEYS[i].
+-- The maximum number of calls, the period and the length of a slot of the window in KEYS[i].
 local function terms(i)
   local first = 3 * i - 2
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
 end
 
--- How long until one of the slots that others hold is free, where they fill the window.
+-- How long until a slot of other calls becomes free, if they fill the window.
 local function full_for(key, limit, others)
   local first = others - limit
   local skipped = 0
@@ -63,7 +63,7 @@ for i = 3, #KEYS do
   end
   if others > 0 and others >= limit then
     local wait = full_for(key, limit, others)
-    -- Of several full windows the one that is full for longest: before, no call can be made.
+    -- Of several full windows, report the one that stays full longest: no call can be made before that.
     if not full or wait >= full[3] then
       full = {1, i - 3, wait}
     end
@@ -74,7 +74,7 @@ if full then
   return full
 end
 
--- Last, because it admits a probe: whoever is admitted must also call.
+-- Last, because this admits a probe, and an admitted probe must be sent.
 if kind(KEYS[1]) ~= 'none' then
   local pause = fields(KEYS[1], LONGEST_TEXT, 'until', 'every', 'probe') or {}
   local till, every = number(pause[1]), number(pause[2])

@@ -1,6 +1,6 @@
--- Remembers a token in place of any other, until it should be renewed.
+-- Stores a token, replacing any other, until it should be renewed.
 --
--- KEYS: the token. ARGV: the time, the token, for how long.
+-- KEYS: the token. ARGV: the time, the token, how long it is valid.
 
 local life = tonumber(ARGV[3])
 redis.call('DEL', KEYS[1])

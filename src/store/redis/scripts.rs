@@ -1,7 +1,8 @@
-//! The scripts that run in the server, each of them whole or not at all. Used by the store; a
-//! script's own file says what it takes and answers.
+//! The scripts that run in the server, each one atomically. Used by the store; each script's own file
+//! describes its arguments and its answer.
 //!
-//! The server forgets scripts when it restarts, or is told to: they are sent again then.
+//! The server forgets scripts when it restarts or its script cache is flushed; they are then sent
+//! again.
 
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
@@ -13,7 +14,7 @@ use super::connection::{Connection, Failure, Operation};
 use super::refusals::Refusals;
 use crate::clock::Clock;
 
-/// A script, and the name that the server gives it.
+/// A script, and the hash that the server knows it by.
 pub(super) struct Script {
     code: &'static str,
     hash: String,
@@ -47,7 +48,7 @@ impl Script {
     }
 }
 
-/// What a script works on.
+/// The keys and arguments of a script.
 #[derive(Default)]
 pub(super) struct Input {
     keys: Vec<String>,
@@ -65,7 +66,7 @@ impl Input {
         self
     }
 
-    /// The command of that name for a script.
+    /// Builds the command `name` for a script.
     fn command(&self, name: &str, script: &str) -> Cmd {
         let mut command = cmd(name);
         command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
@@ -76,7 +77,7 @@ impl Input {
 /// Runs scripts.
 pub(super) struct Runner {
     pub(super) connection: Arc<Connection>,
-    /// For tests: whose time counts in place of the server's.
+    /// For tests: the clock that replaces the server's.
     pub(super) time: Option<Arc<dyn Clock>>,
     pub(super) refusals: Refusals,
 }
@@ -91,7 +92,7 @@ impl Runner {
         self.run_noting(script, input, &mut Operation::new()).await
     }
 
-    /// Runs a script, for someone who must know whether it may have run when it failed.
+    /// Runs a script, and notes in `operation` whether it may have run if it fails.
     pub(super) async fn run_noting<T: FromRedisValue>(
         &self,
         script: &'static Script,
@@ -120,8 +121,8 @@ impl Runner {
     }
 }
 
-/// Whole milliseconds, rounded up: a limit is never shorter than it must be. At most a century,
-/// so that the scripts' sums stay exact.
+/// Whole milliseconds, rounded up: a limit is never shorter than required. Capped at a century, so that
+/// the scripts' sums stay exact.
 pub(super) fn millis(span: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let whole = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);

@@ -1,9 +1,10 @@
--- How slots are read, and cut where they cannot be true: `scripts.rs` puts this before the scripts that do.
+-- How slots are read, and cut if they cannot be true: `scripts.rs` puts this before the scripts that
+-- need it.
 --
--- A window is a sorted set: when a call's slot is free, by the call's mark. The mark tells after `~`
--- for how long the call may be in flight; where it does not, that is `longest_flight`.
+-- A window is a sorted set: the member is the call's mark, and the score is when its slot becomes free.
+-- After `~` the mark states how long the call may be in flight; without it, `longest_flight` applies.
 
--- Cuts the slots that are free later than the window's period and the call's flight from now.
+-- Cuts the slots that become free later than the window's period plus the call's flight time from now.
 local function cut(key, period, longest_flight)
   local late = string.format('(%d', now_up + period)
   local slots = redis.call('ZRANGE', key, late, '+inf', 'BYSCORE', 'WITHSCORES')
@@ -21,7 +22,7 @@ local function cut(key, period, longest_flight)
   return last
 end
 
--- What is spent of a window: in how long each slot is free again, earliest first; or an error where that
+-- The used slots of a window: how long until each becomes free, earliest first; or an error if they
 -- cannot be read.
 local function spent(key, longest_period, longest_flight)
   local function taken()

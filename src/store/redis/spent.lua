@@ -1,4 +1,4 @@
--- Reads what is spent of a window: {spent, ahead}.
+-- Reads the used slots of a window: {spent, ahead}.
 --
 -- KEYS: the window. ARGV: the time, the longest period, the longest flight.
 

@@ -1,25 +1,26 @@
-//! A token that is asked for to see whether the account is taken. Used by the WeChat module only.
+//! Requests a token to check whether the vendor accepts the account. Used by the WeChat module only.
 
 use super::{LEASE_TIMEOUTS, Tokens, Way, log_failure};
 use crate::error::Error;
 use crate::outbound::{Answer, Client};
 use crate::providers::{Token, TokenStore, new_id};
 
-/// What to do where the token of a proof could not be remembered.
+/// What to do if the token of a proof could not be stored.
 const UNKEPT: &str = "run the command again once the store is well: the vendor has given a token that \
                       the servers do not know, and ends theirs";
 
 impl Tokens {
-    /// Whether each token ends the life of the one before.
+    /// Whether each new token ends the life of the previous one.
     pub(in crate::providers::wechat) fn end_one_another(&self) -> bool {
         self.settings.way == Way::Classic
     }
 
-    /// Asks for a token, whether there is one or not. One that ends the life of the one before is
-    /// got under the lease and remembered, so that those who share the store have it.
+    /// Requests a token, even if there is one already. If the new token ends the life of the previous
+    /// one, it is requested under the lease and stored, so that the processes that share the store have
+    /// it.
     ///
     /// # Errors
-    /// Where the vendor was not asked, or gave no answer; the answer's own error is beside it.
+    /// The vendor was not asked, or gave no answer; an error in its answer is part of the proof.
     pub(in crate::providers::wechat) async fn prove(
         &self,
         client: &Client,

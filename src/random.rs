@@ -1,15 +1,15 @@
-//! Numbers that nobody can foresee well enough to walk in step with us: for pauses that are to be
-//! spread and names that are to differ. They keep no secret. Anyone may use it.
+//! Random numbers for jitter and for unique names: unpredictable enough that no other process falls
+//! into step with this one. Not for secrets. Every module may use it.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
-/// Any number: random, by the standard library's own random keys.
+/// A random number, from the standard library's own random keys.
 #[must_use]
 pub fn number() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Any number from 0 to 1.
+/// A random number from 0 to 1.
 #[must_use]
 pub fn fraction() -> f64 {
     u32::try_from(number() >> u32::BITS).map_or(1.0, |half| f64::from(half) / f64::from(u32::MAX))

@@ -1,4 +1,4 @@
-//! Puts the parts together, and runs them until told to stop. Used by `cli` and by tests.
+//! Wires the modules together and runs them until shutdown. Used by `cli` and by tests.
 
 mod admin;
 mod descriptors;
@@ -31,26 +31,26 @@ use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
 use crate::{config, grpc, server, store, telemetry};
 
-/// How many connections the listener for probes may have: a few for each that probes or scrapes.
+/// The connection limit of the admin listener: a few for each probe and each scraper.
 const ADMIN_CONNECTIONS: u32 = 100;
 
-/// After how long without a request such a connection ends.
+/// An admin connection without a request for this long is closed.
 const ADMIN_IDLE: Duration = Duration::from_secs(30);
 
 const SERVER: Listener = Listener { name: "server", limit: "max_connections", http1: false };
 const ADMIN: Listener = Listener { name: "admin", limit: "admin_connections", http1: true };
 
-/// A configuration that was found to be in order, with its accounts ready to be asked.
+/// A valid configuration, with accounts that are ready for calls.
 pub struct Setup {
-    /// What is set outside the accounts.
+    /// The settings of `[server]`, `[admin]`, `[store]` and `[telemetry]`.
     pub config: Config,
     /// The accounts.
     pub accounts: Accounts,
-    /// Who may ask.
+    /// The clients that may call.
     pub callers: Clients,
-    /// What is allowed and may still be a mistake.
+    /// Settings that are allowed and may still be mistakes.
     pub warnings: Vec<Problem>,
-    /// What the server measures.
+    /// The server's metrics.
     pub metrics: Metrics,
     tls: Option<Tls>,
     reloads: Vec<Reload>,
@@ -58,10 +58,10 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Reads a configuration. `more` holds accounts that are added to its own.
+    /// Reads a configuration. The accounts in `more` are added to those in `root`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Every problem in the configuration.
     pub fn read(
         mut root: Section,
         more: Option<Section>,
@@ -87,7 +87,7 @@ impl Setup {
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
-        // The store of another machine is not here.
+        // With `check --root` the configuration is for another machine, whose store is not on this one.
         if let Err(text) = store::check(&config.store, is_of_this_machine) {
             problems.push(Problem { path: "store.url".to_owned(), text });
         }
@@ -117,7 +117,7 @@ impl Setup {
         }
     }
 
-    /// Whether callers are spoken to in TLS.
+    /// Whether callers connect over TLS.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
@@ -140,10 +140,10 @@ pub struct App {
 }
 
 impl App {
-    /// Opens both listeners and begins to answer.
+    /// Opens both listeners and starts to serve.
     ///
     /// # Errors
-    /// Where the store cannot be opened, or an address not listened on.
+    /// If the store cannot be opened, or if the server cannot listen on an address.
     pub async fn start(setup: Setup) -> io::Result<Self> {
         let Setup { config, accounts, callers, warnings, metrics, tls, reloads, clock } = setup;
         let config::Server { drain_delay, drain_timeout, .. } = config.server;
@@ -160,7 +160,8 @@ impl App {
         let reloading = reload::watch(reloads, clock, metrics.clone());
         tokio::spawn(stopping.clone().run_until_cancelled_owned(reloading));
         let health = Health::new(&orders, &is_ready);
-        // Everyone who can connect may ask it, so it reads as little as of a caller.
+        // Anyone who can connect may call the health service, so it has the same request limit as the
+        // order service.
         let health =
             || Routes::new(health.service().max_decoding_message_size(grpc::REQUEST_LIMIT));
         let (asks, pages) = (orders.clone(), metrics.clone());
@@ -206,9 +207,9 @@ impl App {
         })
     }
 
-    /// Stops: reports not ready and still answers for `drain_delay`, then answers what is under
-    /// way and stores what vendors answer. `drain_timeout` after its begin it is over, whatever
-    /// hangs.
+    /// Shuts down. First reports not ready and keeps serving for `drain_delay`. Then finishes the calls
+    /// in flight and stores the vendors' answers. Ends at most `drain_timeout` after the start, even if
+    /// something hangs.
     pub async fn stop(mut self) {
         let end = Instant::now() + self.drain_timeout;
         tracing::info!("stopping; calls under way are answered first");
@@ -237,7 +238,7 @@ fn log_warnings(warnings: &[Problem]) {
     }
 }
 
-/// What callers' connections may take.
+/// The limits of the listener for callers.
 fn server_limits(server: &config::Server) -> Limits {
     Limits {
         max_connections: server.max_connections,
@@ -248,7 +249,7 @@ fn server_limits(server: &config::Server) -> Limits {
     }
 }
 
-/// What the connections of probes and scrapers may take.
+/// The limits of the admin listener.
 fn admin_limits(server: &config::Server) -> Limits {
     Limits {
         max_connections: ADMIN_CONNECTIONS,
@@ -258,7 +259,7 @@ fn admin_limits(server: &config::Server) -> Limits {
     }
 }
 
-/// Is ready as soon as the store has been reached, unless the server is being stopped by then.
+/// Reports ready when the store has been reached, unless the server is shutting down by then.
 fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: CancellationToken) {
     if store.opened().now_or_never().is_some() {
         ready.send_replace(true);

@@ -1,10 +1,10 @@
-//! A bound on how much others can make this process hold, and the shares that are taken of it. Any module
-//! may use it.
+//! Limits how much peers can make this process hold: a budget, and the shares reserved of it. Every
+//! module may use it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// At most so much at one time. A budget within another one takes its shares there as well.
+/// A limit on what is in use at one time. A budget within an outer one reserves its shares there as well.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -12,7 +12,7 @@ pub struct Budget {
     outer: Option<Arc<Self>>,
 }
 
-/// A part of a budget, given back when it is dropped.
+/// A reserved part of a budget, released on drop.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -20,31 +20,31 @@ pub struct Share {
 }
 
 impl Budget {
-    /// A budget of its own.
+    /// A budget without an outer one.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0), outer: None })
     }
 
-    /// A part of `outer`: neither may be exceeded.
+    /// A budget within `outer`: neither limit may be exceeded.
     #[must_use]
     pub fn within(outer: &Arc<Self>, limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0), outer: Some(Arc::clone(outer)) })
     }
 
-    /// Takes a share; `None` where there is not so much left.
+    /// Reserves a share; `None` if not enough is left.
     #[must_use]
     pub fn take(self: &Arc<Self>, amount: usize) -> Option<Share> {
         self.add(amount).then(|| Share { budget: Arc::clone(self), amount })
     }
 
-    /// The most that may be taken.
+    /// The most that may be reserved.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// How much is taken.
+    /// How much is reserved.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -71,7 +71,7 @@ impl Budget {
 }
 
 impl Share {
-    /// Makes it larger; false where there is not so much left.
+    /// Enlarges the share; false if not enough is left.
     #[must_use]
     pub fn grow(&mut self, amount: usize) -> bool {
         let grown = self.budget.add(amount);

@@ -1,5 +1,5 @@
-//! Certificates: PEM files are read whole or refused, and when a certificate is good. A leaf: it
-//! knows no other part, and every part may use it.
+//! Certificates: reads a PEM file completely or refuses it, and reads when a certificate is valid.
+//! Depends on no other module; every module may use it.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,16 +20,16 @@ const PRIVATE_KEY: &str = "PRIVATE KEY";
 
 const UNENCRYPTED: &str = "holds no unencrypted private key in PEM";
 
-/// What is left of a line that begins or ends a block and was damaged.
+/// The remains of a damaged BEGIN or END line.
 const DAMAGED: [&str; 4] = ["-BEGIN ", "-END ", "BEGIN CERTIFICATE", "END CERTIFICATE"];
 
-/// From when on before its end a certificate is worth a warning.
+/// A certificate that expires within this time is worth a warning.
 pub const ENDS_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// What a PEM file is read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pem {
-    /// A certificate, and those between it and its authority.
+    /// A certificate, and the intermediate ones up to its authority.
     Chain,
     /// The certificates of authorities.
     Authorities,
@@ -40,17 +40,17 @@ pub enum Pem {
 /// A block of a PEM file.
 struct Block<'a> {
     label: &'a str,
-    /// The base64 between its lines.
+    /// The base64 between the BEGIN and END lines.
     body: &'a str,
 }
 
 impl Pem {
-    /// Reads a PEM file whole. Gives back the blocks that it is read for, each on lines of its own:
-    /// libraries skip in silence those that are not, as where files were put together and one had no
-    /// line break at its end. Text between the blocks is left out.
+    /// Reads a PEM file completely. Returns the blocks of the wanted kind, each on lines of its own:
+    /// libraries silently skip a block that is not, such as after two files are joined and the first
+    /// has no line break at its end. Leaves out text between the blocks.
     ///
     /// # Errors
-    /// What is wrong with the file, to be told after its name.
+    /// What is wrong with the file, worded to follow its name.
     pub fn read(self, text: &str) -> Result<String, String> {
         let mut wanted = Vec::new();
         for (index, Block { label, body }) in blocks(text)?.into_iter().enumerate() {
@@ -78,13 +78,13 @@ impl Pem {
         }
     }
 
-    /// A key is often in one file with its certificate. What is a certificate of another kind, or
-    /// revokes some, was meant to count.
+    /// Whether a block may be skipped. A key is often in one file with its certificate. A certificate
+    /// of another kind or a revocation list may not be skipped: its owner expects it to count.
     fn passes_over(self, label: &str) -> bool {
         self == Self::Key || label.ends_with(PRIVATE_KEY) || label.ends_with(" PARAMETERS")
     }
 
-    /// Whether a block is what its label says.
+    /// Checks that a block is what its label says.
     fn check(self, number: usize, body: &str) -> Result<(), String> {
         let what = if self == Self::Key { "private key" } else { "certificate" };
         if body.starts_with("Proc-Type:") {
@@ -96,7 +96,8 @@ impl Pem {
         let der = CertificateDer::from(der);
         let is_sound = match self {
             Self::Key => true,
-            // The one reads what the other does not; neither is asked whether it is good.
+            // Each parser reads certificates that the other does not; neither checks whether a
+            // certificate is still valid.
             Self::Chain => ParsedCertificate::try_from(&der).is_ok() || not_after(&der).is_some(),
             Self::Authorities => RootCertStore::empty().add(der).is_ok(),
         };
@@ -106,7 +107,7 @@ impl Pem {
     }
 }
 
-/// The blocks of a PEM file, wherever on a line they begin.
+/// The blocks of a PEM file, even if they begin in the middle of a line.
 fn blocks(text: &str) -> Result<Vec<Block<'_>>, String> {
     let mut blocks = Vec::new();
     let mut rest = text;
@@ -126,7 +127,7 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, String> {
     Ok(blocks)
 }
 
-/// Any text may stand between blocks, but for what is left of a block.
+/// Allows any text between blocks, except the remains of a damaged block.
 fn check_between(text: &str, number: usize) -> Result<(), String> {
     if DAMAGED.iter().any(|mark| text.contains(mark)) {
         return Err(format!(
@@ -136,13 +137,13 @@ fn check_between(text: &str, number: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The last moment at which a certificate, in DER, is good; `None` where it cannot be read.
+/// The last moment at which a certificate, in DER, is valid; `None` if it cannot be read.
 #[must_use]
 pub fn not_after(der: &[u8]) -> Option<SystemTime> {
     validity(der).map(|(_, end)| end)
 }
 
-/// The first and the last moment at which a certificate is good.
+/// The first and the last moment at which a certificate is valid.
 fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let certificate = Certificate::from_der(der).ok()?;
     let validity = certificate.tbs_certificate().validity();
@@ -150,8 +151,8 @@ fn validity(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     Some((time(validity.not_before)?, time(validity.not_after)?))
 }
 
-/// Why nobody trusts a certificate now, to be told after its file; `None` where it is good, or cannot be
-/// read.
+/// Why a certificate is not valid now, worded to follow the name of its file; `None` if it is valid, or
+/// cannot be read.
 #[must_use]
 pub fn untimely(der: &[u8], now: SystemTime) -> Option<String> {
     let (begin, end) = validity(der)?;

@@ -1,4 +1,4 @@
-//! The commands, one a file: reads the arguments, runs the command, names the exit code.
+//! The command line, one file per command: parses the arguments, runs the command, returns the exit code.
 
 mod check;
 mod client;
@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Problems;
 
-/// How long a failed command waits for its last words to be read.
+/// How long a failed command waits for its error message to be written.
 const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where do orders stand? One gRPC contract over the orders of several vendors.
@@ -54,11 +54,11 @@ enum Command {
     Health(health::Health),
 }
 
-/// Which configuration.
+/// The argument that names the configuration file.
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration, a TOML file
-    // Any text: an empty variable, such as Compose's `${X:-}`, is no wrong argument.
+    // Accepts any text: an empty variable, such as Compose's `${X:-}`, must not be a usage error.
     #[arg(
         long = "config",
         value_name = "FILE",
@@ -69,13 +69,13 @@ struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// The file, where one is named: an empty variable is not set.
+    /// The file, if one is named; an empty variable counts as unset.
     fn path(&self) -> Option<&Path> {
         self.path.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 }
 
-/// Why a command failed, and with it the exit code.
+/// Why a command failed; decides the exit code.
 enum Failure {
     /// Exit code 1.
     Failed(String),
@@ -106,7 +106,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs the command that the arguments name. Exit codes: 0 fine, 1 failed, 2 usage, 78
+/// Runs the command that the arguments name. Exit codes: 0 success, 1 failure, 2 usage error, 78 wrong
 /// configuration.
 pub async fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -131,8 +131,8 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// Tells why a command failed. Whoever does not read it has the exit code, and a standard error
-/// that is stuck does not keep the command from ending.
+/// Writes why a command failed. A blocked standard error must not keep the command from ending, so a
+/// thread writes and the wait is limited. The exit code reports the failure even if the text is lost.
 fn complain(text: String) {
     let (tell, told) = mpsc::channel();
     let complains = thread::Builder::new().spawn(move || {
@@ -144,21 +144,22 @@ fn complain(text: String) {
     }
 }
 
-/// Tells why nothing can be run at all.
+/// Reports that no command can run, because the async runtime cannot start.
 #[must_use]
 pub fn no_runtime(error: &io::Error) -> ExitCode {
-    // Whoever does not read it has the exit code.
+    // The exit code reports the failure even if the text is lost.
     let _ = writeln!(io::stderr(), "error: no threads can be started: {error}");
     ExitCode::FAILURE
 }
 
-/// Writes a line to standard output. `println!` would panic where the reader has left.
+/// Writes a line to standard output. `println!` would panic if the reader has closed the pipe.
 fn print(line: impl fmt::Display) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}")
         .map_err(|error| Failure::Failed(format!("cannot write to standard output: {error}")))
 }
 
-/// This program, as a shell finds it again from here: it need not be on the PATH.
+/// This program's name for a shell command to copy: as it was invoked, because it need not be on the
+/// PATH.
 fn invoked() -> String {
     let name = env::args_os().next().unwrap_or_default();
     let name = sheet::plain(&name.to_string_lossy());
@@ -169,10 +170,10 @@ fn invoked() -> String {
     }
 }
 
-/// Resolves at SIGTERM and at Ctrl-C.
+/// Resolves on SIGTERM or Ctrl-C.
 ///
 /// # Errors
-/// Where the signals cannot be listened for.
+/// If the signal handlers cannot be installed.
 fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

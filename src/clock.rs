@@ -1,5 +1,5 @@
-//! The time, as a parameter: everything that asks for it takes a [`Clock`], so that tests can
-//! move it. Anyone may use this; nobody else reads the wall clock (clippy keeps it so).
+//! The time, as a parameter: code that needs it gets a [`Clock`], so that tests can move it. Every
+//! module may use it; clippy forbids all others to read the wall clock.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
@@ -8,24 +8,24 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Tells the time.
+/// A source of time.
 #[async_trait]
 pub trait Clock: Send + Sync {
-    /// The time now. It never goes back and never jumps, whatever is done to the machine's clock:
-    /// ages and limits count by it.
+    /// The current time. It never goes back and never jumps, even when the machine's clock is changed:
+    /// ages and limits are measured with it.
     fn now(&self) -> SystemTime;
 
-    /// What the machine's clock shows now: for stamps that a vendor compares with its own.
+    /// The machine's clock: for timestamps that a vendor compares with its own clock.
     fn wall(&self) -> SystemTime {
         self.now()
     }
 
-    /// Resolves when it is that time.
+    /// Resolves at that time.
     async fn sleep_until(&self, time: SystemTime);
 }
 
-/// The machine's own clock. Its time is what the machine's clock showed when it was first asked,
-/// and what has passed since.
+/// The machine's own clock. Its time is the wall clock at the first call, plus the time that has passed
+/// since.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
@@ -71,7 +71,7 @@ impl Clock for ManualClock {
     }
 
     async fn sleep_until(&self, time: SystemTime) {
-        // The sender lives as long as `self`, so this waits for the time and for nothing else.
+        // The sender lives as long as `self`, so only the time can end this wait.
         let _ = self.0.subscribe().wait_for(|now| *now >= time).await;
     }
 }

@@ -1,6 +1,6 @@
-//! What can be set, and what is wrong with it: reads the one TOML file and reports every mistake
-//! at once, each with its path. It knows no other part but `certificate`, and every part may use it
-//! to read its own settings (see [`Section`]).
+//! Reads the configuration, one TOML file, and reports every mistake at once, each with its path.
+//! Depends on no other module but `certificate`; every module may use it to read its own settings (see
+//! [`Section`]).
 
 mod context;
 mod file;
@@ -29,24 +29,24 @@ pub use secret::{RotatingSecret, Secret, read_secret};
 pub use section::{Section, is_name};
 pub use value::{Ratio, Value};
 
-/// Goes before `telemetry.log_level`, to look closer without touching the file.
+/// Overrides `telemetry.log_level`, to see more detail without changing the file.
 const LOG_VARIABLE: &str = "ORDER_QUERY_LOG";
 
-/// Of how many bytes of orders a store holds in memory: what can be set, and what is so by default.
+/// How many bytes of orders a store caches in memory: the allowed range, and the default.
 const CACHE_BYTES: RangeInclusive<u32> = 1 << 20..=u32::MAX;
 const DEFAULT_CACHE_BYTES: u32 = 64 << 20;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// What is set outside the accounts.
+/// The settings of `[server]`, `[admin]`, `[store]` and `[telemetry]`.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The listener that callers use.
     pub server: Server,
     /// The listener for probes.
     pub admin: Admin,
-    /// Where things are remembered.
+    /// Where state is stored.
     pub store: Store,
     /// Logs and traces.
     pub telemetry: Telemetry,
@@ -57,11 +57,11 @@ pub struct Config {
 pub struct Store {
     /// `url`
     pub place: StorePlace,
-    /// How many bytes of orders are held in memory.
+    /// How many bytes of orders are cached in memory.
     pub cache_bytes: usize,
 }
 
-/// Where things are remembered.
+/// Where state is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StorePlace {
     /// `memory:`: for the life of the process.
@@ -75,21 +75,21 @@ pub enum StorePlace {
 /// `[server]`
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Where callers connect; port 0 takes any free one.
+    /// Where callers connect; port 0 means any free port.
     pub listen: SocketAddr,
-    /// How long a call may take where its caller sets no deadline, and at most.
+    /// How long a call may take: the default if its caller sets no deadline, and the maximum if it does.
     pub request_timeout: Duration,
-    /// How many calls may be under way, watches not among them.
+    /// How many calls may be in flight, not counting watches.
     pub max_in_flight: u32,
     /// How many watches may be open.
     pub max_watches: u32,
     /// How many connections may be open.
     pub max_connections: u32,
-    /// How old a connection may get before its peer is asked to make another one.
+    /// How long a connection may live before its peer is asked to reconnect.
     pub max_connection_age: Duration,
-    /// How long the server still answers after it was told to stop.
+    /// How long the server keeps serving after it is told to stop.
     pub drain_delay: Duration,
-    /// How long stopping may take, the delay included.
+    /// How long shutdown may take, including `drain_delay`.
     pub drain_timeout: Duration,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
@@ -98,39 +98,40 @@ pub struct Server {
 /// `[admin]`
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// Where probes connect; port 0 takes any free one.
+    /// Where probes connect; port 0 means any free port.
     pub listen: SocketAddr,
 }
 
 /// `[telemetry]`
 #[derive(Debug, Clone)]
 pub struct Telemetry {
-    /// How a log line looks.
+    /// The format of log lines.
     pub log_format: LogFormat,
     /// Which events are logged: a level, or `target=level` pairs, separated by commas.
     pub log_level: Targets,
-    /// Where traces are sent; `None` where they are not.
+    /// Where traces are sent; `None` to send none.
     pub traces: Option<Traces>,
 }
 
-/// Where traces are sent, and which.
+/// Where traces are sent, and how many of them.
 #[derive(Debug, Clone)]
 pub struct Traces {
-    /// The collector, which takes OTLP over gRPC: `http://` or `https://`, a host, and nothing else.
+    /// The collector, which accepts OTLP over gRPC: `http://` or `https://`, a host with an optional
+    /// port, and nothing else.
     pub endpoint: Uri,
-    /// The authorities that vouch for it, PEM; `None` for the system's.
+    /// The authorities to trust for the collector, in PEM; `None` for the system's.
     pub authorities: Option<String>,
-    /// Which part of those that begin here is sent; in its caller's trace, a call goes by what the
-    /// caller says.
+    /// The share of new traces that is sent. In a caller's trace, a call follows the caller's sampling
+    /// decision.
     pub ratio: Ratio,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
@@ -145,9 +146,9 @@ impl Default for Telemetry {
 }
 
 impl Config {
-    /// Reads all but the accounts, which are the vendors' to read.
-    /// `server` is taken from `root` and may lack what others have read of it; `encrypted` tells
-    /// whether TLS was among that.
+    /// Reads these sections; the vendors' modules read the accounts. `server` is the section of that
+    /// name in `root`, and other modules may already have read keys of it; `encrypted` says whether
+    /// `server.tls` was among them.
     pub fn read(root: &mut Section, server: Section, encrypted: bool) -> Self {
         let log_level = root.environment(LOG_VARIABLE);
         let server = Server::read(server, encrypted);
@@ -210,10 +211,11 @@ impl Admin {
     }
 }
 
-/// Whether one process cannot listen on both: every address of the machine is the other one, too.
+/// Whether one process cannot listen on both: an unspecified address overlaps every address of the
+/// machine.
 fn clash(one: SocketAddr, other: SocketAddr) -> bool {
     let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
-    // What listens on all of IPv6 listens on IPv4 as well.
+    // A listener on all IPv6 addresses accepts IPv4 as well.
     let holds =
         |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
     let overlap = ip == other_ip || holds(ip, other_ip) || holds(other_ip, ip);
@@ -249,7 +251,7 @@ impl Store {
 }
 
 impl Telemetry {
-    /// `log_level` is what the environment says of it.
+    /// `log_level` is the value from the environment; it overrides the file's.
     fn read(mut section: Section, log_level: Option<Targets>) -> Self {
         let default = Self::default();
         let of_file = section.take("log_level");
@@ -291,7 +293,7 @@ impl Traces {
     }
 }
 
-/// The URL of a collector, if it is fit to be one.
+/// The URL of a collector; `None` if the text is not one, or has more than scheme, host and port.
 fn collector(text: &str) -> Option<Uri> {
     let is_bare = |uri: &Uri| {
         let of_web = [Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&uri.scheme());
@@ -301,6 +303,6 @@ fn collector(text: &str) -> Option<Uri> {
         let reachable = port.is_some_and(|port| port.is_empty() || uri.port_u16().is_some());
         of_web && reachable && uri.path() == "/" && uri.query().is_none()
     };
-    // A fragment would be dropped without a word.
+    // The parser drops a fragment silently.
     text.parse().ok().filter(|uri| is_bare(uri) && !text.contains('#'))
 }

@@ -1,8 +1,7 @@
-//! What is reported as healthy, by the standard gRPC health service. Used by `app`, which puts
-//! the one service on both listeners.
+//! The standard gRPC health service. Used by `app`, which puts the one service on both listeners.
 //!
-//! tonic-health brings the protocol. Its own reporter says SERVING from the start and ends a
-//! Watch on an unknown name, so what is said is decided here.
+//! tonic-health supplies the protocol. Its own reporter says SERVING from the start and ends a Watch of
+//! an unknown name, so this module decides each status itself.
 #![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
 
 use std::collections::HashMap;
@@ -24,15 +23,15 @@ use crate::orders::Orders;
 use crate::pb::order_service_server::OrderServiceServer;
 use crate::peer::Peer;
 
-/// The gRPC health service over everything that has a health.
+/// The gRPC health service: whether each named service is serving.
 #[derive(Clone)]
 pub struct Health(Arc<HashMap<String, watch::Receiver<bool>>>);
 
 impl Health {
-    /// `ready` moves the server's own names; each account has its own.
+    /// `ready` is the status of the server's own names; each account has a status of its own.
     #[must_use]
     pub fn new(orders: &Orders, ready: &watch::Receiver<bool>) -> Self {
-        // Whoever is answered at all is answered by a process that makes progress.
+        // Any answer proves that the process makes progress, so this one is always true.
         let (_, alive) = watch::channel(true);
         let order_service = <OrderServiceServer<()> as NamedService>::NAME;
         let services = ["", order_service, "readiness"]
@@ -90,7 +89,7 @@ impl health_server::Health for Health {
     }
 }
 
-/// One Watch stream: what is so now, every change, and UNAVAILABLE when the connection is about to end.
+/// One Watch stream: the current status, every change, and UNAVAILABLE before the connection ends.
 struct Watch {
     /// `None` for an unknown name.
     serving: Option<watch::Receiver<bool>>,
@@ -111,7 +110,7 @@ impl Watch {
             Next::First => {}
             Next::Change => {
                 tokio::select! {
-                    // A last change is told before the end.
+                    // Deliver a pending change before ending the stream.
                     biased;
                     Some(()) = changed(self.serving.as_mut()) => {}
                     () = self.leaving.cancelled() => {
@@ -132,7 +131,7 @@ impl Watch {
     }
 }
 
-/// Resolves to `None` where there is nothing that could change.
+/// Resolves to `None` if nothing can change any more.
 async fn changed(serving: Option<&mut watch::Receiver<bool>>) -> Option<()> {
     serving?.changed().await.ok()
 }

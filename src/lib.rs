@@ -1,15 +1,17 @@
-//! One gRPC contract over the orders of several vendors, within the vendors' own rules.
+//! One gRPC contract for the orders of several vendors, within the vendors' own rules.
 //!
-//! Arrows point inward only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`, `sandbox`}
-//! → `orders` → `accounts` → {`providers`, `store`} → {`outbound`, `spans`, `error`, `clock`, `pb`}; `config`
-//! knows no other part, and each part reads its own settings with it; `peer`, `budget`, `metrics`
-//! and `certificate` know no other either. A test keeps it so (`tests/it/architecture.rs`).
+//! Dependencies point one way only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`,
+//! `sandbox`} → `orders` → `accounts` → {`providers`, `store`} → {`outbound`, `spans`, `error`,
+//! `clock`, `pb`}. `config` uses `certificate` alone, and each module reads its own settings with it.
+//! `peer`, `budget`, `metrics` and `certificate` use none of these modules. A test enforces
+//! this (`tests/it/architecture.rs`).
 //!
-//! A question's way: `grpc` takes it off the wire and bounds its time. `orders` answers from the `store`
-//! what is young enough; else it joins the search that is under way for the order, or leads one in a
-//! task of its own. `accounts` lets a call through: a permit, the breaker, and a reservation in the
-//! `store`. The vendor's module in `providers` asks the vendor through `outbound` and puts the answer into
-//! the contract's words (`pb`); the `store` finishes the call and remembers the order.
+//! The path of a call: `grpc` decodes it and limits its time. `orders` answers from the `store` if the
+//! stored order is fresh enough; else it joins the search in flight for the order, or leads one in a
+//! task of its own. `accounts` admits the call to the vendor: a concurrency permit, the breaker, and a
+//! reservation in the `store`. The vendor's module in `providers` asks the vendor through `outbound`
+//! and translates the answer into the contract's words (`pb`). The `store` finishes the reservation and
+//! stores the order.
 
 pub mod accounts;
 pub mod app;
@@ -33,7 +35,7 @@ pub mod spans;
 pub mod store;
 pub mod telemetry;
 
-/// An answer is some dozens of small allocations, and half of them are freed by another thread. Here, so that
-/// the tests and the benchmarks measure what runs.
+/// An answer makes some dozens of small allocations, and another thread frees half of them. Set here,
+/// in the library, so that the tests and the benchmarks measure what runs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

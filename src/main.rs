@@ -8,7 +8,7 @@ fn main() -> ExitCode {
         Err(error) => return order_query::cli::no_runtime(&error),
     };
     let code = runtime.block_on(order_query::cli::run());
-    // What still blocks a thread, such as a name that is looked up, is not waited for.
+    // Does not wait for threads that still block, such as in a name lookup.
     runtime.shutdown_background();
     code
 }

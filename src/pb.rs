@@ -1,6 +1,5 @@
-//! The generated contract (`proto/orderquery/v1`), and the few words around it that every part
-//! speaks. The generated messages are the domain types: nobody copies them into structs of
-//! their own.
+//! The generated contract (`proto/orderquery/v1`), and a few helpers for its names. Every module may
+//! use it. The generated messages are the domain types: no module copies them into structs of its own.
 
 use std::fmt;
 
@@ -23,7 +22,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// An enum of the contract.
 pub trait Named: Copy {
-    /// What every value's name begins with.
+    /// The prefix of every value's name.
     const PREFIX: &'static str;
     /// The value's name, as the contract writes it.
     fn full_name(self) -> &'static str;
@@ -57,9 +56,9 @@ pub fn short_name<E: Named>(value: E) -> &'static str {
 }
 
 impl Provider {
-    /// Every vendor there is.
+    /// All vendors.
     pub fn all() -> impl Iterator<Item = Self> {
-        // Enum numbers of the contract are given in sequence, so the first gap is the end.
+        // The contract numbers its vendors without gaps, so the first gap is the end.
         (1..).map_while(|number| Self::try_from(number).ok())
     }
 
@@ -69,7 +68,7 @@ impl Provider {
         short_name(self).to_ascii_lowercase()
     }
 
-    /// The vendor that is called so.
+    /// The vendor with this word.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::all().find(|provider| provider.word() == word)
@@ -77,14 +76,14 @@ impl Provider {
 }
 
 impl fmt::Debug for Recipient {
-    /// Shows nothing: it is a person.
+    /// Shows nothing, because it is personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Recipient([personal data])")
     }
 }
 
 impl fmt::Debug for Order {
-    /// Shows where the order stands, and neither its id nor anything about people.
+    /// Shows the order's status, but neither its id nor personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Order")
             .field("provider", &self.provider())
@@ -124,7 +123,7 @@ mod tests {
             assert_eq!(Provider::from_word(&provider.word()), Some(provider));
             seen += 1;
         }
-        // The first gap in the numbers would end the list before its time.
+        // A gap in the numbers would end the list too early.
         let descriptors = prost_reflect::DescriptorPool::decode(DESCRIPTORS).unwrap();
         let vendors = descriptors.get_enum_by_name("orderquery.v1.Provider").unwrap();
         assert_eq!(seen, vendors.values().len() - 1);

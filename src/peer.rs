@@ -1,5 +1,5 @@
-//! What is known of the other end of a connection. `server` puts it into every request; `grpc`
-//! and `health` read it.
+//! What is known about the peer of a connection. `server` puts it into every request; `grpc`, `health`
+//! and `app` read it.
 
 use std::sync::Arc;
 
@@ -8,33 +8,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 
-/// The other end of the connection that a request came on.
+/// The peer of the connection that a request came on.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The DNS names and URIs of its certificate, which a trusted authority vouches for. Empty
-    /// where it showed none.
+    /// The DNS names and URIs in the peer's certificate, which a trusted authority has signed. Empty if
+    /// the peer has presented none.
     pub names: Arc<[String]>,
-    /// Canceled when the connection is about to end: streams that have no end of their own must
-    /// end now.
+    /// Canceled when the connection is about to end: streams without an end of their own must end now.
     pub leaving: CancellationToken,
-    /// How many health watches it may have.
+    /// The limit of the health watches that the peer has open.
     pub health_watches: Arc<Budget>,
-    /// How many pages of metrics it may have under way.
+    /// The limit of the metrics pages that the peer has in flight.
     pub pages: Arc<Budget>,
 }
 
-/// What a handler wants to last until the peer has taken the answer: put into the response's extensions.
+/// What must live until the peer has received the answer. A handler puts this into the response's
+/// extensions.
 #[derive(Clone)]
 pub struct Outstanding(Arc<dyn Fn() -> HeaderMap + Send + Sync>);
 
 impl Outstanding {
-    /// Everything that `refusal` holds lasts. It is called, and gives the answer's trailers, where there is
-    /// no memory for the answer.
+    /// Keeps everything alive that `refusal` captures. If there is no memory for the answer, `refusal`
+    /// is called, and returns the answer's trailers.
     pub fn new(refusal: impl Fn() -> HeaderMap + Send + Sync + 'static) -> Self {
         Self(Arc::new(refusal))
     }
 
-    /// The trailers of an answer that there is no memory for.
+    /// The trailers for an answer that there is no memory for.
     #[must_use]
     pub fn refuse(&self) -> HeaderMap {
         (self.0)()
@@ -45,7 +45,7 @@ impl Peer {
     /// The peer that sent a request with these extensions.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Self {
-        // Without `server` there is no connection that could end, and nobody vouches for anyone.
+        // Without `server` no connection can end, and no authority has signed a name.
         extensions.get().cloned().unwrap_or_else(|| Self {
             names: Arc::default(),
             leaving: CancellationToken::new(),

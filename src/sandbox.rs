@@ -1,12 +1,10 @@
-//! The vendors, played on loopback ports from their documents, so that every path of a
-//! client can be tried without them. The commands `sandbox`, `demo` and `serve --dev` and the
-//! tests may use it; no provider does, and it uses no provider: what both agree on is the
-//! vendors' documents, not each other's code.
+//! Plays the vendors on loopback ports, from their documents, so that every path of a client can be
+//! tried without them. Used by the commands `sandbox`, `demo` and `serve --dev` and by tests. No
+//! provider uses it and it uses no provider: both follow the vendors' documents, not each other's code.
 //!
-//! Each vendor is one file of tables (which id answers what) and checks (what the vendor refuses), and one line
-//! in [`vendors`].
-//! What goes wrong below the vendors' own words (HTTP, JSON, the connection) is one table in
-//! `faults`. `docs/sandbox.md` lists every id.
+//! Each vendor is one file of tables (which id gets which answer) and checks (what the vendor refuses),
+//! and one line in [`vendors`]. One table in `faults` holds what goes wrong below the vendors' own
+//! answers (HTTP, JSON, the connection). `docs/sandbox.md` lists every id.
 
 mod dingshang;
 mod faults;
@@ -14,7 +12,7 @@ mod haoka;
 mod scenes;
 mod wechat;
 
-/// The invented vendor of `docs/adding-a-vendor.md`, built where a vendor's module stands.
+/// The example vendor of `docs/adding-a-vendor.md`, compiled in the place of a vendor's module.
 #[cfg(test)]
 #[path = "../tests/acme/sandbox.rs"]
 mod acme;
@@ -38,18 +36,18 @@ use self::faults::Fault;
 use self::scenes::Stage;
 use crate::clock::Clock;
 
-/// Bytes of a request's body that are read; a larger one is refused with HTTP 413.
+/// The largest accepted request body, in bytes; a larger one is refused with HTTP 413.
 const MAX_BODY: usize = 256 * 1024;
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait for its next request. Longer than clients usually keep an
-/// idle connection, so that the client is the one that closes it.
+/// How long a connection may be idle. Longer than clients usually keep an idle connection, so that the
+/// client is the one that closes it.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
-/// Connections of one vendor at a time; further ones wait in the system's queue.
+/// The most connections of one vendor at a time; further ones wait in the system's queue.
 const MAX_CONNECTIONS: usize = 1024;
-/// Arrivals that are remembered.
+/// The most arrivals that are stored.
 const MAX_ARRIVALS: usize = 100_000;
-/// Characters of an order id that an arrival remembers: the vendors' longest id.
+/// How many characters of an order id an arrival stores: the length of the vendors' longest id.
 const MAX_ID: usize = 64;
 
 /// The vendors, in the order of their ports.
@@ -67,16 +65,17 @@ trait Vendor: Send + Sync {
     /// Its word in configurations and commands.
     fn name(&self) -> &'static str;
 
-    /// What an account sets besides `provider` and `base_url`, in lines of TOML.
+    /// The settings of an account besides `provider` and `base_url`, as lines of TOML.
     fn settings(&self) -> String;
 
     /// Its orders.
     fn stage(&self) -> &'static Stage;
 
-    /// The id of an order that shows what the vendor tells.
+    /// The id of an order with a typical answer.
     fn sample(&self) -> &'static str;
 
-    /// Ids that have an answer, are no orders of the stage and no faults; each with a few words on that answer.
+    /// Ids that have an answer and are neither orders of the stage nor faults; each with a short
+    /// description of the answer.
     fn other_ids(&self) -> Vec<(String, String)> {
         Vec::new()
     }
@@ -109,21 +108,21 @@ pub struct Arrival {
     pub vendor: &'static str,
     /// What it asked for.
     pub kind: Kind,
-    /// The order that it asked for, cut to 64 characters; absent where it named none, or where
-    /// the request could not be read.
+    /// The order that it asked for, cut to 64 characters; absent if it named none, or if the request
+    /// could not be read.
     pub order_id: Option<String>,
     /// When its body had been read, by the sandbox's clock.
     pub time: SystemTime,
 }
 
-/// An id that a vendor has an answer of its own for.
+/// An id with a scripted answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scripted {
     /// The word of the vendor that knows the id.
     pub vendor: &'static str,
     /// The id; a final `-N` in `errcode-N` stands for any whole number.
     pub id: String,
-    /// What the vendor answers, in a few words.
+    /// A short description of the answer.
     pub answers: String,
 }
 
@@ -142,18 +141,18 @@ struct Played {
 }
 
 impl Sandbox {
-    /// Starts the vendors at `listen`, whose time is `clock`'s. Port 0 takes free ports; with port P, the first
-    /// vendor has P, the next one P+1, and so on.
+    /// Starts the vendors at `listen`, with the time of `clock`. Port 0 means free ports; with port P,
+    /// the first vendor has P, the next one P+1, and so on.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] where `listen` is not a loopback address (the credentials
-    /// are public) or leaves no room for a port each; otherwise what the system says of the port.
+    /// [`io::ErrorKind::InvalidInput`] if `listen` is not a loopback address (the credentials are
+    /// public) or has too few ports above it; otherwise the system's error for the port.
     pub async fn start(listen: SocketAddr, clock: Arc<dyn Clock>) -> io::Result<Self> {
         Self::play(vendors(), listen, clock).await
     }
 
-    /// Starts the invented vendor alone, on a free port.
+    /// Starts the example vendor alone, on a free port.
     #[cfg(test)]
     pub(crate) async fn start_acme(clock: Arc<dyn Clock>) -> Self {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -197,15 +196,15 @@ impl Sandbox {
             .map(|played| played.address)
     }
 
-    /// The id of an order that shows what the vendor with that word tells.
+    /// The id of an order with a typical answer, at the vendor with that word.
     #[must_use]
     pub fn sample(vendor: &str) -> Option<&'static str> {
         vendors().iter().find(|known| known.name() == vendor).map(|vendor| vendor.sample())
     }
 
-    /// The accounts of the sandbox as TOML, ready to be pasted into a configuration: for each vendor the
-    /// one of its name, as `haoka-sandbox`. The credentials are the same in every sandbox and are no
-    /// secret.
+    /// The accounts of the sandbox as TOML, ready to be pasted into a configuration: one for each
+    /// vendor, with its name, such as `haoka-sandbox`. The credentials are the same in every sandbox
+    /// and are not secret.
     #[must_use]
     pub fn accounts(&self) -> String {
         let accounts = self.played.iter().map(|Played { vendor, address, .. }| {
@@ -224,15 +223,15 @@ impl Sandbox {
         lock(&self.state.arrivals).iter().cloned().collect()
     }
 
-    /// Every id that a vendor has an answer of its own for, the vendors in the order of their
-    /// ports. Any other id is an order that the vendor does not know.
+    /// Every id with a scripted answer, vendor by vendor in the order of their ports. Any other id is
+    /// an order that the vendor does not know.
     #[must_use]
     pub fn scripted() -> Vec<Scripted> {
         vendors().iter().flat_map(|vendor| scripted(&**vendor)).collect()
     }
 }
 
-/// Every id that the vendor has an answer of its own for.
+/// The vendor's ids with a scripted answer.
 fn scripted(vendor: &dyn Vendor) -> impl Iterator<Item = Scripted> {
     let orders = vendor.stage().ids().map(|(id, answers)| (id.to_owned(), answers.to_owned()));
     let faults = faults::FAULTS.iter();
@@ -276,7 +275,7 @@ impl State {
     }
 }
 
-/// A request with its whole body, and the second in which it arrived.
+/// A request with its complete body, and the second in which it arrived.
 struct Call {
     parts: Parts,
     body: Bytes,
@@ -284,7 +283,7 @@ struct Call {
     now: u64,
 }
 
-/// What a vendor makes of a request.
+/// A vendor's answer to a request, and what the request asked for.
 struct Answer {
     kind: Kind,
     order_id: Option<String>,
@@ -292,20 +291,20 @@ struct Answer {
 }
 
 impl Answer {
-    /// The answer to a path that the vendor does not know: not JSON, as a gateway would write it.
+    /// The answer to a path that the vendor does not know: not JSON, as from a gateway.
     fn unknown_path() -> Self {
         let reply = Reply::Text(StatusCode::NOT_FOUND, "404 page not found");
         Self { kind: Kind::Other, order_id: None, reply }
     }
 }
 
-/// What is sent back.
+/// The response to send.
 enum Reply {
     /// JSON text.
     Json(StatusCode, String),
     /// Plain text.
     Text(StatusCode, &'static str),
-    /// The fault, played on what the vendor would have answered without it.
+    /// The fault, applied to the answer that the vendor would give without it.
     Fault(&'static Fault, String),
 }
 
@@ -313,7 +312,7 @@ fn invalid(message: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// Binds the vendor `index` places after `listen`, or any free port where that has none.
+/// Binds the port `index` places after that of `listen`, or any free port if that is 0.
 async fn bind(listen: SocketAddr, index: u16) -> io::Result<TcpListener> {
     let port = match listen.port() {
         0 => 0,
@@ -336,8 +335,8 @@ async fn accept(listener: TcpListener, vendor: Arc<dyn Vendor>, state: Arc<State
             Ok((stream, _)) => {
                 connections.spawn(connection(stream, Arc::clone(&vendor), Arc::clone(&state)));
             }
-            // The system is out of files, or the client has already gone: neither is helped by
-            // asking again at once.
+            // The system has no file descriptors left, or the client has already gone: an immediate
+            // retry helps in neither case.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
@@ -355,7 +354,7 @@ async fn connection(stream: TcpStream, vendor: Arc<dyn Vendor>, state: Arc<State
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        // Half of the faults end here, by intent.
+        // Half of the faults end here, on purpose.
         tracing::debug!(vendor = name, %error, "a sandbox connection ended early");
     }
 }
@@ -386,8 +385,8 @@ fn refused_body(status: StatusCode, text: &'static str) -> Answer {
     Answer { kind: Kind::Other, order_id: None, reply: Reply::Text(status, text) }
 }
 
-/// Locks; what a panicking holder left behind is whole, because each step here is one push or
-/// one assignment.
+/// Locks a mutex, even if a holder has panicked: each change is one push or one assignment, so none is
+/// half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What the listener for probes and scrapers serves: gRPC health, and the page of metrics. Used by
+//! The routes of the admin listener, for probes and scrapers: gRPC health and the metrics page. Used by
 //! `app`.
 
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::metrics::{self, Metrics};
 use crate::orders::Orders;
 use crate::peer::Peer;
 
-/// The health service, and `GET /metrics`. Nothing else is there: a probe that asks for another page
-/// must not take an empty answer for a good one.
+/// The health service and `GET /metrics`. Every other path is a 404: a probe of a wrong path must not
+/// count an empty answer as success.
 pub(super) fn routes(
     health: Routes,
     orders: Orders,
@@ -37,8 +37,8 @@ pub(super) fn routes(
     routes.fallback(|| async { StatusCode::NOT_FOUND }).into()
 }
 
-/// What is measured, now. One page too many is turned away: each asks the store, and takes memory until its
-/// last byte is sent.
+/// The current metrics. The number of pages in flight is limited, because each page queries the store
+/// and holds memory until its last byte is sent.
 async fn page(
     pages: Arc<Budget>,
     orders: Orders,
@@ -54,7 +54,7 @@ async fn page(
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page))
 }
 
-/// A page that keeps its place until it is sent.
+/// A page that holds its share of the budget until it is sent.
 struct Page {
     text: String,
     _place: Share,

@@ -1,4 +1,5 @@
-//! The file descriptors that the limits need, and those that the process may have. Used by `app` only.
+//! Raises the process's limit of file descriptors, and checks that it covers the configured limits.
+//! Used by `app` only.
 
 use std::fs;
 
@@ -8,11 +9,11 @@ use super::ADMIN_CONNECTIONS;
 use crate::accounts::Accounts;
 use crate::config::Config;
 
-/// What is open besides the connections that have a limit: listeners, the runtime's own, the store's
-/// files or connections, the collector's connection, and files that are read for a moment.
+/// Descriptors besides those of limited connections: listeners, the runtime's own, the store's files or
+/// connections, the collector's connection, and files that are briefly open for reading.
 const OTHERS: u64 = 64;
 
-/// Lets the process have as many as it may get by itself.
+/// Raises the soft limit to the hard limit.
 pub(super) fn raise() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -23,7 +24,7 @@ pub(super) fn raise() {
     }
 }
 
-/// What is wrong where the process may get fewer than the limits need.
+/// A warning if the process may open fewer descriptors than the limits need.
 pub(super) fn shortage(config: &Config, accounts: &Accounts) -> Option<String> {
     let most = getrlimit(Resource::Nofile).maximum?;
     let left = most.saturating_sub(open());
@@ -39,7 +40,7 @@ pub(super) fn shortage(config: &Config, accounts: &Accounts) -> Option<String> {
     })
 }
 
-/// How many are open already, where the system tells it.
+/// How many are already open; 0 if the system does not report it.
 fn open() -> u64 {
     let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     u64::try_from(open).unwrap_or(u64::MAX)

@@ -1,5 +1,5 @@
-//! Has the vendors asked for proof, with the store of a server that may be running beside it and must
-//! not notice. Used by `check --live`.
+//! Checks each account at its vendor. A server may be running with the same store, and the check must
+//! not disturb it. Used by `check --live`.
 
 mod report;
 
@@ -14,7 +14,7 @@ use crate::accounts::Shared;
 use crate::config::StorePlace;
 use crate::store::{self, File, Store};
 
-/// How long the shared store may take to be reached.
+/// How long to wait for the shared store.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 const IN_USE: &str = "store in use: a new token would end the one of the server that has the file; \
@@ -23,17 +23,17 @@ const NOT_SHARED: &str = "the store is memory:, and a new token would end the on
                           be running; set token = \"stable\", or another store";
 const UNUSABLE: &str = "the store cannot be used, and a new token must be kept there";
 
-/// Why there is no store to use.
+/// Why the check has no store to use.
 enum Without {
-    /// It is as it should be.
+    /// Nothing is wrong with the store.
     Reason(&'static str),
-    /// It is not.
+    /// The store is faulty.
     Trouble(String),
 }
 
 impl Setup {
-    /// Asks the vendors of all accounts for what shows that they can be asked, and for no order. What
-    /// is wrong with the store comes first.
+    /// Checks that every account can be used at its vendor, without asking for an order. A problem with
+    /// the store is the first finding.
     pub async fn prove(&self) -> Vec<Finding> {
         let store = self.shared_store().await;
         let (shared, unasked) = match &store {
@@ -53,8 +53,8 @@ impl Setup {
         findings
     }
 
-    /// The store that a running server has; `None` where none can have one, or no proof needs it: a
-    /// file is neither made nor touched for nothing.
+    /// The store that a running server uses. `None` if no server can be using it, or if no check needs
+    /// it: a store file is neither created nor touched without need.
     async fn shared_store(&self) -> Result<Option<Arc<dyn Store>>, Without> {
         let wanted = self.accounts.prove_with_store();
         match &self.config.store.place {

@@ -1,8 +1,8 @@
-//! gRPC reflection, v1 and v1alpha: what this server serves, and every type that is spoken of in it. Used by
+//! gRPC reflection, v1 and v1alpha: the services of this server, and every type that they use. Used by
 //! `app`.
 //!
-//! tonic-reflection brings the protocol; its own server ends the stream at the first name that it does
-//! not know, where the protocol has an answer for that.
+//! tonic-reflection supplies the protocol. Its own server ends the stream at the first unknown name,
+//! although the protocol has an error response for it; so the answers are made here.
 #![allow(clippy::disallowed_types, reason = "the streams of tonic's services hold a tonic::Status")]
 
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::{grpc, pb};
 
-/// Adds both versions: official clients still ask with v1alpha.
+/// Adds both versions: official clients still use v1alpha.
 pub(super) fn add(routes: Routes) -> Result<Routes, DescriptorError> {
     let reflection = Reflection::new()?;
     let v1 = v1_server::ServerReflectionServer::new(reflection.clone());
@@ -34,7 +34,7 @@ pub(super) fn add(routes: Routes) -> Result<Routes, DescriptorError> {
     Ok(routes.add_service(v1alpha.max_decoding_message_size(limit)))
 }
 
-/// Everything that there is to tell.
+/// The descriptors of everything that this server serves.
 #[derive(Clone)]
 struct Reflection(DescriptorPool);
 
@@ -46,7 +46,7 @@ impl Reflection {
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             v1::FILE_DESCRIPTOR_SET,
             v1alpha::FILE_DESCRIPTOR_SET,
-            // What the details of an error are.
+            // The messages in an error's details.
             tonic_types::pb::FILE_DESCRIPTOR_SET,
         ] {
             pool.decode_file_descriptor_set(files)?;
@@ -54,7 +54,7 @@ impl Reflection {
         Ok(Self(pool))
     }
 
-    /// The answer to a question. What is not known is an answer as well.
+    /// Answers one request. An unknown name gets an error response; the stream goes on.
     fn answer(&self, question: ServerReflectionRequest) -> ServerReflectionResponse {
         let failed = |code: Code, message: String| {
             MessageResponse::ErrorResponse(ErrorResponse {
@@ -105,7 +105,8 @@ impl Reflection {
         Some(MessageResponse::FileDescriptorResponse(file))
     }
 
-    /// The file that defines this type or service, or what is named so within one.
+    /// The file that defines this message, enum, service or extension, or a member of one: a field, a
+    /// oneof, an enum value or a method.
     fn defining(&self, name: &str) -> Option<FileDescriptor> {
         let Self(pool) = self;
         let message = pool.get_message_by_name(name).map(|message| message.parent_file());
@@ -165,7 +166,7 @@ impl v1alpha_server::ServerReflection for Reflection {
     }
 }
 
-/// The same message in the other version: they differ by name only.
+/// Converts a message to the other version: the two differ only in names.
 fn renamed<M: Message + Default>(message: &impl Message) -> Result<M, Status> {
     M::decode(message.encode_to_vec().as_slice())
         .map_err(|error| Status::internal(format!("the versions differ: {error}")))

@@ -1,4 +1,4 @@
-//! Looks again and again for files that changed. Used by `app` only.
+//! Polls the files that may change while the server runs, and applies their changes. Used by `app` only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use crate::clock::Clock;
 use crate::config::{Look, Reload};
 use crate::metrics::Metrics;
 
-/// How often files that may change are read.
+/// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a change must stand before it is used: whoever writes a file may be in the middle of it.
+/// How long a change must be stable before it is applied: a writer may be halfway through a file.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// How reloading ended, in metrics.
+/// The outcome of a reload, as a metric label.
 const OK: &str = "ok";
 const ERROR: &str = "error";
 
-/// Runs without end.
+/// Polls for changes until it is canceled.
 pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>, metrics: Metrics) {
     for setting in reloads.iter().map(Reload::path) {
-        // On the page from here on.
+        // Create each series at 0: `increase()` misses the first event of a series born at 1.
         for outcome in [OK, ERROR] {
             let _ = metrics.reloads.with([setting, outcome]);
         }
@@ -64,14 +64,14 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::config::Section;
 
-    /// A secret in a file, and what was used of it so far.
+    /// A secret in a file, and the values applied so far.
     struct Field {
         folder: tempfile::TempDir,
         used: Arc<Mutex<Vec<String>>>,
     }
 
     impl Field {
-        /// Looks at the file from now on.
+        /// Starts to poll the file.
         fn start() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let used = Arc::default();
@@ -116,7 +116,7 @@ mod tests {
         field.assert_used(&["first-token"]);
         pass(200).await;
         field.assert_used(&["first-token", "second-token"]);
-        // And then it is looked at as rarely as before.
+        // After a change, the poll interval is the long one again.
         field.write("third-token");
         pass(5800).await;
         field.assert_used(&["first-token", "second-token"]);

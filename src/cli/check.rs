@@ -12,7 +12,7 @@ use crate::app::Setup;
 use crate::clock::SystemClock;
 use crate::config::Problem;
 
-/// Says what is wrong with a configuration, all at once.
+/// Reports all problems of a configuration at once.
 #[derive(Args)]
 pub(super) struct Check {
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! What the commands that ask a running server share: which order, the connection, who asks, and what
-//! a failed call says.
+//! Shared by the commands that call a running server: the arguments that name an order, the connection,
+//! the caller's token, and the text for a failed call.
 #![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
 
 mod symptom;
@@ -24,20 +24,21 @@ use crate::certificate::Pem;
 use crate::config::{Secret, read_pem, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
 
-/// How long connecting may take, a TLS handshake included.
+/// How long connecting may take, including the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a server that is waited for is asked whether it lives, and how long it has to answer.
+/// HTTP/2 keepalive for a call that waits: how often to ping the server, and how long to wait for its
+/// reply.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What failed before anything was asked.
+/// Begins the error text if the connection fails.
 const CONNECT: &str = "cannot connect to";
 
-/// Holds this caller's token, where no file does.
+/// The environment variable that holds the caller's token; `--token-file` overrides it.
 const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
 
-/// Which order, and of which server.
+/// The arguments that name an order and the server to ask.
 #[derive(Args)]
 pub(super) struct OrderArgs {
     #[arg(value_parser = provider, help = format!("The vendor: one of {}", vendors()))]
@@ -75,12 +76,12 @@ impl OrderArgs {
         }
     }
 
-    /// Which server.
+    /// The server that the arguments name.
     pub(super) fn server(&self) -> Server<'_> {
         Server { endpoint: &self.endpoint, tls: &self.tls }
     }
 
-    /// The request, with the token of whoever asks.
+    /// The request, with the caller's token if there is one.
     pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
         let mut request = Request::new(message);
         let token = match &self.token_file {
@@ -108,7 +109,7 @@ impl OrderArgs {
     }
 }
 
-/// Whom to trust, and what to show, where the endpoint begins with https://.
+/// Which authority to trust and which certificate to present, for an `https://` endpoint.
 #[derive(Args, Default)]
 pub(super) struct Tls {
     /// The authority that vouches for the server, in PEM; the system's roots unless it is named
@@ -131,7 +132,7 @@ impl Tls {
             }
             None => ClientTlsConfig::new().with_native_roots(),
         };
-        // An address of IPv6 is in brackets in a URL, and not in a certificate.
+        // An IPv6 address has brackets in a URL, but not in a certificate.
         let host = endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         let mut config = config.domain_name(host);
         if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
@@ -155,12 +156,12 @@ fn provider(word: &str) -> Result<Provider, String> {
     Provider::from_word(word).ok_or_else(|| format!("must be one of {}", vendors()))
 }
 
-/// The vendors' words, for people.
+/// The vendors' words, for help and error texts.
 fn vendors() -> String {
     Provider::all().map(Provider::word).collect::<Vec<_>>().join(", ")
 }
 
-/// A server that is asked, and how.
+/// A server's endpoint, and the TLS arguments for it.
 #[derive(Clone, Copy)]
 pub(super) struct Server<'a> {
     pub(super) endpoint: &'a Endpoint,
@@ -168,7 +169,7 @@ pub(super) struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// A connection to it.
+    /// Connects to the server.
     pub(super) async fn connect(&self) -> Result<Channel, Failure> {
         let failed = |text: &str| Err(Failure::Failed(text.to_owned()));
         let timed = self
@@ -187,7 +188,7 @@ impl Server<'_> {
             Some("http") => timed,
             _ => return failed("--endpoint must begin with http:// or https://"),
         };
-        // The endpoint's own time for connecting ends before the TLS handshake.
+        // The endpoint's own connect timeout does not cover the TLS handshake.
         match timeout(CONNECT_TIMEOUT, ready.connect()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(self.unconnected(&error).await),
@@ -195,13 +196,13 @@ impl Server<'_> {
         }
     }
 
-    /// Why the first call on a new connection failed, where it is not the server that says so.
+    /// Why the first call on a new connection failed; `None` if the server itself gives the reason.
     pub(super) async fn lost(&self, status: &Status) -> Option<Failure> {
         let symptom = Symptom::of_call(self, status).await?;
         Some(self.unreachable("cannot ask", Some(&symptom), status))
     }
 
-    /// Why the first call on a new connection failed, whoever says so.
+    /// Why the first call on a new connection failed: the symptom, or else the server's own error.
     pub(super) async fn failed(&self, status: &Status) -> Failure {
         self.lost(status).await.unwrap_or_else(|| told(status))
     }
@@ -225,7 +226,7 @@ impl Server<'_> {
             let looks = sheet::plain(&symptom.looks(self.tls));
             format!("{looks}\n  try: {}", symptom.advice(self))
         } else {
-            // Some errors repeat the words of those behind them.
+            // Some errors repeat the text of their source.
             let mut causes: Vec<_> = symptom::chain(error).map(ToString::to_string).collect();
             causes.dedup();
             sheet::plain(&causes.join(": "))
@@ -234,8 +235,8 @@ impl Server<'_> {
     }
 }
 
-/// What a failed call says, for people: the reason, what happened and what to do, and the
-/// vendor's own words.
+/// The text for a failed call: the reason, what happened and what to do, and the vendor's own code and
+/// text.
 pub(super) fn told(status: &Status) -> Failure {
     let details = status.get_error_details();
     let mut text = match details.error_info() {
@@ -260,7 +261,7 @@ pub(super) fn told(status: &Status) -> Failure {
     Failure::Failed(text)
 }
 
-/// The canonical JSON of a message of the contract.
+/// A message of the contract as canonical protobuf JSON.
 pub(super) fn json(name: &str, message: &impl Message) -> Result<String, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Failed(error.to_string());
     let pool = DescriptorPool::decode(DESCRIPTORS).map_err(|error| failed(&error))?;

@@ -16,7 +16,7 @@ use crate::pb::{GetOrderRequest, Provider};
 use crate::sandbox::Sandbox;
 use crate::telemetry;
 
-/// The server of the demo: on free ports, and quiet.
+/// The configuration of the demo's server: free ports, and few log lines.
 const CONFIG: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -31,7 +31,7 @@ log_format = "text"
 log_level = "warn"
 "#;
 
-/// Shows one order of each vendor, through the real server and the sandbox vendors.
+/// Prints one order of each vendor, through the real server and the sandbox vendors.
 #[derive(Args)]
 pub(super) struct Demo {
     /// Ends after the orders instead of serving on

@@ -10,7 +10,7 @@ use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
 
-/// How long to wait for an answer; servers bound it more closely.
+/// How long to wait for an answer; servers have a shorter limit.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Asks a running server for an order.
@@ -24,7 +24,7 @@ pub(super) struct Get {
 }
 
 fn duration(text: &str) -> Result<prost_types::Duration, String> {
-    // Of nothing the unit does not matter.
+    // Zero needs no unit.
     let text = if text == "0" { "0s" } else { text };
     let parsed = jiff::fmt::friendly::SpanParser::new().parse_unsigned_duration(text).ok();
     parsed
@@ -47,7 +47,7 @@ impl Get {
     }
 }
 
-/// One call of `GetOrder`.
+/// Makes one `GetOrder` call.
 pub(super) async fn ask(
     server: Server<'_>,
     mut request: Request<GetOrderRequest>,

@@ -14,10 +14,10 @@ use super::client::{Server, Tls};
 use super::sheet::plain;
 use super::{Failure, print};
 
-/// Probes are asked every few seconds: an answer that takes longer is none.
+/// Probes run every few seconds, so a slower answer counts as none.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Beside the account names, which are the server's own.
+/// Lists the fixed names; the account names depend on the server's configuration.
 const UNKNOWN: &str = "the server has no health of that name\n  try: readiness, liveness, \
     orderquery.v1.OrderService, account/NAME with an account of its configuration, or nothing for the \
     whole server";

@@ -38,7 +38,7 @@ impl Serve {
         if self.dev {
             allow_loopback_only(setup.config.server.listen)?;
             setup.config.server.reflection = true;
-            // Nobody has to hear of its end before it ends.
+            // With `--dev` no load balancer needs time to notice the shutdown.
             setup.config.server.drain_delay = Duration::ZERO;
             if self.config.path.is_none() && io::stderr().is_terminal() {
                 setup.config.telemetry.log_format = LogFormat::Text;
@@ -63,8 +63,8 @@ impl Serve {
     }
 }
 
-/// Keeps SIGHUP, which other servers are told with that their files have changed, from ending this one.
-/// With `--dev` it belongs to a person at a terminal, and ends with it.
+/// Keeps SIGHUP from ending the server: operators send it to other servers to make them reload files.
+/// With `--dev`, SIGHUP means that the terminal has closed, and ends the server.
 fn outlive_hangups() -> io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -78,7 +78,7 @@ fn outlive_hangups() -> io::Result<()> {
     Ok(())
 }
 
-/// For a person at a terminal: what runs where, and what to do next.
+/// For a person at a terminal: the addresses, and a command to try next.
 fn greeting(App { address, admin_address, .. }: &App, scheme: &str) -> String {
     let program = invoked();
     format!(
@@ -89,7 +89,7 @@ fn greeting(App { address, admin_address, .. }: &App, scheme: &str) -> String {
     )
 }
 
-/// The sandbox vendors, on free ports.
+/// Starts the sandbox vendors on free ports.
 pub(super) async fn start_sandbox() -> Result<Sandbox, Failure> {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     Ok(Sandbox::start(anywhere, Arc::new(SystemClock)).await?)
@@ -100,7 +100,7 @@ pub(super) fn accounts(sandbox: &Sandbox) -> Result<Section, Problems> {
     Section::parse(&sandbox.accounts(), Path::new(""))
 }
 
-/// The configuration that the arguments name; an empty one where none is needed.
+/// Reads the configuration that the arguments name. Without one it is empty, if it `may_be_absent`.
 pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Problems> {
     let problem =
         |path: &str, text: String| Problems(vec![Problem { path: path.to_owned(), text }]);

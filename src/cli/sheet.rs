@@ -1,4 +1,4 @@
-//! An order as a sheet for people to read. Used by the commands that print orders.
+//! Formats an order as text for people to read in a terminal. Used by the commands that print orders.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -11,10 +11,10 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::pb::{self, GetOrderResponse, Money, Order, OrderItem};
 use crate::telemetry::is_harmful;
 
-/// How wide the names of the lines are.
+/// The width of the label column.
 const NAME_WIDTH: usize = 18;
 
-/// The answer, a line for each thing that the vendor told.
+/// The answer, one line for each value that the vendor returned.
 pub(super) fn order(answer: &GetOrderResponse) -> String {
     let default = Order::default();
     let order = answer.order.as_ref().unwrap_or(&default);
@@ -79,7 +79,7 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
 fn source_and_age(answer: &GetOrderResponse, order: &Order) -> String {
     let now = SystemClock.now();
     let observed = order.observe_time.and_then(|time| SystemTime::try_from(time).ok());
-    // To the second; a server's clock may be ahead of ours.
+    // In whole seconds. The server's clock may be ahead of ours; the age is then 0.
     let age = observed.map(|time| now.duration_since(time).unwrap_or_default().as_secs());
     let age = age
         .map(Duration::from_secs)
@@ -89,9 +89,9 @@ fn source_and_age(answer: &GetOrderResponse, order: &Order) -> String {
     format!("{source}, of {}{age}", time(order.observe_time))
 }
 
-/// The items as a table; columns in which no item has anything are left out.
+/// The items as a table, without the columns that are empty for every item.
 fn items(items: &[OrderItem]) -> String {
-    /// A column's name, and what an item has in it.
+    /// A column's heading, and an item's text in it.
     type Column = (&'static str, fn(&OrderItem) -> String);
     let columns: [Column; 9] = [
         ("line", |item| item.id.clone()),
@@ -128,7 +128,7 @@ fn optional(told: bool, text: impl FnOnce() -> String) -> String {
     if told { text() } else { String::new() }
 }
 
-/// The contract's name and the vendor's own word.
+/// The contract's name of the value, and the vendor's own word.
 fn named<E: pb::Named>(value: E, word: &str) -> String {
     match word {
         "" => pb::short_name(value).to_owned(),
@@ -144,7 +144,7 @@ fn number(number: Option<i64>) -> String {
     number.map(|number| number.to_string()).unwrap_or_default()
 }
 
-/// "3.00 CNY"; in the smallest unit where the currency is not known here.
+/// "3.00 CNY"; in minor units if the currency is unknown here.
 fn money(money: Option<&Money>) -> String {
     let Some(Money { currency_code, minor_units }) = money else { return String::new() };
     let currency = iso_currency::Currency::from_code(currency_code);
@@ -159,7 +159,7 @@ fn money(money: Option<&Money>) -> String {
     format!("{sign}{whole}{point}{fraction} {currency_code}")
 }
 
-/// A time in the zone that every machine knows: "2023-06-20 12:57:21 UTC".
+/// A time in UTC, which every machine knows: "2023-06-20 12:57:21 UTC".
 fn time(time: Option<Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
     match jiff::Timestamp::new(time.seconds, time.nanos) {
@@ -168,7 +168,8 @@ fn time(time: Option<Timestamp>) -> String {
     }
 }
 
-/// The text without what could steer a terminal: it comes from vendors and servers.
+/// The text, with every character replaced that could control a terminal: it comes from vendors and
+/// servers.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

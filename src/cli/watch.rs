@@ -7,7 +7,7 @@ use super::{Failure, print, sheet};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
 
-/// Prints an order until it will not change any more.
+/// Prints an order at each change until its status is final.
 #[derive(Args)]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -15,7 +15,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Bounded by the order's own life, and by Ctrl-C.
+    /// Has no timeout: runs until the server ends the stream, which it does when the order is final, or
+    /// until Ctrl-C.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let server = self.which.server();
         let request = WatchOrderRequest { order: Some(self.which.order()) };

@@ -1,5 +1,5 @@
-//! What all sections of one file share: where its paths count from, and what was found while it was read.
-//! Used by the sections and by the values that name files.
+//! What all sections of one file share: where its relative paths start, and the problems, warnings and
+//! reloads found so far. Used by the sections and by the values that name files.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::reload::Reload;
 /// What all sections of a file share.
 pub struct Context {
     pub(super) directory: PathBuf,
-    /// The folder that stands for the root of the file system.
+    /// The directory that stands for the root of the file system (`check --root`).
     pub(super) root: OnceCell<PathBuf>,
     pub(super) problems: RefCell<Vec<Problem>>,
     pub(super) warnings: RefCell<Vec<Problem>>,
@@ -18,7 +18,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Of a file whose relative paths count from `directory`.
+    /// For a file whose relative paths start at `directory`.
     pub(super) fn new(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
@@ -29,7 +29,8 @@ impl Context {
         }
     }
 
-    /// The path as the file means it: relative ones count from the file's own folder.
+    /// Resolves a path of the file: a relative one starts at the file's own directory, an absolute one
+    /// at `root`, if that is set.
     pub(super) fn path(&self, path: &str) -> PathBuf {
         match (self.root.get(), Path::new(path).strip_prefix("/")) {
             (Some(root), Ok(below)) => root.join(below),

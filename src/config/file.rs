@@ -1,5 +1,5 @@
-//! Files that settings name, read within a bound. Used by the sections, by reloads, and by the parts that read
-//! files of their own.
+//! Reads the files that settings name, up to a size limit. Used by the sections, by reloads, and by
+//! modules that read files of their own.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use crate::certificate::Pem;
 
-/// The largest file of certificates or keys that is read, in bytes.
+/// The largest accepted file of certificates or keys, in bytes.
 pub const PEM_LIMIT: u64 = 1024 * 1024;
 
-/// What a PEM file holds, in the form that every library reads alike.
+/// Reads a PEM file, and returns it in a form that every library reads alike.
 ///
 /// # Errors
 /// What is wrong with the file, and its path.
@@ -19,7 +19,7 @@ pub fn read_pem(path: &Path, pem: Pem) -> Result<String, String> {
     pem.read(&text).map_err(|wrong| format!("{} {wrong}", path.display()))
 }
 
-/// The text of a file of at most `limit` bytes.
+/// Reads the text of a file of at most `limit` bytes.
 ///
 /// # Errors
 /// What is wrong with the file, and its path.

@@ -1,6 +1,6 @@
-//! Files that are read again when they change, such as secrets and certificates that are rotated
-//! while the server runs. `app` looks for changes; whoever reads a file with
-//! [`Section::watch`](super::Section::watch) says what becomes of the new contents.
+//! Files that are reloaded when they change, such as secrets and certificates that are rotated while
+//! the server runs. `app` polls for changes; the module that registers files with
+//! [`Section::watch`](super::Section::watch) applies their new contents.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -8,41 +8,41 @@ use std::path::{Path, PathBuf};
 
 use super::file::read_file;
 
-/// What takes over the new contents of files, or says what is wrong with them.
+/// Applies the new contents of files, or returns what is wrong with them.
 pub type Take = Box<dyn FnMut(&[String]) -> Result<(), String> + Send>;
 
 /// A set of files that belong together, such as a certificate and its key.
 pub struct Reload {
-    /// The setting's place: `server.tls`.
+    /// The setting's path: `server.tls`.
     path: String,
     files: Vec<PathBuf>,
     limit: u64,
     hashes: RandomState,
-    /// What was found last that stood for a while, fit or not.
+    /// The last contents that were stable, valid or not.
     last: Found,
-    /// What was found in its place, and may not be whole yet.
+    /// Newer contents that one check has seen; their writer may not have finished.
     seen: Option<Found>,
     take: Take,
 }
 
-/// The hash of what is in the files, or why they cannot be read: the contents may be secrets, and are
-/// not kept.
+/// The hash of the files' contents, or why they cannot be read. The contents are not stored, because
+/// they may be secrets.
 type Found = Result<u64, String>;
 
-/// What a look at the files tells.
+/// The result of one check of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look {
-    /// Nothing is new.
+    /// The contents have not changed.
     Same,
-    /// The files are not what they were a moment ago: whoever writes them may be in the middle of it.
+    /// The contents differ from those of the last check: a writer may be halfway through a file.
     Changing,
-    /// They have changed, and are what they were at the last look. Of new contents that are unfit it
-    /// is told what is wrong; the old ones are used on.
+    /// The contents have changed and were the same in two checks. The error says what is wrong with
+    /// them; the old contents then stay in use.
     Changed(Result<(), String>),
 }
 
 impl Reload {
-    /// Files of at most `limit` bytes each, whose contents are in use.
+    /// Watches files of at most `limit` bytes each; `contents` are in use now.
     pub(super) fn new(
         path: String,
         files: Vec<PathBuf>,
@@ -55,15 +55,14 @@ impl Reload {
         Self { path, files, limit, hashes, last, seen: None, take }
     }
 
-    /// The setting's place: `server.tls`.
+    /// The setting's path: `server.tls`.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Reads the files, and hands them over where they differ from what is known and two looks, one
-    /// after the other, find the same. Contents are compared, not times: Kubernetes swaps a link to a
-    /// folder.
+    /// Reads the files, and applies new contents that two checks in a row have found the same. Compares
+    /// contents, not modification times: Kubernetes swaps a symbolic link to a directory.
     pub fn check(&mut self) -> Look {
         let texts: Result<Vec<String>, String> =
             self.files.iter().map(|file| read_again(file, self.limit)).collect();
@@ -81,8 +80,8 @@ impl Reload {
     }
 }
 
-/// The text of a file. A pipe that has come in its place is not opened: that would wait for who
-/// writes to it, and all other files would not be looked at any more.
+/// Reads the text of a file. Does not open a pipe that has replaced the file: that would wait for a
+/// writer, and no other file would be checked any more.
 fn read_again(path: &Path, limit: u64) -> Result<String, String> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => {

@@ -1,6 +1,5 @@
-//! A secret of the configuration, and the three ways to give one. Whoever needs it exposes it at
-//! the place where it goes on the wire, and nowhere else. One in a file is read again when the
-//! file changes.
+//! A secret of the configuration, and the three ways to set one. A module exposes a secret only where
+//! it goes on the wire. A secret in a file is reloaded when the file changes.
 
 use std::env;
 use std::fmt;
@@ -12,7 +11,7 @@ use super::file::read_file;
 use super::section::Section;
 use super::value::{Value, check_filled_in, checked_text};
 
-/// The largest secret file that is read, in bytes.
+/// The largest accepted secret file, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
 
 /// A secret: never printed.
@@ -45,7 +44,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A secret of an account: what is in use now, where its file may change. Clones change together.
+/// An account's secret: the value in use now, which changes with its file. Clones share it.
 #[derive(Debug, Clone)]
 pub struct RotatingSecret(Arc<RwLock<Secret>>);
 
@@ -54,8 +53,7 @@ impl RotatingSecret {
         Self(Arc::new(RwLock::new(secret)))
     }
 
-    /// The secret as it is now. Whoever makes a call takes it once, so that the whole call is made
-    /// with one.
+    /// The secret in use now. A call reads it once, so that the whole call uses the same value.
     #[must_use]
     pub fn current(&self) -> Secret {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -67,9 +65,9 @@ impl RotatingSecret {
 }
 
 impl Section {
-    /// Hands the key's secret to `take`, and each one that takes its place when it is in a file.
-    /// `take` says what is wrong with one, and is then left with the one before. `None` where the
-    /// key is absent, or the secret wrong, which is noted.
+    /// Passes the key's secret to `take`, and, if it is in a file, each new one after it. When `take`
+    /// returns what is wrong with a new secret, the previous one stays in use. `None` if the key is
+    /// absent, or if the secret is wrong, which is recorded.
     pub fn secret_into(
         &mut self,
         key: &str,
@@ -86,8 +84,8 @@ impl Section {
         Some(())
     }
 
-    /// Notes what is in a secret that nobody sees in an editor, and that an editor or a shell may have
-    /// put there.
+    /// Warns of characters in a secret that are invisible in an editor, and that an editor or a shell
+    /// may have added.
     pub(super) fn warn_of_unseen(&self, key: &str, Secret(text): &Secret) {
         let unseen = |c: char| {
             matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
@@ -105,13 +103,13 @@ impl Section {
         self.warn(key, format!("{what}, which is taken for a part of the secret"));
     }
 
-    /// The key's secret. `fits` says what is wrong with one, now and when its file changes.
+    /// The key's secret. `fits` says what is wrong with a secret, now and whenever the file changes.
     pub fn secret(
         &mut self,
         key: &str,
         fits: fn(&str) -> Result<(), String>,
     ) -> Option<RotatingSecret> {
-        // Nobody sees the empty one: it gives way to the first that is read.
+        // Nobody sees the empty secret: the first one replaces it before this returns.
         let slot = RotatingSecret::new(Secret(String::new()));
         let taken = slot.clone();
         self.secret_into(key, move |secret| {
@@ -122,7 +120,7 @@ impl Section {
         Some(slot)
     }
 
-    /// The same; where the key is absent, that is noted as well.
+    /// Like `secret`, and records a problem if the key is absent.
     pub fn require_secret(
         &mut self,
         key: &str,
@@ -133,7 +131,7 @@ impl Section {
     }
 }
 
-/// A secret, and the file that it was in with what the file held.
+/// A secret and, if it came from a file, the file's path and content.
 struct Found {
     secret: Secret,
     file: Option<(PathBuf, String)>,
@@ -163,7 +161,7 @@ impl Value for Found {
 }
 
 impl Found {
-    /// What `{ env = … }` or `{ file = … }` points to.
+    /// The secret that `{ env = … }` or `{ file = … }` points to.
     fn elsewhere(table: toml::Table, context: &Context) -> Result<Self, String> {
         let mut entries = table.into_iter();
         match (entries.next(), entries.next()) {
@@ -171,7 +169,7 @@ impl Found {
                 let wrong = |what| format!("the environment variable {} {what}", shown(&name));
                 let text = env::var(&name).map_err(|error| match error {
                     env::VarError::NotPresent => wrong("is not set"),
-                    // The error's own text would hold the value.
+                    // The error's own text contains the value.
                     env::VarError::NotUnicode(_) => wrong("is not UTF-8"),
                 })?;
                 if text.is_empty() {
@@ -189,7 +187,7 @@ impl Found {
     }
 }
 
-/// The secret in a file.
+/// Reads the secret in a file.
 ///
 /// # Errors
 /// What is wrong with the file, and its path.
@@ -198,20 +196,20 @@ pub fn read_secret(path: &Path) -> Result<Secret, String> {
     of_file(&text).map_err(|text| format!("{} {text}", path.display()))
 }
 
-/// The secret in a file that holds this.
+/// The secret in a file with this content; a line break at the end does not belong to it.
 fn of_file(content: &str) -> Result<Secret, String> {
     let text =
         content.strip_suffix('\n').map_or(content, |text| text.strip_suffix('\r').unwrap_or(text));
     filled_in(text.to_owned())
 }
 
-/// The secret that is this text, found outside of the configuration.
+/// Makes a text from outside the configuration a secret, if it is filled in and valid.
 fn filled_in(text: String) -> Result<Secret, String> {
     check_filled_in(&text)?;
     checked_text(text).map(Secret)
 }
 
-/// The name of a variable, unless it may be a secret that was put in its place.
+/// The name of a variable, unless it does not look like one: it may be a misplaced secret.
 fn shown(name: &str) -> &str {
     let usual = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     if name.bytes().all(usual) { name } else { "that it names" }

@@ -1,5 +1,5 @@
-//! A table of the configuration file that is read key by key and remembers what is wrong with
-//! it, so that all mistakes are reported together. Used by whoever has settings to read.
+//! A table of the configuration file, read key by key. It collects what is wrong, so that all mistakes
+//! are reported together. Used by every module that has settings.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,30 +16,30 @@ use super::reload::{Reload, Take};
 use super::value::{Value, read_value};
 use crate::certificate::Pem;
 
-/// How alike a key and a setting must be, at most 1, to be taken for a slip of the pen.
+/// How similar a key and a setting must be (1 is equal) for the key to count as a misspelling of it.
 const ALIKE: f64 = 0.65;
 
 /// The longest name of an account or a client, in bytes.
 const NAME_LIMIT: usize = 64;
 
-/// A table of the file. Every key is taken once; what is left at [`finish`](Self::finish) is
+/// A table of the file. Each key is read once; keys that are left at [`finish`](Self::finish) are
 /// unknown.
 pub struct Section {
     path: String,
     table: toml::Table,
-    /// The settings that were asked for.
+    /// The settings that the program has asked for.
     known: RefCell<BTreeSet<String>>,
     context: Rc<Context>,
 }
 
 impl Section {
-    /// The whole file. Relative paths in it count from `directory`.
+    /// Parses the whole file. Relative paths in it start at `directory`.
     ///
     /// # Errors
-    /// Where the text is no TOML.
+    /// If the text is not TOML.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, Problems> {
         let table = text.parse::<toml::Table>().map_err(|error| {
-            // The error's Display quotes the line, and with it perhaps a secret.
+            // The error's `Display` quotes the line, which may contain a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
             let line = before.matches('\n').count() + 1;
             let text = format!("is not TOML: {}", error.message().replace('\n', ", "));
@@ -53,32 +53,32 @@ impl Section {
         Self { path, table, known: RefCell::default(), context }
     }
 
-    /// From here on a folder stands for the root of the file system: that of another machine, whose
-    /// configuration this is.
+    /// From now on, `folder` stands for the root of the file system: that of another machine, which the
+    /// configuration is for.
     pub fn set_root(&self, folder: PathBuf) {
-        // The first one holds.
+        // The first call wins.
         let _ = self.context.root.set(folder);
     }
 
-    /// Whether the file is about this machine.
+    /// Whether the configuration is for this machine.
     #[must_use]
     pub fn is_of_this_machine(&self) -> bool {
         self.context.root.get().is_none()
     }
 
-    /// What is wrong with the whole file, as far as it has been read.
+    /// The problems of the whole file, as far as it has been read.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         self.context.problems.borrow().clone()
     }
 
-    /// What is allowed and may still be a mistake, in the whole file.
+    /// The warnings of the whole file: settings that are allowed and may still be mistakes.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
         self.context.warnings.borrow().clone()
     }
 
-    /// The section's own place in the file: `accounts.vending`.
+    /// The section's path in the file: `accounts.vending`.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -90,19 +90,19 @@ impl Section {
         self.path.rsplit('.').next().unwrap_or_default()
     }
 
-    /// Notes what is wrong with a key of this section, or with the section (an empty key).
+    /// Records a problem with a key of this section, or with the section itself (an empty key).
     pub fn problem(&self, key: &str, text: impl Into<String>) {
         let problem = Problem { path: self.path_of(key), text: text.into() };
         self.context.problems.borrow_mut().push(problem);
     }
 
-    /// Notes what is allowed for a key of this section and may still be a mistake.
+    /// Records a warning for a key of this section: its value is allowed and may still be a mistake.
     pub fn warn(&self, key: &str, text: impl Into<String>) {
         let warning = Problem { path: self.path_of(key), text: text.into() };
         self.context.warnings.borrow_mut().push(warning);
     }
 
-    /// The same place without its keys, to note problems at after the section is read.
+    /// An empty section at the same path, to record problems after this one is read.
     #[must_use]
     pub fn place(&self) -> Self {
         Self::new(self.path.clone(), toml::Table::new(), Rc::clone(&self.context))
@@ -117,7 +117,7 @@ impl Section {
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
-    /// Notes where the name of this table, which callers or operators give, is none that fits.
+    /// Records a problem if the name of this table is not valid. Callers or operators give these names.
     pub fn check_name(&self, name: &str) {
         if !is_name(name) {
             let text = "must have a name of 1 to 64 letters, digits, \"_\", \".\" and \"-\"";
@@ -125,49 +125,49 @@ impl Section {
         }
     }
 
-    /// Whether the key at the end of this way through tables is set and not yet taken.
+    /// Whether `key` is set, and not yet read, in the table that the steps of `way` lead to.
     #[must_use]
     pub fn has_at(&self, way: &[&str], key: &str) -> bool {
         let table = way.iter().try_fold(&self.table, |table, step| table.get(*step)?.as_table());
         table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Remembers that there is such a setting.
+    /// Records that the program has this setting, so that it can be suggested for a misspelled key.
     fn know(&self, key: &str) {
         if !self.known.borrow().contains(key) {
             self.known.borrow_mut().insert(key.to_owned());
         }
     }
 
-    /// Whether the key is set and not yet taken.
+    /// Whether the key is set and not yet read.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.know(key);
         self.table.contains_key(key)
     }
 
-    /// The key's value; `None` where it is absent, or wrong and noted.
+    /// The key's value; `None` if it is absent, or if it is wrong, which is recorded.
     pub fn take<V: Value>(&mut self, key: &str) -> Option<V> {
         self.know(key);
         let value = self.table.remove(key)?;
         read_value(value, &self.context).map_err(|text| self.problem(key, text)).ok()
     }
 
-    /// The key's value; where it is absent, that is noted as well.
+    /// The key's value; an absent key is recorded as well.
     pub fn require<V: Value>(&mut self, key: &str) -> Option<V> {
         self.expect::<V>(key);
         self.take(key)
     }
 
-    /// Notes where a key is absent that must be set.
+    /// Records a problem if a required key is absent.
     pub(super) fn expect<V: Value>(&self, key: &str) {
         if !self.has(key) {
             self.problem(key, format!("is missing; it must be {}", V::EXPECTED));
         }
     }
 
-    /// The value of an environment variable; `None` where it is absent or empty, or wrong and
-    /// noted.
+    /// The value of an environment variable; `None` if it is absent or empty, or if it is wrong, which
+    /// is recorded.
     #[must_use]
     pub fn environment<V: Value>(&self, name: &str) -> Option<V> {
         let text = env::var_os(name).filter(|text| !text.is_empty())?;
@@ -178,7 +178,7 @@ impl Section {
         value.map_err(|text| self.problem(name, text)).ok()
     }
 
-    /// One of the words of a table.
+    /// The value of the key's word, which must be one of `words`.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let given: String = self.take(key)?;
         let found = words.iter().find(|(word, _)| *word == given).map(|(_, value)| *value);
@@ -189,7 +189,7 @@ impl Section {
         found
     }
 
-    /// A span of time within the range.
+    /// A duration within the range.
     pub fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
         let given: Duration = self.take(key)?;
         if !range.contains(&given) {
@@ -209,14 +209,14 @@ impl Section {
         Some(given)
     }
 
-    /// What the PEM file holds that the key names.
+    /// The content of the PEM file that the key names.
     pub fn pem(&mut self, key: &str, pem: Pem) -> Option<String> {
         let path: String = self.take(key)?;
         read_pem(&self.context.path(&path), pem).map_err(|text| self.problem(key, text)).ok()
     }
 
-    /// Has files that are in use read again when they change: `contents` is what they hold now,
-    /// `limit` the bytes that one may have, and `take` takes over what they will hold.
+    /// Registers files that are in use to be reloaded when they change: `contents` is what they contain
+    /// now, `limit` is the largest size of one file in bytes, and `take` applies new contents.
     pub fn watch(
         &self,
         key: &str,
@@ -229,19 +229,19 @@ impl Section {
         self.context.reloads.borrow_mut().push(reload);
     }
 
-    /// Hands out what is to be read again of the whole file, once.
+    /// Returns the reloads of the whole file; a second call returns none.
     #[must_use]
     pub fn reloads(&self) -> Vec<Reload> {
         self.context.reloads.take()
     }
 
-    /// The path as the file means it: relative ones count from the file's own folder.
+    /// Resolves a path of the file: a relative one starts at the file's own directory.
     #[must_use]
     pub fn resolve(&self, path: &str) -> PathBuf {
         self.context.path(path)
     }
 
-    /// The table of that name; an empty one where there is none.
+    /// The table of that name; an empty one if there is none.
     #[must_use]
     pub fn section(&mut self, key: &str) -> Self {
         self.know(key);
@@ -263,7 +263,7 @@ impl Section {
         names.into_iter().map(|name| (name.clone(), self.section(&name))).collect()
     }
 
-    /// Notes every key that nobody took, and the setting that it may be meant for.
+    /// Records a problem for every key that was not read, and suggests the setting that it may mean.
     pub fn finish(self) {
         for key in self.table.keys() {
             let meant = nearest(key, &self.known.borrow())
@@ -280,11 +280,11 @@ pub fn is_name(text: &str) -> bool {
     (1..=NAME_LIMIT).contains(&text.len()) && text.bytes().all(fits)
 }
 
-/// The setting that is most like a key, unless none is.
+/// The known setting that is most similar to a key; `None` if none is similar enough.
 fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
     let key = key.to_ascii_lowercase();
     let likeness = |known: &str| {
-        // A part of a name is meant for it more likely still: "key" for "key_file".
+        // A part of a name is more likely still to mean it: "key" for "key_file".
         let is_part = key.len() > 2 && (known.contains(&key) || key.contains(known));
         strsim::normalized_damerau_levenshtein(&key, known) + f64::from(is_part)
     };

@@ -1,5 +1,5 @@
-//! What a key of the configuration can be set to. Used by `section`, which reads keys, and by whoever
-//! has a kind of value of its own.
+//! The types of value that a key of the configuration can have. Used by `section`, which reads keys,
+//! and by modules that have a type of their own.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::context::Context;
 
-/// What a key can be set to.
+/// A type of value that a key can have.
 pub trait Value: Sized {
     /// What the value must be, to complete "must be …".
     const EXPECTED: &'static str;
 
-    /// Reads it.
+    /// Converts a TOML value.
     ///
     /// # Errors
-    /// What is wrong with the value, without the value.
+    /// What is wrong with the value, without the value itself.
     fn read(value: toml::Value, context: &Context) -> Result<Self, String>;
 }
 
-/// What stands in our examples where an operator's own values belong, in any case.
+/// The placeholder for an operator's own values in our examples, in upper or lower case.
 const PLACEHOLDER: &str = "replace-me";
 
-/// Reads a value, unless somebody still has to fill it in.
+/// Converts a value, unless it still contains the placeholder.
 ///
 /// # Errors
-/// What is wrong with the value, without the value.
+/// What is wrong with the value, without the value itself.
 pub(super) fn read_value<V: Value>(value: toml::Value, context: &Context) -> Result<V, String> {
     fn check(value: &toml::Value) -> Result<(), String> {
         match value {
@@ -40,7 +40,7 @@ pub(super) fn read_value<V: Value>(value: toml::Value, context: &Context) -> Res
     V::read(value, context)
 }
 
-/// Whether a text has nothing in it that is left of an example.
+/// Checks that a text does not contain the placeholder.
 pub(super) fn check_filled_in(text: &str) -> Result<(), String> {
     if text.to_ascii_lowercase().contains(PLACEHOLDER) {
         return Err("still has the REPLACE-ME of the example in it; fill it in".to_owned());
@@ -48,7 +48,7 @@ pub(super) fn check_filled_in(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The text, if it is one: not empty, and without control characters.
+/// The text, if it is valid: not empty, and without control characters.
 pub(super) fn checked_text(text: String) -> Result<String, String> {
     if text.trim().is_empty() {
         Err("is empty".to_owned())
@@ -102,7 +102,7 @@ impl Value for u32 {
     }
 }
 
-/// A part of a whole: 0 is nothing of it, and 1 is all.
+/// A share: 0 is none, and 1 is all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio(pub f64);
 
@@ -117,7 +117,7 @@ impl Value for Ratio {
     }
 }
 
-/// A value that is written as a text.
+/// Implements `Value` for a type that is parsed from a text.
 macro_rules! parsed_text {
     ($type:ty, $expected:literal, $parse:expr) => {
         impl Value for $type {
@@ -143,7 +143,7 @@ parsed_text!(
     parse_log_level
 );
 
-/// `Targets` itself takes a misspelled level for the name of a target, and then logs nothing else.
+/// `Targets` itself reads a misspelled level as the name of a target, and then logs nothing else.
 fn parse_log_level(text: &str) -> Option<Targets> {
     let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     let fits = |part: &str| match part.split_once('=') {

@@ -1,11 +1,10 @@
-//! The Dingshang vending machines, played from the page of their order query. The sandbox alone may
-//! use it.
+//! Plays the Dingshang vending machines, from the page of their order query. Used by the sandbox only.
 //!
 //! From the page: path, headers, payload, fields, status words, code 40005. From the vendor's other
-//! public texts: the signature, the other codes, the ping, which has the headers and no payload,
-//! the Chinese words of older servers. Assumed, because no text says it: which code stands for
-//! which refusal of a credential (here 4001 Appid, 4002 `AppSecret`, 4006 sign, 4009 timestamp),
-//! that all of them come with HTTP 401, and that a timestamp is good for 5 minutes.
+//! public texts: the signature, the other codes, the ping, which has the headers and no payload, the
+//! Chinese words of older servers. Assumed, because no text says it: which code means which rejected
+//! credential (here 4001 Appid, 4002 `AppSecret`, 4006 sign, 4009 timestamp), that all of them come
+//! with HTTP 401, and that a timestamp is valid for 5 minutes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,7 +28,7 @@ const MACHINE_NO: &str = "16327129";
 const ORDERS_PATH: &str = "/api/openapi/v1/orders/";
 const PING_PATH: &str = "/api/openapi/v1/ping";
 
-/// Seconds between the payload's timestamp and the clock, either way (*assumed*).
+/// The most seconds between the payload's timestamp and the clock, in either direction (*assumed*).
 const MAX_SKEW: u64 = 300;
 
 const NOT_FOUND: u64 = 80002;
@@ -79,7 +78,7 @@ impl Vendor for Dingshang {
 fn answer(call: &Call) -> Answer {
     let path = call.parts.uri.path();
     if path == PING_PATH && call.parts.method == Method::POST {
-        // It has no payload, so there is nothing else to check.
+        // A ping has no payload, so there is nothing else to check.
         let pong = json!({"code": 0, "message": "ok", "data": "pong"}).to_string();
         let checked = check_headers(call);
         let reply = checked.map_or_else(failure, |()| Reply::Json(StatusCode::OK, pong));
@@ -97,7 +96,7 @@ fn answer(call: &Call) -> Answer {
     }
 }
 
-/// What the order `id` answers to a good request.
+/// The answer for the order `id` to a valid request.
 fn play(id: &str) -> Reply {
     let number = id.parse::<u64>().ok().filter(|number| number.to_string() == id);
     let Some(number) = number else {
@@ -130,14 +129,14 @@ fn check_headers(call: &Call) -> Result<(), u64> {
     Ok(())
 }
 
-/// The payload, where its signature and its timestamp are good.
+/// The payload, if its signature and its timestamp are valid.
 fn payload(call: &Call) -> Result<Map<String, Value>, u64> {
     let body: Value = serde_json::from_slice(&call.body).map_err(|_| PARAMETER)?;
     let encoded = body.get("payload").and_then(Value::as_str).ok_or(PARAMETER)?;
     let decoded = STANDARD.decode(encoded).map_err(|_| PARAMETER)?;
     let payload: Map<String, Value> = serde_json::from_slice(&decoded).map_err(|_| PARAMETER)?;
-    // The page's table of parameters has no sign, so whoever builds from it alone sends none and
-    // is served; a sign that is there must be right.
+    // The page's table of parameters has no sign, so a client that is built from it alone sends none
+    // and is served; a sign that is present must be right.
     if let Some(given) = payload.get("sign").filter(|sign| **sign != "")
         && given.as_str() != Some(&sign(&payload, APP_KEY))
     {
@@ -189,8 +188,8 @@ fn sign(payload: &Map<String, Value>, key: &str) -> String {
 const OK: StatusCode = StatusCode::OK;
 const UNAUTHORIZED: StatusCode = StatusCode::UNAUTHORIZED;
 
-/// Codes, their HTTP status and their text; as an order's id each plays itself. The texts are the
-/// sandbox's own, but for 40005, which the page has.
+/// Codes, their HTTP status and their text; each code, used as an order's id, is the answer to it. The
+/// texts are the sandbox's own, except that of 40005, which is from the page.
 static CODES: &[(u64, StatusCode, &str)] = &[
     (400, StatusCode::BAD_REQUEST, "请求错误"),
     (404, StatusCode::NOT_FOUND, "接口不存在"),
@@ -259,8 +258,8 @@ const SAMPLE: &str = r#"{
   }
 }"#;
 
-/// A paid order of one item. The count of notifications, which is 0, is left out, as protobuf
-/// leaves it out.
+/// A paid order of one item. The count of notifications is 0 and therefore absent, as protobuf leaves
+/// it out.
 const ORDINARY: &str = r#"{"code":0,"message":"ok","data":{"order_id":0,
     "trade_id":"5a0db0c05a0db0c05a0db0c05a0db0c0","date":"2024-04-26","amount":"2.50",
     "status":"SUCCESS","records":[{"id":70,"product_id":121,"quantity":1,"price":"2.50",
@@ -268,7 +267,7 @@ const ORDINARY: &str = r#"{"code":0,"message":"ok","data":{"order_id":0,
 
 static STAGE: Stage = Stage { ordinary: ORDINARY, id_at: "/data/order_id", scenes: SCENES };
 
-/// A patch replaces an array as a whole, so the scenes of records write theirs out.
+/// A patch replaces an array as a whole, so each scene about records contains all its records.
 #[rustfmt::skip]
 static SCENES: &[Scene] = &[
     letter(&["54"], "the page's sample: SUCCESS, three records",

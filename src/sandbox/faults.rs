@@ -1,6 +1,6 @@
-//! What goes wrong below the vendors' own words, in one table for all of them: HTTP statuses, broken
-//! JSON, bodies without an end, connections that are cut. The sandbox alone may use it; the
-//! vendors look their ids up here and [`send`] plays them.
+//! What goes wrong below the vendors' own answers, in one table for all vendors: HTTP statuses, broken
+//! JSON, endless bodies, cut connections. Used by the sandbox only: the vendors look up their ids here,
+//! and [`send`] plays the fault.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -16,15 +16,15 @@ const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What `slow` waits before it answers.
+/// How long `slow` waits before it answers.
 const SLOW: Duration = Duration::from_secs(5);
-/// When `hang` and `endless` give up: nothing here waits for ever.
+/// When `hang` and `endless` give up: nothing here waits forever.
 const GIVE_UP: Duration = Duration::from_mins(10);
-/// The step of the slow bodies.
+/// The time between two bytes of a slow body.
 const DRIP: Duration = Duration::from_secs(1);
-/// How deep `nested` nests.
+/// The depth of `nested`.
 const DEPTH: usize = 10_000;
-/// One piece of the huge body, and how many there are: 100 MiB in all.
+/// The size of one piece of the huge body, and the number of pieces: 100 MiB in all.
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 1600;
 
@@ -34,7 +34,7 @@ pub(super) struct Fault {
     pub(super) id: &'static str,
     /// The order id at vendors whose ids are numbers.
     pub(super) number: u64,
-    /// What it answers, in a few words.
+    /// A short description of the answer.
     pub(super) answers: &'static str,
     how: How,
 }
@@ -44,14 +44,14 @@ enum How {
     Fixed(StatusCode, &'static str, Option<(&'static str, &'static str)>, &'static [u8]),
     /// The first half of the ordinary answer, as if it were the whole.
     Truncated,
-    /// The ordinary answer, and in it a field that nobody knows, with a text that was cut in the middle
-    /// of a character.
+    /// The ordinary answer with an additional, unknown field, whose text is cut in the middle of a
+    /// character.
     Cut,
-    /// Arrays in arrays.
+    /// Deeply nested arrays.
     Nested,
-    /// A text that goes on for 100 MiB, made as it is sent.
+    /// A text of 100 MiB, generated while it is sent.
     Huge,
-    /// Half of the ordinary answer, then a space a second for ten minutes.
+    /// Half of the ordinary answer, then one space per second for ten minutes.
     Endless,
     /// The ordinary answer, late.
     Slow,
@@ -61,12 +61,10 @@ enum How {
     Reset,
 }
 
-/// The fault with a name.
 pub(super) fn by_id(id: &str) -> Option<&'static Fault> {
     FAULTS.iter().find(|fault| fault.id == id)
 }
 
-/// The fault with a number.
 pub(super) fn by_number(number: u64) -> Option<&'static Fault> {
     FAULTS.iter().find(|fault| fault.number == number)
 }
@@ -75,7 +73,7 @@ const fn fault(id: &'static str, number: u64, answers: &'static str, how: How) -
     Fault { id, number, answers, how }
 }
 
-/// A status with a page in HTML, as a gateway in front of the vendor writes it.
+/// A status with a page in HTML, as from a gateway in front of the vendor.
 const fn page(status: StatusCode, header: Option<(&'static str, &'static str)>) -> How {
     How::Fixed(status, HTML, header, b"<html><body><h1>gateway</h1></body></html>")
 }
@@ -108,7 +106,7 @@ pub(super) static FAULTS: &[Fault] = &[
     fault("fault-block", 9019, "HTTP 403 with a page in HTML, as a firewall blocks", page(StatusCode::FORBIDDEN, None)),
 ];
 
-/// Sends a reply, at the pace that it asks for. The `Date` is that of the sandbox's clock. An
+/// Sends a reply, at the pace that it needs. The `Date` header is the time of the sandbox's clock. An
 /// error cuts the connection.
 pub(super) async fn send(reply: Reply, time: SystemTime) -> io::Result<Response<Body>> {
     let mut response = match reply {
@@ -140,7 +138,7 @@ async fn play(how: &How, ordinary: String) -> io::Result<Response<Body>> {
             ok(Body::from([b"{\"note\":\"\xe5\x8f\xb7\xe5\x8f\",", order].concat()))
         }
         How::Nested => {
-            // Under the names that hold the order, so that no reader skips it as unknown.
+            // Uses the names that hold the order, so that no reader skips it as unknown.
             let nest = "[".repeat(DEPTH) + &"]".repeat(DEPTH);
             ok(Body::from(format!(r#"{{"errcode":0,"code":0,"order":{nest},"data":{nest}}}"#)))
         }
@@ -169,7 +167,7 @@ fn plain(status: StatusCode, content_type: &'static str, body: Body) -> Response
     response
 }
 
-/// Without a length in the head, so that the reader must count for itself.
+/// Has no `Content-Length`, so that the reader must count for itself.
 fn huge() -> Body {
     let piece = Bytes::from(vec![b'a'; PIECE]);
     let start = stream::iter([Ok::<_, io::Error>(Bytes::from_static(br#"{"message":""#))]);
@@ -187,7 +185,7 @@ fn endless(half: Bytes) -> Body {
 
 fn cut_after(half: Bytes) -> Body {
     let end = stream::once(async {
-        // Lets the first half leave: an error at once would take it along.
+        // Lets the first half be sent: an immediate error would discard it.
         tokio::task::yield_now().await;
         Err(cut())
     });
@@ -198,7 +196,7 @@ fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the sandbox cuts this connection")
 }
 
-/// The time as HTTP writes it; none where it is outside of what a date can say.
+/// The time as an HTTP date; `None` if a date cannot express it.
 fn http_date(time: SystemTime) -> Option<HeaderValue> {
     let time = jiff::Timestamp::try_from(time).ok()?;
     let text =

@@ -1,9 +1,9 @@
-//! The 172 Haoka SIM cards, played from the page of their order query. The sandbox alone may use it.
+//! Plays the 172 Haoka SIM cards, from the page of their order query. Used by the sandbox only.
 //!
-//! From the page: path, fields, signature, the 5 minutes, status words, the text for an unknown
-//! order. From public clients: the urlencoded form, the words 已激活, 正在进单 and 审核失败. Assumed,
-//! because no text says it: the words of the other errors. The page's limits are not enforced here:
-//! [`super::Sandbox::arrivals`] shows whether a client keeps them.
+//! From the page: path, fields, signature, the 5 minutes, status words, the text for an unknown order.
+//! From public clients: the urlencoded form, the words 已激活, 正在进单 and 审核失败. Assumed, because no text
+//! says it: the words of the other errors. The page's limits are not enforced here:
+//! [`super::Sandbox::arrivals`] shows whether a client respects them.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ const SECRET: &str = "haoka-sandbox-secret";
 
 const ORDER_PATH: &str = "/api/order/GetOrderInfo";
 
-/// Seconds between a request's `Timestamp` and the clock, either way.
+/// The most seconds between a request's `Timestamp` and the clock, in either direction.
 const MAX_SKEW: u64 = 300;
 
 /// The vendor.
@@ -68,7 +68,7 @@ fn field<'a>(form: &'a HashMap<String, String>, name: &str) -> &'a str {
     form.get(name).map_or("", String::as_str)
 }
 
-/// What is wrong with a request.
+/// The error text for an invalid request; `None` for a valid one.
 fn refusal(form: &HashMap<String, String>, now: u64) -> Option<&'static str> {
     let [user, stamp, id, user_sign] =
         ["user_id", "Timestamp", "DownOrderID", "user_sign"].map(|name| field(form, name));
@@ -84,7 +84,7 @@ fn refusal(form: &HashMap<String, String>, now: u64) -> Option<&'static str> {
     (user != USER_ID || user_sign != sign(id, stamp, user, SECRET)).then_some("签名错误")
 }
 
-/// The lower-case MD5 of the sorted members, with the secret at once behind them.
+/// The lower-case MD5 of the sorted members, followed directly by the secret.
 fn sign(id: &str, stamp: &str, user: &str, secret: &str) -> String {
     let signed = format!("DownOrderID={id}&Timestamp={stamp}&user_id={user}{secret}");
     Md5::digest(signed).iter().fold(String::new(), |mut sign, byte| {
@@ -94,7 +94,7 @@ fn sign(id: &str, stamp: &str, user: &str, secret: &str) -> String {
     })
 }
 
-/// The form's fields, in either of the two encodings; none where it is neither.
+/// The form's fields, in either of the two encodings; `None` if it has neither.
 async fn form(call: Call) -> Option<HashMap<String, String>> {
     let content_type = call.parts.headers.get(CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
     if content_type.starts_with("application/x-www-form-urlencoded") {
@@ -110,7 +110,7 @@ async fn form(call: Call) -> Option<HashMap<String, String>> {
     Some(form)
 }
 
-/// What the order `id` answers to a good request.
+/// The answer for the order `id` to a valid request.
 fn play(id: &str) -> Reply {
     if let Some(reply) = STAGE.scene(id, id) {
         return reply;

@@ -1,4 +1,4 @@
-//! The tables of orders: which id answers what. The sandbox's vendors alone may use it; each has one
+//! The tables of orders: which id gets which answer. Used by the sandbox's vendors only; each has a
 //! [`Stage`] of its own.
 
 use axum::http::StatusCode;
@@ -11,7 +11,7 @@ use super::faults::Fault;
 pub(super) struct Stage {
     /// The answer that all others are made from.
     pub(super) ordinary: &'static str,
-    /// Where the order's id stands in it, as a JSON pointer.
+    /// The place of the order's id in it, as a JSON pointer.
     pub(super) id_at: &'static str,
     /// The orders that differ from it.
     pub(super) scenes: &'static [Scene],
@@ -19,22 +19,22 @@ pub(super) struct Stage {
 
 /// An order in a vendor's table.
 pub(super) struct Scene {
-    /// The ids that it is known by.
+    /// The ids of the order.
     ids: &'static [&'static str],
-    /// What it answers, in a few words.
+    /// A short description of the answer.
     answers: &'static str,
     play: Play,
 }
 
 /// How a [`Scene`] is made.
 enum Play {
-    /// This body.
+    /// Exactly this body.
     Letter(&'static str),
-    /// The vendor's ordinary answer, with this JSON put over it (see [`put_over`]).
+    /// The vendor's ordinary answer, patched with this JSON (see [`put_over`]).
     Over(&'static str),
 }
 
-/// A scene that answers `body` to the letter.
+/// A scene whose answer is exactly `body`.
 pub(super) const fn letter(
     ids: &'static [&'static str],
     answers: &'static str,
@@ -44,7 +44,7 @@ pub(super) const fn letter(
     Scene { ids, answers, play }
 }
 
-/// A scene that answers the ordinary answer with `patch` put over it.
+/// A scene whose answer is the ordinary one, patched with `patch`.
 pub(super) const fn over(
     ids: &'static [&'static str],
     answers: &'static str,
@@ -55,7 +55,7 @@ pub(super) const fn over(
 }
 
 impl Stage {
-    /// The answer for `id`, where it has a scene; `written` is the id as the vendor's JSON has it.
+    /// The answer for `id`, if it has a scene; `written` is the id as it appears in the vendor's JSON.
     pub(super) fn scene(&self, id: &str, written: impl Into<Value>) -> Option<Reply> {
         let scene = self.scenes.iter().find(|scene| scene.ids.contains(&id))?;
         Some(match scene.play {
@@ -69,7 +69,7 @@ impl Stage {
         self.over(written.into(), "{}")
     }
 
-    /// A fault, played on the ordinary answer.
+    /// A fault, applied to the ordinary answer.
     pub(super) fn fault(&self, fault: &'static Fault, written: impl Into<Value>) -> Reply {
         match self.ordinary(written) {
             Reply::Json(_, text) => Reply::Fault(fault, text),
@@ -77,7 +77,7 @@ impl Stage {
         }
     }
 
-    /// The ids of the scenes, each with a few words on its answer.
+    /// The ids of the scenes, each with a short description of its answer.
     pub(super) fn ids(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.scenes.iter().flat_map(|scene| scene.ids.iter().map(|id| (*id, scene.answers)))
     }
@@ -98,8 +98,8 @@ impl Stage {
     }
 }
 
-/// Puts `patch` over `base`: objects are merged, the text `<absent>` takes a member away, and
-/// anything else, null among them, takes the place of what was there.
+/// Patches `base`: objects are merged, the text `<absent>` removes a member, and any other value,
+/// including null, replaces the old one.
 fn put_over(base: &mut Value, patch: Value) {
     match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => {

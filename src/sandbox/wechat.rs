@@ -1,9 +1,9 @@
-//! The `WeChat` service market, played from the page of its order query and from the public rules of
-//! its tokens. The sandbox alone may use it.
+//! Plays the `WeChat` service market, from the page of its order query and from the public rules of its
+//! tokens. Used by the sandbox only.
 //!
 //! From the page: path, parameters, fields, statuses, and the codes 10120002 and 10120405. From
-//! `WeChat`'s public list of codes: those of tokens and credentials, and 10120800 for an id that is
-//! not known. Assumed: an id outside of `[A-Za-z0-9_-]{1,64}` is a parameter error.
+//! `WeChat`'s public list of codes: those of tokens and credentials, and 10120800 for an unknown id.
+//! Assumed: an id outside of `[A-Za-z0-9_-]{1,64}` is a parameter error.
 
 mod tokens;
 
@@ -24,10 +24,10 @@ const ORDER_PATH: &str = "/wxa/charge/service-provider/order/get";
 const STABLE_PATH: &str = "/cgi-bin/stable_token";
 const CLASSIC_PATH: &str = "/cgi-bin/token";
 
-/// The id whose first call ends the life of its token.
+/// The id whose first call invalidates its token.
 const REFUSED_ONCE: &str = "token-refused-once";
 
-/// The vendor, and the tokens that it has given.
+/// The vendor, and the tokens that it has issued.
 #[derive(Default)]
 pub(super) struct Wechat {
     tokens: Mutex<Tokens>,
@@ -100,7 +100,7 @@ fn order(tokens: &mut Tokens, call: &Call) -> Answer {
     Answer { kind: Kind::Order, order_id, reply }
 }
 
-/// What the order `id` answers to a good token.
+/// The answer for the order `id` to a call with a valid token.
 fn play(tokens: &mut Tokens, token: &str, id: &str) -> Reply {
     let usual = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if id.is_empty() || id.len() > 64 || !id.chars().all(usual) {
@@ -146,8 +146,8 @@ fn given((token, expires_in): (String, u64)) -> Reply {
     Reply::Json(StatusCode::OK, body.to_string())
 }
 
-/// What is wrong with the credentials of a token call. App ids that name a code or a fault play it,
-/// whatever the secret.
+/// The error for wrong credentials of a token call. An app id that names a code or a fault gets it as
+/// its answer, whatever the secret.
 fn check_app(grant_type: &str, app_id: &str, secret: &str) -> Option<Reply> {
     if let Some(errcode) = app_id.strip_prefix("wxerrcode").and_then(|code| code.parse().ok()) {
         return Some(error(errcode));
@@ -166,7 +166,7 @@ fn check_app(grant_type: &str, app_id: &str, secret: &str) -> Option<Reply> {
     Some(error(errcode))
 }
 
-/// Every failure has HTTP 200, as `WeChat`'s have.
+/// Every failure has HTTP 200, as at `WeChat`.
 fn error(errcode: i64) -> Reply {
     let text = ERRORS.iter().find(|(known, _)| *known == errcode).map_or("error", |(_, text)| text);
     let errmsg = format!("{text} rid: 5a0db0c0-sandbox");
@@ -174,7 +174,8 @@ fn error(errcode: i64) -> Reply {
     Reply::Json(StatusCode::OK, body.to_string())
 }
 
-/// Texts of codes. That of 40164 holds an address, as the real one does: it must not travel on.
+/// The text of each code. That of 40164 contains an IP address, as the real one does: it must not be
+/// passed on.
 static ERRORS: &[(i64, &str)] = &[
     (-1, "system error"),
     (40001, "invalid credential, access_token is invalid or not latest"),
@@ -197,8 +198,8 @@ static ERRORS: &[(i64, &str)] = &[
     (10_120_800, "order id not valid"),
 ];
 
-/// The page's sample, with its brackets and quotes mended and `usage` and `validityEndTime` named
-/// as the page's table names them: the sample was broken by translation.
+/// The page's sample, with its brackets and quotes repaired, and with `usage` and `validityEndTime`
+/// named as in the page's table: translation has broken the sample.
 const SAMPLE: &str = r#"{
   "errcode": 0,
   "order": {

@@ -1,4 +1,4 @@
-//! What `check --live` tells of an account, in words. Used by `app::proof` only.
+//! The findings of `check --live`, in words for an operator. Used by `app::proof` only.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,35 +11,35 @@ use crate::providers::{CLOCK_TOLERANCE, Proof};
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// What was found.
+/// The result of one check.
 #[derive(Debug)]
 pub struct Finding {
-    /// What it is about: the setting.
+    /// The path of the setting that was checked.
     pub path: String,
-    /// Whether that is as it should be.
+    /// Whether the check passed.
     pub verdict: Verdict,
-    /// What was found, and what to do, in one line.
+    /// The facts and the advice, in one line.
     pub text: String,
 }
 
 impl Finding {
-    /// Whether orders could not be asked for.
+    /// Whether calls for orders would fail.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         self.verdict == Verdict::Failed
     }
 }
 
-/// Whether what was found is as it should be.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// The check passed.
     Fine,
-    /// It is, and may soon not be.
+    /// The check passed, and may soon fail.
     Doubtful,
-    /// It is not: no order could be asked for.
+    /// Calls for orders would fail.
     Failed,
-    /// It was not tried.
+    /// The vendor was not asked.
     NotAsked,
 }
 
@@ -57,8 +57,8 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    /// What was found of an account whose vendor was to be asked, by a clock that shows `now`;
-    /// `unasked` tells why one that was not must not be.
+    /// The finding for one account, with the time `now` of this machine's clock. `unasked` is the
+    /// reason why a vendor that was not asked must not be asked.
     pub(super) fn of(proved: Proved, unasked: &str, now: SystemTime) -> Self {
         let path = format!("accounts.{}", proved.account);
         let mut report = Report::default();
@@ -75,7 +75,7 @@ impl Finding {
     }
 }
 
-/// A finding that is being written.
+/// A finding under construction.
 #[derive(Default)]
 struct Report {
     facts: Vec<String>,
@@ -106,7 +106,7 @@ impl Report {
         let seconds = difference.unsigned_abs();
         let side = if difference > 0 { "ahead of" } else { "behind" };
         self.facts.push(match seconds {
-            // A vendor tells whole seconds, and the answer takes its time.
+            // The vendor reports whole seconds, and its answer needs time to arrive.
             0 | 1 => "clocks agree within 2s".to_owned(),
             _ => format!("the vendor's clock is {seconds}s {side} ours"),
         });
@@ -148,8 +148,8 @@ impl Report {
     }
 }
 
-/// What a failure's reason says to an operator: what happened, and what to do where the error has no
-/// advice of its own.
+/// What a reason means to an operator: what happened, and what to do if the error has no advice of its
+/// own.
 fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
     match reason {
         ErrorReason::ProviderCredentialsRejected => {

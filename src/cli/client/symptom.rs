@@ -1,4 +1,5 @@
-//! Why a server could not be asked: what it looks like from here, and what to try. Used by `client` alone.
+//! Why a call did not reach a server: the symptom as the client sees it, and what to try. Used by
+//! `client` only.
 #![allow(clippy::disallowed_types, reason = "reads a tonic::Status")]
 
 use std::error::Error;
@@ -14,32 +15,32 @@ use tonic_types::StatusExt as _;
 
 use super::{CONNECT_TIMEOUT, Server, Tls};
 
-/// How tonic begins where HTTP is answered, and not by gRPC.
+/// The start of tonic's message for an HTTP response that is not gRPC.
 const NO_STATUS: &str = "grpc-status header missing";
 
-/// What is wrong on the way to a server, as far as it can be seen from here.
+/// What is wrong between the client and the server, as far as the client can see.
 pub(super) enum Symptom {
-    /// The name of the host has no address.
+    /// The host name does not resolve.
     NoSuchHost,
-    /// The machine is there, and turns the connection down.
+    /// The machine is reachable and refuses the connection.
     NobodyListens,
-    /// Nobody answers in time.
+    /// No answer in time.
     Silent,
-    /// It speaks TLS, and was not spoken to in it.
+    /// The server speaks TLS, but the endpoint is `http://`.
     Encrypted,
-    /// It was spoken to in TLS, and speaks something else.
+    /// The endpoint is `https://`, but the server does not speak TLS.
     Plaintext,
-    /// No authority that is trusted here has signed its certificate.
+    /// No authority that the client trusts has signed the server's certificate.
     UnknownAuthority,
-    /// Its certificate is unfit in another way.
+    /// The server's certificate is invalid for another reason.
     Certificate(CertificateError),
-    /// It ends the connection to a caller with this certificate, or without one.
+    /// The server ends a TLS connection: it rejects the caller's certificate, or requires one.
     Unwelcome,
-    /// It ends the connection.
+    /// The server ends the connection.
     Ended,
-    /// It answers in HTTP, with these words.
+    /// The response is HTTP but not gRPC, with this text.
     NotGrpc(String),
-    /// It has no service of that name.
+    /// The server does not have the called service.
     NoSuchService,
 }
 
@@ -68,14 +69,14 @@ impl Symptom {
         }
     }
 
-    /// Why the first call failed on a new connection; `None` where the server itself says why.
+    /// Why the first call on a new connection failed; `None` if the server itself gives the reason.
     pub(super) async fn of_call(server: &Server<'_>, status: &Status) -> Option<Self> {
         let Some(error) = status.source() else { return Self::of_answer(status) };
         if let Some(error) = find::<rustls::Error>(error) {
             return Self::of_tls(error);
         }
         Some(if server.is_encrypted() {
-            // The server's own words about it may be lost when it ends the connection.
+            // The server's TLS alert may be lost when the server ends the connection.
             Self::Unwelcome
         } else if speaks_tls(server.endpoint).await {
             Self::Encrypted
@@ -84,7 +85,7 @@ impl Symptom {
         })
     }
 
-    /// What an answer is that no order-query gives.
+    /// The symptom of an answer that order-query never gives.
     fn of_answer(status: &Status) -> Option<Self> {
         if status.get_details_error_info().is_some() {
             None
@@ -100,7 +101,7 @@ impl Symptom {
         use AlertDescription as Alert;
         match error {
             rustls::Error::InvalidMessage(_) => Some(Self::Plaintext),
-            // Another authority of the same name has signed it where the signature is bad.
+            // A bad signature means that another authority of the same name signed the certificate.
             rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
             ) => Some(Self::UnknownAuthority),
@@ -123,7 +124,7 @@ impl Symptom {
         }
     }
 
-    /// What it looks like from here.
+    /// The symptom in words.
     pub(super) fn looks(&self, tls: &Tls) -> String {
         let looks = match self {
             Self::NoSuchHost => "the name of the host has no address",
@@ -216,7 +217,8 @@ fn for_certificate(error: &CertificateError) -> &'static str {
     }
 }
 
-/// Whether that port answers in TLS, by the way in which it fails: no authority is trusted.
+/// Whether the port speaks TLS. The attempt trusts no authority, so it fails; the error shows what the
+/// server speaks.
 async fn speaks_tls(endpoint: &Endpoint) -> bool {
     let uri = endpoint.uri().to_string().replacen("http://", "https://", 1);
     let encrypted = Endpoint::from_shared(uri)
@@ -229,14 +231,15 @@ async fn speaks_tls(endpoint: &Endpoint) -> bool {
     }
 }
 
-/// An error and those behind it.
+/// An error and its sources.
 pub(super) fn chain<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(Some(error), |&error| error.source())
 }
 
-/// The first of that kind in the chain. What is wrapped in an `io::Error` is not its source.
+/// The first error of type `E` in the chain. An error inside an `io::Error` is not its source, so this
+/// looks there, too.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     chain(error).find_map(|cause| {
         let inner = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<E>();

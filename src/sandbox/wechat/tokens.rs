@@ -1,5 +1,5 @@
-//! The tokens of `WeChat`'s two ways, by the public rules of both. The played `WeChat` alone may use
-//! it; the time is what the caller says it is.
+//! The tokens of `WeChat`'s two token endpoints, by the public rules of both. Used by the played
+//! `WeChat` only; the caller says what time it is.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -7,15 +7,15 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use md5::{Digest as _, Md5};
 
-/// Seconds that a token lives.
+/// How many seconds a token is valid.
 const LIFE: u64 = 7200;
-/// Seconds before its end from which the stable way gives a new token, and seconds that a token
-/// of the classic way lives on after the next one was given.
+/// How many seconds before a token expires the stable endpoint issues a new one, and how many seconds a
+/// token of the classic endpoint stays valid after the next one is issued.
 const OVERLAP: u64 = 300;
-/// Tokens that are remembered; older ones are as good as unknown.
+/// The most tokens that are stored; older ones count as unknown.
 const MAX_TOKENS: usize = 1024;
 
-/// The two ways to a token, which know nothing of each other.
+/// The two token endpoints, which are independent of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Stable,
@@ -28,21 +28,21 @@ struct Token {
     way: Way,
     /// Unix seconds.
     ends: u64,
-    /// Its life was ended before its time.
+    /// It was invalidated before it expired.
     dead: bool,
 }
 
-/// The tokens that were given, oldest first.
+/// The issued tokens, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     given: VecDeque<Token>,
-    /// What `token-refused-once` has to do is done.
+    /// `token-refused-once` has already invalidated a token.
     refused: bool,
 }
 
 impl Tokens {
-    /// The stable way: the same token to everyone until 300 s before its end. `force` ends its
-    /// life; how often that may be asked is not counted here.
+    /// The stable endpoint: the same token for every caller until 300 s before it expires. `force`
+    /// invalidates it; the limit on how often a caller may do so is not enforced here.
     pub(super) fn stable(&mut self, now: u64, force: bool) -> (String, u64) {
         if let Some(token) = self.latest(Way::Stable) {
             let left = token.ends.saturating_sub(now);
@@ -55,7 +55,7 @@ impl Tokens {
         self.give(Way::Stable, now)
     }
 
-    /// The classic way: a new token each time, and 300 s more for the one before.
+    /// The classic endpoint: a new token each time, while the previous one stays valid for 300 s.
     pub(super) fn classic(&mut self, now: u64) -> (String, u64) {
         if let Some(token) = self.latest(Way::Classic) {
             token.ends = token.ends.min(now.saturating_add(OVERLAP));
@@ -77,7 +77,7 @@ impl Tokens {
         (text, LIFE)
     }
 
-    /// Whether a token is good; the `errcode` where it is not.
+    /// Checks that a token is valid; the error is the `errcode`.
     pub(super) fn check(&self, text: &str, now: u64) -> Result<(), i64> {
         match self.given.iter().find(|token| token.text == text) {
             None => Err(40001),
@@ -87,7 +87,7 @@ impl Tokens {
         }
     }
 
-    /// Ends the life of a token the first time that it is called.
+    /// Invalidates the token on the first call only; returns whether it did.
     pub(super) fn refuse_once(&mut self, text: &str) -> bool {
         if self.refused {
             return false;
@@ -100,8 +100,8 @@ impl Tokens {
     }
 }
 
-/// A token of 515 characters that no other sandbox has given: one that is kept across a restart
-/// must read as unknown.
+/// A token of 515 characters that no other sandbox has issued: one that is stored across a restart must
+/// count as unknown.
 fn new_token() -> String {
     let mut token = "90_".to_owned();
     while token.len() < 512 {

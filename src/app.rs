@@ -2,7 +2,6 @@
 
 mod admin;
 mod descriptors;
-pub mod proof;
 mod reflection;
 mod reload;
 
@@ -25,10 +24,10 @@ use crate::clock::Clock;
 use crate::config::{Config, Problem, Problems, Reload, Section};
 use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
-use crate::metrics::Metrics;
 use crate::orders::Orders;
 use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
 use crate::{config, grpc, server, store, telemetry};
 
 /// The connection limit of the admin listener: a few for each probe and each scraper.
@@ -54,7 +53,8 @@ pub struct Setup {
     pub metrics: Metrics,
     tls: Option<Tls>,
     reloads: Vec<Reload>,
-    clock: Arc<dyn Clock>,
+    /// The clock of everything that is set up.
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Setup {

@@ -5,9 +5,9 @@ mod client;
 mod demo;
 mod get;
 mod health;
+mod render;
 mod sandbox;
 mod serve;
-mod sheet;
 mod watch;
 
 use std::env;
@@ -162,7 +162,7 @@ fn print(line: impl fmt::Display) -> Result<(), Failure> {
 /// PATH.
 fn invoked() -> String {
     let name = env::args_os().next().unwrap_or_default();
-    let name = sheet::plain(&name.to_string_lossy());
+    let name = render::plain(&name.to_string_lossy());
     if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte)) {
         name
     } else {

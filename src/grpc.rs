@@ -30,7 +30,6 @@ pub use self::layer::no_such_service;
 use self::record::{Counts, Record};
 use crate::config;
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
@@ -38,6 +37,7 @@ use crate::pb::{
     BatchGetOrdersRequest, BatchGetOrdersResponse, ErrorReason, GetOrderRequest, GetOrderResponse,
     OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
 };
+use crate::telemetry::metrics::Metrics;
 
 /// The largest accepted request, in bytes. `app` applies it to the other services too.
 pub const REQUEST_LIMIT: usize = 64 * 1024;

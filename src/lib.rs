@@ -23,7 +23,7 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod health;
-pub mod metrics;
+pub mod live_check;
 pub mod orders;
 pub mod outbound;
 pub mod pb;
@@ -31,7 +31,6 @@ pub mod peer;
 pub mod providers;
 pub mod sandbox;
 pub mod server;
-pub mod spans;
 pub mod store;
 pub mod telemetry;
 

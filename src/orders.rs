@@ -24,8 +24,8 @@ use crate::accounts::{Accounts, Caller, Priority};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
-use crate::spans;
 use crate::store::{OrderKey, Store};
+use crate::telemetry::spans;
 
 /// How long a vendor's not-found answer is cached.
 const NOT_FOUND_FRESHNESS: Duration = Duration::from_secs(5);

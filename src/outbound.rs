@@ -28,8 +28,8 @@ use self::departure::Departure;
 pub use self::permit::{Counting, Delivery, Permit, Uncounted};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::metrics::{ByWord, Gauge, Histogram, Lazy};
-use crate::spans;
+use crate::telemetry::metrics::{ByWord, Gauge, Histogram, Lazy};
+use crate::telemetry::spans;
 
 /// The most bytes of an answer that are read.
 const BODY_LIMIT: usize = 256 * 1024;

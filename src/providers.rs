@@ -25,9 +25,9 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::outbound::{Answer, Delivery, Permit};
 use crate::pb::{self, Order};
+use crate::telemetry::metrics::Metrics;
 
 /// One account at a vendor, ready for questions.
 #[async_trait]
@@ -75,18 +75,18 @@ pub trait Provider: Send + Sync {
     ///
     /// # Errors
     /// Errors of the transport and the store: the vendor has then answered nothing.
-    async fn prove(&self, shared: Option<&dyn TokenStore>) -> Result<Proof, Error>;
+    async fn live_check(&self, shared: Option<&dyn TokenStore>) -> Result<LiveCheck, Error>;
 
-    /// Whether [`prove`](Self::prove) ends the life of a token that a running server may use. If so,
-    /// `prove` needs the store that the server shares.
-    fn proof_ends_a_token(&self) -> bool {
+    /// Whether [`live_check`](Self::live_check) ends the life of a token that a running server may use. If so,
+    /// `live_check` needs the store that the server shares.
+    fn live_check_ends_a_token(&self) -> bool {
         false
     }
 }
 
-/// A vendor's answer to [`Provider::prove`].
+/// A vendor's answer to [`Provider::live_check`].
 #[derive(Debug)]
-pub struct Proof {
+pub struct LiveCheck {
     /// Which of the account's credentials the vendor accepted, in a few words; or why it would answer
     /// no question about an order.
     pub taken: Result<&'static str, Error>,
@@ -99,7 +99,7 @@ pub struct Proof {
     pub certificate: Option<Vec<u8>>,
 }
 
-impl Proof {
+impl LiveCheck {
     /// Builds the proof from an answer.
     fn of(answer: &Answer, taken: Result<&'static str, Error>) -> Self {
         let Answer { clock_difference, .. } = *answer;

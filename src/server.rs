@@ -29,7 +29,7 @@ pub use tls::Tls;
 
 use self::activity::Activity;
 use self::budget::Budgets;
-use crate::metrics::{Counter, Gauge, Metrics};
+use crate::telemetry::metrics::{Counter, Gauge, Metrics};
 
 /// How long to wait where no connection can be accepted, for example for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -33,9 +33,9 @@ pub use self::redis::fuzzing;
 use crate::clock::Clock;
 use crate::config::{self, StorePlace};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::pb::Order;
 use crate::providers::TokenStore;
+use crate::telemetry::metrics::Metrics;
 
 /// How often [`Store::opened`] tries a store that is not available yet.
 const OPENING_POLL: Duration = Duration::from_millis(100);

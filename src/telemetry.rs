@@ -1,8 +1,10 @@
 //! Logs and traces. `cli` sets them up once; every module logs through `tracing`, and `spans` creates
 //! the spans.
 
+pub mod metrics;
 mod otlp;
 mod queue;
+pub mod spans;
 mod text;
 
 use std::io;
@@ -19,11 +21,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, registry};
 
+use self::metrics::Metrics;
 use self::otlp::SpanExport;
 use self::queue::Queue;
 pub(crate) use self::text::is_harmful;
 use crate::config::{LogFormat, Telemetry};
-use crate::metrics::Metrics;
 
 /// How long the shutdown waits for the log's reader to read the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);

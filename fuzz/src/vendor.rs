@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Section;
 use order_query::error::Error;
-use order_query::metrics::Metrics;
+use order_query::telemetry::metrics::Metrics;
 use order_query::outbound::Delivery;
 use order_query::outbound::fuzzing::{self, Reply};
 use order_query::pb::{self, Order};

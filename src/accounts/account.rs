@@ -11,10 +11,10 @@ use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::pb::{self, Order, OrderRef};
 use crate::providers::{self, Provider, Query, Resources, Rules};
 use crate::store::{AccountKey, OrderKey};
+use crate::telemetry::metrics::Metrics;
 
 /// The allowed range of `freshness`.
 const FRESHNESS_RANGE: std::ops::RangeInclusive<Duration> =

@@ -1,9 +1,9 @@
 //! The metrics of one account, as handles that are created once, so that counting needs no lookup. Used
 //! by the account, and by `orders` for its questions.
 
-use crate::metrics::{ByWord, Counter, Gauge, Histogram, Lazy, Metrics};
 use crate::pb::Source;
 use crate::store::Limit;
+use crate::telemetry::metrics::{ByWord, Counter, Gauge, Histogram, Lazy, Metrics};
 
 /// The outcome label of a call that returned an order.
 const OK: &str = "OK";

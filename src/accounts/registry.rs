@@ -9,8 +9,8 @@ use super::caller::Caller;
 use crate::clock::Clock;
 use crate::config::{Section, is_name};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::pb::{self, ErrorReason, OrderRef};
+use crate::telemetry::metrics::Metrics;
 
 /// All configured accounts.
 pub struct Accounts(Vec<Arc<Account>>);

@@ -14,9 +14,9 @@ use tonic::service::Routes;
 
 use crate::budget::{Budget, Share};
 use crate::grpc::auth::Clients;
-use crate::metrics::{self, Metrics};
 use crate::orders::Orders;
 use crate::peer::Peer;
+use crate::telemetry::metrics::{self, Metrics};
 
 /// The health service and `GET /metrics`. Every other path is a 404: a probe of a wrong path must not
 /// count an empty answer as success.

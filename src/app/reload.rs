@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Look, Reload};
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(5);

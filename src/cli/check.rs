@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::render::plain;
 use super::serve::open;
-use super::sheet::plain;
 use super::{ConfigFile, Failure, print};
 use crate::app::Setup;
 use crate::clock::SystemClock;
 use crate::config::Problem;
+use crate::live_check;
 
 /// Reports all problems of a configuration at once.
 #[derive(Args)]
@@ -37,7 +38,7 @@ impl Check {
         for Problem { path, text } in &setup.warnings {
             print(format_args!("warning: {path}: {text}"))?;
         }
-        let findings = if self.live { setup.prove().await } else { Vec::new() };
+        let findings = if self.live { live_check::run(&setup).await } else { Vec::new() };
         for finding in &findings {
             print(plain(&finding.to_string()))?;
         }

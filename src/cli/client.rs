@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 use self::symptom::Symptom;
-use super::{Failure, sheet};
+use super::{Failure, render};
 use crate::certificate::Pem;
 use crate::config::{Secret, read_pem, read_secret};
 use crate::pb::{DESCRIPTORS, OrderRef, Provider};
@@ -223,13 +223,13 @@ impl Server<'_> {
     ) -> Failure {
         let uri = self.endpoint.uri().to_string();
         let text = if let Some(symptom) = symptom {
-            let looks = sheet::plain(&symptom.looks(self.tls));
+            let looks = render::plain(&symptom.looks(self.tls));
             format!("{looks}\n  try: {}", symptom.advice(self))
         } else {
             // Some errors repeat the text of their source.
             let mut causes: Vec<_> = symptom::chain(error).map(ToString::to_string).collect();
             causes.dedup();
-            sheet::plain(&causes.join(": "))
+            render::plain(&causes.join(": "))
         };
         Failure::Failed(format!("{what} {}: {text}", uri.trim_end_matches('/')))
     }
@@ -240,8 +240,8 @@ impl Server<'_> {
 pub(super) fn told(status: &Status) -> Failure {
     let details = status.get_error_details();
     let mut text = match details.error_info() {
-        Some(info) => sheet::plain(&format!("{}: {}", info.reason, status.message())),
-        None => sheet::plain(&format!("{:?}: {}", status.code(), status.message())),
+        Some(info) => render::plain(&format!("{}: {}", info.reason, status.message())),
+        None => render::plain(&format!("{:?}: {}", status.code(), status.message())),
     };
     let wait = details.retry_info().and_then(|info| info.retry_delay);
     let metadata = details.error_info().map(|info| &info.metadata);
@@ -255,7 +255,7 @@ pub(super) fn told(status: &Status) -> Failure {
     ];
     for (name, value) in lines {
         if let Some(value) = value {
-            text = format!("{text}\n  {name}: {}", sheet::plain(&value));
+            text = format!("{text}\n  {name}: {}", render::plain(&value));
         }
     }
     Failure::Failed(text)

@@ -8,7 +8,7 @@ use tonic::Request;
 use tonic::transport::Endpoint;
 
 use super::client::{Server, Tls};
-use super::{Failure, get, invoked, print, serve, sheet, told_to_stop};
+use super::{Failure, get, invoked, print, render, serve, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -60,7 +60,7 @@ impl Demo {
             print(format_args!("$ {program} get {word} {id} --endpoint {url}"))?;
             let request =
                 GetOrderRequest { provider: provider.into(), id, ..GetOrderRequest::default() };
-            print(sheet::order(&get::ask(server, Request::new(request)).await?))?;
+            print(render::order(&get::ask(server, Request::new(request)).await?))?;
         }
         if !self.once {
             print(format_args!(

@@ -6,7 +6,7 @@ use clap::Args;
 use tonic::Request;
 
 use super::client::{OrderArgs, Server, json};
-use super::{Failure, print, sheet};
+use super::{Failure, print, render};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderRequest, GetOrderResponse, OrderRef};
 
@@ -41,7 +41,7 @@ impl Get {
         if self.which.json {
             print(json("GetOrderResponse", &answer)?)?;
         } else {
-            print(sheet::order(&answer).trim_end())?;
+            print(render::order(&answer).trim_end())?;
         }
         Ok(())
     }

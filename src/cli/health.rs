@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::client::{Server, Tls};
-use super::sheet::plain;
+use super::render::plain;
 use super::{Failure, print};
 
 /// Probes run every few seconds, so a slower answer counts as none.

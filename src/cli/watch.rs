@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::client::{OrderArgs, json, told};
-use super::{Failure, print, sheet};
+use super::{Failure, print, render};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
 
@@ -40,7 +40,7 @@ impl Watch {
             } else {
                 let (order, source) = (change.order, change.source);
                 let answer = GetOrderResponse { order, source, refresh_time: None };
-                print(sheet::order(&answer))?;
+                print(render::order(&answer))?;
             }
         }
     }

@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config;
 use crate::error::Error;
-use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
+use crate::telemetry::metrics::{Counter, Gauge, Metrics};
 
 /// How long a refused caller is asked to wait: enough for some calls to end, and the longest wait
 /// after which gRPC's built-in retries still repeat a call.

@@ -15,9 +15,9 @@ use crate::budget::{Budget, Share};
 use crate::clock::Clock;
 use crate::config::Section;
 use crate::error::Error;
-use crate::metrics::{Counter, Gauge, Metrics};
 use crate::pb::ErrorReason;
 use crate::peer::Peer;
+use crate::telemetry::metrics::{Counter, Gauge, Metrics};
 
 /// How long a token may be, in characters. A shorter one can be guessed.
 const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=4096;

@@ -27,9 +27,9 @@ use super::record::Record;
 use super::status;
 use crate::config;
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::pb::ErrorReason;
 use crate::peer::{Outstanding, Peer};
+use crate::telemetry::metrics::Metrics;
 
 /// How long the layer waits beyond a call's deadline. Handlers know more about what they were doing,
 /// so they get the time to answer for themselves.

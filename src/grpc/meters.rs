@@ -1,7 +1,7 @@
 //! The metrics of calls: the handles of each method, looked up once. Used by the record of a call.
 
-use crate::metrics::{ByWord, Counter, CounterFamily, Histogram, Metrics};
 use crate::pb::order_service_server::SERVICE_NAME;
+use crate::telemetry::metrics::{ByWord, Counter, CounterFamily, Histogram, Metrics};
 
 /// The label of a method that the service does not have: its name comes from the caller.
 const UNKNOWN: &str = "unknown";

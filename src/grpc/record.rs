@@ -18,7 +18,7 @@ use crate::budget::Share;
 use crate::error::{Error, Fault, Verdict};
 use crate::orders::Answer;
 use crate::pb::{self, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
-use crate::spans::{self, CallEnd, Span};
+use crate::telemetry::spans::{self, CallEnd, Span};
 
 /// The log line of a call. When the last clone is dropped, the line is written and the call's permits
 /// are returned. This happens exactly once, however the call ends.

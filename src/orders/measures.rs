@@ -12,9 +12,9 @@ use super::question::Question;
 use super::{Answer, Orders};
 use crate::accounts::{Account, Impairment, Priority, Quota, QuotaClass};
 use crate::error::{Error, outcome};
-use crate::metrics::Metrics;
 use crate::pb::{GetOrderResponse, Order, Source};
 use crate::store::Held;
+use crate::telemetry::metrics::Metrics;
 
 /// How long to wait for the store to report an account's remaining calls.
 const PATIENCE: Duration = Duration::from_secs(1);

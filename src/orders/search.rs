@@ -14,8 +14,8 @@ use crate::accounts::{ConcurrencyPermit, Quota};
 use crate::error::{Answer, Error, Exchange};
 use crate::pb::{ErrorReason, Order};
 use crate::providers::Resources;
-use crate::spans::Span;
 use crate::store::{self, Known, Lease};
+use crate::telemetry::spans::Span;
 
 impl Orders {
     /// Leads a search to its end. However it ends, every caller that shares it gets its outcome.

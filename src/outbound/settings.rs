@@ -11,7 +11,7 @@ use super::{Client, Meters, causes};
 use crate::certificate::Pem;
 use crate::clock::Clock;
 use crate::config::Section;
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// How long connecting may take, within the whole attempt's time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

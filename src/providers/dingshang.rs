@@ -11,13 +11,13 @@ use iso_currency::Currency;
 use serde::Serialize;
 
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
+use super::{LiveCheck, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Counting, Permit, Request, Uncounted};
 use crate::pb::{ErrorReason, FulfillmentStatus, Money, Order, OrderItem, OrderStatus};
+use crate::telemetry::metrics::Metrics;
 
 /// The vendor's name in metrics and logs.
 const VENDOR: &str = "dingshang";
@@ -218,7 +218,7 @@ impl Provider for Dingshang {
 
     /// The vendor's own test of `Appid` and `AppSecret` (*found*). It has no payload, and therefore no
     /// signature.
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+    async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let answer = self
             .post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost, Uncounted)
             .await?;
@@ -227,7 +227,7 @@ impl Provider for Dingshang {
             Some(_) => Ok("app_id and app_secret taken, app_key not proved"),
             None => Ok("app_id and app_secret taken"),
         });
-        Ok(Proof::of(&answer, taken))
+        Ok(LiveCheck::of(&answer, taken))
     }
 }
 

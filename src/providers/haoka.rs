@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::wire::{self, Object, Refusal, Scalar, Words};
-use super::{CLOCK_TOLERANCE, Proof, Provider, Query, Resources, Rules, TokenStore};
+use super::{CLOCK_TOLERANCE, LiveCheck, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::outbound::{Answer, Body, Client, Permit, Request, Uncounted};
 use crate::pb::{ActivationStatus, ErrorReason, Order, OrderStatus, Recipient, Shipment, SimCard};
+use crate::telemetry::metrics::Metrics;
 
 /// The vendor's name in metrics and logs.
 const VENDOR: &str = "haoka";
@@ -156,7 +156,7 @@ impl Provider for Haoka {
 
     /// Every vendor call that checks credentials is a call for an order, and counts as one. So this
     /// only compares the clocks, at a path that belongs to none of the vendor's calls.
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+    async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let request = Request { operation: "clock", ..Request::default() };
         let answer = self.client.send(request, Uncounted).await?;
         let taken = match answer.check_status() {
@@ -166,7 +166,7 @@ impl Provider for Haoka {
             }
             Err(error) => Err(error),
         };
-        Ok(Proof { clock_limit: Some(CLOCK_LIMIT), ..Proof::of(&answer, taken) })
+        Ok(LiveCheck { clock_limit: Some(CLOCK_LIMIT), ..LiveCheck::of(&answer, taken) })
     }
 }
 

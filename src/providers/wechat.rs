@@ -12,16 +12,16 @@ use prost_types::Timestamp;
 
 use self::token::Tokens;
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Proof, Provider, Query, Resources, Rules, Token, TokenStore};
+use super::{LiveCheck, Provider, Query, Resources, Rules, Token, TokenStore};
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::outbound::{Answer, Client, Permit, Request};
 use crate::pb::{
     ErrorReason, Invoice, InvoiceStatus, Money, Order, OrderItem, OrderStatus, Payment,
     ResourceUsage,
 };
+use crate::telemetry::metrics::Metrics;
 
 /// The vendor's name in metrics and logs.
 const VENDOR: &str = "wechat";
@@ -179,12 +179,12 @@ impl Provider for Wechat {
         }
     }
 
-    async fn prove(&self, shared: Option<&dyn TokenStore>) -> Result<Proof, Error> {
-        let (answer, token) = self.tokens.prove(&self.client, shared).await?;
-        Ok(Proof::of(&answer, token.map(|_| "app_id and app_secret taken")))
+    async fn live_check(&self, shared: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
+        let (answer, token) = self.tokens.live_check(&self.client, shared).await?;
+        Ok(LiveCheck::of(&answer, token.map(|_| "app_id and app_secret taken")))
     }
 
-    fn proof_ends_a_token(&self) -> bool {
+    fn live_check_ends_a_token(&self) -> bool {
         self.tokens.end_one_another()
     }
 }

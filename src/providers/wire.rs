@@ -14,9 +14,9 @@ use md5::{Digest as _, Md5};
 pub(super) use self::object::Object;
 pub(super) use self::scalar::{Read, Scalar};
 use crate::error::{Error, Exchange};
-use crate::metrics::{Counter, Metrics};
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
+use crate::telemetry::metrics::{Counter, Metrics};
 
 /// How many unknown words of a table are tracked as already logged.
 const SEEN_LIMIT: usize = 1000;

@@ -22,7 +22,7 @@ use webpki::EndEntityCert;
 use crate::certificate::{Pem, not_after, untimely};
 use crate::clock::Clock;
 use crate::config::{PEM_LIMIT, Section, read_file};
-use crate::metrics::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// The name of HTTP/2 in a handshake.
 const ALPN: &[u8] = b"h2";

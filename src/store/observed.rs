@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
 use crate::error::Error;
-use crate::metrics::{ByWord, Counter, Histogram, Metrics};
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
-use crate::spans;
+use crate::telemetry::metrics::{ByWord, Counter, Histogram, Metrics};
+use crate::telemetry::spans;
 
 /// A store with metrics and traces.
 pub(super) struct Observed<S> {

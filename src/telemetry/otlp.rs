@@ -30,9 +30,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use super::metrics::Counter;
+use super::spans;
 use crate::config::Traces;
-use crate::metrics::Counter;
-use crate::spans;
 
 /// The most spans that may wait.
 const WAITING: usize = 2048;
@@ -265,7 +265,7 @@ mod tests {
     use opentelemetry::trace::{Span as _, Tracer as _};
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn what_does_not_fit_is_counted_and_holds_nobody_up() {

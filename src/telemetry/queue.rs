@@ -9,9 +9,9 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::metrics::Counter;
 use super::text::harmless;
 use crate::config::LogFormat;
-use crate::metrics::Counter;
 
 /// The most bytes that may wait: a few thousand lines.
 const LIMIT: usize = 1024 * 1024;
@@ -150,7 +150,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::metrics::Metrics;
 
     /// A reader that reads one batch each time the test allows it.
     struct Reader(Receiver<()>, Sender<String>);

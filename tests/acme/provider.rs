@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use prost_types::Timestamp;
 
 use super::wire::{self, Object, Read, Refusal, Scalar, Words};
-use super::{Proof, Provider, Query, Resources, Rules, TokenStore};
+use super::{LiveCheck, Provider, Query, Resources, Rules, TokenStore};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::outbound::{Answer, Client, Counting, Request, Uncounted};
 use crate::pb::{ErrorReason, Money, Order, OrderStatus};
+use crate::telemetry::metrics::Metrics;
 
 /// What metrics and logs know the vendor by.
 const VENDOR: &str = "acme";
@@ -104,10 +104,10 @@ impl Provider for Acme {
     }
 
     /// The shop itself, which is no order: its calls do not count.
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+    async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let answer = self.get("shop", &["shops", &self.shop], Uncounted).await?;
         let taken = accepted(&self.vendor, &answer).map(|_| "shop and api_key taken");
-        Ok(Proof::of(&answer, taken))
+        Ok(LiveCheck::of(&answer, taken))
     }
 }
 

@@ -12,11 +12,11 @@ use crate::accounts::{Account, Accounts, Caller};
 use crate::clock::{Clock, ManualClock};
 use crate::config::Section;
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::orders::Orders;
 use crate::pb::{self, ErrorReason, Money, Order, OrderRef, OrderStatus};
 use crate::sandbox::Sandbox;
 use crate::store::Memory;
+use crate::telemetry::metrics::Metrics;
 
 /// The contract has no value for the vendor, so its account stands under another one's.
 const STAND_IN: pb::Provider = pb::Provider::Haoka;
@@ -110,7 +110,7 @@ async fn the_vendor_is_proved_without_an_order() {
         let settings = format!("base_url = {url:?}\nshop = \"sandbox\"\napi_key = {key:?}\n");
         let mut section = Section::parse(&settings, Path::new("")).unwrap();
         let vendor = super::acme::configure(&mut section, &clock, &Metrics::default()).unwrap();
-        let proof = vendor.prove(None).await.unwrap();
+        let proof = vendor.live_check(None).await.unwrap();
         assert_eq!(proof.taken.map_err(|error| error.reason), expected);
     }
 }

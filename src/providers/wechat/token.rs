@@ -6,7 +6,7 @@
 //! ends the life of the previous one. `force_refresh` would invalidate the token of every other user of
 //! the account, so it is never sent.
 
-mod proof;
+mod live_check;
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,11 +18,11 @@ use super::{UNLISTED, row};
 use crate::clock::Clock;
 use crate::config::{RotatingSecret, Secret, Section};
 use crate::error::{Error, Exchange, outcome};
-use crate::metrics::{ByWord, Counter};
 use crate::outbound::{Answer, Body, Client, Request, Uncounted};
 use crate::pb::ErrorReason;
 use crate::providers::wire::{self, Refusal, Scalar};
 use crate::providers::{Token, TokenStore, new_id};
+use crate::telemetry::metrics::{ByWord, Counter};
 
 /// How long before its end a token is renewed: under 300 s, because only then does the stable way
 /// return a new one.

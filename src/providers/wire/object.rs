@@ -329,8 +329,8 @@ fn stands_for_none(json: &RawValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
     use crate::pb::ErrorReason;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn an_unreadable_answer_is_told_without_its_content() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use order_query::clock::{Clock, SystemClock};
 use order_query::config::{Problem, Section};
 use order_query::grpc::auth::{Clients, Transport};
-use order_query::metrics::Metrics;
+use order_query::telemetry::metrics::Metrics;
 
 use super::{HAOKA, WECHAT, fine, problems, problems_in, read_in, wrong};
 

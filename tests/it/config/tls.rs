@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::{Look, Section};
-use order_query::metrics::Metrics;
 use order_query::server::Tls;
+use order_query::telemetry::metrics::Metrics;
 
 use super::{HAOKA, problems_in};
 use crate::support::authority::{self, Authority};

@@ -13,7 +13,7 @@ use order_query::error::Error;
 use order_query::orders::Orders;
 use order_query::outbound::Delivery;
 use order_query::pb::{Order, Provider};
-use order_query::providers::{self, Proof, Query, Resources, Rules, TokenStore};
+use order_query::providers::{self, LiveCheck, Query, Resources, Rules, TokenStore};
 use order_query::store::{Memory, Store};
 
 use super::CACHE_BYTES;
@@ -96,7 +96,7 @@ impl providers::Provider for FakeVendor {
     fn rules(&self) -> Rules {
         self.rules
     }
-    async fn prove(&self, _: Option<&dyn TokenStore>) -> Result<Proof, Error> {
+    async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         unreachable!("nobody asks for proof")
     }
     async fn get_order(&self, query: &Query, resources: Resources<'_>) -> Result<Order, Error> {

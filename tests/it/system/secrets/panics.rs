@@ -4,8 +4,8 @@ use std::env;
 use std::process::{Command, Stdio};
 
 use order_query::config::Telemetry;
-use order_query::metrics::Metrics;
 use order_query::telemetry;
+use order_query::telemetry::metrics::Metrics;
 
 use super::{HAOKA_SECRET, NAME, PERSONAL, SECRETS, assert_none};
 use crate::support::child::exact;

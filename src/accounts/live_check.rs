@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Account, Accounts};
 use crate::error::Error;
-use crate::providers::{Proof, TokenStore};
+use crate::providers::{LiveCheck, TokenStore};
 
 /// What a proof may use if it ends the life of an access token.
 #[derive(Clone, Copy)]
@@ -23,12 +23,12 @@ pub enum Shared<'a> {
 
 /// The result of proving one account.
 #[derive(Debug)]
-pub struct Proved {
+pub struct LiveChecked {
     /// The account's name.
     pub account: String,
     /// The vendor's answer, or why there is none; `None` if the vendor must not be asked. Its texts are
     /// safe to show.
-    pub outcome: Option<Result<Proof, Error>>,
+    pub outcome: Option<Result<LiveCheck, Error>>,
     /// The duration of the proof.
     pub time: Duration,
 }
@@ -36,29 +36,29 @@ pub struct Proved {
 impl Accounts {
     /// Whether a proof of any account must be given the store of the running server.
     #[must_use]
-    pub fn prove_with_store(&self) -> bool {
-        self.iter().any(|account| account.vendor.proof_ends_a_token())
+    pub fn live_check_needs_the_store(&self) -> bool {
+        self.iter().any(|account| account.vendor.live_check_ends_a_token())
     }
 
     /// Asks the vendors of all accounts at once; the results are in the order of the accounts.
-    pub async fn prove(&self, shared: Shared<'_>) -> Vec<Proved> {
-        join_all(self.iter().map(|account| account.prove(shared))).await
+    pub async fn live_check(&self, shared: Shared<'_>) -> Vec<LiveChecked> {
+        join_all(self.iter().map(|account| account.live_check(shared))).await
     }
 }
 
 impl Account {
-    async fn prove(&self, shared: Shared<'_>) -> Proved {
+    async fn live_check(&self, shared: Shared<'_>) -> LiveChecked {
         let begin = Instant::now();
         let outcome = match shared {
-            Shared::Unknown if self.vendor.proof_ends_a_token() => None,
-            Shared::Store(store) => Some(self.vendor.prove(Some(store)).await),
-            Shared::Nobody | Shared::Unknown => Some(self.vendor.prove(None).await),
+            Shared::Unknown if self.vendor.live_check_ends_a_token() => None,
+            Shared::Store(store) => Some(self.vendor.live_check(Some(store)).await),
+            Shared::Nobody | Shared::Unknown => Some(self.vendor.live_check(None).await),
         };
         let presentable = |error: Error| error.presentable(&self.vendor.secrets());
         let outcome = outcome.map(|outcome| match outcome {
-            Ok(proof) => Ok(Proof { taken: proof.taken.map_err(presentable), ..proof }),
+            Ok(proof) => Ok(LiveCheck { taken: proof.taken.map_err(presentable), ..proof }),
             Err(error) => Err(presentable(error)),
         });
-        Proved { account: self.name.clone(), outcome, time: begin.elapsed() }
+        LiveChecked { account: self.name.clone(), outcome, time: begin.elapsed() }
     }
 }

@@ -18,16 +18,16 @@ const NAME_WIDTH: usize = 18;
 pub(super) fn order(answer: &GetOrderResponse) -> String {
     let default = Order::default();
     let order = answer.order.as_ref().unwrap_or(&default);
-    let mut sheet = format!("{} order {}\n", order.provider().word(), plain(&order.id));
+    let mut render = format!("{} order {}\n", order.provider().word(), plain(&order.id));
     for (name, value) in lines(answer, order) {
         if !value.is_empty() {
-            let _ = writeln!(sheet, "  {name:NAME_WIDTH$} {}", plain(&value));
+            let _ = writeln!(render, "  {name:NAME_WIDTH$} {}", plain(&value));
         }
     }
     if !order.items.is_empty() {
-        sheet += &items(&order.items);
+        render += &items(&order.items);
     }
-    sheet
+    render
 }
 
 fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)> {
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn nothing_steers_the_terminal() {
         let order = Order { remark: "a\u{1b}[2Jb\nc".to_owned(), ..Order::default() };
-        let sheet = self::order(&GetOrderResponse { order: Some(order), ..Default::default() });
-        assert!(sheet.contains("a\u{fffd}[2Jb\u{fffd}c"), "{sheet}");
+        let render = self::order(&GetOrderResponse { order: Some(order), ..Default::default() });
+        assert!(render.contains("a\u{fffd}[2Jb\u{fffd}c"), "{render}");
     }
 }

@@ -21,7 +21,7 @@ impl Tokens {
     ///
     /// # Errors
     /// The vendor was not asked, or gave no answer; an error in its answer is part of the proof.
-    pub(in crate::providers::wechat) async fn prove(
+    pub(in crate::providers::wechat) async fn live_check(
         &self,
         client: &Client,
         shared: Option<&dyn TokenStore>,

@@ -1,13 +1,13 @@
-//! The findings of `check --live`, in words for an operator. Used by `app::proof` only.
+//! The findings of `check --live`, in words for an operator. Used by `live_check` only.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::accounts::Proved;
+use crate::accounts::LiveChecked;
 use crate::certificate::{self, ENDS_SOON};
 use crate::error::Error;
 use crate::pb::ErrorReason;
-use crate::providers::{CLOCK_TOLERANCE, Proof};
+use crate::providers::{CLOCK_TOLERANCE, LiveCheck};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -59,12 +59,12 @@ impl fmt::Display for Finding {
 impl Finding {
     /// The finding for one account, with the time `now` of this machine's clock. `unasked` is the
     /// reason why a vendor that was not asked must not be asked.
-    pub(super) fn of(proved: Proved, unasked: &str, now: SystemTime) -> Self {
+    pub(super) fn of(proved: LiveChecked, unasked: &str, now: SystemTime) -> Self {
         let path = format!("accounts.{}", proved.account);
         let mut report = Report::default();
         match proved.outcome {
             None => return Self { path, verdict: Verdict::NotAsked, text: unasked.to_owned() },
-            Some(Ok(Proof { taken, clock_difference, clock_limit, certificate })) => {
+            Some(Ok(LiveCheck { taken, clock_difference, clock_limit, certificate })) => {
                 report.credentials(taken);
                 report.clock(clock_difference, clock_limit);
                 report.certificate(certificate.as_deref(), now);

@@ -4,6 +4,7 @@ mod admin;
 mod descriptors;
 mod reflection;
 mod reload;
+mod settings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,16 +20,17 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+pub use self::settings::{Admin, Config};
 use crate::accounts::Accounts;
 use crate::clock::Clock;
-use crate::config::{Config, Problem, Problems, Reload, Section};
+use crate::config::{Problem, Problems, Reload, Section};
 use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
 use crate::orders::Orders;
 use crate::server::{Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::{config, grpc, server, store, telemetry};
+use crate::{grpc, server, store};
 
 /// The connection limit of the admin listener: a few for each probe and each scraper.
 const ADMIN_CONNECTIONS: u32 = 100;
@@ -87,13 +89,6 @@ impl Setup {
         let places: Vec<Section> = documents.iter().map(Section::place).collect();
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
-        // With `check --root` the configuration is for another machine, whose store is not on this one.
-        if let Err(text) = store::check(&config.store, is_of_this_machine) {
-            problems.push(Problem { path: "store.url".to_owned(), text });
-        }
-        if let Err(text) = telemetry::check(&config.telemetry) {
-            problems.push(Problem { path: "telemetry.otlp_endpoint".to_owned(), text });
-        }
         if problems.is_empty() && accounts.is_empty() {
             let text = "none is configured, so nothing could be asked".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
@@ -146,7 +141,7 @@ impl App {
     /// If the store cannot be opened, or if the server cannot listen on an address.
     pub async fn start(setup: Setup) -> io::Result<Self> {
         let Setup { config, accounts, callers, warnings, metrics, tls, reloads, clock } = setup;
-        let config::Server { drain_delay, drain_timeout, .. } = config.server;
+        let server::Settings { drain_delay, drain_timeout, .. } = config.server;
         log_warnings(&warnings);
         descriptors::raise();
         let listener = bind("server.listen", config.server.listen).await?;
@@ -174,7 +169,8 @@ impl App {
             limits: admin_limits(&config.server),
             stopping: stopping.clone(),
         };
-        let service = grpc::service(orders.clone(), callers, &config.server, &metrics);
+        let service =
+            grpc::service(orders.clone(), callers, &grpc_limits(&config.server), &metrics);
         let mut routes = health().add_service(service);
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
@@ -238,8 +234,14 @@ fn log_warnings(warnings: &[Problem]) {
     }
 }
 
+/// The limits of calls to `OrderService`.
+fn grpc_limits(server: &server::Settings) -> grpc::Limits {
+    let server::Settings { request_timeout, max_in_flight, max_watches, .. } = *server;
+    grpc::Limits { request_timeout, max_in_flight, max_watches }
+}
+
 /// The limits of the listener for callers.
-fn server_limits(server: &config::Server) -> Limits {
+fn server_limits(server: &server::Settings) -> Limits {
     Limits {
         max_connections: server.max_connections,
         max_connection_age: server.max_connection_age,
@@ -250,7 +252,7 @@ fn server_limits(server: &config::Server) -> Limits {
 }
 
 /// The limits of the admin listener.
-fn admin_limits(server: &config::Server) -> Limits {
+fn admin_limits(server: &server::Settings) -> Limits {
     Limits {
         max_connections: ADMIN_CONNECTIONS,
         calls: 0,

@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::admission::Admission;
+pub use self::admission::Limits;
 use self::auth::{Clients, Identity};
 use self::context::{CallContext, out_of_time};
 use self::layer::CallLayer;
 pub use self::layer::no_such_service;
 use self::record::{Counts, Record};
-use crate::config;
 use crate::error::Error;
 use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
@@ -58,7 +58,7 @@ const BATCH_ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 pub fn service(
     orders: Orders,
     clients: Clients,
-    limits: &config::Server,
+    limits: &Limits,
     metrics: &Metrics,
 ) -> CallLayer<OrderServiceServer<impl OrderService>> {
     let admission = Admission::new(limits, metrics);

@@ -11,8 +11,7 @@ use tokio::time::timeout;
 pub use self::report::{Finding, Verdict};
 use crate::accounts::Shared;
 use crate::app::Setup;
-use crate::config::StorePlace;
-use crate::store::{self, File, Store};
+use crate::store::{self, File, Place, Store};
 
 /// How long to wait for the shared store.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -57,17 +56,17 @@ pub async fn run(setup: &Setup) -> Vec<Finding> {
 async fn shared_store(setup: &Setup) -> Result<Option<Arc<dyn Store>>, Without> {
     let wanted = setup.accounts.live_check_needs_the_store();
     match &setup.config.store.place {
-        StorePlace::Memory => return Err(Without::Reason(NOT_SHARED)),
-        StorePlace::File(path) if File::is_held(path) => {
+        Place::Memory => return Err(Without::Reason(NOT_SHARED)),
+        Place::File(path) if File::is_held(path) => {
             return if wanted { Err(Without::Reason(IN_USE)) } else { Ok(None) };
         }
-        StorePlace::File(path) => {
+        Place::File(path) => {
             File::prove_writes(path).map_err(Without::Trouble)?;
             if !wanted || matches!(path.try_exists(), Ok(false)) {
                 return Ok(None);
             }
         }
-        StorePlace::Redis(_) => {}
+        Place::Redis(_) => {}
     }
     let store =
         store::open(&setup.config.store, &setup.clock, &setup.metrics).map_err(Without::Trouble)?;

@@ -11,6 +11,7 @@ mod budget;
 mod connection;
 mod io;
 mod service;
+mod settings;
 mod stream;
 mod tls;
 
@@ -25,7 +26,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use tls::Tls;
+pub use self::settings::Settings;
+pub use self::tls::Tls;
 
 use self::activity::Activity;
 use self::budget::Budgets;

@@ -13,6 +13,7 @@ mod ledger;
 mod memory;
 mod observed;
 mod redis;
+mod settings;
 mod slots;
 
 use std::sync::Arc;
@@ -29,9 +30,9 @@ use self::observed::Observed;
 pub use self::redis::Redis;
 #[cfg(fuzzing)]
 pub use self::redis::fuzzing;
+pub use self::settings::{Place, Settings};
 
 use crate::clock::Clock;
-use crate::config::{self, StorePlace};
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::TokenStore;
@@ -124,33 +125,20 @@ pub struct Held {
 /// # Errors
 /// Why the store cannot be opened, and what to do.
 pub fn open(
-    store: &config::Store,
+    settings: &Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<Arc<dyn Store>, String> {
-    let (clock, bytes) = (Arc::clone(clock), store.cache_bytes);
-    Ok(match &store.place {
-        StorePlace::Memory => Arc::new(Observed::new("memory", Memory::new(bytes, clock), metrics)),
-        StorePlace::Redis(url) => {
+    let (clock, bytes) = (Arc::clone(clock), settings.cache_bytes);
+    Ok(match &settings.place {
+        Place::Memory => Arc::new(Observed::new("memory", Memory::new(bytes, clock), metrics)),
+        Place::Redis(url) => {
             Arc::new(Observed::new("redis", Redis::open(url.expose(), bytes, clock)?, metrics))
         }
-        StorePlace::File(path) => {
+        Place::File(path) => {
             Arc::new(Observed::new("file", File::open(path, bytes, clock)?, metrics))
         }
     })
-}
-
-/// Checks the store's settings without opening it. With `is_here`, the file must be one that could be
-/// opened or created on this machine.
-///
-/// # Errors
-/// The problem with the URL (without quoting the URL) or with the file.
-pub fn check(store: &config::Store, is_here: bool) -> Result<(), String> {
-    match &store.place {
-        StorePlace::File(path) if is_here => File::check(path),
-        StorePlace::Memory | StorePlace::File(_) => Ok(()),
-        StorePlace::Redis(url) => Redis::check(url.expose()),
-    }
 }
 
 /// Whether an order's state may replace the known one. A known state that seems to be observed in the

@@ -4,6 +4,7 @@
 pub mod metrics;
 mod otlp;
 mod queue;
+mod settings;
 pub mod spans;
 mod text;
 
@@ -24,8 +25,9 @@ use tracing_subscriber::{Registry, registry};
 use self::metrics::Metrics;
 use self::otlp::SpanExport;
 use self::queue::Queue;
+pub use self::settings::{LogFormat, Settings, Traces};
 pub(crate) use self::text::is_harmful;
-use crate::config::{LogFormat, Telemetry};
+use crate::config::Section;
 
 /// How long the shutdown waits for the log's reader to read the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,12 +59,12 @@ impl Drop for Outgoing {
 /// # Errors
 /// Where no thread can be started, or the system has no root certificates to check a collector's
 /// certificate with.
-pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
-    let queue = Arc::new(Queue::new(telemetry.log_format, metrics.log_lines_lost.with([])));
-    let layer = layer(telemetry, Arc::clone(&queue));
+pub fn init(settings: &Settings, metrics: &Metrics) -> io::Result<Outgoing> {
+    let queue = Arc::new(Queue::new(settings.log_format, metrics.log_lines_lost.with([])));
+    let layer = layer(settings, Arc::clone(&queue));
     if registry().with(layer).try_init().is_ok() {
         std::panic::set_hook(Box::new(log_panic));
-        let direct = Dispatch::new(registry().with(self::layer(telemetry, io::stderr)));
+        let direct = Dispatch::new(registry().with(self::layer(settings, io::stderr)));
         let queue = Arc::clone(&queue);
         thread::Builder::new().name("logs".to_owned()).spawn(move || {
             // This thread's own log lines must not wait in the queue that it empties.
@@ -71,27 +73,30 @@ pub fn init(telemetry: &Telemetry, metrics: &Metrics) -> io::Result<Outgoing> {
         })?;
     }
     let start = |traces| SpanExport::start(traces, metrics.spans_lost.with([]));
-    let spans = telemetry.traces.as_ref().map(start).transpose()?;
+    let spans = settings.traces.as_ref().map(start).transpose()?;
     Ok(Outgoing { logs: queue, spans })
 }
 
-/// Checks that a collector's certificate could be verified.
-///
-/// # Errors
-/// Why it could not.
-pub fn check(telemetry: &Telemetry) -> Result<(), String> {
-    telemetry.traces.as_ref().map_or(Ok(()), otlp::check)
+/// Reads `[telemetry]`. `log_level` is the value from the environment; it overrides the file's. What is
+/// wrong is recorded as a problem, as well as a collector whose certificate could not be checked.
+pub fn read(section: Section, log_level: Option<Targets>) -> Settings {
+    let place = section.place();
+    let settings = Settings::read(section, log_level);
+    if let Some(Err(text)) = settings.traces.as_ref().map(otlp::check) {
+        place.problem("otlp_endpoint", text);
+    }
+    settings
 }
 
 /// The layer that filters, formats and writes the log.
-fn layer<W>(telemetry: &Telemetry, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+fn layer<W>(settings: &Settings, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = levels(&telemetry.log_level).and(filter_fn(is_fit));
+    let filter = levels(&settings.log_level).and(filter_fn(is_fit));
     // A line that cannot be written must not reach standard error in another way.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
-    match telemetry.log_format {
+    match settings.log_format {
         LogFormat::Json => layer
             .json()
             .flatten_event(true)
@@ -138,7 +143,7 @@ mod tests {
     fn logged(level: &str, log_format: LogFormat) -> String {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let log_level = level.parse().unwrap();
-        let layer = layer(&Telemetry { log_level, log_format, traces: None }, Arc::clone(&file));
+        let layer = layer(&Settings { log_level, log_format, traces: None }, Arc::clone(&file));
         tracing::subscriber::with_default(registry().with(layer), || {
             tracing::trace!("ours, in detail");
             tracing::warn!("ours");

@@ -6,8 +6,8 @@ use std::fs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ADMIN_CONNECTIONS;
+use super::Config;
 use crate::accounts::Accounts;
-use crate::config::Config;
 
 /// Descriptors besides those of limited connections: listeners, the runtime's own, the store's files or
 /// connections, the collector's connection, and files that are briefly open for reading.

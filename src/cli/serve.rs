@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{ConfigFile, Failure, invoked, print, told_to_stop};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
-use crate::config::{LogFormat, Problem, Problems, Section, read_file};
+use crate::config::{Problem, Problems, Section, read_file};
 use crate::sandbox::Sandbox;
 use crate::telemetry;
 
@@ -41,7 +41,7 @@ impl Serve {
             // With `--dev` no load balancer needs time to notice the shutdown.
             setup.config.server.drain_delay = Duration::ZERO;
             if self.config.path.is_none() && io::stderr().is_terminal() {
-                setup.config.telemetry.log_format = LogFormat::Text;
+                setup.config.telemetry.log_format = telemetry::LogFormat::Text;
             }
         }
         let scheme = if setup.is_encrypted() { "https" } else { "http" };

@@ -86,7 +86,7 @@ impl Section {
 
     /// Warns of characters in a secret that are invisible in an editor, and that an editor or a shell
     /// may have added.
-    pub(super) fn warn_of_unseen(&self, key: &str, Secret(text): &Secret) {
+    pub fn warn_of_unseen(&self, key: &str, Secret(text): &Secret) {
         let unseen = |c: char| {
             matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}')

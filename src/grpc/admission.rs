@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 use crate::telemetry::metrics::{Counter, Gauge, Metrics};
@@ -14,6 +13,17 @@ use crate::telemetry::metrics::{Counter, Gauge, Metrics};
 /// How long a refused caller is asked to wait: enough for some calls to end, and the longest wait
 /// after which gRPC's built-in retries still repeat a call.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// The limits of calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a call may take that is no watch.
+    pub request_timeout: Duration,
+    /// How many calls may be in flight, not counting watches.
+    pub max_in_flight: u32,
+    /// How many watches may be open.
+    pub max_watches: u32,
+}
 
 /// The permits for calls in progress. Clones share them.
 #[derive(Clone)]
@@ -24,8 +34,8 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &config::Server, metrics: &Metrics) -> Self {
-        let config::Server { max_in_flight, max_watches, .. } = *limits;
+    pub(super) fn new(limits: &Limits, metrics: &Metrics) -> Self {
+        let Limits { max_in_flight, max_watches, .. } = *limits;
         let pool = |limit: &'static str, size: u32, what, used| {
             metrics.server_limit.with([limit]).set(size.into());
             Pool::new(what, size, used, metrics.shed.with([limit]))

@@ -19,13 +19,12 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::admission::{Admission, RETRY};
+use super::admission::{Admission, Limits, RETRY};
 use super::auth::Clients;
 use super::context::{CallContext, Deadline, out_of_time};
 use super::meters::Meters;
 use super::record::Record;
 use super::status;
-use crate::config;
 use crate::error::Error;
 use crate::pb::ErrorReason;
 use crate::peer::{Outstanding, Peer};
@@ -69,7 +68,7 @@ impl<S> CallLayer<S> {
         inner: S,
         admission: Admission,
         clients: Clients,
-        limits: &config::Server,
+        limits: &Limits,
         metrics: &Metrics,
     ) -> Self {
         let meters = Arc::new(Meters::new(
@@ -252,12 +251,9 @@ fn unread(code: Code) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use futures_util::future;
 
     use super::*;
-    use crate::config::{Config, Section};
 
     /// A service that panics, or never answers.
     #[derive(Clone)]
@@ -296,10 +292,8 @@ mod tests {
     }
 
     fn calls(panics: bool) -> CallLayer<Bad> {
-        let text = "[server]\nmax_in_flight = 1\nmax_watches = 1\nrequest_timeout = \"1ms\"";
-        let mut root = Section::parse(text, Path::new("")).unwrap();
-        let server = root.section("server");
-        let limits = Config::read(&mut root, server, false).server;
+        let request_timeout = Duration::from_millis(1);
+        let limits = Limits { request_timeout, max_in_flight: 1, max_watches: 1 };
         let metrics = Metrics::default();
         let admission = Admission::new(&limits, &metrics);
         CallLayer::new(Bad { panics }, admission, Clients::default(), &limits, &metrics)

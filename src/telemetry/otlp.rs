@@ -31,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::metrics::Counter;
+use super::settings::Traces;
 use super::spans;
-use crate::config::Traces;
 
 /// The most spans that may wait.
 const WAITING: usize = 2048;

@@ -10,8 +10,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::metrics::Counter;
+use super::settings::LogFormat;
 use super::text::harmless;
-use crate::config::LogFormat;
 
 /// The most bytes that may wait: a few thousand lines.
 const LIMIT: usize = 1024 * 1024;

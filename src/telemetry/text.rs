@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::config::LogFormat;
+use super::settings::LogFormat;
 
 /// The longest text of a line, in characters. Our own are shorter.
 const LONGEST: usize = 200;

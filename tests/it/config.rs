@@ -16,9 +16,10 @@ mod tls;
 use std::path::Path;
 use std::sync::Arc;
 
+use order_query::app::Config;
 use order_query::app::Setup;
 use order_query::clock::SystemClock;
-use order_query::config::{Config, Problem, Problems, Section};
+use order_query::config::{Problem, Problems, Section};
 
 /// One account of each vendor, with nothing but what is needed.
 const WECHAT: &str =

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use order_query::config::{LogFormat, Ratio};
+use order_query::config::Ratio;
+use order_query::telemetry::LogFormat;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{HAOKA, fine, problems_in, settings, wrong};

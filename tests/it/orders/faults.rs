@@ -206,8 +206,13 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
     let root = "[accounts.any]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let root = Section::parse(root, Path::new("")).unwrap();
     let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
+    let limits = grpc::Limits {
+        request_timeout: config.server.request_timeout,
+        max_in_flight: config.server.max_in_flight,
+        max_watches: config.server.max_watches,
+    };
     let routes =
-        Routes::new(grpc::service(orders, Clients::default(), &config.server, &Metrics::default()));
+        Routes::new(grpc::service(orders, Clients::default(), &limits, &Metrics::default()));
     let address = serve(routes, CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {

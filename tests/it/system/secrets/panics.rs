@@ -3,7 +3,6 @@
 use std::env;
 use std::process::{Command, Stdio};
 
-use order_query::config::Telemetry;
 use order_query::telemetry;
 use order_query::telemetry::metrics::Metrics;
 
@@ -36,7 +35,7 @@ fn a_panic_is_logged_by_its_place() {
 }
 
 fn panic_over_canaries() {
-    let _logs = telemetry::init(&Telemetry::default(), &Metrics::default()).unwrap();
+    let _logs = telemetry::init(&telemetry::Settings::default(), &Metrics::default()).unwrap();
     let task = std::thread::spawn(|| panic!("{NAME} has {HAOKA_SECRET}"));
     assert!(task.join().is_err());
 }

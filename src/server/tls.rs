@@ -34,8 +34,36 @@ const CERT_FILE: &str = "cert_file";
 const KEY_FILE: &str = "key_file";
 const CLIENT_CA_FILE: &str = "client_ca_file";
 
-/// A setting, and what is wrong with it.
-type Wrong = (&'static str, String);
+/// What is wrong with a file of a setting.
+struct Wrong {
+    key: &'static str,
+    text: String,
+}
+
+impl Wrong {
+    fn new(key: &'static str, text: impl Into<String>) -> Self {
+        Self { key, text: text.into() }
+    }
+}
+
+/// What the files hold, in PEM.
+struct TlsFiles {
+    certificate: String,
+    key: String,
+    /// The authorities of client certificates.
+    authorities: Option<String>,
+}
+
+impl TlsFiles {
+    /// From the texts of the files, in the order of the settings.
+    fn of(pems: Vec<String>) -> Result<Self, Wrong> {
+        let mut pems = pems.into_iter();
+        let (Some(certificate), Some(key)) = (pems.next(), pems.next()) else {
+            return Err(Wrong::new(CERT_FILE, "is missing"));
+        };
+        Ok(Self { certificate, key, authorities: pems.next() })
+    }
+}
 
 /// `[server.tls]`: the TLS settings of a listener.
 pub struct Tls {
@@ -96,29 +124,30 @@ impl Tls {
             .collect();
         let read = read.into_iter().collect::<Option<Vec<_>>>().filter(|_| complete)?;
         let (pems, contents): (Vec<String>, Vec<String>) = read.into_iter().unzip();
-        let config =
-            server_config(&pems, &metrics).map_err(|(key, text)| place.problem(key, text)).ok()?;
-        if let Some(text) = untimely_in(&pems, clock.wall()) {
+        let problem = |Wrong { key, text }| place.problem(key, text);
+        let files = TlsFiles::of(pems).map_err(problem).ok()?;
+        let config = server_config(&files, &metrics).map_err(problem).ok()?;
+        if let Some(text) = untimely_in(&files, clock.wall()) {
             place.warn(CERT_FILE, text);
         }
         let (current, handshakes) = watch::channel(Arc::new(config));
-        let files = parts.iter().map(|part| part.file.clone()).collect();
+        let paths = parts.iter().map(|part| part.file.clone()).collect();
         let (clock, path) = (Arc::clone(clock), format!("{}.{CERT_FILE}", place.path()));
         let take = move |contents: &[String]| {
-            let told = |(key, text): Wrong| format!("{key}: {text}");
-            let pems = parts
-                .iter()
-                .zip(contents)
-                .map(|(part, content)| part.read(content).map_err(|text| told((part.key, text))));
-            let pems = pems.collect::<Result<Vec<_>, _>>()?;
-            let config = server_config(&pems, &metrics).map_err(told)?;
+            let told = |Wrong { key, text }| format!("{key}: {text}");
+            let mut pems = Vec::new();
+            for (part, content) in parts.iter().zip(contents) {
+                pems.push(part.read(content).map_err(|text| told(Wrong { key: part.key, text }))?);
+            }
+            let files = TlsFiles::of(pems).map_err(told)?;
+            let config = server_config(&files, &metrics).map_err(told)?;
             current.send_replace(Arc::new(config));
-            if let Some(text) = untimely_in(&pems, clock.wall()) {
+            if let Some(text) = untimely_in(&files, clock.wall()) {
                 tracing::warn!(path, "{path}: {text}");
             }
             Ok(())
         };
-        place.watch("", files, PEM_LIMIT, &contents, Box::new(take));
+        place.watch("", paths, PEM_LIMIT, &contents, Box::new(take));
         Some(Self { handshakes, failures: Mutex::default() })
     }
 
@@ -174,11 +203,9 @@ fn reason(error: &rustls::Error) -> &'static str {
 
 /// The TLS configuration of a listener, from PEM texts: its certificate, its key and, optionally, the
 /// authorities of client certificates. An error says which of them is wrong.
-fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wrong> {
-    let [certificate, key, authorities @ ..] = pems else {
-        return Err((CERT_FILE, "is missing".to_owned()));
-    };
-    let chain = certificates(certificate).map_err(|error| (CERT_FILE, unfit(&error)))?;
+fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig, Wrong> {
+    let TlsFiles { certificate, key, authorities } = files;
+    let chain = certificates(certificate).map_err(|error| Wrong::new(CERT_FILE, unfit(&error)))?;
     let end = chain.iter().filter_map(|certificate| not_after(certificate)).min();
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok();
@@ -186,33 +213,34 @@ fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wro
     let Some(key) = key else {
         let text = "cannot be used: it must be a key of RSA with 2048 to 4096 bits, of ECDSA over \
                     P-256 or P-384, or of Ed25519";
-        return Err((KEY_FILE, text.to_owned()));
+        return Err(Wrong::new(KEY_FILE, text));
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| (CERT_FILE, error.to_string()))?;
-    let builder = match authorities.first() {
+        .map_err(|error| Wrong::new(CERT_FILE, error.to_string()))?;
+    let builder = match authorities {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let unfit = |error: &rustls::Error| (CLIENT_CA_FILE, unfit(error));
+            let unfit = |error: &rustls::Error| Wrong::new(CLIENT_CA_FILE, unfit(error));
             let mut roots = RootCertStore::empty();
             for authority in certificates(authorities).map_err(|error| unfit(&error))? {
                 roots.add(authority).map_err(|error| unfit(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = verifier.build().map_err(|error| (CLIENT_CA_FILE, error.to_string()))?;
+            let verifier =
+                verifier.build().map_err(|error| Wrong::new(CLIENT_CA_FILE, error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => (KEY_FILE, "is not the key of cert_file".to_owned()),
-        error => (CERT_FILE, unfit(&error)),
+        rustls::Error::InconsistentKeys(_) => Wrong::new(KEY_FILE, "is not the key of cert_file"),
+        error => Wrong::new(CERT_FILE, unfit(&error)),
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if let Some(since_1970) = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
         metrics.tls_expiry_seconds.with([]).set(since_1970.as_secs_f64());
     }
-    if !authorities.is_empty() {
+    if authorities.is_some() {
         // A resumed session would not be checked against authorities that have changed.
         config.session_storage = Arc::new(NoServerSessionStorage {});
     }
@@ -220,8 +248,8 @@ fn server_config(pems: &[String], metrics: &Metrics) -> Result<ServerConfig, Wro
 }
 
 /// Why peers do not trust the server's certificate now, or one between it and its authority.
-fn untimely_in(pems: &[String], now: SystemTime) -> Option<String> {
-    let chain = certificates(pems.first()?).ok()?;
+fn untimely_in(files: &TlsFiles, now: SystemTime) -> Option<String> {
+    let chain = certificates(&files.certificate).ok()?;
     chain.iter().find_map(|certificate| untimely(certificate, now))
 }
 

@@ -6,6 +6,7 @@ mod contract;
 mod counted;
 mod errors;
 mod fields;
+mod gate;
 mod page;
 mod properties;
 mod requests;

@@ -18,7 +18,7 @@ use crate::live_check;
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigFile,
-    /// Asks each vendor, too: are the credentials taken, do the clocks agree, how long is the
+    /// Also asks each vendor: are the credentials accepted, do the clocks agree, how long is the
     /// certificate good? Spends no call for an order
     #[arg(long)]
     live: bool,

@@ -112,7 +112,7 @@ impl OrderArgs {
 /// Which authority to trust and which certificate to present, for an `https://` endpoint.
 #[derive(Args, Default)]
 pub(super) struct Tls {
-    /// The authority that vouches for the server, in PEM; the system's roots unless it is named
+    /// The authority to trust for the server, in PEM; the system's roots unless it is named
     #[arg(long = "ca-file", value_name = "FILE")]
     authority: Option<PathBuf>,
     /// The certificate that this caller shows, in PEM

@@ -3,7 +3,7 @@
 //! provider uses it and it uses no provider: both follow the vendors' documents, not each other's code.
 //!
 //! Each vendor is one file of tables (which id gets which answer) and checks (what the vendor refuses),
-//! and one line in [`vendors`]. One table in `faults` holds what goes wrong below the vendors' own
+//! and one line in `vendors`. One table in `faults` holds what goes wrong below the vendors' own
 //! answers (HTTP, JSON, the connection). `docs/sandbox.md` lists every id.
 
 mod dingshang;

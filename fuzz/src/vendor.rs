@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use order_query::clock::{Clock, ManualClock};
 use order_query::config::Section;
 use order_query::error::Error;
-use order_query::telemetry::metrics::Metrics;
 use order_query::outbound::Delivery;
 use order_query::outbound::fuzzing::{self, Reply};
 use order_query::pb::{self, Order};
 use order_query::providers::{self, Gate, Provider, Query, Resources};
 use order_query::store::Memory;
+use order_query::telemetry::metrics::Metrics;
 use toml::{Table, Value};
 
 /// Every answer is tried with each of these: a good one, one that blames the request, one that asks

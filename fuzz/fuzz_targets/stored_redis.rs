@@ -52,7 +52,8 @@ fn call() -> Call {
     let (limit, period) = (Limit::PerOrderPerDay, Duration::from_mins(1));
     let window = Window { key: "w".into(), limit, max_calls: 9, period };
     let in_flight = Duration::from_secs(5);
-    let lease = Lease { key: "l".to_owned(), owner: "o".to_owned(), life: in_flight };
+    let (order, seen) = ("order".into(), None);
+    let lease = Lease { key: "l".to_owned(), owner: "o".to_owned(), life: in_flight, order, seen };
     Call {
         id: "c".to_owned(),
         account: "a".into(),

@@ -74,11 +74,13 @@ impl Question {
     }
 
     /// Creates the lease for asking for the order.
-    pub(super) fn lease(&self) -> Lease {
+    pub(super) fn lease(&self, known: &Known) -> Lease {
         Lease {
             key: format!("{} lease", self.key),
             owner: new_id(),
             life: self.account.rules.longest_call + Duration::from_secs(1),
+            order: self.key.clone(),
+            seen: known.state.as_ref().and_then(|state| state.observe_time),
         }
     }
 

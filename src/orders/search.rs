@@ -51,7 +51,7 @@ impl Orders {
         let mut permit = question.account.acquire(self.0.clock.as_ref()).await?;
         // Without a store each process asks for itself; the limits apply all the same.
         let known = known.filter(|_| self.0.store.is_shared());
-        let lease = known.as_ref().map(|_| question.lease());
+        let lease = known.as_ref().map(|known| question.lease(known));
         let observed_before = known.and_then(|known| known.state.as_ref().and_then(observed));
         let longest = lease.as_ref().map(|lease| lease.life * 2).unwrap_or_default();
         let give_up = Instant::now() + longest;

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use prost_types::Timestamp;
+
 use crate::pb::Order;
 
 macro_rules! keys {
@@ -95,6 +97,11 @@ pub struct Lease {
     pub owner: String,
     /// The maximum time the lease lasts.
     pub life: Duration,
+    /// The order that it is for.
+    pub order: OrderKey,
+    /// When the state was observed that its owner knows. A later one in the store is an answer that came
+    /// meanwhile: then there is nothing to ask for.
+    pub seen: Option<Timestamp>,
 }
 
 /// One call to a vendor, as the limits see it.
@@ -111,6 +118,14 @@ pub struct Call {
     pub in_flight: Duration,
     /// The lease that covers the call; `None` if no other process shares the store.
     pub lease: Option<Lease>,
+}
+
+impl Lease {
+    /// Whether `state` is an answer that came meanwhile.
+    pub(super) fn is_answered_by(&self, state: &Order) -> bool {
+        let time = |time: Option<Timestamp>| time.map(|time| (time.seconds, time.nanos));
+        time(state.observe_time) > time(self.seen)
+    }
 }
 
 impl Call {
@@ -133,7 +148,7 @@ impl Call {
 pub enum Reservation {
     /// The call may be made: its slots are reserved, and its lease is held.
     Reserved,
-    /// Another process is asking for the order now.
+    /// Another process asks for the order now, or has just got an answer: see [`Lease::seen`].
     Leased,
     /// The window of that limit stays full for this long.
     Full(Limit, Duration),

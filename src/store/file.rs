@@ -254,6 +254,12 @@ impl Store for File {
     }
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
+        if let Some(lease) = &call.lease {
+            let known = self.get(&lease.order, None).await?.and_then(|known| known.state);
+            if known.is_some_and(|state| lease.is_answered_by(&state)) {
+                return Ok(Reservation::Leased);
+            }
+        }
         if !self.leases(|leases, now| leases.take(call.lease.as_ref(), now)) {
             return Ok(Reservation::Leased);
         }

@@ -115,7 +115,11 @@ impl Store for Memory {
     }
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
-        if !self.with(|all, now| all.leases.take(call.lease.as_ref(), now)) {
+        let is_answered = call.lease.as_ref().is_some_and(|lease| {
+            let known = self.peek(&lease.order, None).and_then(|known| known.state);
+            known.is_some_and(|state| lease.is_answered_by(&state))
+        });
+        if is_answered || !self.with(|all, now| all.leases.take(call.lease.as_ref(), now)) {
             return Ok(Reservation::Leased);
         }
         let reservation = self.change(|ledger, now| ledger.reserve(call, now));

@@ -17,6 +17,7 @@ mod eviction;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+mod input;
 mod refusals;
 mod scripts;
 
@@ -28,24 +29,19 @@ use async_trait::async_trait;
 use prost::Message as _;
 
 use self::connection::{Connection, Failure, Operation};
+use self::input::sortable;
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
 use super::cache::Cache;
-use super::ends::{
-    self, Ahead, CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_PERIOD, LONGEST_TOKEN,
-};
+use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, Held, Known, Lease, Memory, OrderKey, Outcome, Reservation, Store, WindowKey,
-    newer,
+    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Store, WindowKey, newer,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore, new_id};
-
-/// How long an order that is not terminal is stored.
-const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
 /// How long the keys of a ping last if the ping does not delete them itself.
 const PING_LIFE: Duration = Duration::from_secs(10);
@@ -152,7 +148,13 @@ impl Redis {
     /// it.
     async fn reserve_there(&self, call: &Call) -> Result<Reservation, (Failure, bool)> {
         let input = Input::default().key("closed", &call.account).lease(call).argument(call.mark());
-        let mut input = input.argument(millis(LONGEST_PAUSE)).argument(millis(LONGEST_FLIGHT));
+        let seen = call.lease.as_ref().map(|lease| (lease.order.to_string(), lease.seen));
+        let (order, seen) = seen.unwrap_or_default();
+        let mut input = input
+            .argument(millis(LONGEST_PAUSE))
+            .argument(millis(LONGEST_FLIGHT))
+            .key("order", &order)
+            .argument(sortable(seen));
         for window in &call.windows {
             let life = millis(call.in_flight.saturating_add(window.period));
             input = input.key("slots", &window.key).argument(window.max_calls);
@@ -358,43 +360,6 @@ impl TokenStore for Redis {
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.delete_if("lease", what, "owner", owner).await
     }
-}
-
-impl Input {
-    /// Adds the lease of a call: its key, owner and life; an empty owner if there is none.
-    fn lease(self, call: &Call) -> Self {
-        match &call.lease {
-            Some(Lease { key, owner, life }) => {
-                self.key("lease", key).argument(owner).argument(millis(*life))
-            }
-            None => self.key("lease", &"").argument("").argument(0),
-        }
-    }
-
-    /// Adds the longest times that a slot can be used: its period, and its call's flight time.
-    fn longest(self) -> Self {
-        self.argument(millis(LONGEST_PERIOD)).argument(millis(LONGEST_FLIGHT))
-    }
-
-    /// Adds a state to put; empty bytes if there is none.
-    fn state(self, state: Option<&Order>) -> Self {
-        let none = Order::default();
-        let bytes = state.map(prost::Message::encode_to_vec).unwrap_or_default();
-        let state = state.unwrap_or(&none);
-        self.argument(sortable_observe_time(state))
-            .argument(u8::from(state.terminal))
-            .argument(bytes)
-            .argument(millis(OPEN_ORDER_LIFE))
-            .argument(millis(CLOCKS_DIFFER))
-    }
-}
-
-/// When a state was observed, as digits whose text order is the time order: Lua's numbers could not
-/// hold the time.
-fn sortable_observe_time(state: &Order) -> String {
-    let (seconds, nanos) =
-        state.observe_time.map_or((i64::MIN, i32::MIN), |time| (time.seconds, time.nanos));
-    format!("{:020}{:010}", seconds.abs_diff(i64::MIN), nanos.abs_diff(i32::MIN))
 }
 
 #[cfg(test)]

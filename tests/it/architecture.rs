@@ -61,7 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["orders", "accounts", "peer", "budget", "error", "clock", "pb", "telemetry", "config"],
     ),
     ("health", &["orders", "peer", "budget", "error", "clock", "pb", "config"]),
-    ("telemetry", &["error", "pb", "config"]),
+    ("telemetry", &["error", "pb", "certificate", "config"]),
     // It is played from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
     ("orders", &["accounts", "providers", "store", "error", "clock", "pb", "telemetry"]),

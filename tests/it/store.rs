@@ -73,6 +73,7 @@ macro_rules! every_store {
             }
             reservations {
                 one_owner_asks_for_an_order_at_a_time
+                an_answer_that_came_meanwhile_keeps_a_call_out
                 a_call_that_is_kept_out_holds_no_lease
                 a_state_that_is_found_is_known_and_ends_the_lease
                 a_finished_call_says_what_the_orders_own_limit_has_spent

@@ -1,27 +1,31 @@
 -- Reserves a call: its lease and a slot in each of its windows, or nothing, unless the account is
 -- paused.
 --
--- KEYS: the account's pause, the order's lease, then the windows (see `slots.lua`). ARGV: the time, the
--- lease's owner (empty: none) and life, the call's mark, the longest pause, the longest flight, then
--- for each window its maximum number of calls, its period, and how long a slot lasts. Answers {what,
--- index, wait, ahead}: 0: reserved; 1: the window with that index is full for that long; 2: paused for
--- that long; 3: another owner holds the lease. An error means that nothing was reserved: every step
+-- KEYS: the account's pause, the order's lease, its snapshot, then the windows (see `slots.lua`). ARGV:
+-- the time, the lease's owner (empty: none) and life, the call's mark, the longest pause, the longest
+-- flight, when the state was observed that the owner knows, then for each window its maximum number of
+-- calls, its period, and how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the
+-- window with that index is full for that long; 2: paused for that long; 3: another owner holds the
+-- lease, or has brought a later state. An error means that nothing was reserved: every step
 -- that can fail comes before the first slot is written.
 --
 -- A call that already holds its slots does not count against itself and was admitted before, so running
 -- this twice has the same effect as running it once.
 
 local owner, lease_life, mark = ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local longest_pause, longest_flight = tonumber(ARGV[5]), tonumber(ARGV[6])
+local longest_pause, longest_flight, seen = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local GARBAGE = redis.error_reply('GARBAGE what is spent cannot be read')
 
-if owner ~= '' and is_held_by_another(KEYS[2], owner, lease_life) then
-  return {3, 0, 0, ahead}
+if owner ~= '' then
+  local found, known_at = snapshot(KEYS[3])
+  if found == 1 and known_at > seen or is_held_by_another(KEYS[2], owner, lease_life) then
+    return {3, 0, 0, ahead}
+  end
 end
 
 -- The maximum number of calls, the period and the length of a slot of the window in KEYS[i].
 local function terms(i)
-  local first = 3 * i - 2
+  local first = 3 * i - 4
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
 end
 
@@ -43,8 +47,8 @@ end
 
 local last = {}
 local full = nil
-local repeated = #KEYS > 2
-for i = 3, #KEYS do
+local repeated = #KEYS > 3
+for i = 4, #KEYS do
   local key, limit, period, life = KEYS[i], terms(i)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
@@ -65,7 +69,7 @@ for i = 3, #KEYS do
     local wait = full_for(key, limit, others)
     -- Of several full windows, report the one that stays full longest: no call can be made before that.
     if not full or wait >= full[3] then
-      full = {1, i - 3, wait}
+      full = {1, i - 4, wait}
     end
   end
 end
@@ -104,7 +108,7 @@ end
 if owner ~= '' then
   hold(KEYS[2], owner, lease_life)
 end
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   local _, _, life = terms(i)
   local free = now_up + life
   redis.call('ZADD', KEYS[i], 'GT', free, mark)

@@ -31,7 +31,7 @@ scripts! {
     PING "ping.lua",
     GET "slots.lua" "snapshot.lua" "get.lua",
     PUT "snapshot.lua" "put.lua",
-    RESERVE "slots.lua" "leases.lua" "reserve.lua",
+    RESERVE "slots.lua" "snapshot.lua" "leases.lua" "reserve.lua",
     FINISH "slots.lua" "snapshot.lua" "leases.lua" "finish.lua",
     CANCEL "cancel.lua",
     PAUSE "pause.lua",

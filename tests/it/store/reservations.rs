@@ -13,7 +13,14 @@ use super::{
 
 /// A call under the lease of that order.
 fn leased(id: &str, order: &str) -> Call {
-    let lease = Lease { key: format!("{order} lease"), owner: id.to_owned(), life: MINUTE };
+    let lease = Lease {
+        key: format!("{order} lease"),
+        owner: id.to_owned(),
+        life: MINUTE,
+        order: order.into(),
+        // Nothing of the future is unseen.
+        seen: observed(1_000_000, "").observe_time,
+    };
     Call { lease: Some(lease), ..call(id, &[minute("w", 9)]) }
 }
 
@@ -39,6 +46,27 @@ pub async fn one_owner_asks_for_an_order_at_a_time<F: Fixture>() {
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Leased);
     store.release("a lease", "we").await.unwrap();
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Reserved);
+}
+
+pub async fn an_answer_that_came_meanwhile_keeps_a_call_out<F: Fixture>() {
+    let field = F::start().await;
+    let store = field.store();
+    let seen = |id: &str, seen: Option<i64>| {
+        let call = leased(id, "a");
+        let seen = seen.and_then(|seconds| observed(seconds, "").observe_time);
+        Call { lease: call.lease.map(|lease| Lease { seen, ..lease }), ..call }
+    };
+    assert_eq!(reserve(&store, &seen("first", None)).await, Reservation::Reserved);
+    let found = observed(5, "the answer");
+    store.finish(&seen("first", None), Outcome::Found(&"a".into(), &found)).await.unwrap();
+    for before in [None, Some(4)] {
+        assert_eq!(reserve(&store, &seen("late", before)).await, Reservation::Leased);
+    }
+    // No slot was taken, and no lease.
+    assert_eq!(store.spent(&"w".into()).await.unwrap().len(), 1);
+    for known in [Some(5), Some(6)] {
+        assert_eq!(reserve(&store, &seen("knows it", known)).await, Reservation::Reserved);
+    }
 }
 
 pub async fn a_call_that_is_kept_out_holds_no_lease<F: Fixture>() {

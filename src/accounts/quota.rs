@@ -127,7 +127,8 @@ impl Quota {
         let last = answered.pop();
         // There is more than one if the vendor refused a token: all but the last returned nothing.
         for call in answered {
-            self.store.finish(&call, Outcome::Counted).await?;
+            // If this fails, its slot stays in use for longer; the order must not lose its state for it.
+            let _ = self.store.finish(&call, Outcome::Counted).await;
         }
         match last {
             Some(call) => self.store.finish(&call, outcome).await,

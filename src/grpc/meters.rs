@@ -1,13 +1,13 @@
 //! The metrics of calls: the handles of each method, looked up once. Used by the record of a call.
 
 use crate::pb::order_service_server::SERVICE_NAME;
-use crate::telemetry::metrics::{ByWord, Counter, CounterFamily, Histogram, Metrics};
+use crate::telemetry::metrics::{ByWord, Counter, Histogram, Metrics};
 
 /// The label of a method that the service does not have: its name comes from the caller.
 const UNKNOWN: &str = "unknown";
 
 /// The handles of one method.
-pub(super) struct MethodMeters {
+struct MethodMeters {
     name: &'static str,
     /// Calls that have ended, by code.
     handled: ByWord<Counter>,
@@ -17,7 +17,7 @@ pub(super) struct MethodMeters {
 /// The handles of all methods.
 pub(super) struct Meters {
     methods: Vec<MethodMeters>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 impl MethodMeters {
@@ -49,10 +49,5 @@ impl Meters {
         // The last entry is for unknown methods.
         let MethodMeters { handled, seconds, .. } = method.or(self.methods.last())?;
         Some((handled.of(code), seconds))
-    }
-
-    /// The counters of answers that are errors.
-    pub(super) fn errors(&self) -> &CounterFamily<2> {
-        &self.metrics.errors
     }
 }

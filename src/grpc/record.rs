@@ -188,7 +188,7 @@ impl Line {
     /// Counts an error that a caller gets instead of an order.
     fn count(&self, error: &Error) {
         let account = error.account.as_deref().unwrap_or_default();
-        self.meters.errors().with([account, pb::short_name(error.reason)]).inc();
+        self.meters.metrics.errors.with([account, pb::short_name(error.reason)]).inc();
     }
 
     fn ends(&mut self, outcome: Result<(), Box<Error>>) {

@@ -13,7 +13,7 @@ use md5::{Digest as _, Md5};
 
 pub(super) use self::object::Object;
 pub(super) use self::scalar::{Read, Scalar};
-use crate::error::{Error, Exchange};
+use crate::error::Error;
 use crate::outbound::Answer;
 use crate::pb::ErrorReason;
 use crate::telemetry::metrics::{Counter, Metrics};
@@ -153,7 +153,7 @@ impl Refusal {
         let error = match (self.reason, self.pause) {
             (_, Some((wait, probe))) => Error::too_often(wait, probe, message),
             (ErrorReason::ProviderUnavailable, None) => Error::failed(message),
-            (reason, None) => Error { exchange: Exchange::Answered, ..Error::new(reason, message) },
+            (reason, None) => Error::new(reason, message),
         };
         Error { field: self.field, advice: self.advice, ..error }
             .vendor_said(Some(code.to_owned()), Some(text.to_owned()))

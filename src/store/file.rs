@@ -204,7 +204,7 @@ impl File {
         self.change(move |ledger, now| ledger.reserve(&call, now)).await
     }
 
-    fn spent_now(&self, window: &WindowKey) -> Vec<SystemTime> {
+    fn spent_now(&self, window: Option<&WindowKey>) -> Vec<SystemTime> {
         self.shared.ledger().spent(window, self.shared.clock.now())
     }
 
@@ -232,7 +232,7 @@ impl Drop for File {
 #[async_trait]
 impl Store for File {
     fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
-        let spent = window.map(|window| self.spent_now(window)).unwrap_or_default();
+        let spent = self.spent_now(window);
         Known { state: self.shared.recent.get(order.as_str()), spent }.some()
     }
 
@@ -245,8 +245,7 @@ impl Store for File {
         if state.is_none() {
             state = self.shared.read(order.to_string()).await?;
         }
-        let spent = window.map(|window| self.spent_now(window)).unwrap_or_default();
-        Ok(Known { state, spent }.some())
+        Ok(Known { state, spent: self.spent_now(window) }.some())
     }
 
     async fn put(&self, order: &OrderKey, state: &Order) -> Result<(), Error> {
@@ -255,13 +254,10 @@ impl Store for File {
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
         if let Some(lease) = &call.lease {
-            let known = self.get(&lease.order, None).await?.and_then(|known| known.state);
-            if known.is_some_and(|state| lease.is_answered_by(&state)) {
+            let known = self.get(&lease.order, None).await?;
+            if !self.leases(|leases, now| leases.take(lease, known.as_ref(), now)) {
                 return Ok(Reservation::Leased);
             }
-        }
-        if !self.leases(|leases, now| leases.take(call.lease.as_ref(), now)) {
-            return Ok(Reservation::Leased);
         }
         let reservation = self.reserve_slots(call.clone()).await;
         if !matches!(reservation, Ok(Reservation::Reserved)) {
@@ -279,7 +275,7 @@ impl Store for File {
         } else {
             self.change(decide).await?;
         }
-        Ok(call.order_window().map(|window| self.spent_now(window)).unwrap_or_default())
+        Ok(self.spent_now(call.order_window()))
     }
 
     async fn cancel(&self, call: &Call) -> Result<(), Error> {
@@ -293,7 +289,7 @@ impl Store for File {
     }
 
     async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
-        Ok(self.spent_now(window))
+        Ok(self.spent_now(Some(window)))
     }
 
     async fn ping(&self) -> Result<(), Error> {

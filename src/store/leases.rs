@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use super::Lease;
+use super::{Known, Lease};
 
 /// How many leases may be held before expired ones are removed.
 const SWEEP_AT: usize = 10_000;
@@ -33,9 +33,12 @@ impl Leases {
         true
     }
 
-    /// Acquires the lease of a call, if it has one; false while another owner holds it.
-    pub(super) fn take(&mut self, lease: Option<&Lease>, now: SystemTime) -> bool {
-        lease.is_none_or(|lease| self.lease(&lease.key, &lease.owner, lease.life, now))
+    /// Acquires the lease of a call; false while another owner holds it, or if `known` is an answer that
+    /// its owner has not seen.
+    pub(super) fn take(&mut self, lease: &Lease, known: Option<&Known>, now: SystemTime) -> bool {
+        let state = known.and_then(|known| known.state.as_ref());
+        !state.is_some_and(|state| lease.is_answered_by(state))
+            && self.lease(&lease.key, &lease.owner, lease.life, now)
     }
 
     /// Ends the lease of a call, if it has one.

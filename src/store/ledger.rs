@@ -76,8 +76,11 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Returns when each used slot in a window becomes free, earliest first.
-    pub(super) fn spent(&self, window: &WindowKey, now: SystemTime) -> Vec<SystemTime> {
-        self.slots(window).map(|slots| slots.spent(now)).unwrap_or_default()
+    pub(super) fn spent(&self, window: Option<&WindowKey>, now: SystemTime) -> Vec<SystemTime> {
+        window
+            .and_then(|window| self.slots(window))
+            .map(|slots| slots.spent(now))
+            .unwrap_or_default()
     }
 
     fn slots(&self, window: &WindowKey) -> Option<&Slots> {

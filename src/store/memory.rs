@@ -64,7 +64,7 @@ impl Memory {
     }
 
     /// Returns when each used slot in a window becomes free, earliest first.
-    pub(super) fn spent_now(&self, window: &WindowKey) -> Vec<SystemTime> {
+    pub(super) fn spent_now(&self, window: Option<&WindowKey>) -> Vec<SystemTime> {
         self.with(|all, now| all.ledger.spent(window, now))
     }
 }
@@ -96,8 +96,7 @@ impl Store for Memory {
             let terminal = all.terminal_orders.get(order.as_str());
             let terminal = terminal.and_then(|order| Order::decode(&**order).ok());
             let state = terminal.or_else(|| self.open_orders.get(order.as_str()));
-            let spent = window.map(|window| all.ledger.spent(window, now)).unwrap_or_default();
-            Known { state, spent }.some()
+            Known { state, spent: all.ledger.spent(window, now) }.some()
         })
     }
 
@@ -115,12 +114,11 @@ impl Store for Memory {
     }
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
-        let is_answered = call.lease.as_ref().is_some_and(|lease| {
-            let known = self.peek(&lease.order, None).and_then(|known| known.state);
-            known.is_some_and(|state| lease.is_answered_by(&state))
-        });
-        if is_answered || !self.with(|all, now| all.leases.take(call.lease.as_ref(), now)) {
-            return Ok(Reservation::Leased);
+        if let Some(lease) = &call.lease {
+            let known = self.peek(&lease.order, None);
+            if !self.with(|all, now| all.leases.take(lease, known.as_ref(), now)) {
+                return Ok(Reservation::Leased);
+            }
         }
         let reservation = self.change(|ledger, now| ledger.reserve(call, now));
         if reservation != Reservation::Reserved {
@@ -136,8 +134,7 @@ impl Store for Memory {
                 all.put(&self.open_orders, order, state, now);
                 all.leases.end(call.lease.as_ref());
             }
-            let window = call.order_window();
-            window.map(|window| all.ledger.spent(window, now)).unwrap_or_default()
+            all.ledger.spent(call.order_window(), now)
         }))
     }
 
@@ -152,7 +149,7 @@ impl Store for Memory {
     }
 
     async fn spent(&self, window: &WindowKey) -> Result<Vec<SystemTime>, Error> {
-        Ok(self.spent_now(window))
+        Ok(self.spent_now(Some(window)))
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -140,7 +140,7 @@ impl Redis {
     /// sent if there are more.
     fn spent_at_least(&self, window: Option<&WindowKey>, there: Vec<u64>) -> Vec<SystemTime> {
         let there: Vec<_> = there.into_iter().map(|left| self.later(left)).collect();
-        let own = window.map(|window| self.own.spent_now(window)).unwrap_or_default();
+        let own = self.own.spent_now(window);
         if own.len() > there.len() { own } else { there }
     }
 

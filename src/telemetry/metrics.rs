@@ -43,13 +43,13 @@ macro_rules! metrics {
             registry: Registry,
             $(
                 #[doc = concat!("`", $metric, "`: ", $help)]
-                pub $name: $kind<$labels>,
+                pub $name: Family<$kind, $labels>,
             )*
         }
 
         impl Families {
             fn new(registry: Registry) -> Self {
-                $(let $name = $kind::new(&registry, $metric, $help, $label $(, $bounds)?);)*
+                $(let $name = $kind::family(&registry, $metric, $help, $label $(, $bounds)?);)*
                 Self { registry, $($name),* }
             }
         }
@@ -62,94 +62,94 @@ macro_rules! metrics {
 
 metrics! {
     // gRPC. The names are those of the Prometheus interceptors in other languages.
-    rpcs: CounterFamily<4> = "grpc_server_handled_total"
+    rpcs: Counter<4> = "grpc_server_handled_total"
         ["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         "Calls that have ended, by method and code; an unknown method is \"unknown\".";
-    rpc_seconds: HistogramFamily<3> = "grpc_server_handling_seconds"
+    rpc_seconds: Histogram<3> = "grpc_server_handling_seconds"
         ["grpc_type", "grpc_service", "grpc_method"],
         "How long calls took from their arrival to their end, watches included.", WAITS;
-    errors: CounterFamily<2> = "order_query_errors_total" ["account", "reason"],
+    errors: Counter<2> = "order_query_errors_total" ["account", "reason"],
         "Answers that are errors, each order of a batch by itself, by account (empty where none was \
          chosen) and reason of the contract.";
     // Orders.
-    answers: CounterFamily<2> = "order_query_answers_total" ["account", "source"],
+    answers: Counter<2> = "order_query_answers_total" ["account", "source"],
         "Orders told to callers, watches not included, by account and source: live, cache, stale.";
-    answer_age_seconds: HistogramFamily<1> = "order_query_answer_age_seconds" ["account"],
+    answer_age_seconds: Histogram<1> = "order_query_answer_age_seconds" ["account"],
         "How long before its answer an order was observed, of those that are not terminal.", AGES;
-    joined: CounterFamily<1> = "order_query_joined_total" ["account"],
+    joined: Counter<1> = "order_query_joined_total" ["account"],
         "Questions that joined a search that was under way for the same order.";
     // Vendors.
-    vendor_calls: CounterFamily<2> = "order_query_vendor_calls_total" ["account", "outcome"],
+    vendor_calls: Counter<2> = "order_query_vendor_calls_total" ["account", "outcome"],
         "Calls to a vendor for an order, by account and outcome: OK, a reason of the contract, or \
          TOKEN_REFUSED where the call was made again with another token.";
-    vendor_request_seconds: HistogramFamily<2> = "order_query_vendor_request_duration_seconds"
+    vendor_request_seconds: Histogram<2> = "order_query_vendor_request_duration_seconds"
         ["account", "operation"],
         "How long HTTP requests to a vendor took, failed ones included, by account and operation.",
         WAITS;
-    vendor_calls_under_way: GaugeFamily<1> = "order_query_vendor_calls_under_way" ["account"],
+    vendor_calls_under_way: Gauge<1> = "order_query_vendor_calls_under_way" ["account"],
         "Questions to a vendor that have their turn now, at most the account's max_concurrency.";
-    vendor_calls_waiting: GaugeFamily<1> = "order_query_vendor_calls_waiting" ["account"],
+    vendor_calls_waiting: Gauge<1> = "order_query_vendor_calls_waiting" ["account"],
         "Questions to a vendor that wait for their turn now.";
-    retries: CounterFamily<1> = "order_query_vendor_retries_total" ["account"],
+    retries: Counter<1> = "order_query_vendor_retries_total" ["account"],
         "Calls to a vendor that were made once more.";
-    pauses: CounterFamily<1> = "order_query_vendor_pauses_total" ["account"],
+    pauses: Counter<1> = "order_query_vendor_pauses_total" ["account"],
         "How often a vendor said that it is asked too often, and the account was paused.";
-    breaker_open: GaugeFamily<1> = "order_query_breaker_open" ["account"],
+    breaker_open: Gauge<1> = "order_query_breaker_open" ["account"],
         "1 while a vendor is left alone because it fails, else 0.";
-    credentials_refused: GaugeFamily<1> = "order_query_credentials_refused" ["account"],
+    credentials_refused: Gauge<1> = "order_query_credentials_refused" ["account"],
         "1 while a vendor turns the account's credentials down, else 0.";
-    clock_difference_seconds: GaugeFamily<1> = "order_query_vendor_clock_difference_seconds" ["account"],
+    clock_difference_seconds: Gauge<1> = "order_query_vendor_clock_difference_seconds" ["account"],
         "How far the vendor's clock was ahead of ours in its last answer, in whole seconds.";
-    tokens: CounterFamily<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
+    tokens: Counter<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
         "Access tokens asked for, by account and outcome: OK or a reason of the contract.";
-    unknown_words: CounterFamily<2> = "order_query_unknown_words_total" ["provider", "field"],
+    unknown_words: Counter<2> = "order_query_unknown_words_total" ["provider", "field"],
         "Words of a vendor that have no name in the contract and were passed on as OTHER.";
-    unreadable_fields: CounterFamily<2> = "order_query_unreadable_fields_total" ["provider", "field"],
+    unreadable_fields: Counter<2> = "order_query_unreadable_fields_total" ["provider", "field"],
         "Fields of orders that could not be read and were left unset.";
     // Limits.
-    quota_limit: GaugeFamily<2> = "order_query_quota_limit" ["account", "limit"],
+    quota_limit: Gauge<2> = "order_query_quota_limit" ["account", "limit"],
         "How many calls a limit allows in its minute.";
-    quota_left: GaugeFamily<2> = "order_query_quota_left" ["account", "limit"],
+    quota_left: Gauge<2> = "order_query_quota_left" ["account", "limit"],
         "How many calls of its minute a limit leaves now; absent where the store cannot tell.";
-    quota_refusals: CounterFamily<2> = "order_query_quota_refusals_total" ["account", "limit"],
+    quota_refusals: Counter<2> = "order_query_quota_refusals_total" ["account", "limit"],
         "Vendor calls that were not made because the limit was spent, the day's limits of single \
          orders and the shares of clients included.";
     // The store.
-    store_seconds: HistogramFamily<1> = "order_query_store_operation_duration_seconds" ["operation"],
+    store_seconds: Histogram<1> = "order_query_store_operation_duration_seconds" ["operation"],
         "How long the store took, failures included.", STORE_WAITS;
-    store_errors: CounterFamily<1> = "order_query_store_errors_total" ["operation"],
+    store_errors: Counter<1> = "order_query_store_errors_total" ["operation"],
         "Operations of the store that failed.";
-    store_memory: GaugeFamily<1> = "order_query_store_memory_bytes" ["kind"],
+    store_memory: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
         "Bytes of memory that the store takes, about, by kind: cache (orders, at most store.cache_bytes), \
          terminal (orders that have ended, with memory: alone), calls (that are spent).";
     // The server.
-    ready: GaugeFamily<0> = "order_query_ready" [],
+    ready: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";
-    calls_in_flight: GaugeFamily<0> = "order_query_calls_in_flight" [],
+    calls_in_flight: Gauge<0> = "order_query_calls_in_flight" [],
         "Places of max_in_flight that are taken; a batch takes one for each different order.";
-    account_in_flight: GaugeFamily<1> = "order_query_account_calls_in_flight" ["account"],
+    account_in_flight: Gauge<1> = "order_query_account_calls_in_flight" ["account"],
         "Callers that wait for an answer of the account, at most its max_in_flight.";
-    client_in_flight: GaugeFamily<1> = "order_query_client_calls_in_flight" ["client"],
+    client_in_flight: Gauge<1> = "order_query_client_calls_in_flight" ["client"],
         "Places of a client's max_in_flight that are taken; only of clients that have one.";
-    watches: GaugeFamily<0> = "order_query_watches" [],
+    watches: Gauge<0> = "order_query_watches" [],
         "Watches that are open.";
-    connections: GaugeFamily<1> = "order_query_connections" ["listener"],
+    connections: Gauge<1> = "order_query_connections" ["listener"],
         "Connections that are open, by listener: server, admin.";
-    server_limit: GaugeFamily<1> = "order_query_server_limit" ["limit"],
+    server_limit: Gauge<1> = "order_query_server_limit" ["limit"],
         "How many there may be: max_in_flight, max_watches, max_connections, and admin_connections.";
-    shed: CounterFamily<1> = "order_query_shed_total" ["limit"],
+    shed: Counter<1> = "order_query_shed_total" ["limit"],
         "Calls, watches and connections that were turned away because a limit of the server was \
          reached, by that limit.";
-    tls_expiry_seconds: GaugeFamily<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
+    tls_expiry_seconds: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
         "When the server's own chain of certificates ends, which is with the first of them that does, \
          in seconds since 1970; absent without TLS.";
-    reloads: CounterFamily<2> = "order_query_reloads_total" ["setting", "outcome"],
+    reloads: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
         "Files of a setting that were read again after a change, by outcome: ok, or error where the previous ones stay in use.";
-    log_lines_lost: CounterFamily<0> = "order_query_log_lines_lost_total" [],
+    log_lines_lost: Counter<0> = "order_query_log_lines_lost_total" [],
         "Log lines that were lost because nobody read them in time, or that could not be written.";
-    spans_lost: CounterFamily<0> = "order_query_spans_lost_total" [],
+    spans_lost: Counter<0> = "order_query_spans_lost_total" [],
         "Spans that were lost because no collector took them in time.";
-    build_info: GaugeFamily<1> = "order_query_build_info" ["version"],
+    build_info: Gauge<1> = "order_query_build_info" ["version"],
         "Always 1; the version that runs.";
 }
 
@@ -231,96 +231,104 @@ impl Histogram {
     }
 }
 
-/// The counters of a metric, one for each combination of labels.
-pub struct CounterFamily<const LABELS: usize>(IntCounterVec);
+/// A handle of one series.
+pub trait Handle: Clone + Send + Sync + 'static {
+    /// All series of a metric, as the library has them.
+    type All: Clone + Send + Sync + 'static;
 
-/// The gauges of a metric.
-pub struct GaugeFamily<const LABELS: usize>(GaugeVec);
+    /// The series with these labels.
+    fn of(all: &Self::All, labels: &[&str]) -> Self;
+}
 
-/// The histograms of a metric.
-pub struct HistogramFamily<const LABELS: usize>(HistogramVec);
+macro_rules! handles {
+    ($($handle:ident of $all:ty;)+) => {$(
+        impl Handle for $handle {
+            type All = $all;
 
-impl<const LABELS: usize> CounterFamily<LABELS> {
-    fn new(registry: &Registry, name: &str, help: &str, labels: [&str; LABELS]) -> Self {
-        let family = Self(registered(registry, IntCounterVec::new(Opts::new(name, help), &labels)));
+            fn of(all: &$all, labels: &[&str]) -> Self {
+                Self(all.with_label_values(labels))
+            }
+        }
+    )+};
+}
+
+handles! {
+    Counter of IntCounterVec;
+    Gauge of GaugeVec;
+    Histogram of HistogramVec;
+}
+
+/// The series of a metric, one for each combination of labels.
+pub struct Family<H: Handle, const LABELS: usize>(H::All);
+
+impl<H: Handle, const LABELS: usize> Family<H, LABELS> {
+    /// The series with these labels. From here on it is on the page, a counter at 0: `increase()` misses
+    /// the first event of a series that is born at 1.
+    #[must_use]
+    pub fn with(&self, labels: [&str; LABELS]) -> H {
+        H::of(&self.0, &labels)
+    }
+
+    /// The series with these labels, which appears on the page with its first use.
+    #[must_use]
+    pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<H> {
+        let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
+        Lazy::new(move || H::of(&family, &labels.each_ref().map(String::as_str)))
+    }
+
+    /// The series that share all labels except the last.
+    #[must_use]
+    pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<H> {
+        let (family, first) = (self.0.clone(), first.map(str::to_owned));
+        ByWord::new(move |word| H::of(&family, &and(&first, word)))
+    }
+}
+
+impl<const LABELS: usize> Family<Gauge, LABELS> {
+    /// Removes the series with these labels, because its value is unknown now.
+    pub fn forget(&self, labels: [&str; LABELS]) {
+        // This fails only where there is no such series.
+        let _ = self.0.remove_label_values(&labels);
+    }
+}
+
+impl Counter {
+    fn family<const LABELS: usize>(
+        registry: &Registry,
+        name: &str,
+        help: &str,
+        labels: [&str; LABELS],
+    ) -> Family<Self, LABELS> {
+        let family = IntCounterVec::new(Opts::new(name, help), &labels);
+        let family = Family(registered(registry, family));
         if LABELS == 0 {
             let _ = family.with([""; LABELS]);
         }
         family
     }
+}
 
-    /// The counter with these labels. From here on it is on the page, at 0: `increase()` misses the
-    /// first event of a series that is born at 1.
-    #[must_use]
-    pub fn with(&self, labels: [&str; LABELS]) -> Counter {
-        Counter(self.0.with_label_values(&labels))
-    }
-
-    /// The counters that share all labels except the last.
-    #[must_use]
-    pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Counter> {
-        let (family, first) = (self.0.clone(), first.map(str::to_owned));
-        ByWord::new(move |word| Counter(family.with_label_values(&and(&first, word))))
+impl Gauge {
+    fn family<const LABELS: usize>(
+        registry: &Registry,
+        name: &str,
+        help: &str,
+        labels: [&str; LABELS],
+    ) -> Family<Self, LABELS> {
+        Family(registered(registry, GaugeVec::new(Opts::new(name, help), &labels)))
     }
 }
 
-impl<const LABELS: usize> GaugeFamily<LABELS> {
-    fn new(registry: &Registry, name: &str, help: &str, labels: [&str; LABELS]) -> Self {
-        Self(registered(registry, GaugeVec::new(Opts::new(name, help), &labels)))
-    }
-
-    /// The gauge with these labels.
-    #[must_use]
-    pub fn with(&self, labels: [&str; LABELS]) -> Gauge {
-        Gauge(self.0.with_label_values(&labels))
-    }
-
-    /// The gauge with these labels, which appears on the page with its first use.
-    #[must_use]
-    pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Gauge> {
-        let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
-        Lazy::new(move || Gauge(family.with_label_values(&labels.each_ref().map(String::as_str))))
-    }
-
-    /// Removes the gauge with these labels, because its value is unknown now.
-    pub fn forget(&self, labels: [&str; LABELS]) {
-        // This fails only where there is no such gauge.
-        let _ = self.0.remove_label_values(&labels);
-    }
-}
-
-impl<const LABELS: usize> HistogramFamily<LABELS> {
-    fn new(
+impl Histogram {
+    fn family<const LABELS: usize>(
         registry: &Registry,
         name: &str,
         help: &str,
         labels: [&str; LABELS],
         bounds: &[f64],
-    ) -> Self {
+    ) -> Family<Self, LABELS> {
         let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-        Self(registered(registry, HistogramVec::new(options, &labels)))
-    }
-
-    /// The histogram with these labels.
-    #[must_use]
-    pub fn with(&self, labels: [&str; LABELS]) -> Histogram {
-        Histogram(self.0.with_label_values(&labels))
-    }
-
-    /// The histogram with these labels, which appears on the page with its first use.
-    #[must_use]
-    pub fn lazily(&self, labels: [&str; LABELS]) -> Lazy<Histogram> {
-        let (family, labels) = (self.0.clone(), labels.map(str::to_owned));
-        Lazy::new(move || {
-            Histogram(family.with_label_values(&labels.each_ref().map(String::as_str)))
-        })
-    }
-
-    /// The histograms that share all labels except the last.
-    #[must_use]
-    pub fn by_last<const FIRST: usize>(&self, first: [&str; FIRST]) -> ByWord<Histogram> {
-        let (family, first) = (self.0.clone(), first.map(str::to_owned));
-        ByWord::new(move |word| Histogram(family.with_label_values(&and(&first, word))))
+        Family(registered(registry, HistogramVec::new(options, &labels)))
     }
 }
 

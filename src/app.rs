@@ -90,11 +90,12 @@ impl Setup {
         documents.into_iter().for_each(Section::finish);
         let mut problems: Vec<_> = places.iter().flat_map(Section::problems).collect();
         if problems.is_empty() && accounts.is_empty() {
-            let text = "none is configured, so nothing could be asked".to_owned();
+            let text = "none is configured, so no order can be queried".to_owned();
             problems.push(Problem { path: "accounts".to_owned(), text });
         }
         if problems.is_empty() && callers.count() == Some(0) {
-            let text = "none is configured, so nobody could ask; without this table anyone can";
+            let text = "none is configured, so every call would be rejected; without this table \
+                        every caller is accepted";
             problems.push(Problem { path: "clients".to_owned(), text: text.to_owned() });
         }
         if problems.is_empty() {
@@ -208,7 +209,7 @@ impl App {
     /// something hangs.
     pub async fn stop(mut self) {
         let end = Instant::now() + self.drain_timeout;
-        tracing::info!("stopping; calls under way are answered first");
+        tracing::info!("stopping; calls in progress are answered first");
         self.draining.cancel();
         self.ready.send_replace(false);
         tokio::time::sleep(self.drain_delay).await;
@@ -221,7 +222,7 @@ impl App {
             self.orders.idle().await;
         };
         if timeout_at(end, idle).await.is_err() {
-            tracing::warn!("what was still under way at the end of server.drain_timeout was cut");
+            tracing::warn!("work still in progress at the end of server.drain_timeout was aborted");
             self.servers.iter().for_each(JoinHandle::abort);
         }
         tracing::info!("stopped");
@@ -267,7 +268,7 @@ fn await_store(store: Arc<dyn Store>, ready: watch::Sender<bool>, draining: Canc
         ready.send_replace(true);
         return;
     }
-    tracing::warn!("not ready before the store can be reached");
+    tracing::warn!("not ready until the store can be reached");
     tokio::spawn(async move {
         if draining.run_until_cancelled(store.opened()).await.is_some() {
             ready.send_if_modified(|ready| {

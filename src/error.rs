@@ -112,7 +112,7 @@ impl Error {
     pub fn store_unavailable(detail: impl Into<String>) -> Self {
         Self::new(
             ErrorReason::StoreUnavailable,
-            "what must be remembered cannot be, so the vendor was not asked; ask again later",
+            "the call's state cannot be stored, so the vendor was not asked; retry later",
         )
         .retry_after(UNAVAILABLE_RETRY)
         .detail(detail)
@@ -128,7 +128,8 @@ impl Error {
 
     /// Creates the error for a failure of this server; `detail` goes to its log.
     pub fn internal(detail: impl Into<String>) -> Self {
-        Self::new(ErrorReason::Internal, "this server failed; its log says why").detail(detail)
+        Self::new(ErrorReason::Internal, "this server failed; its log has the reason")
+            .detail(detail)
     }
 
     /// Creates the error for a vendor, or a connection to it, that failed; a retry may help at once.

@@ -246,7 +246,7 @@ impl Orders {
 }
 
 fn out_of_time() -> Error {
-    let message = "no answer came before the deadline; ask again, with more time";
+    let message = "no answer arrived before the deadline; retry with a longer deadline";
     Error::new(ErrorReason::DeadlineExceeded, message)
 }
 

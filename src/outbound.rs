@@ -233,12 +233,11 @@ impl Client {
     /// Why a request has no answer, whether it was sent or not.
     fn failure(&self, error: reqwest::Error, never_began: bool) -> Error {
         let message = if never_began {
-            "the vendor cannot be reached; ask again later".to_owned()
+            "the vendor cannot be reached; retry later".to_owned()
         } else if error.is_timeout() {
-            format!("the vendor did not answer within {:?}; ask again later", self.timeout)
+            format!("the vendor did not answer within {:?}; retry later", self.timeout)
         } else {
-            "the connection to the vendor broke before its answer was whole; ask again later"
-                .to_owned()
+            "the connection to the vendor broke before its answer was whole; retry later".to_owned()
         };
         let advice = tls_error(&error).and_then(tls_advice);
         Error { advice, ..Error::failed(message).detail(causes(error)) }

@@ -151,8 +151,8 @@ impl Account {
         self.in_flight.take(1).ok_or_else(|| {
             self.meters.shed.inc();
             Error::unavailable(
-                "too many calls wait for this account's vendor, and other accounts need their \
-                 places; ask again later",
+                "too many calls are waiting for this account's vendor, and other accounts need the \
+                 remaining permits; retry later",
             )
         })
     }

@@ -99,8 +99,8 @@ impl Limiter {
         let most = self.max_concurrency;
         let Ok(_place) = self.queue.try_acquire() else {
             return Err(Error::unavailable(format!(
-                "{most} calls are under way at the vendor, and {QUEUE} more wait for a permit; \
-                 ask again later"
+                "{most} calls to the vendor are in progress, and {QUEUE} more are waiting for a \
+                 permit; retry later"
             )));
         };
         let patience = self.patience;
@@ -110,8 +110,8 @@ impl Limiter {
                 Err(Error::internal("the concurrency limit of an account was closed"))
             }
             Err(_elapsed) => Err(Error::unavailable(format!(
-                "{most} calls are under way at the vendor, and none of them ended within \
-                 {patience:?}; ask again later"
+                "{most} calls to the vendor are in progress, and none of them ended within \
+                 {patience:?}; retry later"
             ))),
         }
     }
@@ -139,14 +139,14 @@ impl Limiter {
                 tracing::warn!(
                     account = self.account,
                     seconds = pause.as_secs(),
-                    "the vendor fails: the breaker is open until a probe is answered"
+                    "the vendor is failing: its circuit breaker is open until a probe is answered"
                 );
             }
             Some(Transition::Closed) => {
                 self.availability.set(Impairment::Failing, false);
                 tracing::info!(
                     account = self.account,
-                    "the vendor answers again: the breaker is closed"
+                    "the vendor answers again: its circuit breaker is closed"
                 );
             }
             None => {}
@@ -226,6 +226,6 @@ fn outcome(error: Option<&Error>) -> Option<Outcome> {
 }
 
 fn breaker_is_open(wait: Duration) -> Error {
-    Error::unavailable("the vendor fails, and is left alone for now; ask again later")
+    Error::unavailable("the vendor is failing and its circuit breaker is open; retry later")
         .retry_after(wait)
 }

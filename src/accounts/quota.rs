@@ -193,7 +193,7 @@ impl Quota {
             quota: Some(format!("{owner} {name}")),
             ..Error::new(
                 ErrorReason::ProviderQuotaExhausted,
-                format!("the limit {name} is spent; wait before asking again"),
+                format!("the limit {name} is exhausted; wait before retrying"),
             )
             .retry_after(wait)
         }
@@ -215,12 +215,13 @@ impl Gate for Quota {
             }
             Ok(Reservation::Reserved) => Ok(call.id),
             Ok(Reservation::Leased) => {
-                Err(Error::unavailable("another replica asks for the order; ask again later"))
+                Err(Error::unavailable("another replica is asking for the order; retry later"))
             }
             Ok(Reservation::Full(limit, wait)) => Err(self.full(limit, wait)),
             Ok(Reservation::Paused(wait)) => Err(Error::new(
                 ErrorReason::ProviderQuotaExhausted,
-                "the vendor answered that it is asked too often, and is left alone for now",
+                "the vendor answered that it receives too many requests, and requests to it are \
+                 suspended for now",
             )
             .retry_after(wait)),
             // Nothing limits this call, so it need not be counted.
@@ -254,7 +255,7 @@ impl Quota {
         }
         if let Err(error) = self.store.cancel(call).await {
             // The slot stays in use longer than necessary: this costs one call and nothing else.
-            tracing::debug!(detail = error.detail, "a slot could not be given back");
+            tracing::debug!(detail = error.detail, "a quota slot could not be returned");
         }
     }
 }

@@ -55,7 +55,7 @@ impl Accounts {
             if account.is_default
                 && let Some(other) = defaults.insert(account.provider, name.clone())
             {
-                let text = format!("is set for accounts.{other} too, of the same provider");
+                let text = format!("is also set for accounts.{other} of the same provider");
                 place.problem("default", text);
             }
             accounts.push(account);
@@ -95,10 +95,12 @@ impl Accounts {
         let provider = pb::Provider::try_from(order.provider)
             .ok()
             .filter(|provider| *provider != pb::Provider::Unspecified)
-            .ok_or_else(|| Error::invalid("provider", "the provider is none of the contract's"))?;
+            .ok_or_else(|| {
+                Error::invalid("provider", "the contract does not define the provider")
+            })?;
         let here = |error: Error| Error { provider: Some(provider), ..error };
         if !order.account.is_empty() && !is_name(&order.account) {
-            return Err(here(Error::invalid("account", "the account is not an account's name")));
+            return Err(here(Error::invalid("account", "the account is not a valid account name")));
         }
         let candidates: Vec<_> =
             self.0.iter().filter(|account| account.provider == provider).collect();
@@ -114,8 +116,8 @@ impl Accounts {
         if !may && caller.accounts.is_some() {
             // The error is the same whether the account exists or not, so callers cannot probe for
             // accounts.
-            let text = "this caller may not use that account; name one that it may use, or have \
-                        the operator allow this one";
+            let text = "this caller may not use that account; name an account that it may use, or \
+                        ask the operator to allow this one";
             return Err(here(Error::new(ErrorReason::CallerForbidden, text)));
         }
         match (fitting, candidates.as_slice(), order.account.as_str()) {
@@ -127,7 +129,7 @@ impl Accounts {
             (None, _, "") => Err(here(Error::invalid(
                 "account",
                 format!(
-                    "several accounts fit and none is the default: name one of {}",
+                    "several accounts match and none is the default; name one of {}",
                     own.join(", ")
                 ),
             ))),

@@ -45,7 +45,7 @@ async fn page(
     metrics: Metrics,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
     let place = pages.take(1).ok_or_else(|| {
-        let text = "too many pages are under way; ask again later\n".to_owned();
+        let text = "too many requests are in progress; retry later\n".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
     orders.measure(&metrics).await;

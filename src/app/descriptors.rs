@@ -34,8 +34,9 @@ pub(super) fn shortage(config: &Config, accounts: &Accounts) -> Option<String> {
         + OTHERS;
     (left < needed).then(|| {
         format!(
-            "needs {needed} file descriptors, with {ADMIN_CONNECTIONS} for probes and those for calls to \
-             vendors, and {left} can be had: raise the hard limit (ulimit -Hn), or lower it"
+            "needs {needed} file descriptors, including {ADMIN_CONNECTIONS} for probes and those \
+             for calls to vendors, but only {left} are available: raise the hard limit (ulimit \
+             -Hn), or lower this setting"
         )
     })
 }

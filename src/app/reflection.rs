@@ -63,9 +63,9 @@ impl Reflection {
             })
         };
         let answer = match &question.message_request {
-            None => failed(Code::InvalidArgument, "the question is empty".to_owned()),
+            None => failed(Code::InvalidArgument, "the request is empty".to_owned()),
             Some(asked) => self.find(asked).unwrap_or_else(|| {
-                failed(Code::NotFound, "this server has nothing of that name".to_owned())
+                failed(Code::NotFound, "this server has no file or symbol of that name".to_owned())
             }),
         };
         ServerReflectionResponse {
@@ -169,5 +169,5 @@ impl v1alpha_server::ServerReflection for Reflection {
 /// Converts a message to the other version: the two differ only in names.
 fn renamed<M: Message + Default>(message: &impl Message) -> Result<M, Status> {
     M::decode(message.encode_to_vec().as_slice())
-        .map_err(|error| Status::internal(format!("the versions differ: {error}")))
+        .map_err(|error| Status::internal(format!("the API versions differ: {error}")))
 }

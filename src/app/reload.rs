@@ -33,7 +33,9 @@ pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>, metri
             (reloads, looks)
         };
         let Ok((checked, looks)) = tokio::task::spawn_blocking(check).await else {
-            tracing::error!("files that change are not read again: looking for changes panicked");
+            tracing::error!(
+                "changed files are no longer reloaded: the task that looks for changes panicked"
+            );
             return;
         };
         reloads = checked;
@@ -43,7 +45,7 @@ pub(super) async fn watch(mut reloads: Vec<Reload>, clock: Arc<dyn Clock>, metri
             let path = reload.path();
             metrics.reloads.with([path, if outcome.is_ok() { OK } else { ERROR }]).inc();
             match outcome {
-                Ok(()) => tracing::info!(path, "files were reloaded"),
+                Ok(()) => tracing::info!(path, "reloaded"),
                 Err(problem) => {
                     tracing::warn!(path, problem, "reload failed; still using the previous files");
                 }

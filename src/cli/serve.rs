@@ -58,7 +58,7 @@ impl Serve {
         let at_once = told_to_stop()?;
         tokio::select! {
             () = app.stop() => Ok(()),
-            () = at_once => Err(Failure::Failed("stopped at once by a second signal".to_owned())),
+            () = at_once => Err(Failure::Failed("a second signal stopped the server at once".to_owned())),
         }
     }
 }
@@ -70,8 +70,8 @@ fn outlive_hangups() -> io::Result<()> {
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
             tracing::info!(
-                "SIGHUP changes nothing: files are read again when they change, and the configuration \
-                 at a restart"
+                "SIGHUP has no effect: files are reloaded when they change, and the configuration \
+                 is read only at a restart"
             );
         }
     });

@@ -96,7 +96,7 @@ impl Pool {
     fn take(&self, count: u32) -> Result<Places, Error> {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(count) else {
             self.shed.inc();
-            let message = format!("this server has too many {}; ask again later", self.what);
+            let message = format!("this server has too many {}; retry later", self.what);
             return Err(Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY));
         };
         self.used.add(count.into());

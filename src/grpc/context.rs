@@ -65,7 +65,7 @@ impl Deadline {
 
 /// The error of a call that ran out of time, where nothing more is known about it.
 pub(super) fn out_of_time() -> Error {
-    let message = "the call's deadline passed before it was answered; ask again, with more time";
+    let message = "the call's deadline passed before it was answered; retry with a longer deadline";
     Error::new(ErrorReason::DeadlineExceeded, message)
 }
 

@@ -168,8 +168,8 @@ fn method(service: &str, path: &str) -> (&'static str, Kind) {
 
 /// The trailers of an answer that exceeds the memory budget.
 fn refusal(record: &Record) -> HeaderMap {
-    let message = "this server holds too many answers that their callers have not taken; take the answers, \
-                   and ask again later";
+    let message = "this server holds too many answers that their callers have not taken; take the \
+                   answers, and retry later";
     let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
     let mut trailers = HeaderMap::new();
     // The text is plain ASCII, so this cannot fail.

@@ -160,7 +160,7 @@ fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
             "check the network from here, base_url and proxy; it may be the vendor's own trouble",
         ),
         ErrorReason::ProviderQuotaExhausted => {
-            ("the vendor is asked too often", "wait before asking again")
+            ("the vendor is asked too often", "wait before retrying")
         }
         ErrorReason::StoreUnavailable => ("the store cannot be used", "check store.url"),
         _ => ("the answer is not the one to expect of the vendor", "check base_url"),

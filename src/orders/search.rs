@@ -76,7 +76,7 @@ impl Orders {
             }
             if Instant::now() >= give_up {
                 return Err(Error::unavailable(
-                    "other replicas keep asking for the order and get no answer; ask again later",
+                    "other replicas keep asking for the order and get no answer; retry later",
                 ));
             }
         }
@@ -169,12 +169,12 @@ impl Orders {
             };
             account.meters.pauses.inc();
             let seconds = wait.as_secs();
-            tracing::warn!(account = account.name, seconds, "the vendor is left alone for a while");
+            tracing::warn!(account = account.name, seconds, "requests to the vendor are suspended");
             self.0.store.pause(&account.key, *wait, *probe).await
         };
         let (spent, paused) = tokio::join!(gate.finish(outcome), pause);
         for error in [spent.as_ref().err(), paused.as_ref().err()].into_iter().flatten() {
-            tracing::debug!(detail = error.detail, "a result could not be remembered");
+            tracing::debug!(detail = error.detail, "a result could not be stored");
         }
         spent
     }

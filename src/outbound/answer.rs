@@ -58,11 +58,12 @@ impl Answer {
             429 => Error::too_often(
                 self.retry_after.unwrap_or(TOO_MANY_REQUESTS_RETRY),
                 false,
-                "the vendor answered that it is asked too often (HTTP 429); wait before asking again",
+                "the vendor answered that it receives too many requests (HTTP 429); wait before \
+                 retrying",
             ),
             status @ (408 | 500..=599) => {
                 let error = Error::failed(format!(
-                    "the vendor answered that it cannot serve now (HTTP {status}); ask again later"
+                    "the vendor answered that it cannot serve now (HTTP {status}); retry later"
                 ));
                 // A vendor that says when to ask again also says not to ask before.
                 let exchange = Exchange::Failed { retry_after: self.retry_after };

@@ -232,9 +232,9 @@ impl Haoka {
         }
         let pages = self.pages.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         (pages >= BLOCK_PAGES).then(|| {
-            let message = "a firewall answers in the vendor's place, so the vendor is left alone for a \
-                           while; the operator should ask the vendor about a block, and check the \
-                           account's base_url";
+            let message = "a firewall answers in the vendor's place, so requests to the vendor are \
+                           suspended; the operator should ask the vendor about a block, and check \
+                           the account's base_url";
             Error::too_often(BLOCKED_WAIT, true, message)
         })
     }

@@ -139,11 +139,9 @@ impl Refusal {
                 "the vendor turned the request down as malformed; check its fields"
             }
             ErrorReason::ProviderQuotaExhausted => {
-                "the vendor answered that it is asked too often; wait before asking again"
+                "the vendor answered that it receives too many requests; wait before retrying"
             }
-            ErrorReason::ProviderUnavailable => {
-                "the vendor answered that it is busy; ask again later"
-            }
+            ErrorReason::ProviderUnavailable => "the vendor answered that it is busy; retry later",
             ErrorReason::ProviderCredentialsRejected => {
                 "the vendor turned down this deployment's credentials, address, clock or \
                  signature; its operator must act, and finds the vendor's words in the log"

@@ -62,7 +62,7 @@ async fn a_signal_lets_calls_under_way_be_answered_and_tells_who_watches() {
         assert_eq!(next(&mut watch).await, Ok(ServingStatus::Serving));
 
         held.server.child.signal(signal);
-        held.server.child.err.with("stopping; calls under way are answered first");
+        held.server.child.err.with("stopping; calls in progress are answered first");
         assert_eq!(next(&mut watch).await, Ok(ServingStatus::NotServing));
         assert_eq!(next(&mut watch).await, Err(tonic::Code::Unavailable));
 
@@ -87,7 +87,11 @@ async fn a_second_signal_ends_it_at_once() {
     held.server.child.signal("TERM");
     let ended = held.server.child.end();
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("error: stopped at once by a second signal"), "{}", ended.err);
+    assert!(
+        ended.err.contains("error: a second signal stopped the server at once"),
+        "{}",
+        ended.err
+    );
     let unanswered = question.end();
     assert_eq!((unanswered.code, unanswered.out.as_str()), (Some(1), ""), "{unanswered:?}");
 }
@@ -115,7 +119,7 @@ async fn a_hangup_ends_nothing() {
     let question = held.under_way().await;
     for _ in 0..2 {
         held.server.child.signal("HUP");
-        held.server.child.err.with("SIGHUP changes nothing");
+        held.server.child.err.with("SIGHUP has no effect");
     }
     held.gate.add_permits(1);
     assert_eq!(question.end().code, Some(0));

@@ -310,7 +310,7 @@ fn two_defaults_of_one_vendor_are_refused() {
     wrong(
         &format!("{first}{second}"),
         "accounts.cards-2.default",
-        "is set for accounts.cards too, of the same provider",
+        "is also set for accounts.cards of the same provider",
     );
     fine(&format!("{first}{other}"));
     fine(&format!("{first}{}", with(WECHAT, "default = true")));

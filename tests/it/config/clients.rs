@@ -83,7 +83,7 @@ fn what_is_wrong_is_told_at_its_path() {
     wrong(&format!("clients = 5\n{HAOKA}"), "clients", "must be a table");
     let told = problems(&format!("clients.c = 5\n{HAOKA}"));
     assert_eq!((&*told[0].path, &*told[0].text), ("clients.c", "must be a table"));
-    wrong(&format!("[clients]\n{HAOKA}"), "clients", "nobody could ask");
+    wrong(&format!("[clients]\n{HAOKA}"), "clients", "every call would be rejected");
     let name = format!("clients.\"a b\".token = \"{A}\"\n{HAOKA}");
     wrong(&name, "clients.\"a b\"", "must have a name of 1 to 64");
 }

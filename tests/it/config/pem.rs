@@ -113,7 +113,7 @@ async fn callers_of_both_authorities_are_let_in_at_the_start_and_when_the_file_c
     }
     let later = glued(&new.pem, &newest.pem);
     mounted.swap(&files(&later));
-    server.child.err.with("files were reloaded");
+    server.child.err.with("reloaded");
     for (callers, let_in) in [(&old, false), (&new, true), (&newest, true)] {
         assert_eq!(lets_in(&server, &old.pem, callers).await, let_in);
     }

@@ -79,7 +79,10 @@ impl Fixture {
             (failed.code, failed.reason.as_str()),
             (Code::Unavailable, "PROVIDER_UNAVAILABLE")
         );
-        assert_eq!(failed.message, "the vendor fails, and is left alone for now; ask again later");
+        assert_eq!(
+            failed.message,
+            "the vendor is failing and its circuit breaker is open; retry later"
+        );
         assert_eq!(self.vendor.asked().len(), before, "nothing is sent");
         failed.retry_delay.unwrap()
     }
@@ -335,10 +338,10 @@ async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself
     }
     assert_eq!(failing.asked().len(), before + 1, "the probe");
     assert_eq!(check(&admin, "account/vending").await, SERVING);
-    let left_alone = server.child.err.with("the breaker is open until a probe");
+    let left_alone = server.child.err.with("its circuit breaker is open until a probe");
     assert!(left_alone.contains("\"account\":\"vending\""), "{left_alone}");
     server.child.err.with("the vendor answers again");
     let log = server.stop().err;
-    assert_eq!(log.matches("the breaker is open until a probe").count(), 1, "told once");
+    assert_eq!(log.matches("its circuit breaker is open until a probe").count(), 1, "told once");
     assert_eq!(log.matches("the vendor answers again").count(), 1, "told once");
 }

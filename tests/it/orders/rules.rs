@@ -276,7 +276,7 @@ async fn a_call_that_was_never_sent_costs_nothing() {
     for _ in 0..15 {
         let failed = haoka.get(question(Provider::Haoka, "shipped")).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
-        assert_eq!(failed.message, "the vendor cannot be reached; ask again later");
+        assert_eq!(failed.message, "the vendor cannot be reached; retry later");
         // Each is tried: a vendor that fails is left alone for a while.
         clock.advance(Duration::from_mins(1));
     }

@@ -93,7 +93,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
     assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
     assert_eq!(
         error.message,
-        "64 calls are under way at the vendor, and 1000 more wait for a permit; ask again later"
+        "64 calls to the vendor are in progress, and 1000 more are waiting for a permit; retry later"
     );
     assert!(begin.elapsed() < LONGEST_CALL);
     // A call that ends gives its turn to the one that has waited longest.
@@ -107,8 +107,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
         assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
         assert_eq!(
             error.message,
-            "64 calls are under way at the vendor, and none of them ended within 10s; \
-             ask again later"
+            "64 calls to the vendor are in progress, and none of them ended within 10s; retry later"
         );
         assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
     }

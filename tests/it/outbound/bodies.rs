@@ -80,7 +80,7 @@ async fn a_body_that_never_ends_is_given_up_at_the_accounts_timeout() {
     for failed in ask(&server, &[ENDLESS, HANGING].concat()).await {
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");
         assert_eq!(
-            failed.message, "the vendor did not answer within 1s; ask again later",
+            failed.message, "the vendor did not answer within 1s; retry later",
             "{failed:?}"
         );
     }

@@ -12,7 +12,7 @@ use crate::support::{Failed, Server};
 #[track_caller]
 fn assert_unreachable(failed: &Failed, vendor: &Played) {
     assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");
-    assert_eq!(failed.message, "the vendor cannot be reached; ask again later");
+    assert_eq!(failed.message, "the vendor cannot be reached; retry later");
     let port = vendor.address.port().to_string();
     let told = format!("{failed:?}");
     assert!(!told.contains(&port) && !told.contains("http"), "{told}");

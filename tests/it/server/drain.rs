@@ -131,7 +131,7 @@ async fn whoever_hangs_does_not_keep_it_from_ending() {
     let mut probe = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
 
     server.child.signal("TERM");
-    server.child.err.with("server.drain_timeout was cut");
+    server.child.err.with("server.drain_timeout was aborted");
     assert_eq!(server.child.end().code, Some(0));
     let ended = Failed::from(&watch.message().await.unwrap_err());
     assert_eq!((ended.code, ended.reason.as_str()), (Code::Unavailable, "SERVER_DRAINING"));

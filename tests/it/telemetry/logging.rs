@@ -218,7 +218,7 @@ async fn a_call_that_no_handler_sees_is_one_line_as_well() {
     let compressed = framed(1, b"gz");
     log.raw("GetOrder", &[GRPC, ("grpc-encoding", "gzip")], Some(compressed)).await;
     log.tells(&failed("GetOrder", "UNIMPLEMENTED", "UNIMPLEMENTED", unimplemented));
-    let late = "the call's deadline passed before it was answered; ask again, with more time";
+    let late = "the call's deadline passed before it was answered; retry with a longer deadline";
     for (time, body) in [("0m", Some(fine)), ("50m", None)] {
         log.raw("GetOrder", &[GRPC, ("grpc-timeout", time)], body).await;
         log.tells(&failed("GetOrder", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", late));

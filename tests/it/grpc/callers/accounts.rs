@@ -20,8 +20,8 @@ async fn fixture(default: &str) -> Fixture {
     .await
 }
 
-const FORBIDDEN: &str = "this caller may not use that account; name one that it may use, or have \
-                         the operator allow this one";
+const FORBIDDEN: &str = "this caller may not use that account; name an account that it may use, or \
+                         ask the operator to allow this one";
 
 #[tokio::test]
 async fn a_forbidden_account_and_none_at_all_look_the_same() {

@@ -44,7 +44,7 @@ async fn a_spent_share_is_a_spent_limit_with_the_callers_name() {
     assert_eq!(violation.subject, "client/billing vendor_calls_per_minute");
     assert_eq!(
         status.message(),
-        "the limit vendor_calls_per_minute is spent; wait before asking again"
+        "the limit vendor_calls_per_minute is exhausted; wait before retrying"
     );
     let wait = details.retry_info().unwrap().retry_delay.unwrap();
     assert_eq!(wait, Duration::from_mins(1));

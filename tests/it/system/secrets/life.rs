@@ -193,7 +193,7 @@ impl Life {
     /// Swaps every file, for what is fit and then for what is not.
     async fn rotate(&mut self, pairs: &[Pair; 3]) {
         swap(&self.mounted, rotated, &pairs[1]);
-        self.told_of_files("files were reloaded");
+        self.told_of_files("reloaded");
         let token = second_token();
         assert!(self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert!(self.ask(TOKEN, question(Provider::Dingshang, NUMBER_ID)).await, "for the overlap");
@@ -223,7 +223,7 @@ impl Life {
         assert!(!self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert_eq!(self.vendor.played.asked().len() - before, 2, "it is asked once more");
         assert_eq!(self.ask_all(&token, 6).await, 0);
-        self.server.child.err.with("the breaker is open until a probe");
+        self.server.child.err.with("its circuit breaker is open until a probe");
     }
 
     /// The secrets were there to be leaked.

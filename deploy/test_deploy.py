@@ -348,7 +348,7 @@ def here(objects: list[dict], root: pathlib.Path) -> list[str]:
 def test_the_configuration_is_in_order(built, tmp_path, name):
     [_, *config] = here(built[name], tmp_path)
     told = run(BINARY, "check", *config)
-    assert told == "the configuration is fine; accounts: 3, clients: 1\n"
+    assert told == "the configuration is valid; accounts: 3, clients: 1\n"
 
 
 def test_what_is_not_filled_in_does_not_start(built, tmp_path):
@@ -374,7 +374,7 @@ def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
     if name == "example":
         assert "\naccounts.cards.secret: still has the REPLACE-ME" in told, told
     else:
-        assert told == "the configuration is fine; accounts: 3, clients: 1\n"
+        assert told == "the configuration is valid; accounts: 3, clients: 1\n"
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -386,7 +386,7 @@ def test_a_pods_files_are_checked_elsewhere(built, tmp_path, name):
     arguments = [arg.replace("/etc/order-query", f"{tmp_path}/etc/order-query")
                  for arg in arguments]
     told = run(BINARY, "check", "--root", tmp_path, *arguments)
-    assert told == "the configuration is fine; accounts: 3, clients: 1\n"
+    assert told == "the configuration is valid; accounts: 3, clients: 1\n"
 
 
 @pytest.mark.parametrize("name", WHOLE)

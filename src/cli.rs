@@ -28,7 +28,7 @@ use crate::config::Problems;
 /// How long a failed command waits for its error message to be written.
 const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where do orders stand? One gRPC contract over the orders of several vendors.
+/// Looks up orders of several vendors through one gRPC contract.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -40,15 +40,15 @@ struct Cli {
 enum Command {
     /// Starts sandbox vendors and a server, asks for one order of each vendor, and keeps serving
     Demo(demo::Demo),
-    /// Serves
+    /// Runs the server
     Serve(serve::Serve),
-    /// Plays the vendors on loopback, for tests
+    /// Runs sandbox vendors on loopback, for tests
     Sandbox(sandbox::Sandbox),
     /// Asks a running server for an order and prints it
     Get(get::Get),
     /// Prints an order now, and again each time that it changes
     Watch(watch::Watch),
-    /// Says what is wrong with a configuration
+    /// Checks a configuration and reports its problems
     Check(check::Check),
     /// Asks a running server for its health: exit code 0 while it is SERVING
     Health(health::Health),
@@ -100,7 +100,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Failed(text) => write!(f, "error: {text}"),
             Self::Configuration(problems) => {
-                write!(f, "error: the configuration is wrong:\n{problems}")
+                write!(f, "error: the configuration is invalid:\n{problems}")
             }
         }
     }
@@ -148,7 +148,7 @@ fn complain(text: String) {
 #[must_use]
 pub fn no_runtime(error: &io::Error) -> ExitCode {
     // The exit code reports the failure even if the text is lost.
-    let _ = writeln!(io::stderr(), "error: no threads can be started: {error}");
+    let _ = writeln!(io::stderr(), "error: cannot start threads: {error}");
     ExitCode::FAILURE
 }
 

@@ -16,11 +16,13 @@ use crate::store::{self, File, Place, Store};
 /// How long to wait for the shared store.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
-const IN_USE: &str = "store in use: a new token would end the one of the server that has the file; \
-                      ask that server for an order, or run this while it is stopped";
-const NOT_SHARED: &str = "the store is memory:, and a new token would end the one of a server that may \
-                          be running; set token = \"stable\", or another store";
-const UNUSABLE: &str = "the store cannot be used, and a new token must be kept there";
+const IN_USE: &str = "store in use: a new token would invalidate the token of the server that uses \
+                      the file; ask that server for an order, or run this command while the server \
+                      is stopped";
+const NOT_SHARED: &str = "the store is memory:, and a new token would invalidate the token of a \
+                          server that may be running; set token = \"stable\", or use another \
+                          store";
+const UNUSABLE: &str = "the store cannot be used, and a new token must be stored there";
 
 /// Why the check has no store to use.
 enum Without {
@@ -78,7 +80,8 @@ async fn shared_store(setup: &Setup) -> Result<Option<Arc<dyn Store>>, Without> 
     Err(Without::Trouble(match error.advice {
         Some(advice) => format!("cannot be used ({why}); {advice}"),
         None => format!(
-            "not reached within {STORE_PATIENCE:?} ({why}); check the server, and the way to it"
+            "not reached within {STORE_PATIENCE:?} ({why}); check the server and the network path \
+             to it"
         ),
     }))
 }

@@ -316,9 +316,9 @@ fn invalid(message: &'static str) -> io::Error {
 async fn bind(listen: SocketAddr, index: u16) -> io::Result<TcpListener> {
     let port = match listen.port() {
         0 => 0,
-        port => port
-            .checked_add(index)
-            .ok_or_else(|| invalid("a port for each vendor does not fit there"))?,
+        port => port.checked_add(index).ok_or_else(|| {
+            invalid("the vendors need consecutive ports, and there are too few above this one")
+        })?,
     };
     TcpListener::bind(SocketAddr::new(listen.ip(), port)).await
 }

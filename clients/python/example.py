@@ -33,14 +33,14 @@ def explain(error: grpc.RpcError) -> str:
 
 
 def main() -> int:
-    """Asks, prints, and tells whether there was an order."""
+    """Asks, prints, and reports whether there was an order."""
     parser = argparse.ArgumentParser(description="Asks for one order.")
     parser.add_argument("provider", choices=["wechat", "dingshang", "haoka"])
-    parser.add_argument("id", help="the vendor's name for the order")
+    parser.add_argument("id", help="the vendor's id of the order")
     parser.add_argument("--account", default="")
     parser.add_argument("--machine-no", default="", help="Dingshang: the machine that sold it")
     parser.add_argument("--endpoint", default="127.0.0.1:50051")
-    parser.add_argument("--token-file", help="holds the token that the server knows us by")
+    parser.add_argument("--token-file", help="a file with the token that identifies this caller")
     arguments = parser.parse_args()
 
     request = pb.GetOrderRequest(

@@ -18,12 +18,12 @@ use crate::live_check;
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigFile,
-    /// Also asks each vendor: are the credentials accepted, do the clocks agree, how long is the
-    /// certificate good? Spends no call for an order
+    /// Also asks each vendor whether it accepts the credentials, whether the clocks agree, and how long
+    /// its certificate is valid. Makes no call for an order
     #[arg(long)]
     live: bool,
-    /// The folder that stands for the root of the file system where the server runs: absolute paths
-    /// of the configuration are looked for below it, and the store's file is not
+    /// The folder that replaces the root of the server's file system: absolute paths of the
+    /// configuration are resolved below it, and the store's file is not checked
     #[arg(long, value_name = "DIR", conflicts_with = "live")]
     root: Option<PathBuf>,
 }
@@ -44,13 +44,13 @@ impl Check {
         }
         let clients = setup.callers.count().map(|count| format!(", clients: {count}"));
         print(format_args!(
-            "the configuration is fine; accounts: {}{}",
+            "the configuration is valid; accounts: {}{}",
             setup.accounts.len(),
             clients.unwrap_or_default()
         ))?;
         match findings.iter().filter(|finding| finding.is_failure()).count() {
             0 => Ok(()),
-            failed => Err(Failure::Failed(format!("checks that failed: {failed}"))),
+            failed => Err(Failure::Failed(format!("failed checks: {failed}"))),
         }
     }
 }

@@ -43,9 +43,9 @@ const TOKEN_VARIABLE: &str = "ORDER_QUERY_TOKEN";
 pub(super) struct OrderArgs {
     #[arg(value_parser = provider, help = format!("The vendor: one of {}", vendors()))]
     provider: Provider,
-    /// The vendor's name for the order
+    /// The vendor's id of the order
     id: String,
-    /// Which of the server's accounts at the vendor to ask with
+    /// The server's account at the vendor to query with
     #[arg(long)]
     account: Option<String>,
     /// The machine that sold the order (Dingshang)
@@ -56,7 +56,7 @@ pub(super) struct OrderArgs {
     endpoint: Endpoint,
     #[command(flatten)]
     tls: Tls,
-    /// A file with the token that the server knows this caller by; the environment variable
+    /// A file with the token that identifies this caller; the environment variable
     /// `ORDER_QUERY_TOKEN` may hold the token itself
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -112,10 +112,10 @@ impl OrderArgs {
 /// Which authority to trust and which certificate to present, for an `https://` endpoint.
 #[derive(Args, Default)]
 pub(super) struct Tls {
-    /// The authority to trust for the server, in PEM; the system's roots unless it is named
+    /// The authority to trust for the server, in PEM; by default the system's roots
     #[arg(long = "ca-file", value_name = "FILE")]
     authority: Option<PathBuf>,
-    /// The certificate that this caller shows, in PEM
+    /// The certificate that this caller presents, in PEM
     #[arg(long = "cert-file", value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
     /// The key of that certificate, in PEM
@@ -199,7 +199,7 @@ impl Server<'_> {
     /// Why the first call on a new connection failed; `None` if the server itself gives the reason.
     pub(super) async fn lost(&self, status: &Status) -> Option<Failure> {
         let symptom = Symptom::of_call(self, status).await?;
-        Some(self.unreachable("cannot ask", Some(&symptom), status))
+        Some(self.unreachable("cannot call", Some(&symptom), status))
     }
 
     /// Why the first call on a new connection failed: the symptom, or else the server's own error.
@@ -251,7 +251,7 @@ pub(super) fn told(status: &Status) -> Failure {
         ("account", of("account")),
         ("the vendor's code", of("provider_code")),
         ("the vendor's text", of("provider_message")),
-        ("ask again in", wait.map(|wait| format!("{wait:?}"))),
+        ("retry in", wait.map(|wait| format!("{wait:?}"))),
     ];
     for (name, value) in lines {
         if let Some(value) = value {

@@ -34,7 +34,7 @@ log_level = "warn"
 /// Prints one order of each vendor, through the real server and the sandbox vendors.
 #[derive(Args)]
 pub(super) struct Demo {
-    /// Ends after the orders instead of serving on
+    /// Exits after the orders instead of continuing to serve
     #[arg(long)]
     once: bool,
 }

@@ -18,7 +18,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 pub(super) struct Get {
     #[command(flatten)]
     which: OrderArgs,
-    /// How old the answer may be at most, such as 10m; 0 asks the vendor now
+    /// The maximum age of the answer, such as 10m; 0 asks the vendor now
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<prost_types::Duration>,
 }

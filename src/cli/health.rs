@@ -18,9 +18,9 @@ use super::{Failure, print};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lists the fixed names; the account names depend on the server's configuration.
-const UNKNOWN: &str = "the server has no health of that name\n  try: readiness, liveness, \
-    orderquery.v1.OrderService, account/NAME with an account of its configuration, or nothing for the \
-    whole server";
+const UNKNOWN: &str = "the server has no health service of that name\n  try: readiness, liveness, \
+                       orderquery.v1.OrderService, account/NAME with an account of its \
+                       configuration, or nothing for the whole server";
 
 /// Asks a running server for its health.
 #[derive(Args)]
@@ -56,7 +56,7 @@ impl Health {
         match status {
             ServingStatus::Serving => Ok(()),
             ServingStatus::ServiceUnknown => Err(Failure::Failed(UNKNOWN.to_owned())),
-            _ => Err(Failure::Failed("it is not serving".to_owned())),
+            _ => Err(Failure::Failed("the server is not serving".to_owned())),
         }
     }
 }

@@ -36,21 +36,21 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
     let shipment = order.shipment.clone().unwrap_or_default();
     let recipient = order.recipient.clone().unwrap_or_default();
     let card = order.sim_card.clone().unwrap_or_default();
-    let terminal = if order.terminal { ", will not change any more" } else { "" };
+    let terminal = if order.terminal { ", final" } else { "" };
     vec![
         ("status", format!("{}{terminal}", named(order.status(), &order.provider_status))),
         ("total", money(order.total.as_ref())),
         ("created", time(order.create_time)),
         ("created on", order.create_date.clone()),
         ("updated", time(order.update_time)),
-        ("payment begun", time(payment.apply_time)),
+        ("payment started", time(payment.apply_time)),
         ("paid", time(payment.finish_time)),
         (
             "invoice",
             optional(order.invoice.is_some(), || named(invoice.status(), &invoice.provider_status)),
         ),
-        ("invoice asked for", time(invoice.apply_time)),
-        ("used up", order.usage.map(|u| format!("{} of {}", u.used, u.total)).unwrap_or_default()),
+        ("invoice requested", time(invoice.apply_time)),
+        ("used", order.usage.map(|u| format!("{} of {}", u.used, u.total)).unwrap_or_default()),
         ("carrier", shipment.carrier),
         ("tracking number", shipment.tracking_number),
         (
@@ -71,7 +71,7 @@ fn lines(answer: &GetOrderResponse, order: &Order) -> Vec<(&'static str, String)
         ("remark", order.remark.clone()),
         ("account", order.account.clone()),
         ("answer", source_and_age(answer, order)),
-        ("ask again from", time(answer.refresh_time)),
+        ("refresh from", time(answer.refresh_time)),
     ]
 }
 
@@ -86,7 +86,7 @@ fn source_and_age(answer: &GetOrderResponse, order: &Order) -> String {
         .map(|age| format!(", {} old", SpanPrinter::new().unsigned_duration_to_string(&age)));
     let age = age.unwrap_or_default();
     let source = pb::short_name(answer.source());
-    format!("{source}, of {}{age}", time(order.observe_time))
+    format!("{source}, observed {}{age}", time(order.observe_time))
 }
 
 /// The items as a table, without the columns that are empty for every item.
@@ -164,7 +164,7 @@ fn time(time: Option<Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
     match jiff::Timestamp::new(time.seconds, time.nanos) {
         Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => "not a time".to_owned(),
+        Err(_) => "invalid time".to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Failure, print, told_to_stop};
 use crate::clock::SystemClock;
 
-/// Plays the vendors until SIGTERM or Ctrl-C.
+/// Runs the sandbox vendors until SIGTERM or Ctrl-C.
 #[derive(Args)]
 pub(super) struct Sandbox {
     /// Where: the first vendor on this port, the next one on the next, in the order in which their
@@ -21,7 +21,7 @@ impl Sandbox {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let stop = told_to_stop()?;
         let sandbox = crate::sandbox::Sandbox::start(self.listen, Arc::new(SystemClock)).await?;
-        print("# The sandbox vendors are up. Accounts for a configuration:\n")?;
+        print("# The sandbox vendors are running. Accounts for a configuration:\n")?;
         print(sandbox.accounts())?;
         stop.await;
         Ok(())

@@ -82,7 +82,7 @@ fn outlive_hangups() -> io::Result<()> {
 fn greeting(App { address, admin_address, .. }: &App, scheme: &str) -> String {
     let program = invoked();
     format!(
-        "Serving until Ctrl-C, over vendors that are played (docs/sandbox.md has their orders):\n  \
+        "Serving until Ctrl-C, with sandbox vendors (docs/sandbox.md lists their orders):\n  \
          orders              {scheme}://{address}\n  \
          health and metrics  http://{admin_address}\n\
          In another terminal: {program} get haoka shipped --endpoint {scheme}://{address}"
@@ -108,7 +108,7 @@ pub(super) fn open(file: &ConfigFile, may_be_absent: bool) -> Result<Section, Pr
         None if may_be_absent => Section::parse("", Path::new("")),
         None => Err(problem(
             "--config",
-            "is missing; ORDER_QUERY_CONFIG can name the file, too".to_owned(),
+            "is missing; ORDER_QUERY_CONFIG can also name the file".to_owned(),
         )),
         Some(path) => {
             let text = read_file(path, CONFIG_LIMIT).map_err(|text| problem("--config", text))?;
@@ -121,6 +121,6 @@ fn allow_loopback_only(listen: SocketAddr) -> Result<(), Problems> {
     if listen.ip().is_loopback() {
         return Ok(());
     }
-    let text = "must be a loopback address with --dev: anyone could ask the sandbox".to_owned();
+    let text = "must be a loopback address with --dev: the sandbox answers every caller".to_owned();
     Err(Problems(vec![Problem { path: "server.listen".to_owned(), text }]))
 }

@@ -101,7 +101,7 @@ impl Report {
 
     fn clock(&mut self, difference: Option<i64>, limit: Option<u64>) {
         let Some(difference) = difference else {
-            return self.facts.push("the vendor tells no time".to_owned());
+            return self.facts.push("the vendor sends no Date header".to_owned());
         };
         let seconds = difference.unsigned_abs();
         let side = if difference > 0 { "ahead of" } else { "behind" };
@@ -115,7 +115,7 @@ impl Report {
         }
         let advice = "set this machine's clock, unless the vendor's is wrong";
         self.advice.push(match limit {
-            Some(limit) => format!("{advice}: from {limit}s on the vendor turns every call down"),
+            Some(limit) => format!("{advice}: from {limit}s on the vendor rejects every call"),
             None => advice.to_owned(),
         });
         self.failed |= limit.is_some_and(|limit| seconds >= limit);
@@ -126,13 +126,13 @@ impl Report {
             return self.facts.push("no certificate".to_owned());
         };
         let Some(end) = certificate::not_after(der) else {
-            return self.facts.push("certificate trusted, its end not readable".to_owned());
+            return self.facts.push("certificate trusted, its expiry unreadable".to_owned());
         };
         let left = end.duration_since(now).unwrap_or_default();
         let days = left.as_secs() / DAY;
         self.facts.push(format!("certificate trusted, {days} days left"));
         if left < ENDS_SOON {
-            self.advice.push("have the vendor renew its certificate".to_owned());
+            self.advice.push("ask the vendor to renew its certificate".to_owned());
         }
     }
 
@@ -153,16 +153,16 @@ impl Report {
 fn failure(reason: ErrorReason) -> (&'static str, &'static str) {
     match reason {
         ErrorReason::ProviderCredentialsRejected => {
-            ("the vendor turns the account down", "check the account's credentials")
+            ("the vendor rejects the account", "check the account's credentials")
         }
         ErrorReason::ProviderUnavailable => (
-            "the vendor gives no answer",
-            "check the network from here, base_url and proxy; it may be the vendor's own trouble",
+            "the vendor does not answer",
+            "check this machine's network, base_url and proxy; the vendor itself may be failing",
         ),
         ErrorReason::ProviderQuotaExhausted => {
-            ("the vendor is asked too often", "wait before retrying")
+            ("the vendor receives too many requests", "wait before retrying")
         }
         ErrorReason::StoreUnavailable => ("the store cannot be used", "check store.url"),
-        _ => ("the answer is not the one to expect of the vendor", "check base_url"),
+        _ => ("the answer is not a valid answer of the vendor", "check base_url"),
     }
 }

@@ -224,8 +224,8 @@ impl Provider for Dingshang {
             .await?;
         let taken = accepted(&self.vendor, &answer).and_then(|envelope| match &self.app_key {
             _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
-            Some(_) => Ok("app_id and app_secret taken, app_key not proved"),
-            None => Ok("app_id and app_secret taken"),
+            Some(_) => Ok("app_id and app_secret accepted, app_key not verified"),
+            None => Ok("app_id and app_secret accepted"),
         });
         Ok(LiveCheck::of(&answer, taken))
     }

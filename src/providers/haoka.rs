@@ -162,7 +162,7 @@ impl Provider for Haoka {
         let taken = match answer.check_status() {
             // The path may have no page.
             Ok(()) | Err(Error { reason: ErrorReason::ProviderError, .. }) => {
-                Ok("credentials not proved, because only a call for an order could")
+                Ok("credentials not verified, because only a call for an order can verify them")
             }
             Err(error) => Err(error),
         };

@@ -181,7 +181,7 @@ impl Provider for Wechat {
 
     async fn live_check(&self, shared: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let (answer, token) = self.tokens.live_check(&self.client, shared).await?;
-        Ok(LiveCheck::of(&answer, token.map(|_| "app_id and app_secret taken")))
+        Ok(LiveCheck::of(&answer, token.map(|_| "app_id and app_secret accepted")))
     }
 
     fn live_check_ends_a_token(&self) -> bool {

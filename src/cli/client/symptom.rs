@@ -127,27 +127,31 @@ impl Symptom {
     /// The symptom in words.
     pub(super) fn looks(&self, tls: &Tls) -> String {
         let looks = match self {
-            Self::NoSuchHost => "the name of the host has no address",
-            Self::NobodyListens => "nothing listens there",
+            Self::NoSuchHost => "the host name has no address",
+            Self::NobodyListens => "nothing listens at this address",
             Self::Silent => return format!("no answer within {CONNECT_TIMEOUT:?}"),
-            Self::Encrypted => "it speaks TLS",
-            Self::Plaintext => "it does not speak TLS",
+            Self::Encrypted => "the server speaks TLS",
+            Self::Plaintext => "the server does not speak TLS",
             Self::UnknownAuthority if tls.authority.is_some() => {
-                "its certificate is of another authority"
+                "another authority issued the server's certificate"
             }
             Self::UnknownAuthority => {
-                "its certificate is of an authority that this machine does not trust"
+                "an authority that this machine does not trust issued the server's certificate"
             }
-            Self::Certificate(error) => return format!("its certificate is unfit: {error}"),
+            Self::Certificate(error) => {
+                return format!("the server's certificate is invalid: {error}");
+            }
             Self::Unwelcome if tls.certificate.is_some() => {
-                "it ended the connection, as a server does that does not take a caller's certificate"
+                "the server closed the connection, as a server does that rejects the caller's \
+                 certificate"
             }
             Self::Unwelcome => {
-                "it ended the connection, as a server does that wants a certificate of callers"
+                "the server closed the connection, as a server does that requires a certificate \
+                 from callers"
             }
-            Self::Ended => "it ended the connection",
-            Self::NotGrpc(words) => return format!("what answers speaks no gRPC: {words}"),
-            Self::NoSuchService => "what answers does not know the call",
+            Self::Ended => "the server closed the connection",
+            Self::NotGrpc(words) => return format!("the server does not speak gRPC: {words}"),
+            Self::NoSuchService => "the server does not know the method",
         };
         looks.to_owned()
     }
@@ -156,46 +160,50 @@ impl Symptom {
     pub(super) fn advice(&self, Server { endpoint, tls }: &Server<'_>) -> String {
         let at = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
         let advice = match (self, &tls.authority, &tls.certificate) {
-            (Self::NoSuchHost, ..) => "another name",
+            (Self::NoSuchHost, ..) => "another host name",
             (Self::NobodyListens, ..) => {
-                "the port that the server says it listens on: for orders server.listen, 50051 unless \
-                 it is set, for health admin.listen, 9090; `serve --dev` starts a server to try"
+                "the port that the server logs at its start: server.listen (default 50051) for \
+                 orders, admin.listen (default 9090) for health; `serve --dev` starts a test \
+                 server"
             }
             (Self::Silent, ..) => {
-                "whether the address is right, and whether a firewall is in between"
+                "checking the address, and whether a firewall blocks the connection"
             }
             (Self::Encrypted, ..) => {
                 return format!(
-                    "--endpoint https://{at}, with --ca-file where the authority is your own"
+                    "--endpoint https://{at}, with --ca-file if the authority is your own"
                 );
             }
             (Self::Plaintext, ..) => return format!("--endpoint http://{at}"),
             (Self::UnknownAuthority, Some(path), _) => {
                 let path = path.display();
-                return format!("--ca-file with that authority's certificate: {path} is not it");
+                return format!("--ca-file with that authority's certificate, which is not {path}");
             }
             (Self::UnknownAuthority, None, _) => {
-                "--ca-file FILE, with the certificate of that authority"
+                "--ca-file FILE with the certificate of that authority"
             }
             (Self::Certificate(error), ..) => for_certificate(error),
             (Self::Unwelcome, _, Some(path)) => {
                 let path = path.display();
                 return format!(
-                    "--cert-file with one of the authority in the server's client_ca_file that is \
-                     not out of date: {path} is none"
+                    "--cert-file with an unexpired certificate of the authority in the server's \
+                     client_ca_file, which {path} is not"
                 );
             }
             (Self::Unwelcome, _, None) => {
-                "--cert-file and --key-file, with one of the authority in the server's client_ca_file"
+                "--cert-file and --key-file with a certificate of the authority in the server's \
+                 client_ca_file"
             }
             (Self::Ended, ..) => {
-                "whether it is the port of an order-query; if so, it has just stopped, or has as \
-                 many connections as it takes"
+                "checking whether an order-query server uses this port; if so, it has just \
+                 stopped, or has reached its limit of connections"
             }
-            (Self::NotGrpc(_), ..) => "the server itself; a proxy in between must pass gRPC on",
+            (Self::NotGrpc(_), ..) => {
+                "connecting to the server directly; a proxy in between must forward gRPC"
+            }
             (Self::NoSuchService, ..) => {
-                "the port for orders, server.listen: 50051 unless it is set; that for health and \
-                 metrics, admin.listen or 9090, has nothing else"
+                "the port for orders, server.listen (default 50051); the port for health and \
+                 metrics, admin.listen (default 9090), serves nothing else"
             }
         };
         advice.to_owned()
@@ -205,13 +213,13 @@ impl Symptom {
 fn for_certificate(error: &CertificateError) -> &'static str {
     match error {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "--endpoint with a name that the certificate is for"
+            "--endpoint with a name that the certificate is valid for"
         }
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => {
-            "a new certificate for the server, unless the clock of this machine is wrong"
+            "a new certificate for the server, unless this machine's clock is wrong"
         }
         _ => "another certificate for the server",
     }

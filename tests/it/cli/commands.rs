@@ -80,12 +80,12 @@ fn get_prints_a_sheet() {
         ),
         (
             &["dingshang", "54", "--machine-no", "16327129", "--max-age", "0s"],
-            &["dingshang order 54", "PAID (SUCCESS)", "16327129", "LIVE, of 20"],
+            &["dingshang order 54", "PAID (SUCCESS)", "16327129", "LIVE, observed 20"],
         ),
-        (&["haoka", "sample", "--max-age", "0"], &["haoka order sample", "LIVE, of 20"]),
+        (&["haoka", "sample", "--max-age", "0"], &["haoka order sample", "LIVE, observed 20"]),
         (
             &["haoka", "settled", "--account", "haoka-sandbox"],
-            &["haoka order settled", "SETTLED (已结算), will not change any more"],
+            &["haoka order settled", "SETTLED (已结算), final"],
         ),
     ] {
         let sheet = server.get(arguments);
@@ -227,7 +227,7 @@ fn health_is_told_on_both_listeners() {
         }
         let health = run(["health", &endpoint, "account/nobody"]);
         assert_eq!((health.code, health.out.as_str()), (Some(1), "SERVICE_UNKNOWN\n"));
-        assert!(health.err.starts_with("error: the server has no health of that name\n"));
+        assert!(health.err.starts_with("error: the server has no health service of that name\n"));
     }
     let orders = run(["get", "haoka", "shipped", "--endpoint"].into_iter().chain([format!(
         "http://{}",
@@ -277,7 +277,7 @@ fn the_sandbox_prints_accounts_that_check_accepts_and_serve_uses() {
     let directory = tempfile::tempdir().unwrap();
     let checked = run(["check", "--config", &write(&directory, &accounts)]);
     assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
-    assert_eq!(checked.out, "the configuration is fine; accounts: 3\n");
+    assert_eq!(checked.out, "the configuration is valid; accounts: 3\n");
 
     let server = Serving::start(&accounts);
     for (vendor, id) in [("wechat", "status-2"), ("dingshang", "54"), ("haoka", "sample")] {

@@ -92,12 +92,12 @@ fn as_texts(arguments: &[String]) -> Vec<&str> {
 fn the_wrong_scheme_is_told_with_the_right_one() {
     let secured = Secured::start(&["localhost"], None);
     let right = format!("--endpoint {}", secured.at("https", "localhost"));
-    fail(&secured.at("http", "localhost"), &[], "it speaks TLS", &right);
+    fail(&secured.at("http", "localhost"), &[], "the server speaks TLS", &right);
 
     let plain = dev();
     for address in [plain.address, plain.admin_address] {
         let right = format!("--endpoint http://{address}");
-        fail(&format!("https://{address}"), &[], "it does not speak TLS", &right);
+        fail(&format!("https://{address}"), &[], "the server does not speak TLS", &right);
     }
 }
 
@@ -105,17 +105,22 @@ fn the_wrong_scheme_is_told_with_the_right_one() {
 fn a_certificate_that_cannot_be_trusted_is_told_with_what_is_wrong() {
     let secured = Secured::start(&["localhost"], None);
     let url = secured.at("https", "localhost");
-    fail(&url, &[], "of an authority that this machine does not trust", "--ca-file FILE");
+    fail(&url, &[], "authority that this machine does not trust issued", "--ca-file FILE");
 
     let other = secured.file("other.crt");
     std::fs::write(&other, Authority::new().pem).unwrap();
-    fail(&url, &["--ca-file", &other], "of another authority", &format!("{other} is not it"));
+    fail(
+        &url,
+        &["--ca-file", &other],
+        "another authority issued",
+        &format!("which is not {other}"),
+    );
 
     let by_address = secured.at("https", "127.0.0.1");
     let trusted = secured.trusted();
     let trusted = as_texts(&trusted);
     let looks = "certificate not valid for name \"127.0.0.1\"; certificate is only valid for DnsName(\"localhost\")";
-    fail(&by_address, &trusted, looks, "a name that the certificate is for");
+    fail(&by_address, &trusted, looks, "a name that the certificate is valid for");
 
     // The certificate is read again where it changes, and not refused for its age.
     let authority = Authority::new();
@@ -126,7 +131,7 @@ fn a_certificate_that_cannot_be_trusted_is_told_with_what_is_wrong() {
     std::fs::write(&file, &authority.pem).unwrap();
     let url = format!("https://localhost:{}", old.address.port());
     let arguments = ["--ca-file", file.to_str().unwrap()];
-    fail(&url, &arguments, "certificate expired", "the clock of this machine");
+    fail(&url, &arguments, "certificate expired", "this machine's clock");
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn a_certificate_of_the_callers_that_is_missing_or_refused_is_told() {
     let trusted = as_texts(&trusted);
     // Many times: whether the server's own words arrive is a race.
     for _ in 0..5 {
-        fail(&url, &trusted, "wants a certificate of callers", "--cert-file and --key-file");
+        fail(&url, &trusted, "requires a certificate from callers", "--cert-file and --key-file");
     }
 
     let strange = tempfile::tempdir().unwrap();
@@ -151,8 +156,8 @@ fn a_certificate_of_the_callers_that_is_missing_or_refused_is_told() {
         fail(
             &url,
             &more,
-            "does not take a caller's certificate",
-            &format!("{certificate} is none"),
+            "rejects the caller's certificate",
+            &format!("which {certificate} is not"),
         );
     }
 
@@ -170,7 +175,13 @@ fn the_port_for_probes_is_told_from_the_one_for_orders() {
         match command {
             "health" => assert_eq!(failed.code, Some(0), "{failed:?}"),
             _ => {
-                complains(command, &failed, &url, "does not know the call", "server.listen: 50051");
+                complains(
+                    command,
+                    &failed,
+                    &url,
+                    "does not know the method",
+                    "server.listen (default 50051)",
+                );
             }
         }
     }
@@ -184,20 +195,20 @@ async fn a_port_where_nobody_or_something_else_is_is_told() {
     };
     for scheme in ["http", "https"] {
         let url = format!("{scheme}://{nobody}");
-        fail(&url, &[], "nothing listens there", "50051 unless it is set");
+        fail(&url, &[], "nothing listens at this address", "server.listen (default 50051)");
 
         // Longer than a label can be: no resolver has to be asked.
         let host = "x".repeat(64);
         assert!(lookup_host((host.as_str(), 1)).await.is_err());
-        fail(&format!("{scheme}://{host}:1"), &[], "the name of the host has no address", "name");
+        fail(&format!("{scheme}://{host}:1"), &[], "the host name has no address", "name");
     }
 
     let web = Played::start_over(None, |_| async { answer(200, "{}") }).await;
     fail(
         &format!("http://{}", web.address),
         &[],
-        "it ended the connection",
-        "port of an order-query",
+        "the server closed the connection",
+        "order-query server uses this port",
     );
 
     let pair = Authority::new();
@@ -219,7 +230,7 @@ async fn a_port_where_nobody_or_something_else_is_is_told() {
     let proxy = Router::new().fallback(|| async { StatusCode::BAD_GATEWAY });
     let address: SocketAddr = serve(Routes::from(proxy), CancellationToken::new()).await;
     let looks = "speaks no gRPC: HTTP status code 502";
-    fail(&format!("http://{address}"), &[], looks, "must pass gRPC on");
+    fail(&format!("http://{address}"), &[], looks, "must forward gRPC");
 }
 
 /// Whether a machine has such addresses or not, they are none that TLS could not check.

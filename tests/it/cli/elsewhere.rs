@@ -97,7 +97,7 @@ fn the_configuration_of_another_machine_is_checked_below_a_root() {
     let config = write(&directory, &config.replace("/X/", "/order-query-of-a-test/"));
     let root = root.to_str().unwrap();
     let checked = run(["check", "--config", &config, "--root", root]);
-    let fine = "the configuration is fine; accounts: 2\n";
+    let fine = "the configuration is valid; accounts: 2\n";
     assert_eq!((checked.code, checked.out.as_str()), (Some(0), fine), "{checked:?}");
 
     let without = run(["check", "--config", &config]);

@@ -81,9 +81,9 @@ async fn sandbox() -> Sandbox {
 
 /// What of an account each vendor shows to have taken.
 const TAKEN: &[(&str, &str)] = &[
-    ("dingshang", "app_id and app_secret taken, app_key not proved"),
-    ("haoka", "credentials not proved, because only a call for an order could"),
-    ("wechat", "app_id and app_secret taken"),
+    ("dingshang", "app_id and app_secret accepted, app_key not verified"),
+    ("haoka", "credentials not verified, because only a call for an order can verify them"),
+    ("wechat", "app_id and app_secret accepted"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +99,7 @@ async fn each_vendor_is_asked_for_proof_and_for_no_order() {
     let mut vendors = Sandbox::vendors();
     vendors.sort_unstable();
     let (last, proofs) = lines.split_last().unwrap();
-    assert_eq!(*last, format!("the configuration is fine; accounts: {}", vendors.len()));
+    assert_eq!(*last, format!("the configuration is valid; accounts: {}", vendors.len()));
     assert_eq!(proofs.len(), vendors.len(), "{checked:?}");
     for (line, vendor) in proofs.iter().zip(&vendors) {
         let rest = line.strip_prefix(&format!("ok: accounts.{vendor}-sandbox: ")).expect(line);
@@ -119,11 +119,11 @@ async fn each_vendor_is_asked_for_proof_and_for_no_order() {
     let checked = check(&format!("{unsigned}{config}"));
     assert_eq!(checked.code, Some(1), "{checked:?}");
     assert!(checked.out.starts_with("warning: accounts.a.app_key: is not set"), "{checked:?}");
-    assert!(checked.line("failed: accounts.a").starts_with("the vendor gives no answer ("));
-    let end = format!("\nthe configuration is fine; accounts: {}\n", vendors.len() + 1);
+    assert!(checked.line("failed: accounts.a").starts_with("the vendor does not answer ("));
+    let end = format!("\nthe configuration is valid; accounts: {}\n", vendors.len() + 1);
     assert!(checked.out.ends_with(&end), "{checked:?}");
     assert_eq!(checked.out.lines().filter(|line| line.starts_with("ok: ")).count(), vendors.len());
-    assert_eq!(checked.err, "error: checks that failed: 1\n");
+    assert_eq!(checked.err, "error: failed checks: 1\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,14 +173,14 @@ async fn refused_credentials_are_told_with_what_to_do() {
         let checked = check(&sandbox.accounts().replace(ours, given));
         assert_eq!(checked.code, Some(1), "{given}: {checked:?}");
         let line = checked.line(&format!("failed: {account}"));
-        let expected = format!("the vendor turns the account down ({said}");
+        let expected = format!("the vendor rejects the account ({said}");
         assert!(line.starts_with(&expected), "{given}: {line}");
         // The rest is told all the same.
         assert!(line.contains("), clocks agree within 2s, no certificate, "), "{given}: {line}");
         assert!(line.contains(&format!("ms; {advice}")), "{given}: {line}");
-        assert_eq!(checked.err, "error: checks that failed: 1\n");
+        assert_eq!(checked.err, "error: failed checks: 1\n");
     }
-    for (errcode, what) in [("-1", "the vendor gives no answer"), ("45009", "asked too often")] {
+    for (errcode, what) in [("-1", "the vendor does not answer"), ("45009", "too many requests")] {
         let given = format!("wxerrcode{errcode}");
         let checked = check(&sandbox.accounts().replace("wxfeed5a0db0c00001", &given));
         assert!(checked.line(&format!("failed: {wechat}")).contains(what), "{checked:?}");
@@ -195,19 +195,19 @@ async fn a_vendor_that_gives_no_answer_is_told_in_time() {
         listener.local_addr().unwrap()
     };
     let checked = check(&accounts(&format!("http://{nobody}"), ""));
-    let failures = format!("error: checks that failed: {}\n", Provider::all().count());
+    let failures = format!("error: failed checks: {}\n", Provider::all().count());
     assert_eq!((checked.code, &checked.err), (Some(1), &failures));
     for account in Provider::all().map(Provider::word) {
         let line = checked.line(&format!("failed: accounts.{account}"));
         assert!(line.contains("Connection refused"), "{line}");
-        assert!(line.contains("; check the network from here, base_url and proxy"), "{line}");
+        assert!(line.contains("; check this machine's network, base_url and proxy"), "{line}");
         assert!(!line.contains(&nobody.port().to_string()), "{line}");
     }
     let sandbox = sandbox().await;
     let hanging = sandbox.accounts().replace("wxfeed5a0db0c00001", "wxfault-hang");
     let checked = check(&hanging.replace("wechat\"", "wechat\"\ntimeout = \"100ms\""));
     let line = checked.line("failed: accounts.wechat-sandbox");
-    assert!(line.starts_with("the vendor gives no answer ("), "{line}");
+    assert!(line.starts_with("the vendor does not answer ("), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +269,7 @@ async fn clocks_that_differ_are_told() {
             let advice =
                 line.contains("ms; set this machine's clock, unless the vendor's is wrong");
             assert!(line.contains(&format!("s {side} ours, ")) && advice, "{line}");
-            let limit = line.ends_with(": from 300s on the vendor turns every call down");
+            let limit = line.ends_with(": from 300s on the vendor rejects every call");
             assert_eq!(limit, account == "haoka", "{line}");
         }
     }
@@ -299,7 +299,7 @@ async fn certificates_are_told_with_the_days_that_are_left() {
             let told = [days - 2, days - 1, days]
                 .map(|days| line.contains(&format!(", certificate trusted, {days} days left, ")));
             assert!(told.contains(&true), "{line}");
-            let advice = line.ends_with("; have the vendor renew its certificate");
+            let advice = line.ends_with("; ask the vendor to renew its certificate");
             assert_eq!(advice, verdict == "warning", "{line}");
         }
     }

@@ -26,7 +26,7 @@ fn check_warns_and_is_content() {
     assert_eq!(
         checked.out,
         "warning: accounts.vending.app_key: is not set, so requests to the vendor go unsigned\n\
-         the configuration is fine; accounts: 1\n"
+         the configuration is valid; accounts: 1\n"
     );
 }
 
@@ -53,7 +53,7 @@ fn all_mistakes_are_told_at_once_each_with_its_path() {
         let wrong = run([subcommand, "--config", &path]);
         assert_eq!((wrong.code, wrong.out.as_str()), (Some(78), ""), "{wrong:?}");
         let mut lines = wrong.err.lines();
-        assert_eq!(lines.next(), Some("error: the configuration is wrong:"));
+        assert_eq!(lines.next(), Some("error: the configuration is invalid:"));
         let mut told: Vec<_> = lines.map(|line| line.split_once(": ").expect(line)).collect();
         told.sort_unstable();
         let expected = [

@@ -78,7 +78,7 @@ fn what_the_documents_show_is_accepted() {
             command.args(["--root", "."]);
         });
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{more}");
-        assert_eq!(ended.out, format!("the configuration is fine; {counted}\n"), "{more}");
+        assert_eq!(ended.out, format!("the configuration is valid; {counted}\n"), "{more}");
     }
 }
 

@@ -6,8 +6,8 @@ use crate::outbound::{Answer, Client};
 use crate::providers::{Token, TokenStore, new_id};
 
 /// What to do if the token of a proof could not be stored.
-const UNKEPT: &str = "run the command again once the store is well: the vendor has given a token that \
-                      the servers do not know, and ends theirs";
+const UNKEPT: &str = "run the command again once the store works: the vendor has issued a token \
+                      that the servers do not know, and invalidates theirs";
 
 impl Tokens {
     /// Whether each new token ends the life of the previous one.
@@ -32,7 +32,7 @@ impl Tokens {
         };
         let (lease, owner) = (self.lease(), new_id());
         if !store.lease(&lease, &owner, client.timeout() * LEASE_TIMEOUTS).await? {
-            let message = "a server renews the vendor's token now";
+            let message = "a server is renewing the vendor's token";
             return Err(Error::unavailable(message).advice("run the command again"));
         }
         let mut outcome = self.call(client, &app_secret).await;

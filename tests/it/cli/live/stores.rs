@@ -94,7 +94,7 @@ async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
     fs::write(directory.path().join("orders.redb"), "no store").unwrap();
     let path = write(&directory, &config(&sandbox, "file:orders.redb", "classic"));
     let checked = check_at(&path);
-    assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: checks that failed: 1\n"));
+    assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: failed checks: 1\n"));
     assert!(checked.line("failed: store.url").contains("is damaged"), "{checked:?}");
     assert_not_asked(&checked, "the store cannot be used");
     let path = write(&directory, &config(&sandbox, "file:orders.redb", "stable"));
@@ -151,7 +151,7 @@ async fn a_token_that_cannot_be_kept_is_a_failure() {
     assert_eq!(checked.code, Some(1), "{checked:?}");
     let line = checked.line("failed: accounts.market");
     assert!(line.starts_with("the store cannot be used ("), "{line}");
-    assert!(line.contains("; run the command again once the store is well: "), "{line}");
+    assert!(line.contains("; run the command again once the store works: "), "{line}");
 }
 
 fn names(directory: &TempDir) -> Vec<String> {
@@ -208,10 +208,7 @@ async fn redis_that_cannot_be_reached_is_a_failure() {
     redis.kill();
     for token in ["classic", "stable"] {
         let checked = check(&config(&sandbox, &redis.url(), token));
-        assert_eq!(
-            (checked.code, checked.err.as_str()),
-            (Some(1), "error: checks that failed: 1\n")
-        );
+        assert_eq!((checked.code, checked.err.as_str()), (Some(1), "error: failed checks: 1\n"));
         let line = checked.line("failed: store.url");
         assert!(line.starts_with("not reached within 2s (redis: "), "{line}");
         assert!(!line.contains(&redis.port.to_string()), "{line}");

@@ -372,7 +372,7 @@ def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
     arguments = command.replace("deploy/production", str(deploy / name)).split()[1:]
     told = run(BINARY, *arguments, code=78 if name == "example" else 0)
     if name == "example":
-        assert "\naccounts.cards.secret: still has the REPLACE-ME" in told, told
+        assert "\naccounts.cards.secret: still contains the example's REPLACE-ME" in told, told
     else:
         assert told == "the configuration is valid; accounts: 3, clients: 1\n"
 

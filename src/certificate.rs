@@ -60,13 +60,17 @@ impl Pem {
                 self.check(number, &body)?;
                 wanted.push(format!("{BEGIN}{label}-----\n{body}\n-----END {label}-----\n"));
             } else if !self.passes_over(label) {
-                return Err(format!("has as block {number} what is not used here; take it out"));
+                return Err(format!(
+                    "has a block that is not used here (block {number}); remove it"
+                ));
             }
         }
         match (self, wanted.len()) {
             (Self::Key, 0) => Err(UNENCRYPTED.to_owned()),
             (_, 0) => Err("holds no certificate in PEM".to_owned()),
-            (Self::Key, 2..) => Err("holds several private keys; leave the one to use".to_owned()),
+            (Self::Key, 2..) => {
+                Err("holds several private keys; keep only the one to use".to_owned())
+            }
             _ => Ok(wanted.concat()),
         }
     }
@@ -114,7 +118,7 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, String> {
     while let Some((before, begun)) = rest.split_once(BEGIN) {
         check_between(before, blocks.len())?;
         let number = blocks.len() + 1;
-        let torn = || format!("is not whole: block {number} has no END line of its own");
+        let torn = || format!("is incomplete: block {number} has no END line of its own");
         let (label, body) = begun.split_once(DASHES).ok_or_else(torn)?;
         let (body, after) = body.split_once(&format!("-----END {label}-----")).ok_or_else(torn)?;
         if body.contains(DASHES) {
@@ -131,7 +135,7 @@ fn blocks(text: &str) -> Result<Vec<Block<'_>>, String> {
 fn check_between(text: &str, number: usize) -> Result<(), String> {
     if DAMAGED.iter().any(|mark| text.contains(mark)) {
         return Err(format!(
-            "is not whole: after block {number} there is a damaged BEGIN or END line"
+            "is incomplete: after block {number} there is a damaged BEGIN or END line"
         ));
     }
     Ok(())
@@ -159,12 +163,14 @@ pub fn untimely(der: &[u8], now: SystemTime) -> Option<String> {
     let shown = |time| Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default();
     if now > end {
         let end = shown(end);
-        Some(format!("holds a certificate that has expired ({end}), which nobody trusts: renew it"))
+        Some(format!(
+            "holds a certificate that has expired ({end}), which no peer trusts: renew it"
+        ))
     } else if now < begin {
         let begin = shown(begin);
         Some(format!(
-            "holds a certificate that is not valid yet ({begin}), which nobody trusts: check this \
-             machine's clock, or put another one in its place"
+            "holds a certificate that is not valid yet ({begin}), which no peer trusts: check this \
+             machine's clock, or replace the certificate"
         ))
     } else {
         None

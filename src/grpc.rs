@@ -1,6 +1,6 @@
 //! `OrderService` over gRPC: checks a request, asks `orders`, answers. Used by `app`, which puts
 //! the service on a listener.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 mod admission;
 pub mod auth;
@@ -187,7 +187,7 @@ fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= 315_576_000_000);
     let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos <= 999_999_999);
     let max_age = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
-    let message = "max_age must be a span of time of 0 to 10,000 years";
+    let message = "max_age must be a duration of 0 to 10,000 years";
     max_age.map(Some).ok_or_else(|| Error::invalid("max_age", message))
 }
 
@@ -216,7 +216,7 @@ impl Watch {
             news = self.watching.as_mut()?.next() => news,
             () = self.leaving.cancelled() => Some(Err(Error::new(
                 ErrorReason::ServerDraining,
-                "this connection is about to end; watch again, and another one will answer",
+                "this connection is about to close; watch again on a new connection",
             )
             .retry_after(Duration::ZERO))),
             () = deadline => Some(Err(out_of_time())),

@@ -2,7 +2,7 @@
 //!
 //! tonic-health supplies the protocol. Its own reporter says SERVING from the start and ends a Watch of
 //! an unknown name, so this module decides each status itself.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -81,7 +81,7 @@ impl health_server::Health for Health {
         let serving = self.0.get(&request.get_ref().service).cloned();
         let Peer { leaving, health_watches, .. } = Peer::of(request.extensions());
         let Some(place) = health_watches.take(1) else {
-            let message = "too many health watches are open; watch once on a connection";
+            let message = "too many health watches are open; open only one on each connection";
             return Err(Status::resource_exhausted(message));
         };
         let watch = Watch { serving, leaving, next: Next::First, _place: place };
@@ -115,7 +115,8 @@ impl Watch {
                     Some(()) = changed(self.serving.as_mut()) => {}
                     () = self.leaving.cancelled() => {
                         self.next = Next::End;
-                        let gone = "this connection is about to end; another one will answer";
+                        let gone = "this connection is about to close; watch again on a new \
+                                    connection";
                         return Some((Err(Status::unavailable(gone)), self));
                     }
                 }

@@ -4,7 +4,7 @@
 //! It turns off everything that reqwest does by itself and that would do harm here: it follows no
 //! redirect (a redirect would carry tokens and secrets along), sends no referer, reads no proxy from
 //! the environment, repeats no request, and prints no URL.
-#![allow(clippy::disallowed_types, reason = "the one room of reqwest")]
+#![allow(clippy::disallowed_types, reason = "the one module of reqwest")]
 
 mod answer;
 mod departure;

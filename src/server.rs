@@ -136,10 +136,15 @@ fn log_full(options: &ListenerOptions, open: usize) {
         tracing::warn!(
             listener,
             open,
-            "admin_connections are open; the one that is idle for longest ends for each new one"
+            "the limit admin_connections is reached; each new connection closes the one that has \
+             been idle for longest"
         );
     } else {
-        tracing::warn!(listener, open, "max_connections are open; more are closed at once");
+        tracing::warn!(
+            listener,
+            open,
+            "the limit max_connections is reached; further connections are closed at once"
+        );
     }
 }
 
@@ -200,7 +205,7 @@ async fn accept(listener: &TcpListener, failures: &mut LogThrottle) -> TcpStream
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if failures.is_time() {
-                    tracing::warn!(%error, "connections cannot be accepted; trying again");
+                    tracing::warn!(%error, "connections cannot be accepted; retrying");
                 }
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }

@@ -94,13 +94,13 @@ impl Section {
         let what = if text.starts_with('\u{feff}') {
             "begins with a byte order mark"
         } else if text.contains(unseen) {
-            "has a character in it that has no width"
+            "contains a zero-width character"
         } else if text.trim() != text {
             "begins or ends with a space"
         } else {
             return;
         };
-        self.warn(key, format!("{what}, which is taken for a part of the secret"));
+        self.warn(key, format!("{what}, which counts as part of the secret"));
     }
 
     /// The key's secret. `fits` says what is wrong with a secret, now and whenever the file changes.
@@ -139,7 +139,7 @@ struct Found {
 
 impl Value for Secret {
     const EXPECTED: &'static str =
-        "a secret: { env = \"NAME\" }, { file = \"PATH\" } or a plain text";
+        "a secret: { env = \"NAME\" }, { file = \"PATH\" } or a plain string";
 
     fn read(value: toml::Value, context: &Context) -> Result<Self, String> {
         Found::read(value, context).map(|found| found.secret)

@@ -42,7 +42,7 @@ impl Section {
             // The error's `Display` quotes the line, which may contain a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
             let line = before.matches('\n').count() + 1;
-            let text = format!("is not TOML: {}", error.message().replace('\n', ", "));
+            let text = format!("is not valid TOML: {}", error.message().replace('\n', ", "));
             Problems(vec![Problem { path: format!("line {line}"), text }])
         })?;
         let context = Context::new(directory);

@@ -43,7 +43,7 @@ pub(super) fn read_value<V: Value>(value: toml::Value, context: &Context) -> Res
 /// Checks that a text does not contain the placeholder.
 pub(super) fn check_filled_in(text: &str) -> Result<(), String> {
     if text.to_ascii_lowercase().contains(PLACEHOLDER) {
-        return Err("still has the REPLACE-ME of the example in it; fill it in".to_owned());
+        return Err("still contains the example's REPLACE-ME; fill it in".to_owned());
     }
     Ok(())
 }
@@ -53,25 +53,25 @@ pub(super) fn checked_text(text: String) -> Result<String, String> {
     if text.trim().is_empty() {
         Err("is empty".to_owned())
     } else if text.chars().any(char::is_control) {
-        Err("has a control character in it, such as a line break".to_owned())
+        Err("contains a control character, such as a line break".to_owned())
     } else {
         Ok(text)
     }
 }
 
 impl Value for String {
-    const EXPECTED: &'static str = "a text";
+    const EXPECTED: &'static str = "a string";
 
     fn read(value: toml::Value, _: &Context) -> Result<Self, String> {
         match value {
             toml::Value::String(text) => checked_text(text),
-            _ => Err("must be a text".to_owned()),
+            _ => Err("must be a string".to_owned()),
         }
     }
 }
 
 impl Value for Vec<String> {
-    const EXPECTED: &'static str = "a list of texts, one at least";
+    const EXPECTED: &'static str = "a list of at least one string";
 
     fn read(value: toml::Value, context: &Context) -> Result<Self, String> {
         let texts = match value {

@@ -42,9 +42,9 @@ impl Admission {
         };
         let (calls, watches) = (metrics.calls_in_flight.with([]), metrics.watches.with([]));
         Self {
-            calls: pool("max_in_flight", max_in_flight, "calls under way", calls),
+            calls: pool("max_in_flight", max_in_flight, "calls in progress", calls),
             max_in_flight,
-            watches: pool("max_watches", max_watches, "watches open", watches),
+            watches: pool("max_watches", max_watches, "open watches", watches),
         }
     }
 

@@ -87,8 +87,8 @@ impl Clients {
             if let Some(other) = clients.iter().find(|other| client.is_like(other)) {
                 let other = &other.caller.name;
                 let text = format!(
-                    "is the tls_name of clients.{other} too, and neither has a token to tell \
-                     them apart"
+                    "is also the tls_name of clients.{other}, and neither client has a token to \
+                     distinguish them"
                 );
                 place.problem("tls_name", text);
             }
@@ -123,7 +123,7 @@ impl Clients {
             None => known.without_token(peer)?,
         };
         if client.tls_name.as_ref().is_some_and(|name| !peer.names.contains(name)) {
-            return Err(unknown("the certificate does not go with the token"));
+            return Err(unknown("the certificate does not match the token"));
         }
         let proof = shown.map(|shown| Proof { known: Arc::clone(known), client: index, shown });
         let in_flight = client.in_flight.clone();
@@ -144,11 +144,14 @@ impl Client {
         section.check_name(name);
         let has_token = section.has("token");
         if !has_token && !section.has("tls_name") {
-            section
-                .problem("", "needs a token or a tls_name: nobody could show that it is this one");
+            section.problem(
+                "",
+                "needs a token or a tls_name: without either, no caller can authenticate as \
+                 this client",
+            );
         }
         if has_token && transport.exposed {
-            section.warn("token", "is sent in plaintext, and whoever reads it can use it");
+            section.warn("token", "is sent in plaintext, and anyone who reads it can use it");
         }
         let tokens = Arc::clone(tokens);
         section.secret_into("token", move |token| {
@@ -157,14 +160,14 @@ impl Client {
         });
         let tls_name: Option<String> = section.take("tls_name");
         if tls_name.is_some() && !transport.certificates {
-            let text = "needs server.tls.client_ca_file: without it nobody is asked for a \
+            let text = "needs server.tls.client_ca_file: without it the server requests no client \
                         certificate";
             section.problem("tls_name", text);
         }
         let own: Option<Vec<String>> = section.take("accounts");
         if let Some(place) = own.iter().flatten().position(|name| !accounts.contains(name)) {
             let text = format!(
-                "holds a name, at place {}, that no account has; accounts are {}",
+                "holds a name that no account has (at position {}); accounts are {}",
                 place + 1,
                 accounts.join(", ")
             );
@@ -217,7 +220,9 @@ impl Known {
         match (certified.next(), certified.next()) {
             (Some(client), None) => Ok(client),
             (Some(_), Some(_)) => Err(unknown("the certificate has the names of several clients")),
-            (None, _) => Err(unknown("there is no token, and no certificate that is enough")),
+            (None, _) => {
+                Err(unknown("there is no token, and no certificate that identifies a client"))
+            }
         }
     }
 }
@@ -245,8 +250,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Error> {
 fn unknown(detail: &str) -> Error {
     Error::new(
         ErrorReason::CallerUnauthenticated,
-        "this server does not know the caller; send the token or show the certificate that the \
-         operator has set for it",
+        "this server does not recognize the caller; send the token or present the certificate that \
+         the operator has configured for it",
     )
     .detail(detail)
 }
@@ -276,7 +281,7 @@ impl Identity {
         let Some(InFlight { budget, shed, .. }) = &self.in_flight else { return Ok(None) };
         let places = budget.take(count.min(budget.limit())).ok_or_else(|| {
             shed.inc();
-            let text = "this caller has too many calls under way; wait for some of them";
+            let text = "this caller has too many calls in progress; wait until some of them end";
             Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)
         });
         places.map(Some)
@@ -291,7 +296,7 @@ impl Identity {
         if known.tokens.owner(shown) == Some(*client) {
             Ok(())
         } else {
-            Err(unknown("the token was rotated away"))
+            Err(unknown("the token was rotated out"))
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! tonic's own timer answers CANCELLED, and a malformed header sets no timer, so the deadline's
 //! header is read here.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ impl CallContext {
     pub(super) fn of<T>(request: Request<T>) -> Result<(Self, T), Status> {
         let (_, mut extensions, message) = request.into_parts();
         let context = extensions.remove::<Self>();
-        let missing = || status::status(&Error::internal("a request has not passed the layer"));
+        let missing =
+            || status::status(&Error::internal("a request has not passed the call layer"));
         Ok((context.ok_or_else(missing)?, message))
     }
 }

@@ -1,7 +1,7 @@
 //! The one layer around every call of the service. It admits the call, identifies the caller,
 //! enforces the deadline, gives every failure a status with details, and keeps the call's log line
 //! and span. Used by `grpc` only.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -168,7 +168,7 @@ fn method(service: &str, path: &str) -> (&'static str, Kind) {
 
 /// The trailers of an answer that exceeds the memory budget.
 fn refusal(record: &Record) -> HeaderMap {
-    let message = "this server holds too many answers that their callers have not taken; take the \
+    let message = "this server holds too many answers that their callers have not read; read the \
                    answers, and retry later";
     let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
     let mut trailers = HeaderMap::new();
@@ -241,7 +241,7 @@ fn unread(code: Code) -> Error {
     let (reason, message) = match code {
         Code::Unimplemented => (
             ErrorReason::Unimplemented,
-            "this server has no such method, or cannot read the request's compression",
+            "this server has no such method, or does not support the request's compression",
         ),
         Code::OutOfRange => (ErrorReason::InvalidRequest, "the request is larger than 64 KiB"),
         _ => (ErrorReason::InvalidRequest, "the request is not a message of the contract"),

@@ -1,7 +1,7 @@
 //! The one log line of a call, filled in by every part that handles the call. It also holds what
 //! lasts as long as the call: its permits and its span. Used by `grpc` only; docs/logging.md explains
 //! the fields.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -210,7 +210,11 @@ impl Drop for Line {
                 let Verdict { level, code, .. } = *error.verdict();
                 (level, code, error.message.as_str())
             }
-            None => (Level::INFO, tonic::Code::Cancelled, "the caller left before the end"),
+            None => (
+                Level::INFO,
+                tonic::Code::Cancelled,
+                "the caller canceled the call or disconnected",
+            ),
         };
         let time = self.end.unwrap_or_else(Instant::now) - self.begin;
         if let Some((handled, seconds)) = self.meters.of(self.method, code_name(code)) {

@@ -1,6 +1,6 @@
 //! The one conversion from our error to a gRPC status, with the details that the contract promises.
 //! Used by `grpc` only.
-#![allow(clippy::disallowed_types, reason = "one of the rooms of tonic::Status")]
+#![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! What a vendor answered: the body, and what HTTP says about it. Used by the vendors' modules.
-#![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
+#![allow(clippy::disallowed_types, reason = "a part of the one module of reqwest")]
 
 use std::time::{Duration, SystemTime};
 

@@ -6,7 +6,7 @@
 //! connection asks the body whether it has an end before it writes the first byte, and nothing asks
 //! earlier. A body that was never asked, and that nothing holds any more, was never given to a
 //! connection.
-#![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
+#![allow(clippy::disallowed_types, reason = "a part of the one module of reqwest")]
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The settings of an account's HTTP client, and the client built from them. Used by `outbound` only.
-#![allow(clippy::disallowed_types, reason = "a part of the one room of reqwest")]
+#![allow(clippy::disallowed_types, reason = "a part of the one module of reqwest")]
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -83,7 +83,7 @@ impl Arriving {
         };
         if !fits {
             self.fate.refused.store(true, Ordering::Relaxed);
-            return Poll::Ready("too many requests arrive at one time");
+            return Poll::Ready("too many requests arrive at the same time");
         }
         self.unshared = 0;
         let Some(deadline) = self.deadline else { return Poll::Pending };
@@ -92,7 +92,7 @@ impl Arriving {
             return Poll::Pending;
         }
         self.fate.overdue.store(true, Ordering::Relaxed);
-        Poll::Ready("the request did not come whole in time")
+        Poll::Ready("the request did not arrive completely in time")
     }
 }
 

@@ -118,7 +118,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     // By then every call is answered; a peer that does not read its answers is not waited for.
     match timeout(patience, connection).await {
         Ok(ended) => note(ended),
-        Err(_elapsed) => tracing::debug!("a connection of age was cut: its peer does not read"),
+        Err(_elapsed) => {
+            tracing::debug!("a connection at its maximum age was aborted: its peer does not read");
+        }
     }
 }
 
@@ -158,7 +160,7 @@ async fn idle(activity: &Activity, limit: Option<Duration>) {
 
 fn note(ended: Result<(), Box<dyn Error + Send + Sync>>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "a connection failed");
     }
 }
 

@@ -107,7 +107,7 @@ impl<S> Io<S> {
     fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let wait = || Box::pin(sleep(WRITE_PATIENCE));
         ready!(self.stalled.get_or_insert_with(wait).as_mut().poll(context));
-        let text = "the peer takes nothing of what is written";
+        let text = "the peer does not read what is written to it";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 }
@@ -124,7 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         let Some(opening) = &mut this.opening else { return read };
         if read.is_pending() {
             ready!(opening.deadline.as_mut().poll(context));
-            let text = "the peer did not begin to speak HTTP in time";
+            let text = "the peer did not start HTTP in time";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         if opening.take(buffer.filled().get(before..).unwrap_or_default()) {

@@ -80,7 +80,7 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
                 now + PATIENCE
             } else {
                 // hyper resets a stream that is dropped before its end.
-                tracing::debug!("an answer was dropped: its peer does not take it");
+                tracing::debug!("an answer was dropped: its peer does not read it");
                 return Poll::Ready(());
             };
             watch.timer.as_mut().reset(next);

@@ -185,19 +185,21 @@ impl Tls {
 fn reason(error: &rustls::Error) -> &'static str {
     use rustls::Error as E;
     match error {
-        E::NoCertificatesPresented => "the caller shows no certificate",
+        E::NoCertificatesPresented => "the caller presents no certificate",
         E::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => "the caller's certificate has expired",
         E::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "the caller's certificate is of no authority in client_ca_file"
+            "no authority in client_ca_file issued the caller's certificate"
         }
         E::InvalidCertificate(_) => "the caller's certificate is not valid",
-        E::AlertReceived(_) => "the caller refuses, as where it does not trust cert_file",
-        E::PeerIncompatible(_) | E::NoApplicationProtocol => {
-            "the caller has no version, cipher or protocol in common with this server"
+        E::AlertReceived(_) => {
+            "the caller refuses the handshake, for example because it does not trust cert_file"
         }
-        _ => "the caller does not speak TLS as it should, if it speaks TLS",
+        E::PeerIncompatible(_) | E::NoApplicationProtocol => {
+            "the caller and this server have no TLS version, cipher or protocol in common"
+        }
+        _ => "the caller does not speak TLS, or violates the protocol",
     }
 }
 
@@ -211,8 +213,8 @@ fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig, Wr
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok();
     let key = key.filter(|key| provider.key_provider.load_private_key(key.clone_key()).is_ok());
     let Some(key) = key else {
-        let text = "cannot be used: it must be a key of RSA with 2048 to 4096 bits, of ECDSA over \
-                    P-256 or P-384, or of Ed25519";
+        let text = "cannot be used: it must be an RSA key of 2048 to 4096 bits, an ECDSA key on \
+                    P-256 or P-384, or an Ed25519 key";
         return Err(Wrong::new(KEY_FILE, text));
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

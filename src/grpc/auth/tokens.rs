@@ -62,7 +62,9 @@ impl Tokens {
         accepted.retain(|token| token.until.is_none_or(|until| now < until));
         match accepted.iter().find(|token| token.digest.is(&digest)) {
             Some(token) if token.client != client => {
-                return Err("is the token of another client, too; each needs its own".to_owned());
+                return Err(
+                    "is also the token of another client; each client needs its own".to_owned()
+                );
             }
             // The file was written again with the same token.
             Some(Accepted { until: None, .. }) => return Ok(()),

@@ -4,7 +4,7 @@
 //!
 //! After any failure callers fail at once for a short while, instead of queueing for a server that does
 //! not answer; the first call after that tries again.
-#![allow(clippy::disallowed_types, reason = "the one room of the library's connections")]
+#![allow(clippy::disallowed_types, reason = "the one module of the library's connections")]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

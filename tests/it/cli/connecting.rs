@@ -225,11 +225,11 @@ async fn a_port_where_nobody_or_something_else_is_is_told() {
     let web = Played::start_over(Some(acceptor), |_| async { answer(200, "{}") }).await;
     let url = format!("https://localhost:{}", web.address.port());
     let arguments = ["--ca-file", file.path().to_str().unwrap()];
-    fail(&url, &arguments, "speaks no gRPC: HTTP/2 is not offered", "proxy");
+    fail(&url, &arguments, "does not speak gRPC: HTTP/2 is not offered", "proxy");
 
     let proxy = Router::new().fallback(|| async { StatusCode::BAD_GATEWAY });
     let address: SocketAddr = serve(Routes::from(proxy), CancellationToken::new()).await;
-    let looks = "speaks no gRPC: HTTP status code 502";
+    let looks = "does not speak gRPC: HTTP status code 502";
     fail(&format!("http://{address}"), &[], looks, "must forward gRPC");
 }
 

@@ -57,7 +57,7 @@ fn all_mistakes_are_told_at_once_each_with_its_path() {
         let mut told: Vec<_> = lines.map(|line| line.split_once(": ").expect(line)).collect();
         told.sort_unstable();
         let expected = [
-            ("accounts.market.app_id", "is missing; it must be a text"),
+            ("accounts.market.app_id", "is missing; it must be a string"),
             ("accounts.market.app_secret", "cannot open "),
             ("accounts.vending.app_secret", "the environment variable ORDER_QUERY_TEST_THAT_"),
             ("accounts.vending.base_url", "must begin with https://"),
@@ -202,7 +202,7 @@ fn secrets_come_from_the_environment() {
     for (value, problem) in [
         (OsString::from("fine"), None),
         (OsString::from(""), Some("the environment variable ORDER_QUERY_TEST_A is empty")),
-        (OsString::from("replace-me"), Some("still has the REPLACE-ME of the example in it")),
+        (OsString::from("replace-me"), Some("still contains the example's REPLACE-ME")),
         (OsString::from("two\nlines"), Some("control character")),
         (OsString::from_vec(vec![b'a', 0xff]), Some("is not UTF-8")),
     ] {

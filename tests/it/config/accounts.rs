@@ -122,15 +122,15 @@ fn what_concerns_the_connection_is_told_at_its_path() {
             ("proxy = \"egress:3128\"", "proxy", "must be a URL"),
             ("proxy = \"socks5://egress:1080\"", "proxy", "must be a URL"),
             ("proxy = \"https://egress:3128\"", "proxy", "must be a URL"),
-            ("proxy = 3128", "proxy", "must be a text"),
+            ("proxy = 3128", "proxy", "must be a string"),
             ("ca_file = \"no-such.pem\"", "ca_file", "cannot open no-such.pem"),
-            ("ca_file = true", "ca_file", "must be a text"),
-            ("base_url = 5", "base_url", "must be a text"),
+            ("ca_file = true", "ca_file", "must be a string"),
+            ("base_url = 5", "base_url", "must be a string"),
             ("default = \"yes\"", "default", "must be true or false"),
             ("provider = \"amazon\"", "provider", "one of \"wechat\", \"dingshang\", \"haoka\""),
             ("provider = \"WECHAT\"", "provider", "one of"),
             ("provider = \"unspecified\"", "provider", "one of"),
-            ("provider = 1", "provider", "must be a text"),
+            ("provider = 1", "provider", "must be a string"),
             ("colour = \"red\"", "colour", "is not a setting of this version"),
         ] {
             if key == "provider" {
@@ -219,25 +219,25 @@ fn each_vendors_own_settings() {
     for line in ["body = \"multipart\"", "body = \"urlencoded\""] {
         fine(&with(HAOKA, line));
     }
-    let secret = "must be a secret: { env = \"NAME\" }, { file = \"PATH\" } or a plain text";
+    let secret = "must be a secret: { env = \"NAME\" }, { file = \"PATH\" } or a plain string";
     for (account, line, path, told) in [
         (WECHAT, "token = \"both\"", "accounts.market.token", "one of \"stable\", \"classic\""),
         (WECHAT, "app_id = \"\"", "accounts.market.app_id", "is empty"),
         (WECHAT, "app_id = \" \"", "accounts.market.app_id", "is empty"),
-        (WECHAT, "app_id = 7", "accounts.market.app_id", "must be a text"),
+        (WECHAT, "app_id = 7", "accounts.market.app_id", "must be a string"),
         (WECHAT, "app_id = \"a\\nb\"", "accounts.market.app_id", "control character"),
         (WECHAT, "app_secret = 7", "accounts.market.app_secret", secret),
         (WECHAT, "machine_no = \"16327129\"", "accounts.market.machine_no", "is not a setting"),
         (DINGSHANG, "app_id = \"鼎\"", "accounts.vending.app_id", "must be ASCII"),
         (DINGSHANG, "app_secret = \"鼎\"", "accounts.vending.app_secret", "must be ASCII"),
         (DINGSHANG, "app_key = false", "accounts.vending.app_key", secret),
-        (DINGSHANG, "machine_no = 16327129", "accounts.vending.machine_no", "must be a text"),
+        (DINGSHANG, "machine_no = 16327129", "accounts.vending.machine_no", "must be a string"),
         (DINGSHANG, "machine_no = \"1632712\"", "accounts.vending.machine_no", "8 to 20 decimal"),
         (DINGSHANG, "machine_no = \"16327129x\"", "accounts.vending.machine_no", "8 to 20 decimal"),
         (DINGSHANG, "currency = \"cny\"", "accounts.vending.currency", "ISO 4217"),
         (DINGSHANG, "currency = \"QQQ\"", "accounts.vending.currency", "ISO 4217"),
         (DINGSHANG, "token = \"stable\"", "accounts.vending.token", "is not a setting"),
-        (HAOKA, "user_id = []", "accounts.cards.user_id", "must be a text"),
+        (HAOKA, "user_id = []", "accounts.cards.user_id", "must be a string"),
         (HAOKA, "secret = { }", "accounts.cards.secret", secret),
         (HAOKA, "body = \"json\"", "accounts.cards.body", "one of \"multipart\", \"urlencoded\""),
         (HAOKA, "currency = \"CNY\"", "accounts.cards.currency", "is not a setting"),

@@ -62,10 +62,14 @@ fn what_is_wrong_is_told_at_its_path() {
         ("token = { env = \"ORDER_QUERY_NOT_SET\" }", "clients.c.token", "is not set"),
         ("accounts = [\"cards\"]", "clients.c", "needs a token or a tls_name"),
         ("tls_name = \"a\"", "clients.c.tls_name", "needs server.tls.client_ca_file"),
-        ("#accounts = []", "clients.c.accounts", "must be a list of texts, one at least"),
-        ("#accounts = \"cards\"", "clients.c.accounts", "must be a list of texts"),
-        ("#accounts = [1]", "clients.c.accounts", "must be a list of texts"),
-        ("#accounts = [\"cards\", \"other\"]", "clients.c.accounts", "at place 2, that no account"),
+        ("#accounts = []", "clients.c.accounts", "must be a list of at least one string"),
+        ("#accounts = \"cards\"", "clients.c.accounts", "must be a list of at least one string"),
+        ("#accounts = [1]", "clients.c.accounts", "must be a list of at least one string"),
+        (
+            "#accounts = [\"cards\", \"other\"]",
+            "clients.c.accounts",
+            "no account has (at position 2)",
+        ),
         (
             "#vendor_calls_per_minute = 0",
             "clients.c.vendor_calls_per_minute",
@@ -93,7 +97,7 @@ fn two_clients_that_look_alike_are_told_and_no_token_is() {
     let told = problems(&format!("clients.a.token = \"{A}\"\nclients.b.token = \"{A}\"\n{HAOKA}"));
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].path, "clients.b.token");
-    assert_eq!(told[0].text, "is the token of another client, too; each needs its own");
+    assert_eq!(told[0].text, "is also the token of another client; each client needs its own");
 
     let told = certified("clients.a.tls_name = \"n\"\nclients.b.tls_name = \"n\"");
     assert_eq!(told.len(), 1, "{told:?}");

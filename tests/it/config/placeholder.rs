@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{DINGSHANG, HAOKA, WECHAT, problems_in};
 
-const TOLD: &str = "still has the REPLACE-ME of the example in it; fill it in";
+const TOLD: &str = "still contains the example's REPLACE-ME; fill it in";
 
 /// The account with this line in place of the one that sets its key.
 fn with(account: &str, line: &str) -> String {

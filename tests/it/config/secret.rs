@@ -90,7 +90,7 @@ fn a_file_that_holds_no_secret_is_told() {
 #[test]
 fn what_nobody_sees_in_a_secret_is_warned_of_and_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let (mark, width, space) = ("byte order mark", "no width", "begins or ends with a space");
+    let (mark, width, space) = ("byte order mark", "zero-width", "begins or ends with a space");
     for (content, told) in [
         ("word", None),
         ("a word", None),

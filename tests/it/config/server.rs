@@ -146,7 +146,7 @@ fn what_is_wrong_is_told_at_its_path() {
         ("admin.reflection = true", "admin.reflection", "is not a setting"),
         ("admin = []", "admin", "must be a table"),
         ("telemetry.log_format = \"xml\"", "telemetry.log_format", "one of \"json\", \"text\""),
-        ("telemetry.log_format = 1", "telemetry.log_format", "must be a text"),
+        ("telemetry.log_format = 1", "telemetry.log_format", "must be a string"),
         ("telemetry.log_level = 3", "telemetry.log_level", level),
         ("telemetry.log_level = \"\"", "telemetry.log_level", level),
         ("telemetry.log_level = \"inof\"", "telemetry.log_level", level),
@@ -202,7 +202,7 @@ fn a_collector_is_a_url_of_a_host_and_nothing_else() {
         let lines = format!("{}{HAOKA}", endpoint(text));
         wrong(&lines, path, "must be like \"http://127.0.0.1:4317\"");
     }
-    wrong(&format!("{path} = 4317\n{HAOKA}"), path, "must be a text");
+    wrong(&format!("{path} = 4317\n{HAOKA}"), path, "must be a string");
     for (text, ratio) in [("0", 0.0), ("1", 1.0), ("0.0", 0.0), ("0.25", 0.25), ("1.0", 1.0)] {
         let lines = format!("{}telemetry.trace_ratio = {text}", endpoint("http://h"));
         assert_eq!(settings(&lines).telemetry.traces.unwrap().ratio, Ratio(ratio));

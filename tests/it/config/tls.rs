@@ -23,7 +23,7 @@ const TABLE: &[(&str, Option<(&str, &str)>)] = &[
     ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"ca.crt\"", None),
     ("cert_file = \"tls.crt\"", Some(("key_file", "is missing"))),
     ("key_file = \"tls.key\"", Some(("cert_file", "is missing"))),
-    ("cert_file = 5\nkey_file = \"tls.key\"", Some(("cert_file", "must be a text"))),
+    ("cert_file = 5\nkey_file = \"tls.key\"", Some(("cert_file", "must be a string"))),
     ("cert_file = \"none\"\nkey_file = \"tls.key\"", Some(("cert_file", "cannot open"))),
     ("cert_file = \"large\"\nkey_file = \"tls.key\"", Some(("cert_file", "is larger than"))),
     ("cert_file = \"empty\"\nkey_file = \"tls.key\"", Some(("cert_file", PEM))),

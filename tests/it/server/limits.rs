@@ -71,7 +71,7 @@ async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
     for _ in 0..3 {
         closes(knock(server.address));
     }
-    let line = server.child.err.with("max_connections are open");
+    let line = server.child.err.with("the limit max_connections is reached");
     assert!(line.contains("\"listener\":\"server\",\"open\":2"), "{line}");
     assert!(serves(server.admin_address).await);
     drop(crowd);
@@ -80,7 +80,7 @@ async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
     tokio::time::timeout(PATIENCE, let_in).await.unwrap();
     let ended = server.stop();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let told = ended.err.matches("max_connections are open").count();
+    let told = ended.err.matches("the limit max_connections is reached").count();
     assert_eq!(told, 1, "once, and not again for each");
 }
 

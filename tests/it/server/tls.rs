@@ -89,9 +89,13 @@ async fn handshakes_that_fail_are_told_once_without_what_a_stranger_sent() {
     let (callers, strangers) = (Authority::new(), Authority::new());
     let named = strangers.issue(&["name-of-a-stranger.example"]);
     for (shows, trusts, reason) in [
-        (None, None, "the caller shows no certificate"),
-        (Some(&named), None, "the caller's certificate is of no authority in client_ca_file"),
-        (None, Some(&strangers), "the caller refuses, as where it does not trust cert_file"),
+        (None, None, "the caller presents no certificate"),
+        (Some(&named), None, "no authority in client_ca_file issued the caller's certificate"),
+        (
+            None,
+            Some(&strangers),
+            "the caller refuses the handshake, for example because it does not trust cert_file",
+        ),
     ] {
         let mut secured = secured(Some(&callers));
         // A probe that only looks whether the port is open.

@@ -189,7 +189,7 @@ async fn a_watch_is_one_line_at_its_end() {
     let mut left = bare_client(address).watch_order(request).await.unwrap().into_inner();
     left.message().await.unwrap().unwrap();
     drop(left);
-    let left = json!({ "message": "the caller left before the end" });
+    let left = json!({ "message": "the caller canceled the call or disconnected" });
     log.tells(&watched("…pped", 1, "CANCELLED", left));
 }
 
@@ -212,7 +212,8 @@ async fn a_call_that_no_handler_sees_is_one_line_as_well() {
     log.tells(&invalid("the request is larger than 64 KiB"));
     log.raw("GetOrder", &[("content-type", "text/html")], Some(fine.clone())).await;
     log.tells(&invalid("the content-type is not application/grpc"));
-    let unimplemented = "this server has no such method, or cannot read the request's compression";
+    let unimplemented = "this server has no such method, or does not support the request's \
+                         compression";
     log.raw("Forged-level=ERROR", &[GRPC], Some(fine.clone())).await;
     log.tells(&failed("", "UNIMPLEMENTED", "UNIMPLEMENTED", unimplemented));
     let compressed = framed(1, b"gz");

@@ -40,7 +40,7 @@ async fn get_and_watch_show_the_token() {
         file("empty", "\n"),
         file("odd", "tökén-of-nobody-0001"),
     ];
-    let unknown = "error: CALLER_UNAUTHENTICATED: this server does not know the caller;";
+    let unknown = "error: CALLER_UNAUTHENTICATED: this server does not recognize the caller;";
     for (file, environment, refused) in [
         (Some(&right), None, None),
         (None, Some(AUDIT), None),

@@ -45,8 +45,8 @@ fn assert_unknown(status: &Status, case: &str) {
     );
     assert_eq!(
         failed.message,
-        "this server does not know the caller; send the token or show the certificate that the \
-         operator has set for it",
+        "this server does not recognize the caller; send the token or present the certificate that \
+         the operator has configured for it",
         "{case}"
     );
     assert!(failed.metadata.is_empty() && failed.field.is_none(), "{case}: {failed:?}");

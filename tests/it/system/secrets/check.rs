@@ -53,7 +53,7 @@ fn a_line_that_is_no_toml_is_not_shown() {
         let further = line.contains("\nsecret") || line.contains("\"\"\"");
         let line_number = if further { 5 } else { 4 };
         let said = refused(&line, &format!("line {line_number}"));
-        assert!(said.contains("is not TOML: "), "{said}");
+        assert!(said.contains("is not valid TOML: "), "{said}");
     }
 }
 

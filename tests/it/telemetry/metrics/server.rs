@@ -115,7 +115,7 @@ async fn a_crowd_of_probes_is_not_told_as_one_of_callers_and_shuts_nobody_out() 
     let mut server = Serving::start(&cards(&vendor.url(), ""));
     let crowd = (0..101).map(|_| TcpStream::connect(server.admin_address));
     let crowd: Vec<_> = join_all(crowd).await.into_iter().map(Result::unwrap).collect();
-    let line = server.child.err.with("admin_connections are open");
+    let line = server.child.err.with("the limit admin_connections is reached");
     assert!(line.contains("\"listener\":\"admin\",\"open\":100"), "{line}");
     // The one that is idle for longest has given way to each further one.
     let page = http1(server.admin_address, "GET /metrics").await;

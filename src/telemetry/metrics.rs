@@ -67,90 +67,94 @@ metrics! {
         "Calls that have ended, by method and code; an unknown method is \"unknown\".";
     rpc_seconds: Histogram<3> = "grpc_server_handling_seconds"
         ["grpc_type", "grpc_service", "grpc_method"],
-        "How long calls took from their arrival to their end, watches included.", WAITS;
+        "Time from a call's arrival to its end, including watches.", WAITS;
     errors: Counter<2> = "order_query_errors_total" ["account", "reason"],
-        "Answers that are errors, each order of a batch by itself, by account (empty where none was \
-         chosen) and reason of the contract.";
+        "Error answers, counting each order of a batch, by account (empty if none was chosen) and \
+         reason of the contract.";
     // Orders.
     answers: Counter<2> = "order_query_answers_total" ["account", "source"],
-        "Orders told to callers, watches not included, by account and source: live, cache, stale.";
+        "Orders returned to callers, excluding watches, by account and source: live, cache, stale.";
     answer_age_seconds: Histogram<1> = "order_query_answer_age_seconds" ["account"],
-        "How long before its answer an order was observed, of those that are not terminal.", AGES;
+        "Age of an order's state when it was returned, excluding terminal orders.", AGES;
     joined: Counter<1> = "order_query_joined_total" ["account"],
-        "Questions that joined a search that was under way for the same order.";
+        "Requests that joined a search in progress for the same order.";
     // Vendors.
     vendor_calls: Counter<2> = "order_query_vendor_calls_total" ["account", "outcome"],
         "Calls to a vendor for an order, by account and outcome: OK, a reason of the contract, or \
-         TOKEN_REFUSED where the call was made again with another token.";
+         TOKEN_REFUSED if the call was repeated with another token.";
     vendor_request_seconds: Histogram<2> = "order_query_vendor_request_duration_seconds"
         ["account", "operation"],
-        "How long HTTP requests to a vendor took, failed ones included, by account and operation.",
+        "Duration of HTTP requests to a vendor, including failed ones, by account and operation.",
         WAITS;
     vendor_calls_under_way: Gauge<1> = "order_query_vendor_calls_under_way" ["account"],
-        "Questions to a vendor that have their turn now, at most the account's max_concurrency.";
+        "Requests to a vendor that hold a concurrency permit, at most the account's \
+         max_concurrency.";
     vendor_calls_waiting: Gauge<1> = "order_query_vendor_calls_waiting" ["account"],
-        "Questions to a vendor that wait for their turn now.";
+        "Requests to a vendor that wait for a concurrency permit.";
     retries: Counter<1> = "order_query_vendor_retries_total" ["account"],
-        "Calls to a vendor that were made once more.";
+        "Calls to a vendor that were retried.";
     pauses: Counter<1> = "order_query_vendor_pauses_total" ["account"],
-        "How often a vendor said that it is asked too often, and the account was paused.";
+        "Number of times that a vendor reported too many requests and the account was paused.";
     breaker_open: Gauge<1> = "order_query_breaker_open" ["account"],
-        "1 while a vendor is left alone because it fails, else 0.";
+        "1 while the circuit breaker of an account is open because its vendor is failing, else 0.";
     credentials_refused: Gauge<1> = "order_query_credentials_refused" ["account"],
-        "1 while a vendor turns the account's credentials down, else 0.";
+        "1 while a vendor rejects the account's credentials, else 0.";
     clock_difference_seconds: Gauge<1> = "order_query_vendor_clock_difference_seconds" ["account"],
-        "How far the vendor's clock was ahead of ours in its last answer, in whole seconds.";
+        "Whole seconds by which the vendor's clock was ahead of this machine's in its last answer.";
     tokens: Counter<2> = "order_query_tokens_refreshed_total" ["account", "outcome"],
-        "Access tokens asked for, by account and outcome: OK or a reason of the contract.";
+        "Access tokens requested, by account and outcome: OK or a reason of the contract.";
     unknown_words: Counter<2> = "order_query_unknown_words_total" ["provider", "field"],
         "Words of a vendor that have no name in the contract and were passed on as OTHER.";
     unreadable_fields: Counter<2> = "order_query_unreadable_fields_total" ["provider", "field"],
         "Fields of orders that could not be read and were left unset.";
     // Limits.
     quota_limit: Gauge<2> = "order_query_quota_limit" ["account", "limit"],
-        "How many calls a limit allows in its minute.";
+        "Calls that a limit allows per minute.";
     quota_left: Gauge<2> = "order_query_quota_left" ["account", "limit"],
-        "How many calls of its minute a limit leaves now; absent where the store cannot tell.";
+        "Calls that a limit still allows in the current minute; absent while the store is \
+         unavailable.";
     quota_refusals: Counter<2> = "order_query_quota_refusals_total" ["account", "limit"],
-        "Vendor calls that were not made because the limit was spent, the day's limits of single \
-         orders and the shares of clients included.";
+        "Vendor calls that were not made because a limit was exhausted, including the daily limits \
+         of single orders and the shares of clients.";
     // The store.
     store_seconds: Histogram<1> = "order_query_store_operation_duration_seconds" ["operation"],
-        "How long the store took, failures included.", STORE_WAITS;
+        "Duration of the store's operations, including failures.", STORE_WAITS;
     store_errors: Counter<1> = "order_query_store_errors_total" ["operation"],
         "Operations of the store that failed.";
     store_memory: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
-        "Bytes of memory that the store takes, about, by kind: cache (orders, at most store.cache_bytes), \
-         terminal (orders that have ended, with memory: alone), calls (that are spent).";
+        "Approximate bytes of memory that the store uses, by kind: cache (orders, at most \
+         store.cache_bytes), terminal (orders that have ended, only with memory:), calls (spent \
+         calls).";
     // The server.
     ready: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";
     calls_in_flight: Gauge<0> = "order_query_calls_in_flight" [],
-        "Places of max_in_flight that are taken; a batch takes one for each different order.";
+        "Units of max_in_flight in use; a batch uses one for each different order.";
     account_in_flight: Gauge<1> = "order_query_account_calls_in_flight" ["account"],
         "Callers that wait for an answer of the account, at most its max_in_flight.";
     client_in_flight: Gauge<1> = "order_query_client_calls_in_flight" ["client"],
-        "Places of a client's max_in_flight that are taken; only of clients that have one.";
+        "Units of a client's max_in_flight in use; only for clients that set one.";
     watches: Gauge<0> = "order_query_watches" [],
-        "Watches that are open.";
+        "Open watches.";
     connections: Gauge<1> = "order_query_connections" ["listener"],
-        "Connections that are open, by listener: server, admin.";
+        "Open connections, by listener: server, admin.";
     server_limit: Gauge<1> = "order_query_server_limit" ["limit"],
-        "How many there may be: max_in_flight, max_watches, max_connections, and admin_connections.";
+        "The server's limits: max_in_flight, max_watches, max_connections and admin_connections.";
     shed: Counter<1> = "order_query_shed_total" ["limit"],
-        "Calls, watches and connections that were turned away because a limit of the server was \
-         reached, by that limit.";
+        "Calls, watches and connections that were rejected because a limit was reached, by that \
+         limit.";
     tls_expiry_seconds: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
-        "When the server's own chain of certificates ends, which is with the first of them that does, \
-         in seconds since 1970; absent without TLS.";
+        "Time at which the first certificate of the server's own chain expires, in seconds since \
+         1970; absent without TLS.";
     reloads: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
-        "Files of a setting that were read again after a change, by outcome: ok, or error where the previous ones stay in use.";
+        "Reloads of a setting's files after a change, by outcome: ok, or error if the previous \
+         files stay in use.";
     log_lines_lost: Counter<0> = "order_query_log_lines_lost_total" [],
-        "Log lines that were lost because nobody read them in time, or that could not be written.";
+        "Log lines that were lost because they were not read in time or could not be written.";
     spans_lost: Counter<0> = "order_query_spans_lost_total" [],
-        "Spans that were lost because no collector took them in time.";
+        "Spans that were lost because no collector accepted them in time.";
     build_info: Gauge<1> = "order_query_build_info" ["version"],
-        "Always 1; the version that runs.";
+        "Always 1; the label has the running version.";
 }
 
 /// Everything that one process measures. Clones share it.
@@ -387,14 +391,17 @@ fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
 ) -> C {
-    #[allow(clippy::expect_used, reason = "names and labels are constants, and a test makes all")]
+    #[allow(
+        clippy::expect_used,
+        reason = "names and labels are constants; a test makes all metrics"
+    )]
     let metric = metric.expect("a metric of the table is not well formed");
     register(registry, metric.clone());
     metric
 }
 
 fn register(registry: &Registry, metric: impl Collector + 'static) {
-    #[allow(clippy::expect_used, reason = "names are constants, and a test makes all")]
+    #[allow(clippy::expect_used, reason = "names are constants; a test makes all metrics")]
     registry.register(Box::new(metric)).expect("two metrics have one name");
 }
 

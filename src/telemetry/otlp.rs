@@ -93,7 +93,7 @@ impl SpanExport {
     pub(super) fn flush(&self, time: Duration) {
         self.ending.cancel();
         if self.sent.recv_timeout(time) == Err(thread_mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("the last spans are lost, because no collector took them in time");
+            tracing::warn!("the last spans are lost, because no collector accepted them in time");
         }
     }
 }
@@ -115,7 +115,8 @@ fn resource() -> Resource {
 /// Why it could not.
 pub(super) fn check(traces: &Traces) -> Result<(), String> {
     endpoint(traces).map(drop).map_err(|_| {
-        "cannot be checked: the system has no authorities; set telemetry.otlp_ca_file".to_owned()
+        "cannot be verified: the system has no trusted authorities; set telemetry.otlp_ca_file"
+            .to_owned()
     })
 }
 
@@ -240,11 +241,11 @@ impl Exporter {
         let lost = of_batch + overflow;
         if lost == 0 && self.lost > 0 {
             let lost = mem::take(&mut self.lost);
-            tracing::info!(lost, "the collector takes spans again");
+            tracing::info!(lost, "the collector accepts spans again");
         }
         if lost > 0 && self.lost == 0 {
-            let why = if of_batch > 0 { why } else { "there are more than it takes in time" };
-            tracing::warn!(why, "spans are lost, because the collector does not take them");
+            let why = if of_batch > 0 { why } else { "there are more than it accepts in time" };
+            tracing::warn!(why, "spans are lost, because the collector does not accept them");
         }
         self.lost += lost;
     }

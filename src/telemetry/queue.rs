@@ -87,7 +87,7 @@ impl Queue {
             }
             batch.clear();
             if lost > 0 {
-                tracing::warn!(lost, "log lines were lost, because nobody read them in time");
+                tracing::warn!(lost, "log lines were lost, because they were not read in time");
             }
             self.lock().writing = false;
             self.emptied.notify_all();

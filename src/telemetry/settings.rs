@@ -74,7 +74,7 @@ impl Traces {
         const RATIO: &str = "trace_ratio";
         if !section.has(ENDPOINT) {
             for key in [AUTHORITIES, RATIO].into_iter().filter(|key| section.has(key)) {
-                section.problem(key, "does nothing without telemetry.otlp_endpoint");
+                section.problem(key, "has no effect without telemetry.otlp_endpoint");
             }
         }
         let ratio = section.take(RATIO).unwrap_or(Ratio(1.0));

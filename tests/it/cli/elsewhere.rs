@@ -67,7 +67,8 @@ fn a_collectors_certificate_needs_authorities_to_check_it_by() {
         command.env("SSL_CERT_DIR", directory.path().join("none"));
         let ended = Child::start(command).end();
         assert_eq!((ended.code, ended.out.as_str()), (Some(78), ""), "{ended:?}");
-        let told = "\ntelemetry.otlp_endpoint: cannot be checked: the system has no authorities";
+        let told =
+            "\ntelemetry.otlp_endpoint: cannot be verified: the system has no trusted authorities";
         assert!(ended.err.contains(told), "{}", ended.err);
     }
 }

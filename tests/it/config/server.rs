@@ -246,7 +246,7 @@ fn a_collectors_authority_is_for_https_and_holds_a_certificate() {
         let key = format!("telemetry.{line}");
         let path = key.split(' ').next().unwrap();
         let problems = problems_in(folder.path(), &format!("{key}\n{HAOKA}"));
-        let text = "does nothing without telemetry.otlp_endpoint";
+        let text = "has no effect without telemetry.otlp_endpoint";
         assert!(problems.iter().any(|it| it.path == path && it.text == text), "{problems:?}");
     }
 }

@@ -107,7 +107,7 @@ async fn every_call_is_one_line_with_what_is_known_of_it() {
     };
     log.get(asked, None).await;
     log.tells(&json!({
-        "message": "the vendor answered that the order has expired, and tells no more of it", "method": "GetOrder",
+        "message": "the vendor answered that the order has expired, and gives no further details", "method": "GetOrder",
         "code": "FAILED_PRECONDITION", "reason": "ORDER_EXPIRED", "provider": "dingshang",
         "account": "dingshang-sandbox", "order": "…0005", "provider_code": "40005",
         "latency_ms": "some",
@@ -264,7 +264,10 @@ async fn a_clock_that_is_off_is_told_once_until_it_agrees() {
         bare_client(server.address).get_order(question).await.unwrap();
     }
     let log = server.stop().err;
-    let told: Vec<_> = log.lines().filter(|line| line.contains("clock and ours differ")).collect();
+    let told: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("clocks of haoka and this machine differ"))
+        .collect();
     assert_eq!(told.len(), 2, "{log}");
     assert!(told.iter().all(|line| line.contains("\"level\":\"WARN\"")), "{told:?}");
     assert!(told.iter().all(|line| line.contains("\"seconds\":6")), "{told:?}");

@@ -28,7 +28,7 @@ fn told(ended: &Ended) -> Vec<String> {
 const VENDOR: &str = "http://127.0.0.1:1";
 
 const LOST: &str = "spans are lost";
-const TAKES: &str = "the collector takes spans again";
+const TAKES: &str = "the collector accepts spans again";
 const LAST: &str = "the last spans are lost";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

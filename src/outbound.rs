@@ -207,7 +207,7 @@ impl Client {
         let mut headers = HeaderMap::new();
         for (name, value) in request.headers {
             let mut value = HeaderValue::from_str(value)
-                .map_err(|_| Error::internal(format!("the header {name} has an unfit value")))?;
+                .map_err(|_| Error::internal(format!("the header {name} has an invalid value")))?;
             value.set_sensitive(true);
             headers.insert(*name, value);
         }
@@ -237,7 +237,8 @@ impl Client {
         } else if error.is_timeout() {
             format!("the vendor did not answer within {:?}; retry later", self.timeout)
         } else {
-            "the connection to the vendor broke before its answer was whole; retry later".to_owned()
+            "the connection to the vendor broke before its answer was complete; retry later"
+                .to_owned()
         };
         let advice = tls_error(&error).and_then(tls_advice);
         Error { advice, ..Error::failed(message).detail(causes(error)) }
@@ -280,16 +281,16 @@ fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
     match error {
         rustls::Error::InvalidCertificate(_) => Some(
             "check base_url and this machine's clock, and set ca_file to the authority of the \
-             vendor's certificate where the system does not know it",
+             vendor's certificate if the system does not trust it",
         ),
         rustls::Error::AlertReceived(HandshakeFailure | InsufficientSecurity | ProtocolVersion)
         | rustls::Error::PeerIncompatible(_) => Some(
-            "the vendor's side and this one have no version of TLS or no cipher in common, or it \
-             knows no host of this name: check base_url; TLS 1.2 with ECDHE and AES-GCM or \
-             ChaCha20, and TLS 1.3, are spoken here",
+            "the vendor and this machine have no TLS version or no cipher in common, or the vendor \
+             knows no host of this name: check base_url; this machine supports TLS 1.2 with ECDHE \
+             and AES-GCM or ChaCha20, and TLS 1.3",
         ),
         rustls::Error::InvalidMessage(_) => {
-            Some("what answers at base_url does not speak TLS: check its port")
+            Some("the server at base_url does not speak TLS: check its port")
         }
         _ => None,
     }

@@ -63,7 +63,7 @@ impl Answer {
             ),
             status @ (408 | 500..=599) => {
                 let error = Error::failed(format!(
-                    "the vendor answered that it cannot serve now (HTTP {status}); retry later"
+                    "the vendor answered that it is unavailable (HTTP {status}); retry later"
                 ));
                 // A vendor that says when to ask again also says not to ask before.
                 let exchange = Exchange::Failed { retry_after: self.retry_after };

@@ -142,5 +142,7 @@ fn build(
         Some(proxy) => builder.proxy(proxy),
         None => builder,
     };
-    builder.build().map_err(|error| format!("cannot be asked from here: {}", causes(error)))
+    builder
+        .build()
+        .map_err(|error| format!("cannot be used to build an HTTP client: {}", causes(error)))
 }

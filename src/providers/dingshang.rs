@@ -76,7 +76,7 @@ const ERRORS: &[(&str, Refusal)] = {
     const NOT_FOUND: Refusal = Refusal::new(ErrorReason::OrderNotFound);
     const MALFORMED: Refusal = Refusal::new(ErrorReason::InvalidRequest);
     const REJECTED: Refusal = Refusal::rejected(
-        "check app_id, app_secret and app_key, and the merchant's standing at the vendor",
+        "check app_id, app_secret and app_key, and the merchant's status at the vendor",
     );
     const NO_MACHINE: Refusal = Refusal::of_field(MACHINE_NO);
     &[
@@ -135,7 +135,7 @@ pub(super) fn configure(
         section.problem(MACHINE_NO, MACHINE_NO_FORM);
     }
     if app_key.is_none() {
-        section.warn("app_key", "is not set, so requests to the vendor go unsigned");
+        section.warn("app_key", "is not set, so requests to the vendor are unsigned");
     }
     let currency = currency?;
     let blank = Object::blank(&vendor);
@@ -200,7 +200,7 @@ impl Provider for Dingshang {
             ("", Some(default)) => Ok(default.clone()),
             ("", None) => Err(Error::invalid(
                 MACHINE_NO,
-                "machine_no is missing, and the account has no default one",
+                "machine_no is missing, and the account has no default",
             )),
             (given, _) if is_machine_no(given) => Ok(given.to_owned()),
             _ => Err(Error::invalid(MACHINE_NO, format!("machine_no {MACHINE_NO_FORM}"))),

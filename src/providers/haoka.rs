@@ -232,9 +232,9 @@ impl Haoka {
         }
         let pages = self.pages.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         (pages >= BLOCK_PAGES).then(|| {
-            let message = "a firewall answers in the vendor's place, so requests to the vendor are \
-                           suspended; the operator should ask the vendor about a block, and check \
-                           the account's base_url";
+            let message = "a firewall answers in place of the vendor, so requests to the vendor \
+                           are suspended; the operator should ask the vendor about a block, and \
+                           check the account's base_url";
             Error::too_often(BLOCKED_WAIT, true, message)
         })
     }
@@ -246,7 +246,8 @@ impl Haoka {
         if differ && !self.clocks_differ.swap(differ, Ordering::Relaxed) {
             tracing::warn!(
                 seconds,
-                "haoka's clock and ours differ; at 300 s the vendor turns every call down"
+                "the clocks of haoka and this machine differ; from 300 s on the vendor rejects \
+                 every call"
             );
         }
         self.clocks_differ.store(differ, Ordering::Relaxed);

@@ -75,13 +75,14 @@ static INVOICE_STATUS: Words<InvoiceStatus> = Words::new(
 
 /// The vendor answers only addresses on its allowlist.
 const UNLISTED: Refusal = Refusal::rejected(
-    "list this machine's address at the vendor, or set the account's proxy to one that is listed",
+    "add this machine's address to the vendor's allowlist, or set the account's proxy to an \
+     address on it",
 );
 
 /// The `errcode` values that every call can return; those of one call only are next to that call.
 const ERRORS: &[(&str, Refusal)] = {
     const STANDING: Refusal =
-        Refusal::rejected("look at the account's rights and its standing at the vendor");
+        Refusal::rejected("check the account's permissions and its status at the vendor");
     &[
         ("-1", Refusal::new(ErrorReason::ProviderUnavailable)),
         ("45009", Refusal::too_often_until_probed(Duration::from_mins(15))),

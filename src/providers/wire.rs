@@ -133,20 +133,20 @@ impl Refusal {
                 "the vendor does not know the order; check the id and the account"
             }
             ErrorReason::OrderExpired => {
-                "the vendor answered that the order has expired, and tells no more of it"
+                "the vendor answered that the order has expired, and gives no further details"
             }
             ErrorReason::InvalidRequest => {
-                "the vendor turned the request down as malformed; check its fields"
+                "the vendor rejected the request as malformed; check its fields"
             }
             ErrorReason::ProviderQuotaExhausted => {
                 "the vendor answered that it receives too many requests; wait before retrying"
             }
             ErrorReason::ProviderUnavailable => "the vendor answered that it is busy; retry later",
             ErrorReason::ProviderCredentialsRejected => {
-                "the vendor turned down this deployment's credentials, address, clock or \
-                 signature; its operator must act, and finds the vendor's words in the log"
+                "the vendor rejected this deployment's credentials, address, clock or signature; \
+                 the operator must act, and the log has the vendor's text"
             }
-            _ => "the vendor answered with an error that has no name here: see its code and text",
+            _ => "the vendor answered with an unknown error; see its code and text",
         };
         let error = match (self.reason, self.pause) {
             (_, Some((wait, probe))) => Error::too_often(wait, probe, message),

@@ -65,8 +65,8 @@ impl Ahead {
             tracing::warn!(
                 clock,
                 seconds,
-                "the store holds times that cannot be true: a clock was ahead when they were \
-                 written; limits, pauses, leases and tokens are cut to what the rules allow"
+                "the store holds impossible times: a clock was ahead when they were written; \
+                 limits, pauses, leases and tokens are shortened to what the rules allow"
             );
         }
     }

@@ -103,14 +103,14 @@ impl File {
             return Self::start(file, cache_bytes, clock);
         }
         // Another process created the file first.
-        let file = disk::open(path)?.ok_or("was removed while it was being made")?;
+        let file = disk::open(path)?.ok_or("was removed while it was being created")?;
         Self::start(file, cache_bytes, clock)
     }
 
     fn start(file: Locked, cache_bytes: usize, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        const DAMAGED: &str = "It was left as it is: put it back from a backup, or move it away \
-             to begin anew (then spent calls are forgotten: ask no vendor with a daily limit for \
-             24 hours)";
+        const DAMAGED: &str = "It was left unchanged: restore it from a backup, or move it away to \
+                               start with an empty store (spent calls are then forgotten: ask no \
+                               vendor with a daily limit for 24 hours)";
         let damaged = |problem: String| format!("is damaged: {problem}. {DAMAGED}");
         if disk::is_empty(&file) {
             return Err(damaged("it is empty".to_owned()));
@@ -141,7 +141,7 @@ impl File {
         let writer = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run(asked))
-            .map_err(|error| format!("has no thread to write it: {error}"))?;
+            .map_err(|error| format!("has no writer thread: {error}"))?;
         Ok(Self { shared, leases: Mutex::default(), jobs: Some(jobs), writer: Some(writer) })
     }
 

@@ -117,7 +117,10 @@ impl Redis {
 
     fn note_garbage(&self, what: &str) {
         if !self.garbage_seen.swap(true, Ordering::Relaxed) {
-            tracing::warn!(what, "the shared store holds what we did not write; taken as nothing");
+            tracing::warn!(
+                what,
+                "the shared store holds a value that order-query did not write; it is ignored"
+            );
         }
     }
 

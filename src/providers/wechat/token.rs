@@ -50,7 +50,7 @@ const TOKEN_ERRORS: &[(&str, Refusal)] = &[
     ("40013", Refusal::rejected("check app_id")),
     ("40125", Refusal::rejected("check app_secret")),
     ("40164", UNLISTED),
-    ("40243", Refusal::rejected("the app_secret is frozen: release it at the vendor")),
+    ("40243", Refusal::rejected("the app_secret is frozen: unfreeze it at the vendor")),
 ];
 
 /// The way a token is requested.
@@ -260,7 +260,7 @@ impl Tokens {
                 return Ok(token);
             }
             if Instant::now() >= give_up {
-                let message = "another replica renews the vendor's token and does not get it done";
+                let message = "another replica is renewing the vendor's token and does not finish";
                 return Err(Error::unavailable(message));
             }
         }
@@ -280,7 +280,7 @@ impl Tokens {
             && used.value == token.value
         {
             let said = refusal.detail.as_deref().unwrap_or_default();
-            let detail = format!("{said}; the token call gave the refused token again");
+            let detail = format!("{said}; the token call returned the refused token again");
             return Err(refusal.detail(detail));
         }
         log_failure(store.save(&self.key, &token).await);
@@ -353,7 +353,7 @@ impl Tokens {
 /// Logs the store's error, if there is one: the token at hand stays in use without the store.
 fn log_failure<T>(outcome: Result<T, Error>) -> Option<T> {
     outcome
-        .map_err(|error| tracing::debug!(detail = error.detail, "the store did not help a token"))
+        .map_err(|error| tracing::debug!(detail = error.detail, "the store failed for a token"))
         .ok()
 }
 
@@ -369,7 +369,7 @@ fn read(vendor: &wire::Vendor, answer: &Answer) -> Result<Token, Error> {
     let value = value.ok_or_else(|| Error::unreadable("it holds no access_token"))?;
     let seconds = envelope.must("expires_in", Scalar::integer)?.unwrap_or_default();
     let life = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
-    let life = life.ok_or_else(|| Error::unreadable("its access_token has no life left"))?;
+    let life = life.ok_or_else(|| Error::unreadable("its access_token has already expired"))?;
     let life = Duration::from_secs(life).min(LONGEST_LIFE);
     // A token whose life is as short as the early renewal must still be used for a while.
     let renew_at = answer.sent + life - RENEW_BEFORE.min(life / 2);

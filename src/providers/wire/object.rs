@@ -97,7 +97,7 @@ impl Object {
         let whole = plain.and_then(|text| serde_json::from_str(text).ok());
         let members = whole.map_or_else(|| serde_json::from_str(&mended(json)), Ok);
         let members = members.map_err(|error| {
-            let what = if error.is_data() { "is no JSON object" } else { "is not JSON" };
+            let what = if error.is_data() { "is not a JSON object" } else { "is not JSON" };
             let (line, column) = (error.line(), error.column());
             Error::unreadable(format!("it {what} (line {line}, column {column})"))
         })?;
@@ -204,7 +204,7 @@ impl Object {
         let first = all.next();
         if all.any(|other| Some(other) != first) {
             let field = self.place(name);
-            return Err(Error::unreadable(format!("{field} is there twice, with two values")));
+            return Err(Error::unreadable(format!("{field} occurs twice, with different values")));
         }
         Ok(())
     }
@@ -309,7 +309,8 @@ impl Object {
                 tracing::warn!(
                     field,
                     expected,
-                    "a vendor's field cannot be read; it is left unset, and the order stays as it is"
+                    "a vendor's field cannot be read; it is left unset, and the rest of the order \
+                     is kept"
                 );
             }
             None
@@ -336,7 +337,7 @@ mod tests {
     fn an_unreadable_answer_is_told_without_its_content() {
         let cases = [
             ("{\"name\": \"田女士\"", "it is not JSON"),
-            ("[\"田女士\"]", "it is no JSON object"),
+            ("[\"田女士\"]", "it is not a JSON object"),
             ("田女士", "it is not JSON"),
         ];
         for (json, expected) in cases {

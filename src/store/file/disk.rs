@@ -115,7 +115,7 @@ pub(super) fn prove_writes(path: &Path) -> Result<(), String> {
 
 /// The error text for a file that cannot be written.
 pub(super) fn unwritten(problem: &str) -> String {
-    format!("cannot be written: {problem}; make room or set the permissions right")
+    format!("cannot be written: {problem}; free disk space or correct the permissions")
 }
 
 /// A file that is built under a temporary name, so that the file under the final name is always
@@ -171,9 +171,11 @@ impl Drop for Draft {
 fn lock(file: fs::File) -> Result<Locked, String> {
     match file.try_lock() {
         Ok(()) => Ok(Arc::new(Lock(file))),
-        Err(TryLockError::WouldBlock) => Err("is in use by another process; stop that one, or \
-             give this one a file of its own (several servers share a redis:// store)"
-            .to_owned()),
+        Err(TryLockError::WouldBlock) => {
+            Err("is in use by another process; stop that process, or give this one its own file \
+                 (several servers can share a redis:// store)"
+                .to_owned())
+        }
         Err(TryLockError::Error(error)) => Err(format!("cannot be locked: {error}")),
     }
 }
@@ -255,7 +257,7 @@ impl Disk {
 }
 
 fn retired() -> io::Error {
-    io::Error::other("the database was opened anew")
+    io::Error::other("the database was reopened")
 }
 
 impl StorageBackend for Disk {

@@ -82,7 +82,7 @@ pub(super) fn check_format(db: &Database) -> Result<(), String> {
     match format_version(db) {
         Some(FORMAT_VERSION) => Ok(()),
         Some(version) => Err(format!(
-            "is of version {version}, and this program knows version {FORMAT_VERSION}; run the \
+            "has version {version}, but this program supports version {FORMAT_VERSION}; run the \
              program that wrote it, or name another file"
         )),
         None => Err("is a database of another program; name another file".to_owned()),

@@ -209,7 +209,7 @@ impl Writer {
         match &written {
             Ok(_) => {
                 if self.trouble.take().is_some() {
-                    tracing::info!("the store file takes writes again");
+                    tracing::info!("the store file can be written again");
                 }
             }
             Err(detail) => {
@@ -241,7 +241,7 @@ impl Writer {
 
     fn in_trouble(&mut self, detail: String) {
         if self.trouble.is_none() {
-            tracing::error!(%detail, "the store file takes no writes");
+            tracing::error!(%detail, "the store file cannot be written");
         }
         let pause = self.trouble.as_ref().map_or(FIRST_PAUSE, |trouble| trouble.pause);
         let tried_at = self.shared.clock.now();

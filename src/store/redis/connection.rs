@@ -191,7 +191,7 @@ impl Connection {
         let (mut done, until) = match &mut *self.state() {
             State::Up { connection, number } => return Ok((connection.clone(), *number)),
             State::Down { until, why } if Instant::now() < *until => {
-                return Err(Failure::Gone(why.clone().at("not tried again yet")));
+                return Err(Failure::Gone(why.clone().at("not retried yet")));
             }
             State::Connecting { done, until } if done.has_changed().is_ok() => {
                 (done.clone(), *until)

@@ -52,18 +52,18 @@ fn told(answer: Result<Value, Failure>) -> Option<String> {
 fn say(policy: &str, changed: bool) {
     match policy {
         "" => tracing::info!(
-            "the shared store does not tell its maxmemory-policy; it must be noeviction"
+            "the shared store does not report its maxmemory-policy; it must be noeviction"
         ),
         KEEPS_ALL if changed => {
-            tracing::info!("the shared store keeps everything again, by its maxmemory-policy");
+            tracing::info!("the shared store evicts nothing again, by its maxmemory-policy");
         }
         KEEPS_ALL => {
-            tracing::debug!("the shared store keeps everything, by its maxmemory-policy");
+            tracing::debug!("the shared store evicts nothing, by its maxmemory-policy");
         }
         _ => tracing::warn!(
             policy,
-            "the shared store may drop spent calls and final orders when its memory is full, \
-             and the vendors' limits with them: set its maxmemory-policy to noeviction"
+            "the shared store may evict final orders and spent calls, and so the vendors' limits, \
+             when its memory is full: set its maxmemory-policy to noeviction"
         ),
     }
 }

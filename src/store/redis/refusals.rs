@@ -14,24 +14,35 @@ const LONGEST_WORD: usize = 32;
 
 /// What to do about each error word.
 const ADVICE: &[(&str, &str)] = &[
-    ("READONLY", "it is a read-only copy: let store.url name the server that is written to"),
-    ("NOPERM", "its user lacks a right: docs/configuration.md names those that are needed"),
+    ("READONLY", "the server is a read-only replica: set store.url to the primary"),
+    ("NOPERM", "its user lacks a permission: docs/configuration.md lists the required ones"),
     ("NOAUTH", "put the user and the password into store.url"),
     ("WRONGPASS", "check the user and the password in store.url"),
-    ("DENIED", "it answers its own machine only: give it a password, or turn protected-mode off"),
-    ("NOREPLICAS", "it has fewer copies than min-replicas-to-write asks for: bring them back"),
-    ("MISCONF", "it cannot save to its disk: its own log says why"),
-    ("OOM", "its memory is full: raise maxmemory"),
-    ("LOADING", "it still reads its data: wait"),
-    ("MASTERDOWN", "it is a copy that has lost its primary: let store.url name the primary"),
+    (
+        "DENIED",
+        "the server answers its own machine only: set a password on it, or turn protected-mode \
+         off",
+    ),
+    (
+        "NOREPLICAS",
+        "the server has fewer replicas than min-replicas-to-write requires: restore them",
+    ),
+    ("MISCONF", "the server cannot save to its disk: its own log has the reason"),
+    ("OOM", "the server's memory is full: raise maxmemory"),
+    ("LOADING", "the server is still loading its data: wait"),
+    (
+        "MASTERDOWN",
+        "the server is a replica that has lost its primary: set store.url to the primary",
+    ),
     ("CLUSTERDOWN", CLUSTER),
     ("CROSSSLOT", CLUSTER),
     ("MOVED", CLUSTER),
     ("ASK", CLUSTER),
-    ("BUSY", "a script of somebody else's holds it up: SCRIPT KILL ends that"),
+    ("BUSY", "another program's script blocks the server: SCRIPT KILL ends it"),
 ];
 
-const CLUSTER: &str = "it is a node of a cluster, which does not do: use one that is none";
+const CLUSTER: &str = "the server is a cluster node, which is not supported: use a standalone \
+                       server";
 
 /// How long a refusal stands if it is neither repeated nor withdrawn: its script may run rarely.
 const STANDS_FOR: Duration = Duration::from_mins(1);
@@ -102,7 +113,7 @@ impl Refusals {
         self.any.store(true, Ordering::Relaxed);
         if !said {
             let Why { text: why, advice } = why;
-            tracing::warn!(why, advice, "the shared store refuses what it is asked");
+            tracing::warn!(why, advice, "the shared store refuses commands");
         }
     }
 
@@ -116,7 +127,7 @@ impl Refusals {
         now.retain(|_, (_, last)| last.elapsed() < STANDS_FOR);
         if was_refused && now.is_empty() {
             self.any.store(false, Ordering::Relaxed);
-            tracing::info!("the shared store does what it is asked again");
+            tracing::info!("the shared store accepts commands again");
         }
     }
 }

@@ -159,15 +159,15 @@ async fn refused_credentials_are_told_with_what_to_do() {
         ("wechat-sandbox-secret", "no", wechat, "40125: invalid appsecret", "check app_secret"),
         ("wxfeed5a0db0c00001", "wx", wechat, "40013: invalid appid", "check app_id"),
         // The address is what is to be listed.
+        ("wxfeed5a0db0c00001", "wxerrcode40164", wechat, "40164: invalid ip 192.0.2.7", "add this"),
+        ("wxfeed5a0db0c00001", "wxerrcode40243", wechat, "40243: ", "the app_secret is frozen"),
         (
             "wxfeed5a0db0c00001",
-            "wxerrcode40164",
+            "wxerrcode50002",
             wechat,
-            "40164: invalid ip 192.0.2.7",
-            "list this",
+            "50002: ",
+            "check the account's permissions",
         ),
-        ("wxfeed5a0db0c00001", "wxerrcode40243", wechat, "40243: ", "the app_secret is frozen"),
-        ("wxfeed5a0db0c00001", "wxerrcode50002", wechat, "50002: ", "look at the account's rights"),
         ("dingshang-sandbox-secret", "no", dingshang, "4002: ", "check app_id, app_secret and"),
     ] {
         let checked = check(&sandbox.accounts().replace(ours, given));
@@ -320,8 +320,8 @@ async fn answering(bytes: &'static [u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vendor_whose_tls_is_another_is_not_taken_for_trouble_of_the_network() {
-    let nothing_in_common = "; the vendor's side and this one have no version of TLS or no cipher";
-    let no_tls = "; what answers at base_url does not speak TLS: check its port";
+    let nothing_in_common = "; the vendor and this machine have no TLS version or no cipher";
+    let no_tls = "; the server at base_url does not speak TLS: check its port";
     for (bytes, advice) in [
         // Alerts: no cipher in common, too weak, no version in common.
         (&b"\x15\x03\x03\x00\x02\x02\x28"[..], nothing_in_common),

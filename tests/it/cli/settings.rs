@@ -25,7 +25,7 @@ fn check_warns_and_is_content() {
     assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
     assert_eq!(
         checked.out,
-        "warning: accounts.vending.app_key: is not set, so requests to the vendor go unsigned\n\
+        "warning: accounts.vending.app_key: is not set, so requests to the vendor are unsigned\n\
          the configuration is valid; accounts: 1\n"
     );
 }

@@ -188,7 +188,7 @@ async fn a_file_is_one_stores_alone() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     let problem = refusal(&path);
-    assert!(problem.contains("is in use by another process; stop that one"), "{problem}");
+    assert!(problem.contains("is in use by another process; stop that process"), "{problem}");
     fill(&store).await;
     assert!(is_whole(&store).await);
     drop(store);

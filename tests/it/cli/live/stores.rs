@@ -249,12 +249,14 @@ async fn a_file_that_cannot_be_written_is_a_failure_for_all() {
         let checked = on_a_full_disk(&["check", "--live", "--config", &path]);
         assert_eq!(checked.code, Some(1), "{checked:?}");
         let line = checked.line("failed: store.url");
-        assert!(line.contains("orders.redb cannot be written: ") && line.contains("; make room"));
+        assert!(
+            line.contains("orders.redb cannot be written: ") && line.contains("; free disk space")
+        );
         // `serve` says the same, and does not begin.
         let served = on_a_full_disk(&["serve", "--config", &path]);
         assert_eq!(served.code, Some(1), "{served:?}");
         assert!(served.err.contains("orders.redb cannot be written: "), "{served:?}");
-        assert!(served.err.contains("; make room"), "{served:?}");
+        assert!(served.err.contains("; free disk space"), "{served:?}");
         assert!(fs::read(&orders).ok() == before, "it stays as it was");
         let mut expected = vec!["order-query.toml".to_owned()];
         expected.extend(exists.then(|| "orders.redb".to_owned()));

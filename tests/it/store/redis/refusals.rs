@@ -29,7 +29,7 @@ struct Case {
     mend: Option<Words>,
 }
 
-const REFUSES: &str = "the shared store refuses what it is asked";
+const REFUSES: &str = "the shared store refuses commands";
 const NOT_CONNECTED: &str = "the shared store is not connected";
 
 const CASES: &[Case] = &[
@@ -136,7 +136,7 @@ fn mended(server: Serving, word: &str, message: &str, mend: impl FnOnce()) {
     until(|| is_ready(&server), word);
     let ended = server.stop();
     assert_said_once(&ended, word, message);
-    let again = "the shared store does what it is asked again";
+    let again = "the shared store accepts commands again";
     assert_eq!(ended.err.contains(again), message == REFUSES, "{}", ended.err);
 }
 

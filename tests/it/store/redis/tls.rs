@@ -41,7 +41,7 @@ async fn a_certificate_must_be_of_one_whom_the_system_trusts() {
     }
     let (server, certificate) = RedisServer::start_tls();
     let url = format!("rediss://localhost:{}/0", server.port);
-    let refused = "redis: not tried again yet: cannot be reached: I/O error";
+    let refused = "redis: not retried yet: cannot be reached: I/O error";
     ask_until(&url, Some(refused)).await;
     // Whom the system trusts is read from the environment, which is one for all tests here.
     let again = Command::new(env::current_exe().unwrap())

@@ -68,12 +68,12 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
 
 #[tokio::test]
 async fn a_server_that_drops_what_must_be_kept_is_warned_of() {
-    let may_drop = "may drop spent calls";
+    let may_drop = "may evict final orders";
     for (words, level, part) in [
-        (&["CONFIG", "SET", "maxmemory-policy", "noeviction"][..], "DEBUG", "keeps"),
+        (&["CONFIG", "SET", "maxmemory-policy", "noeviction"][..], "DEBUG", "evicts nothing"),
         (&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"], "WARN", may_drop),
         (&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"], "WARN", may_drop),
-        (&["ACL", "SETUSER", "order-query", "-info"], "INFO", "does not tell"),
+        (&["ACL", "SETUSER", "order-query", "-info"], "INFO", "does not report"),
     ] {
         let server = RedisServer::start();
         let _: redis::Value = server.say(&["ACL", "SETUSER", "order-query", "+info"]);
@@ -105,12 +105,12 @@ async fn a_policy_that_changes_later_is_told_at_each_change() {
     let store = server.store();
     until_it_works(&store).await;
     let said = |part: &str| log.text().lines().filter(|line| line.contains(part)).count();
-    until(|| said("keeps everything") == 1).await;
+    until(|| said("evicts nothing") == 1).await;
     for (policy, level, part, count) in [
-        ("allkeys-lru", "WARN", "may drop spent calls", 1),
-        ("allkeys-lru", "WARN", "may drop spent calls", 1),
-        ("noeviction", "INFO", "keeps everything again", 1),
-        ("volatile-lfu", "WARN", "may drop spent calls", 2),
+        ("allkeys-lru", "WARN", "may evict final orders", 1),
+        ("allkeys-lru", "WARN", "may evict final orders", 1),
+        ("noeviction", "INFO", "evicts nothing again", 1),
+        ("volatile-lfu", "WARN", "may evict final orders", 2),
     ] {
         set(policy);
         pass(Duration::from_mins(1)).await;

@@ -2,7 +2,7 @@
 //! be under way, and how a failing vendor is handled. Used by `orders`; `app` sets accounts up and
 //! `grpc` identifies the caller.
 //!
-//! A call passes, in this order: the account's places for callers (`Account::place`), its concurrency
+//! A call passes, in this order: the account's permits for callers (`Account::caller_permit`), its concurrency
 //! limit and breaker (`limiter`), and the limits on calls (`quota`), which count it in the store.
 
 mod account;

@@ -250,7 +250,7 @@ mod tests {
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
         let without = |part: &str| two.replace(part, "");
         let relabelled = |label: &str| two.replace("CERTIFICATE", label);
-        for (name, second, told) in [
+        for (name, second, expected) in [
             ("no END", without(end), "block 2 has no END line"),
             ("cut off", two[..two.len() / 2].to_owned(), "block 2 has no END line"),
             ("cut off in the END line", two[..two.len() - 4].to_owned(), "block 2 has no END line"),
@@ -275,12 +275,12 @@ mod tests {
             for pem in [Pem::Chain, Pem::Authorities] {
                 for text in [format!("{one}{second}"), format!("{}{second}", one.trim_end())] {
                     let wrong = pem.read(&text).expect_err(name);
-                    assert!(wrong.contains(told), "{name}: {wrong}");
+                    assert!(wrong.contains(expected), "{name}: {wrong}");
                 }
             }
         }
         let unencrypted = "no unencrypted private key";
-        for (text, told) in [
+        for (text, expected) in [
             (key.repeat(2), "several private keys"),
             (key.replace("PRIVATE", "ENCRYPTED PRIVATE"), unencrypted),
             (key.replacen("-\n", "-\nProc-Type: 4,ENCRYPTED\n", 1), unencrypted),
@@ -290,7 +290,7 @@ mod tests {
             (key.replace("\nM", "\n!"), "block 1 is not base64"),
         ] {
             let wrong = Pem::Key.read(&text).unwrap_err();
-            assert!(wrong.contains(told), "{text}: {wrong}");
+            assert!(wrong.contains(expected), "{text}: {wrong}");
         }
         for text in ["", "text", &key] {
             assert!(Pem::Chain.read(text).unwrap_err().contains("no certificate in PEM"));

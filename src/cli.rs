@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Problems;
 
 /// How long a failed command waits for its error message to be written.
-const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);
+const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Looks up orders of several vendors through one gRPC contract.
 #[derive(Parser)]
@@ -125,7 +125,7 @@ pub async fn run() -> ExitCode {
                 Failure::Failed(_) => 1,
                 Failure::Configuration(_) => 78,
             };
-            complain(failure.to_string());
+            print_error(failure.to_string());
             ExitCode::from(code)
         }
     }
@@ -133,14 +133,14 @@ pub async fn run() -> ExitCode {
 
 /// Writes why a command failed. A blocked standard error must not keep the command from ending, so a
 /// thread writes and the wait is limited. The exit code reports the failure even if the text is lost.
-fn complain(text: String) {
-    let (tell, told) = mpsc::channel();
-    let complains = thread::Builder::new().spawn(move || {
+fn print_error(text: String) {
+    let (done, written) = mpsc::channel();
+    let writer = thread::Builder::new().spawn(move || {
         let _ = writeln!(io::stderr(), "{text}");
-        let _ = tell.send(());
+        let _ = done.send(());
     });
-    if complains.is_ok() {
-        let _ = told.recv_timeout(COMPLAINT_TIMEOUT);
+    if writer.is_ok() {
+        let _ = written.recv_timeout(ERROR_TIMEOUT);
     }
 }
 
@@ -174,7 +174,7 @@ fn invoked() -> String {
 ///
 /// # Errors
 /// If the signal handlers cannot be installed.
-fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

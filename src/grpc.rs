@@ -83,7 +83,7 @@ impl OrderService for Service {
         let order = OrderRef { provider, id, account, machine_no };
         record.asks(&order);
         let answer = async {
-            record.holds_share(identity.places(1)?);
+            record.hold_share(identity.permits(1)?);
             self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline.answer).await
         };
         let answer = answer.await.map_err(|error| record.fail(&error))?;
@@ -148,8 +148,8 @@ impl Service {
                 })
             })
             .collect();
-        record.holds(self.admission.batch(distinct.len())?);
-        record.holds_share(identity.places(distinct.len())?);
+        record.hold(self.admission.batch(distinct.len())?);
+        record.hold_share(identity.permits(distinct.len())?);
         let (distinct, calls): (Vec<_>, Vec<_>) = distinct.into_iter().unzip();
         let outcomes = join_all(calls).await;
         let mut failed = 0;

@@ -29,7 +29,7 @@ enum Without {
     /// Nothing is wrong with the store.
     Reason(&'static str),
     /// The store is faulty.
-    Trouble(String),
+    Unusable(String),
 }
 
 /// Checks that every account can be used at its vendor, without asking for an order. A problem with
@@ -40,13 +40,13 @@ pub async fn run(setup: &Setup) -> Vec<Finding> {
         Ok(Some(store)) => (Shared::Store(store.as_ref()), ""),
         Ok(None) => (Shared::Nobody, ""),
         Err(Without::Reason(why)) => (Shared::Unknown, *why),
-        Err(Without::Trouble(_)) => (Shared::Unknown, UNUSABLE),
+        Err(Without::Unusable(_)) => (Shared::Unknown, UNUSABLE),
     };
-    let proved = setup.accounts.live_check(shared).await;
+    let checked = setup.accounts.live_check(shared).await;
     let now = setup.clock.wall();
-    let findings = proved.into_iter().map(|proved| Finding::of(proved, unasked, now));
+    let findings = checked.into_iter().map(|checked| Finding::of(checked, unasked, now));
     let mut findings: Vec<_> = findings.collect();
-    if let Err(Without::Trouble(text)) = store {
+    if let Err(Without::Unusable(text)) = store {
         let path = "store.url".to_owned();
         findings.insert(0, Finding { path, verdict: Verdict::Failed, text });
     }
@@ -63,21 +63,21 @@ async fn shared_store(setup: &Setup) -> Result<Option<Arc<dyn Store>>, Without> 
             return if wanted { Err(Without::Reason(IN_USE)) } else { Ok(None) };
         }
         Place::File(path) => {
-            File::prove_writes(path).map_err(Without::Trouble)?;
+            File::check_writable(path).map_err(Without::Unusable)?;
             if !wanted || matches!(path.try_exists(), Ok(false)) {
                 return Ok(None);
             }
         }
         Place::Redis(_) => {}
     }
-    let store =
-        store::open(&setup.config.store, &setup.clock, &setup.metrics).map_err(Without::Trouble)?;
+    let store = store::open(&setup.config.store, &setup.clock, &setup.metrics)
+        .map_err(Without::Unusable)?;
     if timeout(STORE_PATIENCE, store.opened()).await.is_ok() {
         return Ok(Some(store));
     }
     let Err(error) = store.ping().await else { return Ok(Some(store)) };
     let why = error.detail.unwrap_or_default();
-    Err(Without::Trouble(match error.advice {
+    Err(Without::Unusable(match error.advice {
         Some(advice) => format!("cannot be used ({why}); {advice}"),
         None => format!(
             "not reached within {STORE_PATIENCE:?} ({why}); check the server and the network path \

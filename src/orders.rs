@@ -138,15 +138,15 @@ impl Orders {
         // A search under way now was already under way when the question arrived, so its answer is
         // fresh enough for any `max_age`.
         let mut under_way = self.0.searches.under_way(&question.key);
-        let mut place = None;
+        let mut permit = None;
         loop {
             if let Some(answer) = self.at_hand(question) {
                 return answer.map(Answer::from);
             }
-            // A watch holds a place of its own.
-            if place.is_none() && question.class.priority != Priority::Background {
-                match question.account.place() {
-                    Ok(share) => place = Some(share),
+            // A watch holds its own permit.
+            if permit.is_none() && question.class.priority != Priority::Background {
+                match question.account.caller_permit() {
+                    Ok(share) => permit = Some(share),
                     Err(error) => return self.stale_or(question, error),
                 }
             }

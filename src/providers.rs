@@ -89,7 +89,7 @@ pub trait Provider: Send + Sync {
 pub struct LiveCheck {
     /// Which of the account's credentials the vendor accepted, in a few words; or why it would answer
     /// no question about an order.
-    pub taken: Result<&'static str, Error>,
+    pub credentials: Result<&'static str, Error>,
     /// How many seconds the vendor's clock is ahead of ours, if it sent its time; accurate to one
     /// second.
     pub clock_difference: Option<i64>,
@@ -101,10 +101,10 @@ pub struct LiveCheck {
 
 impl LiveCheck {
     /// Builds the proof from an answer.
-    fn of(answer: &Answer, taken: Result<&'static str, Error>) -> Self {
+    fn of(answer: &Answer, credentials: Result<&'static str, Error>) -> Self {
         let Answer { clock_difference, .. } = *answer;
         let certificate = answer.certificate().map(<[u8]>::to_vec);
-        Self { taken, clock_difference, clock_limit: None, certificate }
+        Self { credentials, clock_difference, clock_limit: None, certificate }
     }
 }
 

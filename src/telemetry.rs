@@ -185,14 +185,14 @@ mod tests {
         ] {
             for format in [LogFormat::Json, LogFormat::Text] {
                 let text = logged(level, format);
-                let told = EVENTS.map(|event| u8::from(is_told(&text, event)));
-                assert_eq!(told, shown, "{level}: {text}");
+                let logged = EVENTS.map(|event| u8::from(is_logged(&text, event)));
+                assert_eq!(logged, shown, "{level}: {text}");
             }
         }
     }
 
     /// Whether a line has that message, in either format.
-    fn is_told(log: &str, message: &str) -> bool {
+    fn is_logged(log: &str, message: &str) -> bool {
         let json = format!("\"message\":\"{message}\"");
         log.lines().any(|line| line.contains(&json) || line.ends_with(&format!(": {message}")))
     }

@@ -60,8 +60,8 @@ impl Vendor {
         assert_eq!((order.provider(), order.account.as_str()), (pb::Provider::Unspecified, ""));
         assert_eq!(order.observe_time, Some(Timestamp::from(self.clock.now())));
         let status = OrderStatus::try_from(order.status).expect("a status of the contract");
-        let told = !order.provider_status.is_empty();
-        assert_eq!(status != OrderStatus::Unspecified, told, "a status, or a word, of its own");
+        let has_word = !order.provider_status.is_empty();
+        assert_eq!(status != OrderStatus::Unspecified, has_word, "a status, or a word, of its own");
         let last = self.terminal.contains(&order.provider_status);
         assert_eq!(order.terminal, last, "terminal, or not, against the vendor's promise");
         for time in [order.create_time, order.update_time].into_iter().flatten() {

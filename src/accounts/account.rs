@@ -143,11 +143,11 @@ impl Account {
         Some(Self::with(name, provider, vendor, settings, metrics))
     }
 
-    /// Reserves a place for a caller that waits for an answer of this account.
+    /// Reserves a permit for a caller that waits for an answer of this account.
     ///
     /// # Errors
-    /// `PROVIDER_UNAVAILABLE` if the account's share of the server's places is used up.
-    pub(crate) fn place(&self) -> Result<Share, Error> {
+    /// `PROVIDER_UNAVAILABLE` if the account's share of the server's permits is used up.
+    pub(crate) fn caller_permit(&self) -> Result<Share, Error> {
         self.in_flight.take(1).ok_or_else(|| {
             self.meters.shed.inc();
             Error::unavailable(

@@ -56,7 +56,9 @@ impl Account {
         };
         let presentable = |error: Error| error.presentable(&self.vendor.secrets());
         let outcome = outcome.map(|outcome| match outcome {
-            Ok(proof) => Ok(LiveCheck { taken: proof.taken.map_err(presentable), ..proof }),
+            Ok(proof) => {
+                Ok(LiveCheck { credentials: proof.credentials.map_err(presentable), ..proof })
+            }
             Err(error) => Err(presentable(error)),
         });
         LiveChecked { account: self.name.clone(), outcome, time: begin.elapsed() }

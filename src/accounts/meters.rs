@@ -24,7 +24,7 @@ pub(crate) struct Meters {
     pub(crate) in_flight: Gauge,
     pub(crate) breaker_open: Gauge,
     pub(crate) credentials_refused: Gauge,
-    /// Callers that were rejected because no place was free.
+    /// Callers that were rejected because no permit was free.
     pub(crate) shed: Counter,
 }
 

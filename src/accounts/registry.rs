@@ -23,7 +23,7 @@ impl Accounts {
     }
 
     /// Reads the tables of all accounts, and records problems in them. If there are several accounts,
-    /// each gets half of the server's `max_in_flight` places, unless it sets its own number.
+    /// each gets half of the server's `max_in_flight` permits, unless it sets its own number.
     #[must_use]
     pub fn read(
         tables: Vec<(String, Section)>,

@@ -204,7 +204,7 @@ impl Server<'_> {
 
     /// Why the first call on a new connection failed: the symptom, or else the server's own error.
     pub(super) async fn failed(&self, status: &Status) -> Failure {
-        self.lost(status).await.unwrap_or_else(|| told(status))
+        self.lost(status).await.unwrap_or_else(|| call_failure(status))
     }
 
     async fn unconnected(&self, error: &tonic::transport::Error) -> Failure {
@@ -223,8 +223,8 @@ impl Server<'_> {
     ) -> Failure {
         let uri = self.endpoint.uri().to_string();
         let text = if let Some(symptom) = symptom {
-            let looks = render::plain(&symptom.looks(self.tls));
-            format!("{looks}\n  try: {}", symptom.advice(self))
+            let description = render::plain(&symptom.description(self.tls));
+            format!("{description}\n  try: {}", symptom.advice(self))
         } else {
             // Some errors repeat the text of their source.
             let mut causes: Vec<_> = symptom::chain(error).map(ToString::to_string).collect();
@@ -237,7 +237,7 @@ impl Server<'_> {
 
 /// The text for a failed call: the reason, what happened and what to do, and the vendor's own code and
 /// text.
-pub(super) fn told(status: &Status) -> Failure {
+pub(super) fn call_failure(status: &Status) -> Failure {
     let details = status.get_error_details();
     let mut text = match details.error_info() {
         Some(info) => render::plain(&format!("{}: {}", info.reason, status.message())),

@@ -8,7 +8,7 @@ use tonic::Request;
 use tonic::transport::Endpoint;
 
 use super::client::{Server, Tls};
-use super::{Failure, get, invoked, print, render, serve, told_to_stop};
+use super::{Failure, get, invoked, print, render, serve, stop_signal};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::Section;
@@ -41,7 +41,7 @@ pub(super) struct Demo {
 
 impl Demo {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let stop = told_to_stop()?;
+        let stop = stop_signal()?;
         let sandbox = serve::start_sandbox().await?;
         let root = Section::parse(CONFIG, Path::new(""))?;
         let accounts = serve::accounts(&sandbox)?;

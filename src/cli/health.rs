@@ -47,8 +47,8 @@ impl Health {
             Err(_elapsed) => return Err(Failure::Failed(format!("no answer within {TIMEOUT:?}"))),
             Ok(Err(status)) if status.code() == Code::NotFound => ServingStatus::ServiceUnknown,
             Ok(Err(status)) => {
-                let told = || Failure::Failed(plain(status.message()));
-                return Err(server.lost(&status).await.unwrap_or_else(told));
+                let server_error = || Failure::Failed(plain(status.message()));
+                return Err(server.lost(&status).await.unwrap_or_else(server_error));
             }
             Ok(Ok(response)) => response.get_ref().status(),
         };

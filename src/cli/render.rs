@@ -100,8 +100,8 @@ fn items(items: &[OrderItem]) -> String {
         ("quantity", |item| number(item.quantity)),
         ("total", |item| money(item.total.as_ref())),
         ("status", |item| {
-            let told = item.fulfillment_status != 0 || !item.provider_status.is_empty();
-            optional(told, || named(item.fulfillment_status(), &item.provider_status))
+            let is_set = item.fulfillment_status != 0 || !item.provider_status.is_empty();
+            optional(is_set, || named(item.fulfillment_status(), &item.provider_status))
         }),
         ("notified", |item| item.dispense_notified.map(yes_or_no).unwrap_or_default().to_owned()),
         ("valid from", |item| time(item.valid_from)),
@@ -124,8 +124,8 @@ fn items(items: &[OrderItem]) -> String {
     rows.iter().fold(String::new(), |table, row| format!("{table}{}\n", row.trim_end()))
 }
 
-fn optional(told: bool, text: impl FnOnce() -> String) -> String {
-    if told { text() } else { String::new() }
+fn optional(is_set: bool, text: impl FnOnce() -> String) -> String {
+    if is_set { text() } else { String::new() }
 }
 
 /// The contract's name of the value, and the vendor's own word.

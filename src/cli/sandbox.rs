@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, print, told_to_stop};
+use super::{Failure, print, stop_signal};
 use crate::clock::SystemClock;
 
 /// Runs the sandbox vendors until SIGTERM or Ctrl-C.
@@ -19,7 +19,7 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let stop = told_to_stop()?;
+        let stop = stop_signal()?;
         let sandbox = crate::sandbox::Sandbox::start(self.listen, Arc::new(SystemClock)).await?;
         print("# The sandbox vendors are running. Accounts for a configuration:\n")?;
         print(sandbox.accounts())?;

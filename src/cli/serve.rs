@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ConfigFile, Failure, invoked, print, told_to_stop};
+use super::{ConfigFile, Failure, invoked, print, stop_signal};
 use crate::app::{App, Setup};
 use crate::clock::SystemClock;
 use crate::config::{Problem, Problems, Section, read_file};
@@ -49,13 +49,13 @@ impl Serve {
         if !self.dev {
             outlive_hangups()?;
         }
-        let stop = told_to_stop()?;
+        let stop = stop_signal()?;
         let app = App::start(setup).await?;
         if self.dev && io::stdout().is_terminal() {
             print(greeting(&app, scheme))?;
         }
         stop.await;
-        let at_once = told_to_stop()?;
+        let at_once = stop_signal()?;
         tokio::select! {
             () = app.stop() => Ok(()),
             () = at_once => Err(Failure::Failed("a second signal stopped the server at once".to_owned())),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::client::{OrderArgs, json, told};
+use super::client::{OrderArgs, call_failure, json};
 use super::{Failure, print, render};
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::{GetOrderResponse, WatchOrderRequest};
@@ -31,7 +31,7 @@ impl Watch {
             let change = match news.message().await {
                 Ok(Some(change)) => change,
                 Ok(None) => return Ok(()),
-                Err(status) if heard => return Err(told(&status)),
+                Err(status) if heard => return Err(call_failure(&status)),
                 Err(status) => return Err(server.failed(&status).await),
             };
             heard = true;

@@ -111,10 +111,10 @@ impl Section {
     ) -> Option<RotatingSecret> {
         // Nobody sees the empty secret: the first one replaces it before this returns.
         let slot = RotatingSecret::new(Secret(String::new()));
-        let taken = slot.clone();
+        let shared = slot.clone();
         self.secret_into(key, move |secret| {
             fits(secret.expose())?;
-            taken.set(secret);
+            shared.set(secret);
             Ok(())
         })?;
         Some(slot)

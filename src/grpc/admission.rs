@@ -52,7 +52,7 @@ impl Admission {
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn call(&self) -> Result<Places, Error> {
+    pub(super) fn call(&self) -> Result<Permits, Error> {
         self.calls.take(1)
     }
 
@@ -61,16 +61,16 @@ impl Admission {
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn batch(&self, orders: usize) -> Result<Places, Error> {
-        let places = u32::try_from(orders).unwrap_or(u32::MAX).min(self.max_in_flight);
-        self.calls.take(places.saturating_sub(1))
+    pub(super) fn batch(&self, orders: usize) -> Result<Permits, Error> {
+        let permits = u32::try_from(orders).unwrap_or(u32::MAX).min(self.max_in_flight);
+        self.calls.take(permits.saturating_sub(1))
     }
 
     /// The permit of a watch.
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn watch(&self) -> Result<Places, Error> {
+    pub(super) fn watch(&self) -> Result<Permits, Error> {
         self.watches.take(1)
     }
 }
@@ -93,25 +93,25 @@ impl Pool {
         Self { what, free, used, shed }
     }
 
-    fn take(&self, count: u32) -> Result<Places, Error> {
+    fn take(&self, count: u32) -> Result<Permits, Error> {
         let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(count) else {
             self.shed.inc();
             let message = format!("this server has too many {}; retry later", self.what);
             return Err(Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY));
         };
         self.used.add(count.into());
-        Ok(Places { used: self.used.clone(), count, _permit: permit })
+        Ok(Permits { used: self.used.clone(), count, _permit: permit })
     }
 }
 
 /// The permits of a call. Dropping them returns them.
-pub(super) struct Places {
+pub(super) struct Permits {
     used: Gauge,
     count: u32,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Places {
+impl Drop for Permits {
     fn drop(&mut self) {
         self.used.add(-f64::from(self.count));
     }

@@ -42,9 +42,9 @@ pub struct Transport {
 
 /// The clients that may ask, from the configuration. By default anyone may ask.
 #[derive(Clone, Default)]
-pub struct Clients(Option<Arc<Known>>);
+pub struct Clients(Option<Arc<ClientTable>>);
 
-struct Known {
+struct ClientTable {
     clients: Vec<Client>,
     tokens: Arc<Tokens>,
 }
@@ -94,18 +94,18 @@ impl Clients {
             }
             clients.push(client);
         }
-        Self(Some(Arc::new(Known { clients, tokens })))
+        Self(Some(Arc::new(ClientTable { clients, tokens })))
     }
 
     /// The number of clients; `None` where anyone may ask.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
-        self.0.as_ref().map(|known| known.clients.len())
+        self.0.as_ref().map(|table| table.clients.len())
     }
 
     /// Updates the gauges of each client's calls in progress.
     pub fn measure(&self) {
-        for client in self.0.iter().flat_map(|known| &known.clients) {
+        for client in self.0.iter().flat_map(|table| &table.clients) {
             if let Some(InFlight { budget, used, .. }) = &client.in_flight {
                 used.set(u32::try_from(budget.used()).unwrap_or(u32::MAX).into());
             }
@@ -114,18 +114,18 @@ impl Clients {
 
     /// The caller of a request with these headers.
     pub(super) fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Error> {
-        let Some(known) = &self.0 else {
+        let Some(table) = &self.0 else {
             return Ok(Identity { caller: Caller::default(), in_flight: None, proof: None });
         };
         let shown = bearer(headers)?.map(Digest::of);
         let (index, client) = match &shown {
-            Some(shown) => known.with_token(shown)?,
-            None => known.without_token(peer)?,
+            Some(shown) => table.with_token(shown)?,
+            None => table.without_token(peer)?,
         };
         if client.tls_name.as_ref().is_some_and(|name| !peer.names.contains(name)) {
             return Err(unknown("the certificate does not match the token"));
         }
-        let proof = shown.map(|shown| Proof { known: Arc::clone(known), client: index, shown });
+        let proof = shown.map(|shown| Proof { table: Arc::clone(table), client: index, shown });
         let in_flight = client.in_flight.clone();
         Ok(Identity { caller: client.caller.clone(), in_flight, proof })
     }
@@ -204,7 +204,7 @@ fn check_token(token: &str) -> Result<(), String> {
     Err(format!("must have {least} to {most} characters: ASCII, visible, and no space"))
 }
 
-impl Known {
+impl ClientTable {
     fn with_token(&self, shown: &Digest) -> Result<(usize, &Client), Error> {
         let owner = self.tokens.owner(shown);
         let client = owner.and_then(|index| Some((index, self.clients.get(index)?)));
@@ -267,7 +267,7 @@ pub(super) struct Identity {
 
 #[derive(Clone)]
 struct Proof {
-    known: Arc<Known>,
+    table: Arc<ClientTable>,
     client: usize,
     shown: Digest,
 }
@@ -277,14 +277,14 @@ impl Identity {
     ///
     /// # Errors
     /// `SERVER_OVERLOADED` where the client's `max_in_flight` leaves too few.
-    pub(super) fn places(&self, count: usize) -> Result<Option<Share>, Error> {
+    pub(super) fn permits(&self, count: usize) -> Result<Option<Share>, Error> {
         let Some(InFlight { budget, shed, .. }) = &self.in_flight else { return Ok(None) };
-        let places = budget.take(count.min(budget.limit())).ok_or_else(|| {
+        let permits = budget.take(count.min(budget.limit())).ok_or_else(|| {
             shed.inc();
             let text = "this caller has too many calls in progress; wait until some of them end";
             Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)
         });
-        places.map(Some)
+        permits.map(Some)
     }
 
     /// Checks that the caller's token is still valid.
@@ -292,8 +292,8 @@ impl Identity {
     /// # Errors
     /// `CALLER_UNAUTHENTICATED` where the token has been rotated out.
     pub(super) fn check(&self) -> Result<(), Error> {
-        let Some(Proof { known, client, shown }) = &self.proof else { return Ok(()) };
-        if known.tokens.owner(shown) == Some(*client) {
+        let Some(Proof { table, client, shown }) = &self.proof else { return Ok(()) };
+        if table.tokens.owner(shown) == Some(*client) {
             Ok(())
         } else {
             Err(unknown("the token was rotated out"))

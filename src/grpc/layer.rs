@@ -98,8 +98,8 @@ impl<S> CallLayer<S> {
             return Err(out_of_time());
         }
         match kind {
-            Kind::Answer => record.holds(self.admission.call()?),
-            Kind::Stream => record.holds(self.admission.watch()?),
+            Kind::Answer => record.hold(self.admission.call()?),
+            Kind::Stream => record.hold(self.admission.watch()?),
             Kind::Unknown => {}
         }
         Ok(())

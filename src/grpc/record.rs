@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::Level;
 
-use super::admission::Places;
+use super::admission::Permits;
 use super::meters::Meters;
 use super::status::{self, code_name};
 use crate::budget::Share;
@@ -43,7 +43,7 @@ struct Line {
     messages: Option<u64>,
     /// `None` until it is known; it stays `None` where the caller leaves first.
     outcome: Option<Result<(), Box<Error>>>,
-    places: Vec<Places>,
+    permits: Vec<Permits>,
     shares: Vec<Share>,
     meters: Arc<Meters>,
 }
@@ -92,7 +92,7 @@ impl Record {
             batch: None,
             messages: streams.then_some(0),
             outcome: None,
-            places: Vec::new(),
+            permits: Vec::new(),
             shares: Vec::new(),
             meters: Arc::clone(meters),
         })))
@@ -108,12 +108,12 @@ impl Record {
     }
 
     /// Holds permits for as long as the call lasts.
-    pub(super) fn holds(&self, places: Places) {
-        self.line().places.push(places);
+    pub(super) fn hold(&self, permits: Permits) {
+        self.line().permits.push(permits);
     }
 
     /// Holds a client's own permits for as long as the call lasts.
-    pub(super) fn holds_share(&self, share: Option<Share>) {
+    pub(super) fn hold_share(&self, share: Option<Share>) {
         self.line().shares.extend(share);
     }
 

@@ -34,9 +34,9 @@ impl Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The check passed.
-    Fine,
+    Passed,
     /// The check passed, and may soon fail.
-    Doubtful,
+    Warning,
     /// Calls for orders would fail.
     Failed,
     /// The vendor was not asked.
@@ -47,8 +47,8 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, verdict, text } = self;
         let verdict = match verdict {
-            Verdict::Fine => "ok",
-            Verdict::Doubtful => "warning",
+            Verdict::Passed => "ok",
+            Verdict::Warning => "warning",
             Verdict::Failed => "failed",
             Verdict::NotAsked => "not asked",
         };
@@ -59,19 +59,19 @@ impl fmt::Display for Finding {
 impl Finding {
     /// The finding for one account, with the time `now` of this machine's clock. `unasked` is the
     /// reason why a vendor that was not asked must not be asked.
-    pub(super) fn of(proved: LiveChecked, unasked: &str, now: SystemTime) -> Self {
-        let path = format!("accounts.{}", proved.account);
+    pub(super) fn of(checked: LiveChecked, unasked: &str, now: SystemTime) -> Self {
+        let path = format!("accounts.{}", checked.account);
         let mut report = Report::default();
-        match proved.outcome {
+        match checked.outcome {
             None => return Self { path, verdict: Verdict::NotAsked, text: unasked.to_owned() },
-            Some(Ok(LiveCheck { taken, clock_difference, clock_limit, certificate })) => {
-                report.credentials(taken);
+            Some(Ok(LiveCheck { credentials, clock_difference, clock_limit, certificate })) => {
+                report.credentials(credentials);
                 report.clock(clock_difference, clock_limit);
                 report.certificate(certificate.as_deref(), now);
             }
             Some(Err(error)) => report.credentials(Err(error)),
         }
-        report.finding(path, proved.time)
+        report.finding(path, checked.time)
     }
 }
 
@@ -84,8 +84,8 @@ struct Report {
 }
 
 impl Report {
-    fn credentials(&mut self, taken: Result<&'static str, Error>) {
-        match taken {
+    fn credentials(&mut self, credentials: Result<&'static str, Error>) {
+        match credentials {
             Ok(what) => self.facts.push(what.to_owned()),
             Err(error) => {
                 self.failed = true;
@@ -139,8 +139,8 @@ impl Report {
     fn finding(mut self, path: String, took: Duration) -> Finding {
         let verdict = match (self.failed, self.advice.is_empty()) {
             (true, _) => Verdict::Failed,
-            (false, true) => Verdict::Fine,
-            (false, false) => Verdict::Doubtful,
+            (false, true) => Verdict::Passed,
+            (false, false) => Verdict::Warning,
         };
         self.facts.push(format!("{}ms", took.as_millis()));
         let parts = [vec![self.facts.join(", ")], self.advice].concat();

@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_hours(1);
 
 /// The latest news of a poller.
 #[derive(Clone, Default)]
-struct Told {
+struct News {
     latest: Option<(Order, Source)>,
     /// Why no more updates follow.
     end: Option<Error>,
 }
 
 /// The running pollers: by order, then by the share that they spend.
-type Pollers = HashMap<OrderKey, HashMap<Option<Share>, watch::Sender<Told>>>;
+type Pollers = HashMap<OrderKey, HashMap<Option<Share>, watch::Sender<News>>>;
 
 /// All running pollers.
 #[derive(Default)]
@@ -50,7 +50,7 @@ impl Watchers {
     /// Sends a new state to an order's watchers, if there are any.
     pub(super) fn learned(&self, order: &OrderKey, state: &Order, now: SystemTime) {
         for poller in self.lock().get(order).iter().flat_map(|pollers| pollers.values()) {
-            poller.send_if_modified(|told| told.learn(state, Source::Live, now));
+            poller.send_if_modified(|news| news.learn(state, Source::Live, now));
         }
     }
 
@@ -58,7 +58,7 @@ impl Watchers {
     fn forget_if(
         &self,
         question: &Question,
-        so: impl FnOnce(&watch::Sender<Told>) -> bool,
+        so: impl FnOnce(&watch::Sender<News>) -> bool,
     ) -> bool {
         let mut pollers = self.lock();
         let Some(of_order) = pollers.get_mut(&question.key) else { return true };
@@ -74,7 +74,7 @@ impl Watchers {
     }
 }
 
-impl Told {
+impl News {
     /// Adopts the state unless it is older. Returns true if watchers must be notified.
     fn learn(&mut self, state: &Order, source: Source, now: SystemTime) -> bool {
         let Some((known, _)) = &self.latest else {
@@ -99,7 +99,7 @@ fn same(one: &Order, other: &Order) -> bool {
 pub struct Watching {
     question: Question,
     order: OrderRef,
-    told: watch::Receiver<Told>,
+    news: watch::Receiver<News>,
     sent: Option<Order>,
     /// Whether the poller was already running when this watcher joined.
     joined: bool,
@@ -115,7 +115,7 @@ impl Watching {
             return None;
         }
         loop {
-            let Told { latest, end } = self.told.borrow_and_update().clone();
+            let News { latest, end } = self.news.borrow_and_update().clone();
             if let Some((state, source)) = latest
                 && self.sent.as_ref().is_none_or(|sent| !same(sent, &state))
             {
@@ -128,7 +128,7 @@ impl Watching {
             if let Some(error) = end {
                 return Some(Err(self.question.failed(error, &self.order)));
             }
-            if self.told.changed().await.is_err() {
+            if self.news.changed().await.is_err() {
                 return Some(Err(Error::internal("a task that watches an order panicked")));
             }
             self.joined = false;
@@ -147,20 +147,20 @@ impl Orders {
         let mut pollers = self.0.watching.lock();
         let of_order = pollers.entry(question.key.clone()).or_default();
         let mut begun = None;
-        let (told, joined) = if let Some(poller) = of_order.get(&question.class.share) {
+        let (news, joined) = if let Some(poller) = of_order.get(&question.class.share) {
             (poller.subscribe(), poller.borrow().latest.is_some())
         } else {
-            let (tell, told) = watch::channel(Told::default());
-            of_order.insert(question.class.share.clone(), tell.clone());
-            begun = Some(Poller { orders: self.clone(), question: question.clone(), tell });
-            (told, false)
+            let (sender, news) = watch::channel(News::default());
+            of_order.insert(question.class.share.clone(), sender.clone());
+            begun = Some(Poller { orders: self.clone(), question: question.clone(), sender });
+            (news, false)
         };
         drop(pollers);
         // If the poller cannot be spawned it is dropped at once, and its `drop` needs the lock.
         if let Some(poller) = begun {
             tokio::spawn(poller.run());
         }
-        Ok(Watching { question, order: order.clone(), told, sent: None, joined })
+        Ok(Watching { question, order: order.clone(), news, sent: None, joined })
     }
 }
 
@@ -168,14 +168,14 @@ impl Orders {
 struct Poller {
     orders: Orders,
     question: Question,
-    tell: watch::Sender<Told>,
+    sender: watch::Sender<News>,
 }
 
 impl Drop for Poller {
     /// However the poller ends, no watcher may keep waiting for it.
     fn drop(&mut self) {
         let watching = &self.orders.0.watching;
-        watching.forget_if(&self.question, |poller| poller.same_channel(&self.tell));
+        watching.forget_if(&self.question, |poller| poller.same_channel(&self.sender));
     }
 }
 
@@ -195,13 +195,13 @@ impl Poller {
                     // Each watcher gets its own name for the account.
                     let state =
                         Order { account: String::new(), ..answer.order.unwrap_or_default() };
-                    self.tell.send_if_modified(|told| told.learn(&state, source, now));
+                    self.sender.send_if_modified(|news| news.learn(&state, source, now));
                     // A terminal order is not polled again.
                     let Some(next) = next else { return };
                     next
                 }
                 Err(error) if error.verdict().ends_watch => {
-                    self.tell.send_modify(|told| told.end = Some(error));
+                    self.sender.send_modify(|news| news.end = Some(error));
                     return;
                 }
                 Err(error) => {
@@ -232,7 +232,7 @@ impl Poller {
         while clock.now() < next {
             let until = if store.is_shared() { next.min(clock.now() + REREAD) } else { next };
             tokio::select! {
-                () = self.tell.closed() => {
+                () = self.sender.closed() => {
                     // A new watcher may have joined meanwhile.
                     if watching.forget_if(&self.question, |poller| poller.receiver_count() == 0) {
                         return ControlFlow::Break(());
@@ -245,7 +245,7 @@ impl Poller {
                 && let Some(state) = &known.state
             {
                 let now = clock.now();
-                self.tell.send_if_modified(|told| told.learn(state, Source::Cache, now));
+                self.sender.send_if_modified(|news| news.learn(state, Source::Cache, now));
                 // A state that seems to be from the future has an unknown age, and postpones nothing.
                 if observed(state).is_some_and(|observed| observed <= now) {
                     next = refresh_time(&self.question.account.rules, &known, now)

@@ -222,12 +222,13 @@ impl Provider for Dingshang {
         let answer = self
             .post("ping", &["api", "openapi", "v1", "ping"], Body::EmptyPost, Uncounted)
             .await?;
-        let taken = accepted(&self.vendor, &answer).and_then(|envelope| match &self.app_key {
-            _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
-            Some(_) => Ok("app_id and app_secret accepted, app_key not verified"),
-            None => Ok("app_id and app_secret accepted"),
-        });
-        Ok(LiveCheck::of(&answer, taken))
+        let credentials =
+            accepted(&self.vendor, &answer).and_then(|envelope| match &self.app_key {
+                _ if !envelope.has("data") => Err(Error::unreadable("it holds no data")),
+                Some(_) => Ok("app_id and app_secret accepted, app_key not verified"),
+                None => Ok("app_id and app_secret accepted"),
+            });
+        Ok(LiveCheck::of(&answer, credentials))
     }
 }
 

@@ -159,14 +159,14 @@ impl Provider for Haoka {
     async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let request = Request { operation: "clock", ..Request::default() };
         let answer = self.client.send(request, Uncounted).await?;
-        let taken = match answer.check_status() {
+        let credentials = match answer.check_status() {
             // The path may have no page.
             Ok(()) | Err(Error { reason: ErrorReason::ProviderError, .. }) => {
                 Ok("credentials not verified, because only a call for an order can verify them")
             }
             Err(error) => Err(error),
         };
-        Ok(LiveCheck { clock_limit: Some(CLOCK_LIMIT), ..LiveCheck::of(&answer, taken) })
+        Ok(LiveCheck { clock_limit: Some(CLOCK_LIMIT), ..LiveCheck::of(&answer, credentials) })
     }
 }
 
@@ -208,8 +208,8 @@ impl Haoka {
         }
         answer.check_status()?;
         let data = envelope.must_object("data")?;
-        let told = ["orderNo", "downOrderNo", "orderStatus"];
-        if told.iter().all(|name| data.scalar(name).some().is_none()) {
+        let fields = ["orderNo", "downOrderNo", "orderStatus"];
+        if fields.iter().all(|name| data.scalar(name).some().is_none()) {
             // If one of them is present but unreadable, that error is returned instead.
             data.must_whole("downOrderNo")?;
             data.must_whole("orderStatus")?;
@@ -296,16 +296,16 @@ fn order(data: &Object) -> Result<Order, Error> {
         provider_status: provider_status.text().to_owned(),
         terminal,
         create_time: data.side("createTime", time),
-        shipment: told(shipment),
-        sim_card: told(sim_card),
-        recipient: told(recipient),
+        shipment: unless_empty(shipment),
+        sim_card: unless_empty(sim_card),
+        recipient: unless_empty(recipient),
         remark: data.text("remark"),
         ..Order::default()
     })
 }
 
 /// The message, or `None` if all its fields are unset.
-fn told<M: Default + PartialEq>(message: M) -> Option<M> {
+fn unless_empty<M: Default + PartialEq>(message: M) -> Option<M> {
     Some(message).filter(|message| *message != M::default())
 }
 

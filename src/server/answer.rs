@@ -24,7 +24,7 @@ const PIECE: usize = 16 * 1024;
 
 tokio::task_local! {
     /// Since when the stream's last piece has been waiting to be written; `None` while none waits.
-    pub(super) static UNTAKEN: Cell<Option<Instant>>;
+    pub(super) static UNWRITTEN_SINCE: Cell<Option<Instant>>;
 }
 
 /// An answer's body.
@@ -33,7 +33,7 @@ pub(super) struct Answer {
     body: Option<tonic::body::Body>,
     /// The part of the body's last frame that is still to be handed out.
     rest: Bytes,
-    piece: Option<Arc<Taken>>,
+    piece: Option<Arc<Written>>,
     /// The budget share for the bytes of the last frame.
     share: Option<Share>,
     budgets: Arc<Budgets>,
@@ -43,7 +43,7 @@ pub(super) struct Answer {
 
 /// Whether a piece has been written.
 #[derive(Default)]
-struct Taken {
+struct Written {
     done: AtomicBool,
     waker: AtomicWaker,
 }
@@ -51,7 +51,7 @@ struct Taken {
 /// A piece of an answer. The connection drops it once it is written, or with its stream.
 struct Piece {
     bytes: Bytes,
-    taken: Arc<Taken>,
+    written: Arc<Written>,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -62,8 +62,8 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.taken.done.store(true, Ordering::Release);
-        self.taken.waker.wake();
+        self.written.done.store(true, Ordering::Release);
+        self.written.waker.wake();
     }
 }
 
@@ -91,24 +91,24 @@ impl Answer {
     }
 
     /// Whether the last piece has been written.
-    fn is_taken(&mut self, context: &Context<'_>) -> bool {
-        let Some(taken) = &self.piece else { return true };
-        taken.waker.register(context.waker());
-        let done = taken.done.load(Ordering::Acquire);
+    fn is_written(&mut self, context: &Context<'_>) -> bool {
+        let Some(written) = &self.piece else { return true };
+        written.waker.register(context.waker());
+        let done = written.done.load(Ordering::Acquire);
         if done {
             self.piece = None;
             // Nothing watches a stream of HTTP/1, so this may fail.
-            let _ = UNTAKEN.try_with(|since| since.set(None));
+            let _ = UNWRITTEN_SINCE.try_with(|since| since.set(None));
         }
         done
     }
 
     fn next_piece(&mut self) -> Frame<Bytes> {
         let bytes = self.rest.split_to(self.rest.len().min(PIECE));
-        let taken = Arc::<Taken>::default();
-        self.piece = Some(Arc::clone(&taken));
-        let _ = UNTAKEN.try_with(|since| since.set(Some(Instant::now())));
-        Frame::data(Bytes::from_owner(Piece { bytes, taken }))
+        let written = Arc::<Written>::default();
+        self.piece = Some(Arc::clone(&written));
+        let _ = UNWRITTEN_SINCE.try_with(|since| since.set(Some(Instant::now())));
+        Frame::data(Bytes::from_owner(Piece { bytes, written }))
     }
 
     /// Ends an answer that exceeds the memory budget.
@@ -130,7 +130,7 @@ impl Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        if !this.is_taken(context) {
+        if !this.is_written(context) {
             return Poll::Pending;
         }
         if !this.rest.is_empty() {

@@ -99,7 +99,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let protocols = protocols(options.listener.http1, Streams(Arc::clone(&progress)));
     let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        ended = &mut connection => return note(ended),
+        ended = &mut connection => return log_failure(ended),
         () = sleep(jittered(options.limits.max_connection_age)) => {}
         () = idle(&activity, options.limits.idle) => {}
         () = stopping.cancelled() => {}
@@ -110,14 +110,14 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        ended = &mut connection => return note(ended),
+        ended = &mut connection => return log_failure(ended),
         () = sleep(WATCH_GRACE) => {}
         () = stopping.cancelled() => {}
     }
     leaving.cancel();
     // By then every call is answered; a peer that does not read its answers is not waited for.
     match timeout(patience, connection).await {
-        Ok(ended) => note(ended),
+        Ok(ended) => log_failure(ended),
         Err(_elapsed) => {
             tracing::debug!("a connection at its maximum age was aborted: its peer does not read");
         }
@@ -158,7 +158,7 @@ async fn idle(activity: &Activity, limit: Option<Duration>) {
     }
 }
 
-fn note(ended: Result<(), Box<dyn Error + Send + Sync>>) {
+fn log_failure(ended: Result<(), Box<dyn Error + Send + Sync>>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection failed");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::answer::UNTAKEN;
+use super::answer::UNWRITTEN_SINCE;
 use super::io::Progress;
 
 /// How long a piece of an answer may wait for its peer to read.
@@ -54,8 +54,8 @@ impl<F: Future<Output = ()>> Future for Stream<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let (polled, since) = UNTAKEN.sync_scope(Cell::new(this.since), || {
-            (this.inner.as_mut().poll(context), UNTAKEN.with(Cell::get))
+        let (polled, since) = UNWRITTEN_SINCE.sync_scope(Cell::new(this.since), || {
+            (this.inner.as_mut().poll(context), UNWRITTEN_SINCE.with(Cell::get))
         });
         this.since = since;
         if polled.is_ready() {
@@ -101,7 +101,7 @@ mod tests {
             let second = begin.elapsed().as_secs();
             let waits = pieces.iter().find(|(from, to)| (*from..*to).contains(&second));
             let since = waits.map(|(from, _)| begin + Duration::from_secs(*from));
-            UNTAKEN.with(|untaken| untaken.set(since));
+            UNWRITTEN_SINCE.with(|cell| cell.set(since));
             if pieces.iter().all(|(_, to)| second >= *to) {
                 return Poll::Ready(());
             }
@@ -129,11 +129,11 @@ mod tests {
         let nothing = LEAST_PROGRESS / 20;
         let some = LEAST_PROGRESS / 5;
         for (case, pieces, a_second, end) in [
-            ("it is taken at once", &[(0, 1)][..], nothing, 1),
-            ("it is taken late", &[(0, 9)], nothing, 9),
-            ("it is never taken", &[(0, 1000)], nothing, 10),
-            ("each piece is taken late", &[(0, 9), (9, 18), (18, 27), (27, 36)], nothing, 36),
-            ("a later piece is never taken", &[(0, 9), (9, 1000)], nothing, 19),
+            ("it is read at once", &[(0, 1)][..], nothing, 1),
+            ("it is read late", &[(0, 9)], nothing, 9),
+            ("it is never read", &[(0, 1000)], nothing, 10),
+            ("each piece is read late", &[(0, 9), (9, 18), (18, 27), (27, 36)], nothing, 36),
+            ("a later piece is never read", &[(0, 9), (9, 1000)], nothing, 19),
             ("nothing is there to take for long", &[(0, 1), (500, 501)], nothing, 501),
             ("others come first", &[(0, 55)], some, 55),
             ("others come first for ever", &[(0, 1000)], some, 60),

@@ -134,13 +134,15 @@ impl Tls {
         let paths = parts.iter().map(|part| part.file.clone()).collect();
         let (clock, path) = (Arc::clone(clock), format!("{}.{CERT_FILE}", place.path()));
         let take = move |contents: &[String]| {
-            let told = |Wrong { key, text }| format!("{key}: {text}");
+            let describe = |Wrong { key, text }| format!("{key}: {text}");
             let mut pems = Vec::new();
             for (part, content) in parts.iter().zip(contents) {
-                pems.push(part.read(content).map_err(|text| told(Wrong { key: part.key, text }))?);
+                pems.push(
+                    part.read(content).map_err(|text| describe(Wrong { key: part.key, text }))?,
+                );
             }
-            let files = TlsFiles::of(pems).map_err(told)?;
-            let config = server_config(&files, &metrics).map_err(told)?;
+            let files = TlsFiles::of(pems).map_err(describe)?;
+            let config = server_config(&files, &metrics).map_err(describe)?;
             current.send_replace(Arc::new(config));
             if let Some(text) = untimely_in(&files, clock.wall()) {
                 tracing::warn!(path, "{path}: {text}");
@@ -207,7 +209,8 @@ fn reason(error: &rustls::Error) -> &'static str {
 /// authorities of client certificates. An error says which of them is wrong.
 fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig, Wrong> {
     let TlsFiles { certificate, key, authorities } = files;
-    let chain = certificates(certificate).map_err(|error| Wrong::new(CERT_FILE, unfit(&error)))?;
+    let chain =
+        certificates(certificate).map_err(|error| Wrong::new(CERT_FILE, unusable(&error)))?;
     let end = chain.iter().filter_map(|certificate| not_after(certificate)).min();
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok();
@@ -223,10 +226,10 @@ fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig, Wr
     let builder = match authorities {
         None => builder.with_no_client_auth(),
         Some(authorities) => {
-            let unfit = |error: &rustls::Error| Wrong::new(CLIENT_CA_FILE, unfit(error));
+            let wrong = |error: &rustls::Error| Wrong::new(CLIENT_CA_FILE, unusable(error));
             let mut roots = RootCertStore::empty();
-            for authority in certificates(authorities).map_err(|error| unfit(&error))? {
-                roots.add(authority).map_err(|error| unfit(&error))?;
+            for authority in certificates(authorities).map_err(|error| wrong(&error))? {
+                roots.add(authority).map_err(|error| wrong(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier =
@@ -236,7 +239,7 @@ fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig, Wr
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => Wrong::new(KEY_FILE, "is not the key of cert_file"),
-        error => Wrong::new(CERT_FILE, unfit(&error)),
+        error => Wrong::new(CERT_FILE, unusable(&error)),
     })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     if let Some(since_1970) = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
@@ -261,7 +264,7 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, rustls::Error
     certificates.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-fn unfit(error: &rustls::Error) -> String {
+fn unusable(error: &rustls::Error) -> String {
     format!("cannot be used: {error}")
 }
 

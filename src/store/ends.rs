@@ -49,8 +49,8 @@ pub(super) fn ahead(order: &Order, now: SystemTime) -> Duration {
 ///
 /// [`Call::mark`]: super::Call::mark
 pub(super) fn flight(mark: &str) -> Duration {
-    let told = mark.rsplit_once('~').and_then(|(_, millis)| millis.parse().ok());
-    told.map_or(LONGEST_FLIGHT, Duration::from_millis)
+    let millis = mark.rsplit_once('~').and_then(|(_, digits)| digits.parse().ok());
+    millis.map_or(LONGEST_FLIGHT, Duration::from_millis)
 }
 
 /// Whether the clock warning was already logged.

@@ -80,8 +80,8 @@ impl File {
     ///
     /// # Errors
     /// A text for the operator.
-    pub fn prove_writes(path: &Path) -> Result<(), String> {
-        disk::prove_writes(path)
+    pub fn check_writable(path: &Path) -> Result<(), String> {
+        disk::check_writable(path)
             .map_err(|problem| format!("the store file {} {problem}", path.display()))
     }
 

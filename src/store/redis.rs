@@ -110,12 +110,12 @@ impl Redis {
         let there = bytes.filter(|_| found == FOUND);
         let state = there.and_then(|bytes| Order::decode(bytes).ok());
         if !matches!(found, NOTHING | FOUND) || there.is_some() && state.is_none() {
-            self.note_garbage("order");
+            self.log_garbage("order");
         }
         state
     }
 
-    fn note_garbage(&self, what: &str) {
+    fn log_garbage(&self, what: &str) {
         if !self.garbage_seen.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 what,
@@ -331,7 +331,7 @@ impl TokenStore for Redis {
         let value = value.filter(|_| found == FOUND).and_then(|it| String::from_utf8(it).ok());
         if value.is_none() && found != NOTHING {
             // The caller gets a new token, which replaces this one.
-            self.note_garbage("token");
+            self.log_garbage("token");
         }
         let (now, renew_at) = (self.clock.now(), self.later(left));
         if let Some(beyond) = ends::beyond(renew_at, LONGEST_TOKEN, now) {

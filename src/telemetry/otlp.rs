@@ -213,7 +213,7 @@ impl Exporter {
                     (count, why)
                 }
             };
-            self.tell(lost, &why);
+            self.report_loss(lost, &why);
         }
     }
 
@@ -235,7 +235,7 @@ impl Exporter {
     }
 
     /// Counts the lost spans of a batch, and logs when the loss begins and when it ends.
-    fn tell(&mut self, of_batch: u64, why: &str) {
+    fn report_loss(&mut self, of_batch: u64, why: &str) {
         self.spans_lost.add(of_batch);
         let overflow = self.overflow.swap(0, Ordering::Relaxed);
         let lost = of_batch + overflow;

@@ -106,8 +106,8 @@ impl Provider for Acme {
     /// The shop itself, which is no order: its calls do not count.
     async fn live_check(&self, _: Option<&dyn TokenStore>) -> Result<LiveCheck, Error> {
         let answer = self.get("shop", &["shops", &self.shop], Uncounted).await?;
-        let taken = accepted(&self.vendor, &answer).map(|_| "shop and api_key taken");
-        Ok(LiveCheck::of(&answer, taken))
+        let credentials = accepted(&self.vendor, &answer).map(|_| "shop and api_key accepted");
+        Ok(LiveCheck::of(&answer, credentials))
     }
 }
 

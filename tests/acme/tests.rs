@@ -104,13 +104,13 @@ async fn the_vendor_is_proved_without_an_order() {
     let sandbox = Sandbox::start_acme(Arc::clone(&clock)).await;
     let url = format!("http://{}", sandbox.address("acme").unwrap());
     for (key, expected) in [
-        ("acme-sandbox-key", Ok("shop and api_key taken")),
+        ("acme-sandbox-key", Ok("shop and api_key accepted")),
         ("another", Err(ErrorReason::ProviderCredentialsRejected)),
     ] {
         let settings = format!("base_url = {url:?}\nshop = \"sandbox\"\napi_key = {key:?}\n");
         let mut section = Section::parse(&settings, Path::new("")).unwrap();
         let vendor = super::acme::configure(&mut section, &clock, &Metrics::default()).unwrap();
         let proof = vendor.live_check(None).await.unwrap();
-        assert_eq!(proof.taken.map_err(|error| error.reason), expected);
+        assert_eq!(proof.credentials.map_err(|error| error.reason), expected);
     }
 }

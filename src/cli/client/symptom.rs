@@ -23,7 +23,7 @@ pub(super) enum Symptom {
     /// The host name does not resolve.
     NoSuchHost,
     /// The machine is reachable and refuses the connection.
-    NobodyListens,
+    ConnectionRefused,
     /// No answer in time.
     Silent,
     /// The server speaks TLS, but the endpoint is `http://`.
@@ -35,7 +35,7 @@ pub(super) enum Symptom {
     /// The server's certificate is invalid for another reason.
     Certificate(CertificateError),
     /// The server ends a TLS connection: it rejects the caller's certificate, or requires one.
-    Unwelcome,
+    CallerRejected,
     /// The server ends the connection.
     Ended,
     /// The response is HTTP but not gRPC, with this text.
@@ -62,7 +62,7 @@ impl Symptom {
             return Some(Self::NoSuchHost);
         }
         match find::<io::Error>(error)?.kind() {
-            io::ErrorKind::ConnectionRefused => Some(Self::NobodyListens),
+            io::ErrorKind::ConnectionRefused => Some(Self::ConnectionRefused),
             io::ErrorKind::TimedOut => Some(Self::Silent),
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Some(Self::Ended),
             _ => None,
@@ -77,7 +77,7 @@ impl Symptom {
         }
         Some(if server.is_encrypted() {
             // The server's TLS alert may be lost when the server ends the connection.
-            Self::Unwelcome
+            Self::CallerRejected
         } else if speaks_tls(server.endpoint).await {
             Self::Encrypted
         } else {
@@ -119,16 +119,16 @@ impl Symptom {
                 | Alert::UnknownCA
                 | Alert::AccessDenied
                 | Alert::DecryptError,
-            ) => Some(Self::Unwelcome),
+            ) => Some(Self::CallerRejected),
             _ => None,
         }
     }
 
     /// The symptom in words.
-    pub(super) fn looks(&self, tls: &Tls) -> String {
-        let looks = match self {
+    pub(super) fn description(&self, tls: &Tls) -> String {
+        let description = match self {
             Self::NoSuchHost => "the host name has no address",
-            Self::NobodyListens => "nothing listens at this address",
+            Self::ConnectionRefused => "nothing listens at this address",
             Self::Silent => return format!("no answer within {CONNECT_TIMEOUT:?}"),
             Self::Encrypted => "the server speaks TLS",
             Self::Plaintext => "the server does not speak TLS",
@@ -141,11 +141,11 @@ impl Symptom {
             Self::Certificate(error) => {
                 return format!("the server's certificate is invalid: {error}");
             }
-            Self::Unwelcome if tls.certificate.is_some() => {
+            Self::CallerRejected if tls.certificate.is_some() => {
                 "the server closed the connection, as a server does that rejects the caller's \
                  certificate"
             }
-            Self::Unwelcome => {
+            Self::CallerRejected => {
                 "the server closed the connection, as a server does that requires a certificate \
                  from callers"
             }
@@ -153,7 +153,7 @@ impl Symptom {
             Self::NotGrpc(words) => return format!("the server does not speak gRPC: {words}"),
             Self::NoSuchService => "the server does not know the method",
         };
-        looks.to_owned()
+        description.to_owned()
     }
 
     /// What to try.
@@ -161,7 +161,7 @@ impl Symptom {
         let at = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
         let advice = match (self, &tls.authority, &tls.certificate) {
             (Self::NoSuchHost, ..) => "another host name",
-            (Self::NobodyListens, ..) => {
+            (Self::ConnectionRefused, ..) => {
                 "the port that the server logs at its start: server.listen (default 50051) for \
                  orders, admin.listen (default 9090) for health; `serve --dev` starts a test \
                  server"
@@ -183,14 +183,14 @@ impl Symptom {
                 "--ca-file FILE with the certificate of that authority"
             }
             (Self::Certificate(error), ..) => for_certificate(error),
-            (Self::Unwelcome, _, Some(path)) => {
+            (Self::CallerRejected, _, Some(path)) => {
                 let path = path.display();
                 return format!(
                     "--cert-file with an unexpired certificate of the authority in the server's \
                      client_ca_file, which {path} is not"
                 );
             }
-            (Self::Unwelcome, _, None) => {
+            (Self::CallerRejected, _, None) => {
                 "--cert-file and --key-file with a certificate of the authority in the server's \
                  client_ca_file"
             }
@@ -247,7 +247,7 @@ pub(super) fn chain<'a>(
 }
 
 /// The first error of type `E` in the chain. An error inside an `io::Error` is not its source, so this
-/// looks there, too.
+/// description there, too.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     chain(error).find_map(|cause| {
         let inner = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<E>();

@@ -104,7 +104,7 @@ pub(super) fn is_empty(file: &Locked) -> bool {
 ///
 /// # Errors
 /// The problem, and what to do about it.
-pub(super) fn prove_writes(path: &Path) -> Result<(), String> {
+pub(super) fn check_writable(path: &Path) -> Result<(), String> {
     let draft = Draft::beside(path)?;
     let written = draft.file.write_all_at(&[1; 4096], 0).and_then(|()| draft.file.sync_all());
     written.map_err(|error| unwritten(&error.to_string()))?;

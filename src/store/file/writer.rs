@@ -164,11 +164,11 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     file: Locked,
     disk: Disk,
-    trouble: Option<Trouble>,
+    failure: Option<WriteFailure>,
 }
 
 /// The disk rejects writes.
-struct Trouble {
+struct WriteFailure {
     detail: String,
     /// Whether the database was reopened since the failure.
     reopened: bool,
@@ -178,7 +178,7 @@ struct Trouble {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, file: Locked, disk: Disk) -> Self {
-        Self { shared, file, disk, trouble: None }
+        Self { shared, file, disk, failure: None }
     }
 
     /// Runs until every sender is dropped.
@@ -208,12 +208,12 @@ impl Writer {
         let written = tables::write(&self.shared.database(), facts, puts, self.shared.clock.now());
         match &written {
             Ok(_) => {
-                if self.trouble.take().is_some() {
+                if self.failure.take().is_some() {
                     tracing::info!("the store file can be written again");
                 }
             }
             Err(detail) => {
-                self.in_trouble(detail.clone());
+                self.write_failed(detail.clone());
                 // These may be in the file all the same: only the file can say.
                 for put in puts {
                     self.shared.recent.remove(&put.order);
@@ -226,26 +226,26 @@ impl Writer {
     /// Prepares to write again after a failure.
     fn recover(&mut self) -> Result<(), String> {
         let now = self.shared.clock.now();
-        let Some(trouble) = &mut self.trouble else { return Ok(()) };
+        let Some(failure) = &mut self.failure else { return Ok(()) };
         // A clock that was set back must not prolong the wait.
-        if now.duration_since(trouble.tried_at).is_ok_and(|since| since < trouble.pause) {
-            return Err(trouble.detail.clone());
+        if now.duration_since(failure.tried_at).is_ok_and(|since| since < failure.pause) {
+            return Err(failure.detail.clone());
         }
-        trouble.tried_at = now;
-        trouble.pause = LAST_PAUSE.min(trouble.pause * 2);
-        if !trouble.reopened {
+        failure.tried_at = now;
+        failure.pause = LAST_PAUSE.min(failure.pause * 2);
+        if !failure.reopened {
             self.reopen()?;
         }
         self.disk.go_live().map_err(|error| error.to_string())
     }
 
-    fn in_trouble(&mut self, detail: String) {
-        if self.trouble.is_none() {
+    fn write_failed(&mut self, detail: String) {
+        if self.failure.is_none() {
             tracing::error!(%detail, "the store file cannot be written");
         }
-        let pause = self.trouble.as_ref().map_or(FIRST_PAUSE, |trouble| trouble.pause);
+        let pause = self.failure.as_ref().map_or(FIRST_PAUSE, |failure| failure.pause);
         let tried_at = self.shared.clock.now();
-        self.trouble = Some(Trouble { detail, reopened: false, tried_at, pause });
+        self.failure = Some(WriteFailure { detail, reopened: false, tried_at, pause });
         // Reopen at once, so that the file can still be read.
         if let Err(detail) = self.reopen() {
             tracing::error!(%detail, "the store file cannot be read");
@@ -258,8 +258,8 @@ impl Writer {
         let (disk, new) = open_database(&self.file)?;
         self.disk = disk;
         *database = Arc::new(new);
-        if let Some(trouble) = &mut self.trouble {
-            trouble.reopened = true;
+        if let Some(failure) = &mut self.failure {
+            failure.reopened = true;
         }
         Ok(())
     }

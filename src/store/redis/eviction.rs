@@ -23,10 +23,10 @@ pub(super) async fn watch(connection: Weak<Connection>) {
         let answer = in_use.ask_aside(&command).await;
         drop(in_use);
         let is_refused = matches!(answer, Err(Failure::Refused(_)));
-        if let Some(policy) = told(answer)
+        if let Some(policy) = policy_in(answer)
             && known.as_ref() != Some(&policy)
         {
-            say(&policy, known.is_some());
+            log_policy(&policy, known.is_some());
             known = Some(policy);
         }
         if is_refused {
@@ -38,7 +38,7 @@ pub(super) async fn watch(connection: Weak<Connection>) {
 }
 
 /// The policy in the answer, empty if the answer has none; `None` if no answer arrived.
-fn told(answer: Result<Value, Failure>) -> Option<String> {
+fn policy_in(answer: Result<Value, Failure>) -> Option<String> {
     let info: String = match answer {
         Ok(info) => ::redis::from_redis_value(info).unwrap_or_default(),
         Err(Failure::Refused(_)) => String::new(),
@@ -49,7 +49,7 @@ fn told(answer: Result<Value, Failure>) -> Option<String> {
 }
 
 /// Logs the policy; `changed` if a different one was known before.
-fn say(policy: &str, changed: bool) {
+fn log_policy(policy: &str, changed: bool) {
     match policy {
         "" => tracing::info!(
             "the shared store does not report its maxmemory-policy; it must be noeviction"

@@ -267,10 +267,10 @@ mod tests {
             ("empty", format!("{begin}\n{end}"), "block 2 is not X.509"),
             ("another thing in it", format!("{begin}\nAAAA\n{end}"), "block 2 is not X.509"),
             ("shorter than it says", two.replace(&two[40..44], ""), "block 2 is not X.509"),
-            ("openssl's trusted one", relabelled("TRUSTED CERTIFICATE"), "has as block 2 what"),
-            ("an old label", relabelled("X509 CERTIFICATE"), "has as block 2 what"),
-            ("revocations", relabelled("X509 CRL"), "has as block 2 what"),
-            ("a bag of them", relabelled("PKCS7"), "has as block 2 what"),
+            ("openssl's trusted one", relabelled("TRUSTED CERTIFICATE"), "not used here (block 2)"),
+            ("an old label", relabelled("X509 CERTIFICATE"), "not used here (block 2)"),
+            ("revocations", relabelled("X509 CRL"), "not used here (block 2)"),
+            ("a bag of them", relabelled("PKCS7"), "not used here (block 2)"),
         ] {
             for pem in [Pem::Chain, Pem::Authorities] {
                 for text in [format!("{one}{second}"), format!("{}{second}", one.trim_end())] {

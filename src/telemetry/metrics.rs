@@ -87,10 +87,9 @@ metrics! {
         "Duration of HTTP requests to a vendor, including failed ones, by account and operation.",
         WAITS;
     vendor_calls_under_way: Gauge<1> = "order_query_vendor_calls_under_way" ["account"],
-        "Requests to a vendor that hold a concurrency permit, at most the account's \
-         max_concurrency.";
+        "Requests to a vendor that hold a permit, at most the account's max_concurrency.";
     vendor_calls_waiting: Gauge<1> = "order_query_vendor_calls_waiting" ["account"],
-        "Requests to a vendor that wait for a concurrency permit.";
+        "Requests to a vendor that wait for a permit.";
     retries: Counter<1> = "order_query_vendor_retries_total" ["account"],
         "Calls to a vendor that were retried.";
     pauses: Counter<1> = "order_query_vendor_pauses_total" ["account"],
@@ -111,8 +110,7 @@ metrics! {
     quota_limit: Gauge<2> = "order_query_quota_limit" ["account", "limit"],
         "Calls that a limit allows per minute.";
     quota_left: Gauge<2> = "order_query_quota_left" ["account", "limit"],
-        "Calls that a limit still allows in the current minute; absent while the store is \
-         unavailable.";
+        "Calls that a limit still allows this minute; absent while the store is unavailable.";
     quota_refusals: Counter<2> = "order_query_quota_refusals_total" ["account", "limit"],
         "Vendor calls that were not made because a limit was exhausted, including the daily limits \
          of single orders and the shares of clients.";
@@ -122,9 +120,8 @@ metrics! {
     store_errors: Counter<1> = "order_query_store_errors_total" ["operation"],
         "Operations of the store that failed.";
     store_memory: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
-        "Approximate bytes of memory that the store uses, by kind: cache (orders, at most \
-         store.cache_bytes), terminal (orders that have ended, only with memory:), calls (spent \
-         calls).";
+        "Approximate bytes of memory in use, by kind: cache (orders, at most store.cache_bytes), \
+         terminal (orders that have ended, only with memory:), calls (spent calls).";
     // The server.
     ready: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";
@@ -141,14 +138,11 @@ metrics! {
     server_limit: Gauge<1> = "order_query_server_limit" ["limit"],
         "The server's limits: max_in_flight, max_watches, max_connections and admin_connections.";
     shed: Counter<1> = "order_query_shed_total" ["limit"],
-        "Calls, watches and connections that were rejected because a limit was reached, by that \
-         limit.";
+        "Calls, watches and connections that were rejected, by the limit that was reached.";
     tls_expiry_seconds: Gauge<0> = "order_query_tls_certificate_expiry_timestamp_seconds" [],
-        "Time at which the first certificate of the server's own chain expires, in seconds since \
-         1970; absent without TLS.";
+        "Earliest expiry in the server's own chain, in seconds since 1970; absent without TLS.";
     reloads: Counter<2> = "order_query_reloads_total" ["setting", "outcome"],
-        "Reloads of a setting's files after a change, by outcome: ok, or error if the previous \
-         files stay in use.";
+        "Reloads of a setting's files, by outcome: ok, or error if the previous files stay in use.";
     log_lines_lost: Counter<0> = "order_query_log_lines_lost_total" [],
         "Log lines that were lost because they were not read in time or could not be written.";
     spans_lost: Counter<0> = "order_query_spans_lost_total" [],
@@ -391,17 +385,14 @@ fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
 ) -> C {
-    #[allow(
-        clippy::expect_used,
-        reason = "names and labels are constants; a test makes all metrics"
-    )]
+    #[allow(clippy::expect_used, reason = "constants, and a test makes all")]
     let metric = metric.expect("a metric of the table is not well formed");
     register(registry, metric.clone());
     metric
 }
 
 fn register(registry: &Registry, metric: impl Collector + 'static) {
-    #[allow(clippy::expect_used, reason = "names are constants; a test makes all metrics")]
+    #[allow(clippy::expect_used, reason = "constants, and a test makes all")]
     registry.register(Box::new(metric)).expect("two metrics have one name");
 }
 

@@ -148,7 +148,7 @@ fn a_get_that_fails_says_why_and_prints_no_order() {
         // The last: it closes the account.
         (
             &["wechat", "errcode-45009"],
-            &["PROVIDER_QUOTA_EXHAUSTED", "wait before", "code: 45009", "ask again in: 900s"],
+            &["PROVIDER_QUOTA_EXHAUSTED", "wait before", "code: 45009", "retry in: 900s"],
         ),
     ] {
         let failed = server.get(arguments);

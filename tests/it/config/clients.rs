@@ -102,7 +102,7 @@ fn two_clients_that_look_alike_are_told_and_no_token_is() {
     let told = certified("clients.a.tls_name = \"n\"\nclients.b.tls_name = \"n\"");
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].path, "clients.b.tls_name");
-    assert!(told[0].text.contains("the tls_name of clients.a too"), "{told:?}");
+    assert!(told[0].text.contains("is also the tls_name of clients.a,"), "{told:?}");
 }
 
 /// An account whose own settings are wrong is there all the same.

@@ -120,7 +120,7 @@ async fn callers_of_both_authorities_are_let_in_at_the_start_and_when_the_file_c
     let torn = glued(&old.pem, &new.pem[..new.pem.len() / 2]);
     mounted.swap(&files(&torn));
     let line = server.child.err.with("reload failed");
-    assert!(line.contains("client_ca_file: ") && line.contains("ca.crt is not whole"), "{line}");
+    assert!(line.contains("client_ca_file: ") && line.contains("ca.crt is incomplete"), "{line}");
     assert!(lets_in(&server, &old.pem, &newest).await, "the old file is used on");
 }
 

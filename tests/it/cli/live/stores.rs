@@ -195,7 +195,7 @@ async fn a_token_is_shared_through_redis_under_the_lease() {
     let checked = check(&classic);
     assert_eq!(checked.code, Some(1), "{checked:?}");
     let line = checked.line(&format!("failed: {WECHAT}"));
-    assert!(line.contains("renews") && line.ends_with("; run the command again"), "{line}");
+    assert!(line.contains("is renewing") && line.ends_with("; run the command again"), "{line}");
     store.release(&lease, "somebody").await.unwrap();
     assert_eq!(check(&classic).code, Some(0));
     assert!(store.lease(&lease, "somebody", Duration::from_mins(1)).await.unwrap(), "was released");

@@ -132,7 +132,7 @@ def longest_stop(config: str) -> int:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", EVERY)
-def test_the_schemas_take_it(built, name, version):
+def test_manifests_match_the_schemas(built, name, version):
     for found in built[name]:
         kubernetes_validate.validate(found, version, strict=True)
 
@@ -193,7 +193,7 @@ def test_pods_are_restricted(built, name, rule):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_is_all_in_one_restricted_namespace(built, name):
+def test_all_objects_are_in_one_restricted_namespace(built, name):
     namespace = named(built[name], "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for found in built[name]:
@@ -230,7 +230,7 @@ def test_selectors_and_ports_find_the_pods(built, name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_network_is_closed_but_for_what_is_listed(built, name):
+def test_only_listed_network_traffic_is_allowed(built, name):
     closed = named(built[name], "NetworkPolicy", "default-deny")["spec"]
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for rule, who in zip(named(built[name], "NetworkPolicy")["spec"]["ingress"],
@@ -245,7 +245,7 @@ def test_the_network_is_closed_but_for_what_is_listed(built, name):
 
 @pytest.mark.parametrize("name", [name for name in EVERY if "standalone" in name or
                                   name == "overlays/sandbox"])
-def test_a_file_has_one_process_at_a_time(built, name):
+def test_the_store_file_has_one_process_at_a_time(built, name):
     spec = named(built[name], "Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert not of_kind(built[name], "HorizontalPodAutoscaler")
@@ -276,14 +276,14 @@ def test_replicas_are_replaced_one_by_one(built, name):
     assert server_container(built[name])["resources"]["requests"]["cpu"]
 
 
-def test_only_who_installs_it_brings_secrets(built):
+def test_overlays_generate_only_store_objects(built):
     for name in ["overlays/standalone", "overlays/redis"]:
         names = [found["metadata"]["name"] for kind in ["Secret", "ConfigMap"]
                  for found in of_kind(built[name], kind)]
         assert all(found.startswith("order-query-store-") for found in names), names
 
 
-def test_what_is_read_at_the_start_only_restarts_and_what_is_read_again_does_not(built):
+def test_only_changes_of_config_and_store_restart_pods(built):
     names = {found["metadata"]["name"] for kind in ["Secret", "ConfigMap"]
              for found in of_kind(built["filled"], kind)}
     hashed = {name for name in names
@@ -345,13 +345,13 @@ def here(objects: list[dict], root: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_configuration_is_in_order(built, tmp_path, name):
+def test_the_configuration_passes_check(built, tmp_path, name):
     [_, *config] = here(built[name], tmp_path)
     told = run(BINARY, "check", *config)
     assert told == "the configuration is valid; accounts: 3, clients: 1\n"
 
 
-def test_what_is_not_filled_in_does_not_start(built, tmp_path):
+def test_unfilled_placeholders_prevent_the_start(built, tmp_path):
     [_, *config] = here(built["example"], tmp_path)
     told = run(BINARY, "check", *config, code=78)
     # All that is to be filled in, and nothing else.
@@ -365,7 +365,7 @@ def test_what_is_not_filled_in_does_not_start(built, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["example", "filled", "filled-standalone"])
-def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
+def test_a_filled_in_installation_can_be_checked(deploy, name):
     """As docs/install.md says, with its files as they are kept."""
     command = "order-query check --root deploy/production --config deploy/production/config.toml"
     assert f"\n{command}\n" in (ROOT / "docs/install.md").read_text()
@@ -378,7 +378,7 @@ def test_an_installation_is_checked_where_it_is_filled_in(deploy, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_pods_files_are_checked_elsewhere(built, tmp_path, name):
+def test_the_files_of_a_pod_can_be_checked_elsewhere(built, tmp_path, name):
     """Below a root, whatever is mounted: the volume of the store needs not be there."""
     mounted(built[name], tmp_path)
     shutil.rmtree(tmp_path / "var", ignore_errors=True)
@@ -402,7 +402,7 @@ def config_text(objects: list[dict]) -> str:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_listeners_are_where_ports_and_probes_say(built, name):
+def test_listeners_match_ports_and_probes(built, name):
     config = tomllib.loads(config_text(built[name]))
     container = server_container(built[name])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -422,7 +422,7 @@ def test_the_configurations_differ_in_accounts_and_callers_only(built):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_image_is_one_version(built, name):
+def test_images_have_the_version_of_the_crate(built, name):
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     images = {container["image"] for container in containers(server_pod(built[name]))}
     expected = "order-query" if name in SANDBOXES else "registry.example/order-query"
@@ -535,7 +535,7 @@ def test_the_server_runs_and_answers_its_probes(built, tmp_path, name):
             orders_are_answered(address, tmp_path)
 
 
-def test_no_call_is_lost_when_a_replica_leaves(built, tmp_path):
+def test_no_call_is_lost_when_a_replica_stops(built, tmp_path):
     sys.path.append(str(ROOT / "proto"))
     pb, services = grpc.protos_and_services("orderquery/v1/order_service.proto")
     objects = built["overlays/sandbox-redis"]

@@ -80,14 +80,14 @@ WRITES = [
 
 
 @pytest.mark.parametrize("line, made", WRITES, ids=[made for _, made in WRITES])
-def test_nothing_that_the_documents_have_made_is_one_git_add_away(checkout, line, made):
+def test_files_made_by_documented_commands_are_ignored_by_git(checkout, line, made):
     done = shell(checkout, line)
     assert done.returncode == 0, done.stderr
     assert (checkout / made).exists()
     assert shell(checkout, "git status --porcelain --untracked-files=all").stdout == ""
 
 
-def test_nothing_but_what_is_built_from_enters_the_image():
+def test_the_image_context_contains_build_inputs_only():
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()
                if line.startswith("!")}
     copied = {word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
@@ -96,7 +96,7 @@ def test_nothing_but_what_is_built_from_enters_the_image():
     assert allowed == copied
 
 
-def test_the_configuration_has_one_path_everywhere():
+def test_the_configuration_path_is_the_same_everywhere():
     paths = set(re.findall(r"/etc/order-query[\w./-]*\.toml", "".join(
         path.read_text() for path in [
             ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/*.md"),
@@ -105,7 +105,7 @@ def test_the_configuration_has_one_path_everywhere():
     assert paths == {"/etc/order-query/config/config.toml"}
 
 
-def test_the_containers_command_fits_the_documents_own_configuration(tmp_path):
+def test_the_container_command_works_with_the_documented_configuration(tmp_path):
     flags = command(INSTALL, "docker run --rm -p").split()
     option = {name: [value for flag, value in itertools.pairwise(flags) if flag == name]
               for name in ["-p", "-v", "-e"]}
@@ -137,7 +137,7 @@ def test_the_containers_command_fits_the_documents_own_configuration(tmp_path):
     assert (done.returncode, done.stderr) == (0, ""), done
 
 
-def test_make_image_tags_what_the_manifests_and_the_documents_name(tmp_path):
+def test_make_image_uses_the_tag_of_manifests_and_documents(tmp_path):
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\necho "$@"\n')
     docker.chmod(0o755)
@@ -152,7 +152,7 @@ def test_make_image_tags_what_the_manifests_and_the_documents_name(tmp_path):
     assert named == {f"order-query:{CARGO['version']}"}
 
 
-def test_make_lists_its_commands_as_the_guide_does():
+def test_make_help_matches_the_guide():
     [*listed] = [line.split()[0] for line in shell(ROOT, "make").stdout.splitlines()]
     rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     guide = (ROOT / "CONTRIBUTING.md").read_text()
@@ -160,7 +160,7 @@ def test_make_lists_its_commands_as_the_guide_does():
     assert listed == rules == ["help", *guide[1:]]
 
 
-def test_the_readme_says_which_rust():
+def test_the_readme_states_the_rust_version():
     assert f"Rust\n{CARGO['rust-version']} or later" in README
 
 
@@ -173,7 +173,7 @@ def test_the_commands_page_has_every_option(name):
     assert told == known - {"--help"}
 
 
-def test_an_overlay_that_lacks_its_secrets_says_what_makes_them(tmp_path):
+def test_an_overlay_without_secrets_explains_how_to_create_them(tmp_path):
     copy = tmp_path / "deploy"
     shutil.copytree(DEPLOY, copy, ignore=shutil.ignore_patterns("made-by-*", "__pycache__"))
     for overlay in sorted(copy.glob("overlays/sandbox*")):
@@ -185,7 +185,7 @@ def test_an_overlay_that_lacks_its_secrets_says_what_makes_them(tmp_path):
         run(KUBECTL, "kustomize", overlay)
 
 
-def test_the_example_of_errors_prints_what_is_said_and_pauses_nobody(tmp_path):
+def test_the_errors_example_prints_as_documented_and_pauses_no_account(tmp_path):
     document = (ROOT / "docs/errors.md").read_text()
     [example], [shown] = blocks(document, "python"), blocks(document, "console")
     config = tmp_path / "config.toml"
@@ -207,7 +207,7 @@ WITHOUT_SERVICE = {"python3", "python3-venv", "gcc", "g++", "libc6-dev", "redis-
                    "git"}
 
 
-def test_no_service_is_installed():
+def test_no_system_service_is_installed():
     script = (ROOT / "scripts/install").read_text()
     lines = re.findall(r"\bdebian ([a-z][\w+-]*(?: [a-z][\w+-]*)*)$", script, re.MULTILINE)
     installed = {word for line in lines for word in line.split()}
@@ -223,7 +223,7 @@ EMPTY = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured\n"
     ({"python.xml": CASE, "rust.log": EMPTY.replace("0 passed", "3 passed") + EMPTY},
      "4 passed, 0 failed"),
 ])
-def test_the_count_ends_with_its_line_and_has_no_suite_of_nothing(tmp_path, reports, last):
+def test_the_count_ends_with_its_total_and_omits_empty_suites(tmp_path, reports, last):
     for name, text in reports.items():
         (tmp_path / name).write_text(text)
     lines = run(sys.executable, ROOT / "scripts/count_tests.py", tmp_path).splitlines()

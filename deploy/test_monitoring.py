@@ -235,21 +235,21 @@ def labels_named(expression: str) -> set[str]:
     return {label for modifier in modifiers if modifier for label in modifier.labels}
 
 
-def test_promtool_takes_the_page(server):
+def test_promtool_accepts_the_metrics_page(server):
     done = subprocess.run(["promtool", "check", "metrics"], input=server.page(), encoding="utf-8",
                           capture_output=True, timeout=SECONDS, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_promtool_takes_the_rules():
+def test_promtool_accepts_the_rules():
     assert "SUCCESS" in run("promtool", "check", "rules", MONITORING / "rules.yaml")
 
 
-def test_the_cases_of_the_rules_pass():
+def test_the_rule_tests_pass():
     assert "SUCCESS" in run("promtool", "test", "rules", MONITORING / "rules_test.yaml")
 
 
-def test_every_alert_has_a_case_that_fires_and_one_that_does_not():
+def test_every_alert_has_a_firing_and_a_silent_case():
     cases = [(case["alertname"], bool(case.get("exp_alerts")))
              for test in CASES for case in test["alert_rule_test"]]
     assert {name for name, _ in cases} <= set(ALERTS)
@@ -262,7 +262,7 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not():
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_alerts_say_how_urgent_they_are_and_what_to_do(name):
+def test_alerts_have_a_severity_and_a_runbook(name):
     rule = ALERTS[name]
     assert name.startswith("OrderQuery")
     assert rule["labels"]["severity"] in {"page", "ticket"}
@@ -272,7 +272,7 @@ def test_alerts_say_how_urgent_they_are_and_what_to_do(name):
     assert headings.count(name) == 1
 
 
-def test_nothing_is_explained_that_there_is_not():
+def test_documented_alerts_and_panels_exist():
     text = "".join((ROOT / f"docs/{page}.md").read_text() for page in ["operations", "runbook"])
     assert set(re.findall(r"\bOrderQuery[A-Z]\w+", text)) == set(ALERTS)
     titles = {" ".join(title.split()) for title in re.findall(r"\*([A-Z][^*]+\?)\*", text)}
@@ -281,7 +281,7 @@ def test_nothing_is_explained_that_there_is_not():
 
 
 @pytest.mark.parametrize("place", sorted({place for place, _ in expressions()}))
-def test_what_is_asked_for_is_told(values, place):
+def test_every_queried_series_exists(values, place):
     for expression in [found for where, found in expressions() if where == place]:
         selectors = parts(expression, promql.VectorSelector)
         assert selectors
@@ -300,7 +300,7 @@ def test_what_is_asked_for_is_told(values, place):
         assert labels_named(expression) <= known, f"{place}: {labels_named(expression) - known}"
 
 
-def test_panels_are_whole(tmp_path):
+def test_panels_are_complete(tmp_path):
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
     rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
@@ -324,7 +324,7 @@ def test_panels_are_whole(tmp_path):
     assert f"{len(panels)} rules found" in rules(tmp_path / "panels.yaml", panels)
 
 
-def test_legends_name_labels_that_are_left():
+def test_legends_use_remaining_labels_only():
     for title, panel in PANELS.items():
         for target in panel["targets"]:
             expression = filled(target["expr"])
@@ -333,7 +333,7 @@ def test_legends_name_labels_that_are_left():
             assert named <= (labels_named(expression) if added_up else ADDED), title
 
 
-def test_the_scrape_configuration_of_the_documentation_is_one(tmp_path):
+def test_the_documented_scrape_configuration_is_valid(tmp_path):
     text = (ROOT / "docs/operations.md").read_text()
     [block] = re.findall(r"^```yaml\n(scrape_configs:.+?)^```", text, re.MULTILINE | re.DOTALL)
     config = yaml.safe_load(block)
@@ -352,7 +352,7 @@ def test_the_scrape_configuration_of_the_documentation_is_one(tmp_path):
     assert f"{len(ALERTS)} rules found" in told
 
 
-def test_every_metric_is_explained(told):
+def test_every_metric_is_documented(told):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]]
             for line in (ROOT / "docs/metrics.md").read_text().splitlines()
             if line.startswith("| `")]
@@ -375,7 +375,7 @@ def test_the_page_names_no_order_and_no_secret(server):
         assert f'"{order}"' not in text
 
 
-def test_series_do_not_grow_with_what_callers_send(server):
+def test_caller_input_creates_no_series(server):
     def send(number: int) -> None:
         odd = f"invented-{number}"
         server.get("WECHAT", "wechat-sandbox", odd)

@@ -54,17 +54,17 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_no_cell_is_longer_than_a_reader_takes_in(page):
+def test_no_table_cell_is_too_long(page):
     long = [f"{words(cell)} words: {cell}" for cell in cells(page) if words(cell) > CELL_WORDS]
     assert not long, "\n".join(long)
 
 
-def test_there_are_cells_to_read():
+def test_tables_are_found():
     assert sum(len(cells(page)) for page in PAGES) > 500
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_link_leads_somewhere(page):
+def test_every_link_resolves(page):
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", "\n".join(prose(page))):
         if re.match(r"[a-z]+:", link):
@@ -76,7 +76,7 @@ def test_every_link_leads_somewhere(page):
     assert not broken, broken
 
 
-def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is():
+def test_every_page_is_reachable_from_the_readme():
     seen, open_pages = set(), [ROOT / "README.md"]
     while open_pages:
         page = open_pages.pop()
@@ -89,7 +89,7 @@ def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_file_that_a_page_names_is_there(page):
+def test_every_file_named_on_a_page_exists(page):
     paths = re.findall(r"`((?:src|tests|deploy|proto|clients|scripts|fuzz)/[^`\s]+)`", page.read_text())
     # What the reader makes, by the page.
     made = (
@@ -105,7 +105,7 @@ def test_every_file_that_a_page_names_is_there(page):
     assert not gone, gone
 
 
-def test_the_glossary_says_where_its_words_are():
+def test_the_glossary_states_where_its_words_are_defined():
     page = (ROOT / "docs/architecture.md").read_text()
     glossary = page.split("## Glossary\n")[1]
     rows = re.findall(r"^\| (`.+?) \| .+ \| (`.+`) \|$", glossary, re.MULTILINE)

@@ -60,7 +60,7 @@ def folder(tmp_path) -> pathlib.Path:
     return found
 
 
-def test_this_version_is_whole(repository, folder):
+def test_the_current_version_is_complete(repository, folder):
     done = check(repository, VERSION, folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"release-check: {VERSION} is whole\n"
@@ -82,7 +82,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("name, right, wrong, told", WRONG, ids=[told for *_, told in WRONG])
-def test_each_thing_that_does_not_fit_is_named(repository, name, right, wrong, told):
+def test_each_mismatch_is_reported(repository, name, right, wrong, told):
     path = repository / name
     text = path.read_text()
     assert right in text
@@ -92,7 +92,7 @@ def test_each_thing_that_does_not_fit_is_named(repository, name, right, wrong, t
     assert told in done.stderr
 
 
-def test_all_problems_are_told_at_once(repository):
+def test_all_problems_are_reported_at_once(repository):
     (repository / "LICENSE-MIT").unlink()
     shutil.move(repository / f"contracts/{VERSION}", repository / "contracts/0.0.1")
     done = check(repository, "9.9.9")
@@ -106,14 +106,14 @@ def test_all_problems_are_told_at_once(repository):
     (lambda folder: (folder / "CHANGELOG.md").write_text("other"), "not as SHA256SUMS says"),
     (lambda folder: (folder / "more").write_text("x"), "does not list exactly"),
 ])
-def test_a_folder_that_is_not_what_a_release_carries_is_refused(repository, folder, change, told):
+def test_a_folder_with_unexpected_release_files_is_refused(repository, folder, change, told):
     change(folder)
     done = check(repository, VERSION, folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert told in done.stderr
 
 
-def test_every_action_is_pinned_by_its_commit():
+def test_every_action_is_pinned_to_a_commit():
     workflows = sorted((ROOT / ".github/workflows").iterdir())
     used = [step["uses"] for path in workflows
             for job in yaml.safe_load(path.read_text())["jobs"].values()

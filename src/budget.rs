@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neither_budget_is_exceeded_and_all_is_given_back() {
+    fn nested_budgets_are_never_exceeded_and_are_released_in_full() {
         let outer = Budget::new(10);
         let [one, other] = [0, 1].map(|_| Budget::within(&outer, 7));
         let mut first = one.take(4).unwrap();

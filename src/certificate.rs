@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_certificate_is_read() {
+    fn the_expiry_of_a_certificate_is_read() {
         for (year, seconds) in [(2030, 1_893_456_000), (2049, 2_493_072_000), (2050, 2_524_608_000)]
         {
             let key = rcgen::KeyPair::generate().unwrap();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pem_file_is_read_whole_however_it_was_put_together() {
+    fn a_pem_file_is_read_in_full_however_it_was_concatenated() {
         let [one, two] = [authority(), authority()];
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let parameters =
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pem_file_that_is_not_whole_is_refused() {
+    fn an_incomplete_pem_file_is_refused() {
         let [one, two] = [authority(), authority()];
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_end() {
+    fn input_without_a_certificate_has_no_expiry() {
         for bytes in [&b""[..], b"0", &[0x30, 0x82, 0xff, 0xff], &[0x30; 64]] {
             assert_eq!(not_after(bytes), None);
         }

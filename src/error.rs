@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vendors_text_is_cut_and_has_no_control_characters() {
+    fn vendor_text_is_truncated_and_has_no_control_characters() {
         let text = format!("a\r\nb\u{1b}[31m{}", "号".repeat(300));
         let error = Error::new(ErrorReason::ProviderError, "x")
             .vendor_said(Some("\u{0}7".into()), Some(text))
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_vendor_repeats_of_our_secrets_is_taken_out() {
+    fn secrets_that_a_vendor_echoes_are_redacted() {
         let secrets = [Secret::from("s3cret"), Secret::from("k3y")];
         let said = |reason| {
             Error::new(reason, "x")
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_broken_up_does_not_come_together_again() {
+    fn a_secret_split_by_control_characters_is_redacted() {
         let (ours, modules) = (Secret::from("s3cret"), Secret::from("t0ken"));
         let text = "s\u{7f}3cret, t0\u{85}ken and s\u{0}3\u{0}cret";
         let error = Error::new(ErrorReason::ProviderError, "x")
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_about_our_credentials_stays_in_the_log() {
+    fn vendor_text_about_rejected_credentials_is_only_logged() {
         let error = Error::new(ErrorReason::ProviderCredentialsRejected, "x")
             .vendor_said(Some("40164".into()), Some("invalid ip 10.1.2.3".into()));
         assert_eq!(error.provider_message, None);

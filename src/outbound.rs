@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_are_compared_as_far_as_a_date_tells() {
+    fn clock_skew_is_computed_within_the_precision_of_a_date_header() {
         let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
         for (date, sent, now, expected) in [
             (100, 100_000, 100_000, 0),

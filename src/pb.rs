@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn vendors_are_called_as_the_contract_calls_them() {
+    fn provider_words_match_the_contract() {
         let mut seen = 0;
         for provider in Provider::all() {
             let name = format!("PROVIDER_{}", provider.word().to_uppercase());

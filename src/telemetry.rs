@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_level_is_ours_and_libraries_tell_errors_unless_they_are_named() {
+    fn a_bare_level_applies_to_this_crate_and_libraries_log_errors_unless_named() {
         const EVENTS: [&str; 7] = [
             "ours, in detail",
             "ours",

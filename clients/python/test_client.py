@@ -264,12 +264,12 @@ def test_a_terminal_order(orders):
     assert (order.status, order.terminal) == (pb.ORDER_STATUS_SETTLED, True)
 
 
-def test_the_accounts_own_machine(orders):
+def test_the_machine_number_of_the_account_is_used(orders):
     order = orders.GetOrder(pb.GetOrderRequest(provider=DINGSHANG, id=DINGSHANG_PAID)).order
     assert order.machine_no == MACHINE
 
 
-def test_an_account_may_be_named(orders):
+def test_an_account_can_be_named(orders):
     request = pb.GetOrderRequest(provider=HAOKA, id=HAOKA_SHIPPED, account="haoka-sandbox")
     assert orders.GetOrder(request).order.account == "haoka-sandbox"
 
@@ -311,7 +311,7 @@ def test_error(orders, case):
         assert error_details_pb2.RetryInfo not in found
 
 
-def test_the_servers_own_deadline(tmp_path):
+def test_the_server_has_a_default_deadline(tmp_path):
     # A caller's own deadline passes on both sides at once, and the caller's library may be the
     # first to say so, without details. The server's own limit has no such race.
     with running(tmp_path, 'request_timeout = "500ms"') as server, \
@@ -324,12 +324,12 @@ def test_the_servers_own_deadline(tmp_path):
     assert info(error).metadata["account"] == "haoka-sandbox"
 
 
-def test_the_callers_deadline(orders):
+def test_the_callers_deadline_applies(orders):
     request = pb.GetOrderRequest(provider=HAOKA, id=SLOW)
     assert failure(orders.GetOrder, request, timeout=0.5).code() == Code.DEADLINE_EXCEEDED
 
 
-def test_no_call_is_lost_when_connections_are_of_age(tmp_path):
+def test_no_call_is_lost_when_connections_exceed_max_age(tmp_path):
     asked = pb.GetOrderRequest(provider=HAOKA, id=HAOKA_SETTLED)
 
     def caller(address):
@@ -363,7 +363,7 @@ def calls(server: Server) -> list[dict]:
     ("error-frequent", Code.RESOURCE_EXHAUSTED, 1),
     ("fault-types", Code.INTERNAL, 1),
 ])
-def test_the_service_config_repeats_what_was_unavailable_and_nothing_else(
+def test_the_service_config_retries_unavailable_only(
         server, order, code, attempts):
     with grpc.insecure_channel(server.address, options=SERVICE_CONFIG) as channel:
         stub = order_service_pb2_grpc.OrderServiceStub(channel)
@@ -388,7 +388,7 @@ def test_a_batch_has_a_result_for_each_order(orders):
     assert refused.error.field == "id"
 
 
-def test_a_watch_tells_the_order_and_ends_after_a_terminal_one(orders):
+def test_a_watch_sends_the_order_and_ends_when_it_is_terminal(orders):
     request = pb.WatchOrderRequest(order=pb.OrderRef(provider=HAOKA, id="settled"))
     changes = list(orders.WatchOrder(request))
     assert [change.order.status for change in changes] == [pb.ORDER_STATUS_SETTLED]
@@ -431,7 +431,7 @@ def test_no_reflection_on_the_admin_listener(admin_channel):
     assert failure(database.get_services).code() == Code.UNIMPLEMENTED
 
 
-def test_the_orders_are_not_on_the_admin_listener(admin_channel):
+def test_no_orders_on_the_admin_listener(admin_channel):
     stub = order_service_pb2_grpc.OrderServiceStub(admin_channel)
     request = pb.GetOrderRequest(provider=HAOKA, id=HAOKA_SHIPPED)
     assert failure(stub.GetOrder, request).code() == Code.UNIMPLEMENTED
@@ -463,7 +463,7 @@ def test_example_explains_an_error(server):
     assert "retry in " in shown.stderr
 
 
-def test_example_shows_its_token(tmp_path):
+def test_example_sends_its_token(tmp_path):
     token = tmp_path / "token"
     token.write_text("token-of-the-example\n")
     settings = '[clients.example]\ntoken = "token-of-the-example"'

@@ -48,7 +48,7 @@ def dev(tmp_path, **streams) -> subprocess.Popen:
                             stdin=subprocess.DEVNULL, **streams)
 
 
-def test_at_a_terminal_it_says_what_runs_where_and_what_to_do_next(tmp_path):
+def test_at_a_terminal_it_prints_what_runs_and_the_next_step(tmp_path):
     ours, its = pty.openpty()
     log = tmp_path / "log"
     with log.open("w") as errors, ended(dev(tmp_path, stdout=its, stderr=errors)):
@@ -70,7 +70,7 @@ def test_at_a_terminal_it_says_what_runs_where_and_what_to_do_next(tmp_path):
     assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
-def test_without_a_terminal_it_says_what_programs_read(tmp_path):
+def test_without_a_terminal_it_logs_json_and_prints_nothing(tmp_path):
     out = tmp_path / "out"
     with out.open("w") as output:
         process = dev(tmp_path, stdout=output, stderr=subprocess.PIPE)
@@ -81,7 +81,7 @@ def test_without_a_terminal_it_says_what_programs_read(tmp_path):
     assert out.read_text() == ""
 
 
-def test_a_terminal_gets_no_json_where_no_configuration_asks_for_it():
+def test_a_terminal_gets_json_only_if_configured():
     ours, its = pty.openpty()
     # The default ports may be taken by whoever runs the tests: it says so, in one way or the other.
     process = subprocess.Popen([BINARY, "serve", "--dev"], env=ENVIRONMENT,

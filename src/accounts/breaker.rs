@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_enough_calls_within_the_window_is_a_rate() {
+    fn the_breaker_opens_when_half_of_20_calls_in_the_window_fail() {
         // The pause between calls in ms, every n-th call that fails, and the call that opens the
         // breaker.
         let cases: [(u64, u64, Option<u64>); 4] = [
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_under_way_before_a_transition_tells_nothing_after_it() {
+    fn results_of_calls_from_before_a_transition_are_ignored() {
         let mut breaker = Breaker::default();
         let early: Vec<_> = (0..20).map(|_| breaker.admit(at(0)).unwrap()).collect();
         for ticket in &early[..5] {
@@ -285,7 +285,7 @@ mod tests {
         /// Whatever happens, an open breaker admits only one call at a time, and never stays open longer
         /// than it reports.
         #[test]
-        fn a_probe_is_alone_and_comes_in_time(
+        fn an_open_breaker_admits_one_probe_at_a_time_and_on_time(
             events in proptest::collection::vec((event(), 0.0..=1.0), 0..300),
         ) {
             let mut breaker = Breaker::default();

@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_two_calls_are_for_those_who_set_max_age() {
+    fn the_last_two_calls_of_a_day_are_reserved_for_max_age() {
         let rules = |calls_per_order_per_day| Rules {
             freshness: Duration::from_mins(15),
             calls_per_minute: Some(200),

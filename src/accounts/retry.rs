@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_and_are_any_part_of_it() {
+    fn backoff_doubles_with_full_jitter() {
         let millis = |attempts, chance| pause(attempts, chance).as_millis();
         assert_eq!([1, 2, 3].map(|attempts| millis(attempts, 1.0)), [200, 400, 800]);
         assert_eq!([0.0, 0.25, 0.5].map(|chance| millis(1, chance)), [0, 50, 100]);
@@ -72,7 +72,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn retries_are_the_reserve_and_a_tenth_of_the_calls_at_any_time(
+        fn retries_never_exceed_the_reserve_plus_a_tenth_of_the_calls(
             are_calls in proptest::collection::vec(any::<bool>(), 0..1000),
         ) {
             let mut budget = Budget::default();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_begins_with_a_reserve() {
+    fn an_account_starts_with_a_retry_reserve() {
         let mut budget = Budget::default();
         assert_eq!((0..100).filter(|_| budget.spend()).count(), 5);
         (0..9).for_each(|_| budget.earn());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn few_retries_are_saved_up() {
+    fn the_retry_budget_is_capped() {
         let mut budget = Budget::default();
         (0..10_000).for_each(|_| budget.earn());
         assert_eq!((0..100).filter(|_| budget.spend()).count(), 10);

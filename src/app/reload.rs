@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_used_a_second_after_it_was_seen() {
+    async fn a_change_is_applied_a_second_after_it_is_detected() {
         let field = Field::start();
         pass(4900).await;
         field.write("second-token");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_is_not_used_while_it_is_written() {
+    async fn a_file_is_not_applied_while_it_is_being_written() {
         let field = Field::start();
         pass(4950).await;
         for written in ["", "se", "second", "second-to", "second-token"] {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_gone_for_a_moment_has_not_changed() {
+    async fn a_briefly_missing_file_counts_as_unchanged() {
         let field = Field::start();
         pass(4950).await;
         fs::remove_file(field.file()).unwrap();

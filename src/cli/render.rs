@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_is_written_with_its_currencys_places() {
+    fn amounts_have_the_decimal_places_of_their_currency() {
         let cases = [
             ("CNY", 300, "3.00 CNY"),
             ("CNY", 5, "0.05 CNY"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_steers_the_terminal() {
+    fn control_characters_are_replaced_in_the_output() {
         let order = Order { remark: "a\u{1b}[2Jb\nc".to_owned(), ..Order::default() };
         let render = self::order(&GetOrderResponse { order: Some(order), ..Default::default() });
         assert!(render.contains("a\u{fffd}[2Jb\u{fffd}c"), "{render}");

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_has_its_row() {
+    fn every_reason_has_a_row() {
         assert_eq!(every_reason().count(), VERDICTS.len());
         for reason in every_reason() {
             assert_eq!(Verdict::of(reason).reason, reason);
@@ -155,7 +155,7 @@ mod tests {
 
     /// The separate lists that the table replaced, as the design has them.
     #[test]
-    fn every_reason_means_what_the_design_says() {
+    fn every_reason_matches_the_design() {
         use ErrorReason as R;
         let reasons = |says: fn(&Verdict) -> bool| -> Vec<_> {
             every_reason().filter(|reason| says(Verdict::of(*reason))).collect()
@@ -192,7 +192,7 @@ mod tests {
 
     /// OpenTelemetry lists the gRPC codes that make a server span an error.
     #[test]
-    fn a_span_is_an_error_where_opentelemetry_says_so() {
+    fn spans_are_errors_as_opentelemetry_defines() {
         const SERVER: [Code; 6] = [
             Code::Unknown,
             Code::DeadlineExceeded,

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn grpc_timeouts_are_parsed() {
         let read = |text: &str| {
             let headers = HeaderMap::from_iter([(
                 http::HeaderName::from_static("grpc-timeout"),

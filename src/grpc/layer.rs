@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_panics_or_hangs_gives_its_place_back() {
+    async fn a_call_that_panics_or_hangs_releases_its_permit() {
         for (panics, status) in [(true, Code::Internal), (false, Code::DeadlineExceeded)] {
             let mut calls = calls(panics);
             for method in ["GetOrder", "BatchGetOrders", "WatchOrder"].repeat(2) {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_is_dropped_gives_its_place_back() {
+    async fn a_dropped_call_releases_its_permit() {
         let mut calls = calls(false);
         for _ in 0..2 {
             assert_eq!(call(&mut calls, "GetOrder").now_or_never(), None);

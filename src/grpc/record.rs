@@ -279,14 +279,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_shortened_by_characters() {
+    fn an_id_is_truncated_by_characters_not_bytes() {
         assert_eq!(shortened("DD2981741311549200000").as_deref(), Some("…0000"));
         assert_eq!(shortened("号号号号号").as_deref(), Some("…号号号号"));
         assert_eq!(shortened("").as_deref(), None);
     }
 
     #[test]
-    fn times_are_told_to_the_microsecond() {
+    fn durations_are_logged_to_the_microsecond() {
         assert_eq!(milliseconds(Duration::from_nanos(1_234_567)).to_string(), "1.235");
         assert_eq!(milliseconds(Duration::from_millis(200)).to_string(), "200");
     }

@@ -95,7 +95,7 @@ mod tests {
     use crate::error::Verdict;
 
     #[test]
-    fn a_retry_is_pushed_back_or_forbidden() {
+    fn pushback_delays_or_forbids_a_retry() {
         for (wait, pushback) in [(1, "1000"), (2, "-1")] {
             let error = Error::unavailable("x").retry_after(Duration::from_secs(wait));
             let status = status(&error);
@@ -108,7 +108,7 @@ mod tests {
 
     /// Callers read the page about errors and the comments of the contract.
     #[test]
-    fn every_reason_is_documented_with_its_code_and_its_wait() {
+    fn every_reason_is_documented_with_its_code_and_retry_delay() {
         let page = include_str!("../../docs/errors.md");
         let contract = include_str!("../../proto/orderquery/v1/order_service.proto");
         let rows: Vec<Vec<&str>> = page

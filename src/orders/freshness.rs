@@ -67,7 +67,7 @@ mod tests {
     };
 
     #[test]
-    fn freshness_is_stretched_over_the_day() {
+    fn freshness_grows_as_the_daily_limit_is_spent() {
         let minutes = |spent| default_max_age(&RULES, spent).as_secs() / 60;
         let stretched: Vec<_> = (0..9).map(minutes).collect();
         assert_eq!(stretched, [15, 15, 15, 30, 60, 120, 240, 360, 360]);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn news_waits_for_age_and_for_a_slot() {
+    fn the_refresh_time_waits_for_freshness_and_a_free_slot() {
         let start = SystemTime::UNIX_EPOCH + Duration::from_hours(1_000_000 / 3600);
         let state = Order { observe_time: Some(start.into()), ..Order::default() };
         let day = |hours| start + Duration::from_hours(hours);

@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signatures_are_the_vendors_own() {
+    fn signatures_match_the_vendors_examples() {
         let key = Secret::from("kva");
         let machine = ("machine_no", "16327129");
         let time = ("timestamp", "1714115742");

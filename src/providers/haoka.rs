@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_is_the_documented_one() {
+    fn the_signature_matches_the_documented_example() {
         let sign = sign("A1", "1700000000", "agent", &Secret::from("s3cret"));
         assert_eq!(sign, "12e4ac16d72b83a096ec0ac3e4095b14");
     }

@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_as_the_vendor_does() {
+    fn the_signature_matches_the_vendors_example() {
         let signed = |text| serde_json::from_str(text).map(|payload| sign(&payload, "kva")).ok();
         assert_eq!(
             signed(r#"{"timestamp":"1714115742","sign":"x","machine_no":"16327129","empty":""}"#),

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_written_as_http_writes_them() {
+    fn dates_are_formatted_as_http_dates() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let written = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(http_date(time), Some(written));

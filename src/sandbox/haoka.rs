@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_as_the_page_says() {
+    fn the_signature_matches_the_documentation() {
         assert_eq!(sign("A1", "1700000000", "agent", "s3cret"), "12e4ac16d72b83a096ec0ac3e4095b14");
     }
 }

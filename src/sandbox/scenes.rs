@@ -122,14 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn put_over_merges_replaces_and_takes_away() {
+    fn put_over_merges_replaces_and_removes() {
         let mut base = json!({"a": {"b": 1, "c": 2, "d": 3}, "e": [1]});
         put_over(&mut base, json!({"a": {"b": null, "c": "<absent>"}, "e": {"f": 4}}));
         assert_eq!(base, json!({"a": {"b": null, "d": 3}, "e": {"f": 4}}));
     }
 
     #[test]
-    fn every_scene_is_json_and_no_id_is_there_twice() {
+    fn every_scene_is_json_and_ids_are_unique() {
         for vendor in super::super::vendors() {
             let stage = vendor.stage();
             let mut seen = std::collections::HashSet::new();

@@ -56,7 +56,7 @@ mod tests {
     use crate::budget::Budget;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_from_its_last_request_on() {
+    async fn a_connection_is_idle_from_the_end_of_its_last_request() {
         let limit = Duration::from_secs(30);
         let streams = Budget::new(10);
         let activity = Activity::new(Arc::clone(&streams));

@@ -75,7 +75,7 @@ mod tests {
 
     /// The documents compute the memory of a pod from these numbers, and state them for callers.
     #[test]
-    fn the_documents_name_these_numbers() {
+    fn the_documents_state_these_limits() {
         let operations = include_str!("../../docs/operations.md");
         let configuration = include_str!("../../docs/configuration.md");
         let mib = |bytes: usize| format!("{} MiB", bytes >> 20);

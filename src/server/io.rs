@@ -244,7 +244,7 @@ mod tests {
     /// There is one worker thread: when a handler has an answer, it runs the connection at once,
     /// before the other handlers that are ready.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn answers_that_are_ready_together_go_out_together() {
+    async fn responses_that_are_ready_together_share_a_write() {
         const CALLS: usize = 50;
         let writes = Arc::new(AtomicUsize::new(0));
         // This must run on the worker thread.

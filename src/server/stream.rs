@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_where_its_peer_takes_nothing() {
+    async fn a_stream_ends_when_its_peer_makes_no_progress() {
         let nothing = LEAST_PROGRESS / 20;
         let some = LEAST_PROGRESS / 5;
         for (case, pieces, a_second, end) in [

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_go_first_and_every_byte_is_counted() {
+    fn the_least_recently_used_entries_are_evicted_and_every_byte_is_counted() {
         let one = size("a", &encoded(&order("1")));
         let cache = Cache::new(2 * one);
         put(&cache, "a", "1");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_wins_takes_the_place() {
+    fn an_update_replaces_the_entry_only_if_it_wins() {
         let cache = Cache::new(1000);
         assert_eq!(cache.update("a", order("1"), |_, _| unreachable!()), order("1"));
         assert_eq!(cache.update("a", order("2"), |_, known| *known != order("1")), order("1"));

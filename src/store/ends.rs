@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_no_rule_allows_is_beyond() {
+    fn only_an_end_past_its_rule_is_clamped() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         let seconds = Duration::from_secs;
         for (end, expected) in [
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_tells_its_flight_or_has_the_longest() {
+    fn a_slot_states_its_time_in_flight_or_gets_the_longest() {
         for (mark, expected) in [
             ("1f-3~30000", Duration::from_secs(30)),
             ("a~b~0", Duration::ZERO),

@@ -371,7 +371,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[test]
-    fn only_what_was_found_is_an_order() {
+    fn only_a_found_reply_is_decoded_as_an_order() {
         let store = Redis::open("redis://127.0.0.1", 0, Arc::new(SystemClock)).unwrap();
         let order = Order { terminal: true, ..Order::default() };
         let bytes = order.encode_to_vec();

@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_metric_is_made_once_and_named_as_prometheus_has_it() {
+    fn every_metric_is_registered_once_with_a_valid_prometheus_name() {
         let page = Metrics::default().page().unwrap();
         let of_process = page.contains("\nprocess_cpu_seconds_total ");
         assert_eq!(of_process, cfg!(target_os = "linux"), "{page}");
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_on_the_page_and_on_no_other() {
+    fn recorded_values_appear_on_their_own_page_only() {
         let metrics = Metrics::default();
         metrics.shed.with(["max_in_flight"]).add(2);
         metrics.rpc_seconds.with(["unary", "S", "M"]).observe(Duration::from_millis(3));

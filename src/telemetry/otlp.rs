@@ -269,7 +269,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[test]
-    fn what_does_not_fit_is_counted_and_holds_nobody_up() {
+    fn overflowing_spans_are_counted_and_do_not_block() {
         let (put, mut outbox) = mpsc::channel(WAITING);
         let overflow = Arc::new(AtomicU64::new(0));
         let metrics = Metrics::default();

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_bounded_and_the_rest_comes_whole() {
+    fn unread_log_lines_are_bounded_and_kept_lines_arrive_whole() {
         let queue =
             Arc::new(Queue::new(LogFormat::Text, Metrics::default().log_lines_lost.with([])));
         let (let_through, may_read) = channel();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_spoil_no_other() {
+    fn lines_that_cannot_be_written_are_counted_and_corrupt_no_other() {
         const LINES: &[u8] = b"first\nsecond\nthird\n";
         for (room, lost, kept) in [
             (0, 3, "fourth\n"),

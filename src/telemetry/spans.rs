@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_traceparent_gives_its_trace() {
+    fn a_valid_traceparent_sets_the_trace() {
         for (text, sampled) in [
             (format!("00-{ID}-00f067aa0ba902b7-01"), true),
             (format!("00-{ID}-00f067aa0ba902b7-00"), false),
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_gives_none() {
+    fn an_invalid_traceparent_is_ignored() {
         assert_eq!(read(&[]), None);
         let valid = format!("00-{ID}-00f067aa0ba902b7-01");
         assert_eq!(read(&[valid.as_bytes(), valid.as_bytes()]), None);
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tracestate_is_kept_within_bounds() {
+    fn a_tracestate_is_kept_within_limits() {
         let kept = |lines: &[&[u8]]| state(&headers("tracestate", lines)).header();
         assert_eq!(kept(&[]), "");
         assert_eq!(kept(&[b"one=1, two=2"]), "one=1,two=2");

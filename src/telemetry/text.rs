@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_line_holds_what_a_terminal_obeys() {
+    fn control_characters_in_a_line_are_escaped() {
         for (line, clean) in [
             ("plain\n", "plain\n"),
             ("订单…0042\n", "订单…0042\n"),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_json_has_200_characters_and_the_line_stays_whole() {
+    fn a_json_string_is_truncated_to_200_characters_and_its_line_stays_valid() {
         for c in ["x", "号", "\"", "\\", "\n", "\u{1b}", "u", "\u{202e}"] {
             assert_eq!(kept(&c.repeat(200)), c.repeat(200));
             assert_eq!(kept(&c.repeat(201)), format!("{}…", c.repeat(200)));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_for_people_has_200_characters() {
+    fn a_field_in_text_format_is_truncated_to_200_characters() {
         let written = |text: &str| {
             let mut line = String::new();
             let mut short = Short { writer: &mut Writer::new(&mut line), left: LONGEST };

@@ -54,7 +54,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn an_order_is_told_in_the_contracts_words() {
+async fn an_order_is_translated_into_the_contracts_terms() {
     let fixture = Fixture::new(|account| account).await;
     let paid = fixture.order("paid").await.unwrap();
     let price = Money { currency_code: "EUR".to_owned(), minor_units: 1999 };
@@ -73,7 +73,7 @@ async fn an_order_is_told_in_the_contracts_words() {
 }
 
 #[tokio::test]
-async fn a_404_of_the_vendors_own_is_an_unknown_order_and_a_page_is_not() {
+async fn a_404_with_a_vendor_code_is_order_not_found_and_an_html_404_is_not() {
     let fixture = Fixture::new(|account| account).await;
     let unknown = fixture.order("nobody").await.unwrap_err();
     assert_eq!(unknown.reason, ErrorReason::OrderNotFound);
@@ -87,7 +87,7 @@ async fn a_404_of_the_vendors_own_is_an_unknown_order_and_a_page_is_not() {
 }
 
 #[tokio::test]
-async fn the_vendors_limit_is_kept() {
+async fn the_vendors_rate_limit_is_enforced() {
     let fixture = Fixture::new(|account| account).await;
     for call in 0..60 {
         let unknown = fixture.order(&format!("nobody-{call}")).await.unwrap_err();
@@ -99,7 +99,7 @@ async fn the_vendors_limit_is_kept() {
 }
 
 #[tokio::test]
-async fn the_vendor_is_proved_without_an_order() {
+async fn the_live_check_needs_no_order() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(UNIX_EPOCH));
     let sandbox = Sandbox::start_acme(Arc::clone(&clock)).await;
     let url = format!("http://{}", sandbox.address("acme").unwrap());

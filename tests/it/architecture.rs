@@ -122,7 +122,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn arrows_point_inward() {
+fn dependencies_point_inward() {
     let mut wrong = Vec::new();
     for file in sources("src") {
         let allowed = ARROWS.iter().find(|(module, _)| *module == file.root());
@@ -141,13 +141,13 @@ fn arrows_point_inward() {
 }
 
 #[test]
-fn modules_side_by_side_make_no_circle() {
+fn sibling_modules_have_no_dependency_cycles() {
     assert_eq!(circles(&sources("src")), []);
 }
 
 /// The vendors: each is a module of `providers`, and knows no other.
 #[test]
-fn no_vendor_knows_another() {
+fn no_vendor_module_uses_another() {
     let vendors: Vec<_> = Provider::all().map(Provider::word).collect();
     let files = sources("src");
     let mut wrong = Vec::new();
@@ -171,7 +171,7 @@ fn no_vendor_knows_another() {
 }
 
 #[test]
-fn every_module_is_in_the_table_and_in_the_crate() {
+fn every_module_is_in_both_the_table_and_the_crate() {
     let modules: Vec<_> = sources("src").iter().map(|file| file.root().to_owned()).collect();
     for (module, _) in ARROWS {
         assert!(modules.iter().any(|known| known == module), "there is no module {module}");
@@ -179,7 +179,7 @@ fn every_module_is_in_the_table_and_in_the_crate() {
 }
 
 #[test]
-fn every_fuzz_target_can_be_built() {
+fn every_fuzz_target_is_declared() {
     let manifest = include_str!("../../fuzz/Cargo.toml");
     let targets = sources("fuzz/fuzz_targets");
     assert!(!targets.is_empty(), "the fuzz targets were not found");
@@ -193,7 +193,7 @@ fn every_fuzz_target_can_be_built() {
 }
 
 #[test]
-fn libraries_stay_in_their_modules() {
+fn libraries_are_used_in_their_modules_only() {
     let mut wrong = Vec::new();
     for file in sources("src") {
         for (library, modules) in LIBRARIES {
@@ -206,7 +206,7 @@ fn libraries_stay_in_their_modules() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_has_a_module_comment() {
     let files: Vec<File> =
         ["src", "tests", "fuzz/src", "fuzz/fuzz_targets"].into_iter().flat_map(sources).collect();
     assert!(files.len() > 40, "the files were not found");
@@ -215,7 +215,7 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
-fn no_file_is_too_long_to_read() {
+fn no_file_exceeds_400_lines() {
     let source = sources("src").into_iter().map(|file| {
         let lines = file.without_tests().lines().count();
         (file.name, lines)
@@ -230,7 +230,7 @@ fn no_file_is_too_long_to_read() {
 
 /// rustls panics at its first use where it finds two crypto providers.
 #[test]
-fn one_crypto_provider_is_locked() {
+fn exactly_one_crypto_provider_is_locked() {
     let names = include_str!("../../Cargo.lock").lines();
     let names = names.filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
     let names: Vec<_> = names.collect();
@@ -242,7 +242,7 @@ fn one_crypto_provider_is_locked() {
 
 /// It would make rustup fetch another toolchain: `rust-version` in Cargo.toml says what is needed.
 #[test]
-fn no_file_names_a_toolchain() {
+fn no_file_pins_a_toolchain() {
     for name in ["rust-toolchain", "rust-toolchain.toml"] {
         assert!(!Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists(), "{name}");
     }
@@ -288,7 +288,7 @@ fn the_scan_finds_paths_in_every_form() {
 
 /// The search for circles: what is one, and what is none.
 #[test]
-fn a_circle_is_found_through_whatever_name() {
+fn cycles_are_found_through_reexports_and_groups() {
     let found = |sources: &[(&[&str], &str)]| {
         let files: Vec<_> = sources
             .iter()

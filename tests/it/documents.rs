@@ -99,7 +99,7 @@ fn documented(provider: Provider) -> Vec<(String, Meanings)> {
 }
 
 #[test]
-fn the_page_of_statuses_says_what_the_vendors_facts_say() {
+fn the_status_page_matches_the_vendor_facts() {
     for provider in Provider::all() {
         let facts: Vec<_> =
             facts(provider).iter().map(|table| (table.kind(), table.meanings())).collect();
@@ -126,7 +126,7 @@ fn in_code(provider: Provider) -> Vec<BTreeSet<String>> {
 }
 
 #[test]
-fn the_page_of_statuses_has_every_word_of_the_code() {
+fn the_status_page_lists_every_status_word_in_the_code() {
     for provider in Provider::all() {
         let tables = documented(provider).into_iter();
         let words: Vec<BTreeSet<String>> =
@@ -137,7 +137,7 @@ fn the_page_of_statuses_has_every_word_of_the_code() {
 
 /// The fields that the page names are those of the vendors' answers.
 #[test]
-fn the_page_of_statuses_names_the_vendors_fields() {
+fn the_status_page_names_the_vendors_fields() {
     for provider in Provider::all() {
         for table in facts(provider) {
             let field = table.at.rsplit('/').next().unwrap();

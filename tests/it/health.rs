@@ -35,7 +35,7 @@ pub async fn check(channel: &Channel, service: &str) -> Result<ServingStatus, Co
 }
 
 #[tokio::test]
-async fn nothing_but_liveness_serves_before_the_server_is_ready() {
+async fn only_liveness_is_serving_before_the_server_is_ready() {
     let (ready, is_ready) = watch::channel(false);
     let stopping = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -54,7 +54,7 @@ async fn nothing_but_liveness_serves_before_the_server_is_ready() {
 }
 
 #[tokio::test]
-async fn both_listeners_answer_and_the_admin_listener_answers_nothing_else() {
+async fn both_listeners_serve_health_and_the_admin_listener_no_orders() {
     let (_sandbox, server) = sandboxed().await;
     let admin = connect(server.app.admin_address).await;
     let names = [
@@ -109,7 +109,7 @@ async fn an_accounts_health_follows_its_credentials() {
 }
 
 #[tokio::test]
-async fn watchers_are_told_the_end_and_unknown_names_stay_open_until_then() {
+async fn health_watchers_are_notified_of_the_stop_and_unknown_names_stay_open() {
     let (_sandbox, server) = sandboxed().await;
     let Server { app, channel, .. } = server;
     let mut client = HealthClient::new(channel);
@@ -165,6 +165,6 @@ async fn a_call_under_way_is_answered_while_the_server_stops() {
 
 /// Keeps the vendors of the sandbox and the contract in step.
 #[test]
-fn the_sandbox_plays_every_vendor() {
+fn the_sandbox_simulates_every_vendor() {
     assert_eq!(Sandbox::vendors(), Provider::all().map(Provider::word).collect::<Vec<_>>());
 }

@@ -151,7 +151,7 @@ async fn read(response: Response) -> Value {
 }
 
 #[test]
-fn the_page_lists_exactly_the_ids_that_are_played() {
+fn the_page_lists_exactly_the_scripted_ids() {
     let played: BTreeSet<_> = Sandbox::scripted()
         .into_iter()
         .map(|entry| (entry.vendor.to_owned(), entry.id, entry.answers))
@@ -192,7 +192,7 @@ async fn the_page_has_the_credentials() {
 }
 
 #[tokio::test]
-async fn the_accounts_are_toml_for_the_vendors_addresses() {
+async fn the_accounts_are_toml_with_the_vendors_addresses() {
     let world = World::new().await;
     for provider in Provider::all() {
         let name = format!("{}-sandbox", provider.word());
@@ -203,7 +203,7 @@ async fn the_accounts_are_toml_for_the_vendors_addresses() {
 }
 
 #[tokio::test]
-async fn listens_on_loopback_only_and_on_ports_that_fit() {
+async fn the_sandbox_listens_on_loopback_and_valid_ports_only() {
     for listen in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0", "127.0.0.1:65534"] {
         let clock = Arc::new(ManualClock::new(UNIX_EPOCH));
         let refused = Sandbox::start(listen.parse().unwrap(), clock).await;
@@ -212,7 +212,7 @@ async fn listens_on_loopback_only_and_on_ports_that_fit() {
 }
 
 #[tokio::test]
-async fn takes_ports_in_a_row() {
+async fn the_sandbox_uses_consecutive_ports() {
     // Another process may take a port in between: free ones in a row are found within a few tries.
     for _ in 0..50 {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -249,7 +249,7 @@ async fn every_scripted_answer_is_json() {
 }
 
 #[tokio::test]
-async fn no_vendor_knows_the_paths_of_another() {
+async fn no_vendor_answers_on_the_paths_of_another() {
     let world = World::new().await;
     let paths = [
         (Provider::Wechat, "/wxa/charge/service-provider/order/get"),
@@ -266,7 +266,7 @@ async fn no_vendor_knows_the_paths_of_another() {
 }
 
 #[tokio::test]
-async fn remembers_what_arrived() {
+async fn the_sandbox_records_requests() {
     let world = World::new().await;
     let start: SystemTime = world.clock.now();
     let token = world.token().await;
@@ -300,7 +300,7 @@ async fn remembers_what_arrived() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused() {
+async fn an_oversized_body_is_refused() {
     let world = World::new().await;
     let url = world.url(Provider::Haoka, "/api/order/GetOrderInfo");
     for (bytes, status) in [(256 * 1024, 200), (256 * 1024 + 1, 413)] {
@@ -310,7 +310,7 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn garbage_is_answered_and_never_ends_the_vendor() {
+async fn garbage_is_answered_and_never_stops_the_vendor() {
     let world = World::new().await;
     let garbage = ["", "{", "[]", "{\"payload\":7}", "{\"payload\":\"?\"}", "a=b&&=%zz", "\u{0}"];
     let types = [

@@ -47,56 +47,56 @@ macro_rules! every_store {
         contract! { $fixture:
             orders {
                 a_new_order_is_unknown
-                an_order_comes_back_as_it_was_kept
-                a_later_state_takes_the_place_of_an_earlier_one
+                an_order_is_returned_as_it_was_stored
+                a_later_state_replaces_an_earlier_one
                 an_earlier_state_changes_nothing
                 a_terminal_state_is_final
                 a_terminal_state_is_never_forgotten
-                of_many_states_at_one_time_the_latest_stays
-                of_many_states_at_one_time_a_terminal_one_stays
+                the_latest_of_concurrent_states_is_kept
+                a_terminal_state_among_concurrent_states_is_kept
             }
             calls {
-                a_window_holds_its_limit_and_no_more
-                a_call_without_limits_is_always_free
-                one_full_window_keeps_the_call_out_of_all
-                an_unanswered_call_is_free_again_after_its_flight_and_the_period
-                an_answered_call_is_free_again_a_period_after_the_answer
-                an_answer_never_lengthens
-                slots_become_free_one_by_one
-                a_call_that_was_not_sent_gives_its_slots_back
-                calls_that_hold_nothing_change_nothing
-                a_repeated_take_takes_no_second_slot
-                a_lowered_limit_holds_at_once
-                what_is_spent_is_known_with_the_order
-                a_long_flight_is_not_cut_for_a_short_one
-                of_many_calls_at_one_time_the_limit_passes
+                a_window_admits_exactly_its_limit
+                a_call_without_limits_is_always_admitted
+                a_call_refused_by_one_window_takes_no_slot_in_the_others
+                an_unanswered_calls_slot_is_freed_after_its_time_in_flight_and_the_period
+                an_answered_calls_slot_is_freed_a_period_after_the_answer
+                an_answer_never_extends_a_slot
+                slots_are_freed_one_by_one
+                a_canceled_call_frees_its_slots
+                finish_and_cancel_without_a_slot_change_nothing
+                a_repeated_reservation_takes_no_second_slot
+                a_lowered_limit_applies_at_once
+                get_returns_spent_calls_with_the_order
+                a_short_call_does_not_shorten_a_long_calls_slot
+                concurrent_calls_are_admitted_up_to_the_limit
             }
             reservations {
-                one_owner_asks_for_an_order_at_a_time
-                an_answer_that_came_meanwhile_keeps_a_call_out
-                a_call_that_is_kept_out_holds_no_lease
-                a_state_that_is_found_is_known_and_ends_the_lease
-                a_finished_call_says_what_the_orders_own_limit_has_spent
+                one_owner_at_a_time_holds_the_lease_of_an_order
+                a_call_is_refused_when_an_answer_arrived_meanwhile
+                a_refused_call_holds_no_lease
+                a_found_state_is_stored_and_releases_the_lease
+                finish_returns_the_calls_spent_of_the_orders_own_limit
                 only_an_answer_about_the_order_resumes_an_account
             }
             held {
-                orders_in_memory_are_bounded_by_their_bytes
+                cached_orders_are_bounded_by_their_bytes
                 spent_calls_in_memory_are_counted
             }
             accounts {
-                a_closed_account_opens_by_itself
-                a_closed_account_lets_one_probe_through_each_time
-                of_many_probes_at_one_time_one_passes
-                a_call_that_finds_no_room_is_no_probe
-                closing_again_counts_from_then
-                no_account_is_closed_for_longer_than_an_hour_at_once
-                only_a_probe_reopens_an_account
-                a_token_is_what_was_saved_last
-                a_token_is_dropped_only_if_it_is_still_that_one
+                a_pause_expires
+                a_paused_account_admits_one_probe_per_interval
+                one_of_several_concurrent_probes_is_admitted
+                a_call_refused_by_a_full_window_is_no_probe
+                a_repeated_pause_counts_from_then
+                a_pause_lasts_at_most_an_hour
+                only_a_probe_resumes_an_account
+                load_returns_the_token_saved_last
+                a_token_is_removed_only_if_unchanged
                 a_lease_has_one_owner
-                a_lease_ends
-                a_lease_is_its_owners_to_release
-                of_many_owners_at_one_time_one_has_the_lease
+                a_lease_expires
+                only_the_owner_releases_a_lease
+                one_of_several_concurrent_owners_gets_the_lease
             }
         }
     };
@@ -107,19 +107,19 @@ macro_rules! every_lasting_store {
     ($fixture:ident) => {
         contract! { $fixture:
             ahead {
-                slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule
-                what_is_spent_by_a_clock_that_was_ahead_is_told_so
-                pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule
-                a_token_of_a_clock_that_was_ahead_is_had_anew
-                a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_it_was_granted
-                an_order_of_the_future_gives_way_to_the_next_answer
+                slots_of_a_clock_that_was_ahead_are_clamped_to_their_rule
+                spent_calls_of_a_clock_that_was_ahead_are_clamped
+                pauses_of_a_clock_that_was_ahead_are_clamped_to_their_rule
+                a_token_of_a_clock_that_was_ahead_is_discarded
+                a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_granted
+                an_order_from_the_future_is_replaced_by_the_next_answer
             }
             kept {
-                orders_are_there_again
-                spent_calls_are_there_again
-                what_was_undone_stays_undone
-                closed_accounts_are_there_again
-                tokens_are_there_again
+                orders_survive_a_restart
+                spent_calls_survive_a_restart
+                cancellations_and_removals_survive_a_restart
+                pauses_survive_a_restart
+                tokens_survive_a_restart
             }
         }
     };

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_character_is_marked_and_the_rest_stays() {
+    fn invalid_characters_are_marked_and_the_rest_is_kept() {
         let cases: &[(&[u8], &str)] = &[
             (b"\xe7\x94\xb0\xe7\x94", "\u{7530}\u{fdd0}"),
             (b"\xff\xfe", "\u{fdd0}\u{fdd0}"),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_json_does_not_have_is_a_broken_text() {
+    fn a_word_that_is_not_json_becomes_a_broken_string() {
         for word in ["NaN", "-Infinity", "Infinity", "undefined", "01", "1.", "0x10", "True", "nul"]
         {
             let json = format!("{{\"k\":{word},\"l\":[{word},1.5e400,null]}}");
@@ -141,13 +141,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_stays_as_it_is(text in any::<String>(), number in any::<f64>(), whole in any::<u64>()) {
+        fn valid_json_is_unchanged(text in any::<String>(), number in any::<f64>(), whole in any::<u64>()) {
             let json = json!({ &*text: [&text, [number, -number], whole, -1, true, null], "n": {} });
             prop_assert_eq!(mended(json.to_string().as_bytes()), json.to_string());
         }
 
         #[test]
-        fn whatever_stands_in_a_text_ends_with_it(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_bytes_in_a_string_do_not_affect_what_follows(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let fits = |b: &u8| !matches!(b, b'"' | b'\\');
             let bytes: Vec<u8> = bytes.into_iter().filter(fits).collect();
             let json = [b"{\"a\":\"", &*bytes, b"\",\"b\":1}"].concat();

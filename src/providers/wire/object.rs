@@ -334,7 +334,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[test]
-    fn an_unreadable_answer_is_told_without_its_content() {
+    fn an_unreadable_response_is_reported_without_its_content() {
         let cases = [
             ("{\"name\": \"田女士\"", "it is not JSON"),
             ("[\"田女士\"]", "it is not a JSON object"),

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_texts_are_accepted_for_each_other() {
+    fn numbers_and_strings_are_interchangeable() {
         for json in ["7", "\"7\"", "7.0", "\"7.00\""] {
             assert_eq!(scalar(json).value(), "7");
             assert_eq!(scalar(json).integer(), Ok(Some(7)));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_number_loses_its_point() {
+    fn a_zero_fraction_is_dropped_from_whole_numbers_only() {
         let cases = [
             ("-1.0", "-1"),
             ("007.0", "007"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_to_the_letter() {
+    fn times_are_parsed_strictly() {
         let read = |text: &str| {
             scalar(&format!("{text:?}")).civil_time(8).map(|time| time.unwrap().to_string())
         };
@@ -293,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_amount_of_minor_units_is_read_back(units in any::<i64>(), zeros in 0_usize..3) {
+        fn any_amount_of_minor_units_round_trips(units in any::<i64>(), zeros in 0_usize..3) {
             let (sign, magnitude) = (if units < 0 { "-" } else { "" }, units.unsigned_abs());
             let zeros = "0".repeat(zeros);
             let text = format!("{sign}{}.{:02}{zeros}", magnitude / 100, magnitude % 100);
@@ -303,7 +303,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC*", digits in 0_u32..4) {
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "\\PC*", digits in 0_u32..4) {
             let scalar = Scalar { text, is_cut: false };
             let _ = scalar.amount(digits);
             let _ = scalar.integer();

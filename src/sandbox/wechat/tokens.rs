@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stable_token_stays_until_300_seconds_before_its_end() {
+    fn a_stable_token_is_reused_until_300_s_before_it_expires() {
         let mut tokens = Tokens::default();
         let (first, life) = tokens.stable(1000, false);
         assert_eq!((life, first.len() >= 512), (7200, true));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_stable_token_ends_the_one_before_at_once() {
+    fn a_forced_stable_token_invalidates_its_predecessor_at_once() {
         let mut tokens = Tokens::default();
         let (first, _) = tokens.stable(1000, false);
         let (second, _) = tokens.stable(1001, true);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_classic_token_outlives_the_next_by_300_seconds_and_the_ways_are_apart() {
+    fn a_replaced_classic_token_stays_valid_for_300_s_and_stable_ones_are_separate() {
         let mut tokens = Tokens::default();
         let (stable, _) = tokens.stable(1000, false);
         let (first, _) = tokens.classic(1000);

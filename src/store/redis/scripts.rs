@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ping_proves_every_right_and_the_document_has_it() {
+    fn the_ping_uses_every_documented_right() {
         let scripts = [
             &GET, &PUT, &RESERVE, &FINISH, &CANCEL, &PAUSE, &SPENT, &LEASE, &SAVE, &LOAD,
             &DELETE_IF,

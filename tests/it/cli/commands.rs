@@ -22,7 +22,7 @@ pub fn dev() -> Serving {
 }
 
 #[test]
-fn demo_shows_an_order_of_each_vendor() {
+fn demo_prints_an_order_from_each_vendor() {
     let demo = run(["demo", "--once"]);
     assert_eq!(demo.code, Some(0), "{demo:?}");
     for (vendor, id, status) in [
@@ -41,7 +41,7 @@ fn demo_shows_an_order_of_each_vendor() {
 }
 
 #[test]
-fn demo_serves_on_until_it_is_told_to_stop() {
+fn demo_keeps_serving_until_it_is_stopped() {
     let mut demo = Child::start(command(["demo"]));
     let line = demo.out.with("Serving on http://127.0.0.1:");
     let url = line.split(' ').find(|word| word.starts_with("http://")).unwrap().to_owned();
@@ -56,7 +56,7 @@ fn demo_serves_on_until_it_is_told_to_stop() {
 }
 
 #[test]
-fn the_line_that_says_listening_has_both_addresses() {
+fn the_listening_line_has_both_addresses() {
     let server = dev();
     assert!(server.address.ip().is_loopback() && server.admin_address.ip().is_loopback());
     assert_ne!(server.address, server.admin_address);
@@ -71,7 +71,7 @@ fn the_line_that_says_listening_has_both_addresses() {
 }
 
 #[test]
-fn get_prints_a_sheet() {
+fn get_prints_a_human_readable_order() {
     let server = dev();
     for (arguments, lines) in [
         (
@@ -128,7 +128,7 @@ fn get_prints_canonical_json() {
 }
 
 #[test]
-fn a_get_that_fails_says_why_and_prints_no_order() {
+fn a_failed_get_prints_the_reason_and_no_order() {
     let server = dev();
     for (arguments, texts) in [
         (
@@ -161,7 +161,7 @@ fn a_get_that_fails_says_why_and_prints_no_order() {
 }
 
 #[test]
-fn a_get_that_reaches_nobody_says_so() {
+fn get_reports_an_unreachable_server() {
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
@@ -210,7 +210,7 @@ fn usage_errors_exit_with_2() {
 }
 
 #[test]
-fn health_is_told_on_both_listeners() {
+fn health_works_on_both_listeners() {
     let server = dev();
     for address in [server.address, server.admin_address] {
         let endpoint = format!("--endpoint=http://{address}");
@@ -239,7 +239,7 @@ fn health_is_told_on_both_listeners() {
 
 /// `order-query get … | head -0`: what nobody reads is a failure and no panic.
 #[test]
-fn a_reader_that_has_left_makes_nobody_panic() {
+fn a_closed_stdout_is_a_failure_and_not_a_panic() {
     let server = dev();
     let nobody = || {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -314,7 +314,7 @@ impl health_server::Health for Hostile {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_server_says_does_not_steer_the_terminal() {
+async fn a_servers_error_message_is_printed_without_control_characters() {
     let routes = Routes::new(health_server::HealthServer::new(Hostile));
     let address = crate::support::serve(routes, CancellationToken::new()).await;
     let failed = run(["health", "--endpoint", &format!("http://{address}")]);
@@ -323,7 +323,7 @@ async fn what_a_server_says_does_not_steer_the_terminal() {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_not_waited_for_without_end() {
+fn commands_time_out_on_a_silent_server() {
     // Its connections are made, and nobody is there.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -89,7 +89,7 @@ fn as_texts(arguments: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn the_wrong_scheme_is_told_with_the_right_one() {
+fn a_wrong_scheme_is_reported_with_the_right_one() {
     let secured = Secured::start(&["localhost"], None);
     let right = format!("--endpoint {}", secured.at("https", "localhost"));
     fail(&secured.at("http", "localhost"), &[], "the server speaks TLS", &right);
@@ -102,7 +102,7 @@ fn the_wrong_scheme_is_told_with_the_right_one() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_trusted_is_told_with_what_is_wrong() {
+fn an_untrusted_server_certificate_is_reported_with_the_cause() {
     let secured = Secured::start(&["localhost"], None);
     let url = secured.at("https", "localhost");
     fail(&url, &[], "authority that this machine does not trust issued", "--ca-file FILE");
@@ -135,7 +135,7 @@ fn a_certificate_that_cannot_be_trusted_is_told_with_what_is_wrong() {
 }
 
 #[test]
-fn a_certificate_of_the_callers_that_is_missing_or_refused_is_told() {
+fn a_missing_or_refused_client_certificate_is_reported() {
     let callers = Authority::new();
     let secured = Secured::start(&["localhost"], Some(&callers));
     let url = secured.at("https", "localhost");
@@ -168,7 +168,7 @@ fn a_certificate_of_the_callers_that_is_missing_or_refused_is_told() {
 }
 
 #[test]
-fn the_port_for_probes_is_told_from_the_one_for_orders() {
+fn the_admin_port_is_recognized_as_the_wrong_one_for_orders() {
     let server = dev();
     let url = format!("http://{}", server.admin_address);
     for (command, failed) in asked(&url, &[]) {
@@ -188,7 +188,7 @@ fn the_port_for_probes_is_told_from_the_one_for_orders() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_where_nobody_or_something_else_is_is_told() {
+async fn a_port_with_no_listener_or_another_service_is_reported() {
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -235,7 +235,7 @@ async fn a_port_where_nobody_or_something_else_is_is_told() {
 
 /// Whether a machine has such addresses or not, they are none that TLS could not check.
 #[test]
-fn an_address_of_ipv6_can_be_asked_in_tls() {
+fn an_ipv6_address_can_be_used_over_tls() {
     let failed = run(["health", "--endpoint", "https://[::1]:1"]);
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.err.starts_with("error: cannot connect to https://[::1]:1: "), "{}", failed.err);
@@ -243,7 +243,7 @@ fn an_address_of_ipv6_can_be_asked_in_tls() {
 }
 
 #[test]
-fn an_unknown_health_is_told_with_the_known_ones() {
+fn an_unknown_health_name_is_reported_with_the_known_names() {
     let server = dev();
     let url = format!("http://{}", server.admin_address);
     for name in ["account/nobody", "ready", "haoka-sandbox"] {

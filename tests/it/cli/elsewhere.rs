@@ -13,7 +13,7 @@ const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"
                      base_url = \"http://127.0.0.1:1\"\n";
 
 #[test]
-fn a_store_file_that_could_not_be_opened_is_a_mistake_for_check_and_serve() {
+fn check_and_serve_refuse_a_store_file_that_cannot_be_opened() {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path();
     fs::create_dir(folder.join("folder")).unwrap();
@@ -47,7 +47,7 @@ fn a_store_file_that_could_not_be_opened_is_a_mistake_for_check_and_serve() {
 }
 
 #[test]
-fn check_makes_no_store_file_and_holds_none() {
+fn check_creates_no_store_file() {
     let directory = tempfile::tempdir().unwrap();
     let config = write(&directory, &format!("store.url = \"file:orders.redb\"\n{HAOKA}"));
     assert_eq!(run(["check", "--config", &config]).code, Some(0));
@@ -55,7 +55,7 @@ fn check_makes_no_store_file_and_holds_none() {
 }
 
 #[test]
-fn a_collectors_certificate_needs_authorities_to_check_it_by() {
+fn a_collector_over_tls_needs_system_authorities_or_a_ca_file() {
     let directory = tempfile::tempdir().unwrap();
     let lines = format!("telemetry.otlp_endpoint = \"https://h\"\n{HAOKA}");
     let config = write(&directory, &with_listeners(&lines));
@@ -74,7 +74,7 @@ fn a_collectors_certificate_needs_authorities_to_check_it_by() {
 }
 
 #[test]
-fn the_configuration_of_another_machine_is_checked_below_a_root() {
+fn check_resolves_paths_below_root() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
     let etc = root.join("etc/order-query-of-a-test");

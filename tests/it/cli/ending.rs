@@ -52,7 +52,7 @@ fn shipped(let_through: bool) -> Response<Body> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_lets_calls_under_way_be_answered_and_tells_who_watches() {
+async fn a_signal_drains_calls_under_way_and_notifies_watchers() {
     for signal in ["TERM", "INT"] {
         let mut held = Held::start().await;
         let question = held.under_way().await;
@@ -79,7 +79,7 @@ async fn a_signal_lets_calls_under_way_be_answered_and_tells_who_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_stops_at_once() {
     let mut held = Held::start().await;
     let question = held.under_way().await;
     held.server.child.signal("TERM");
@@ -97,7 +97,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_new_is_let_in_once_it_stops() {
+async fn no_connection_is_accepted_during_the_drain() {
     let mut held = Held::start().await;
     let question = held.under_way().await;
     held.server.child.signal("TERM");
@@ -114,7 +114,7 @@ async fn nobody_new_is_let_in_once_it_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hangup_ends_nothing() {
+async fn a_sighup_is_ignored() {
     let mut held = Held::start().await;
     let question = held.under_way().await;
     for _ in 0..2 {

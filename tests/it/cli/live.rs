@@ -87,7 +87,7 @@ const TAKEN: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_vendor_is_asked_for_proof_and_for_no_order() {
+async fn each_vendor_is_checked_without_an_order_call() {
     let sandbox = sandbox().await;
     // What the limits leave is nobody's but the callers' for orders.
     let config = sandbox.accounts().replace("provider = ", "calls_per_minute = 1\nprovider = ");
@@ -127,7 +127,7 @@ async fn each_vendor_is_asked_for_proof_and_for_no_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_is_what_the_vendors_document() {
+async fn live_checks_send_the_documented_requests() {
     let vendor = Scripted::start().await;
     vendor.answers(200, ANSWER.as_str());
     let url = format!("http://{}/below", vendor.address);
@@ -151,7 +151,7 @@ async fn what_is_asked_is_what_the_vendors_document() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_credentials_are_told_with_what_to_do() {
+async fn rejected_credentials_are_reported_with_advice() {
     let sandbox = sandbox().await;
     let wechat = "accounts.wechat-sandbox";
     let dingshang = "accounts.dingshang-sandbox";
@@ -189,7 +189,7 @@ async fn refused_credentials_are_told_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_that_gives_no_answer_is_told_in_time() {
+async fn an_unresponsive_vendor_is_reported_in_time() {
     let nobody = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -211,7 +211,7 @@ async fn a_vendor_that_gives_no_answer_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_prove_nothing_are_failures() {
+async fn inconclusive_answers_are_failures() {
     let vendor = Scripted::start().await;
     let url = format!("http://{}", vendor.address);
     for (status, body, haoka, others) in [
@@ -234,7 +234,7 @@ async fn answers_that_prove_nothing_are_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendors_words_hold_no_secret_and_steer_no_terminal() {
+async fn vendor_text_is_printed_without_secrets_or_control_characters() {
     let vendor = Scripted::start().await;
     let words = "no s3cret-of-a-test\\u001b[2J \\u202e\\r\\nok: accounts.wechat: fine";
     let body =
@@ -250,7 +250,7 @@ async fn a_vendors_words_hold_no_secret_and_steer_no_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clocks_that_differ_are_told() {
+async fn clock_skew_is_reported() {
     let now = SystemClock.now();
     let at = |time: SystemTime| sandbox_at(Arc::new(ManualClock::new(time)));
     for (time, side, haoka, code) in [
@@ -288,7 +288,7 @@ async fn good_for(days: i32) -> Secured {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_are_told_with_the_days_that_are_left() {
+async fn certificates_are_reported_with_days_left() {
     for (days, verdict) in [(40, "ok"), (6, "warning")] {
         let secured = good_for(days).await;
         let checked = check(&accounts(&secured.url(), &secured.ca_file()));
@@ -319,7 +319,7 @@ async fn answering(bytes: &'static [u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_whose_tls_is_another_is_not_taken_for_trouble_of_the_network() {
+async fn a_tls_mismatch_is_not_reported_as_a_network_failure() {
     let nothing_in_common = "; the vendor and this machine have no TLS version or no cipher";
     let no_tls = "; the server at base_url does not speak TLS: check its port";
     for (bytes, advice) in [
@@ -339,7 +339,7 @@ async fn a_vendor_whose_tls_is_another_is_not_taken_for_trouble_of_the_network()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_that_is_not_trusted_is_told_with_what_to_do() {
+async fn an_untrusted_certificate_is_reported_with_advice() {
     let elsewhere = Secured::start("vendor.example").await;
     let stranger = Secured::start("127.0.0.1").await;
     let gone = good_for(-2).await;

@@ -17,7 +17,7 @@ fn check(config: &str) -> Ended {
 }
 
 #[test]
-fn check_warns_and_is_content() {
+fn check_succeeds_with_warnings() {
     let checked = check(
         "[accounts.vending]\nprovider = \"dingshang\"\nbase_url = \"https://vending.example\"\n\
          app_id = \"ds\"\napp_secret = \"s\"\n",
@@ -31,7 +31,7 @@ fn check_warns_and_is_content() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_each_with_its_path() {
+fn all_mistakes_are_reported_at_once_with_their_paths() {
     let config = r#"
         [server]
         listn = "127.0.0.1:0"
@@ -73,7 +73,7 @@ fn all_mistakes_are_told_at_once_each_with_its_path() {
 }
 
 #[test]
-fn a_configuration_is_needed_and_the_environment_can_name_it() {
+fn a_configuration_is_required_and_the_environment_can_name_it() {
     for subcommand in ["serve", "check"] {
         let missing = run([subcommand]);
         assert_eq!((missing.code, missing.out.as_str()), (Some(78), ""));
@@ -98,7 +98,7 @@ fn a_configuration_is_needed_and_the_environment_can_name_it() {
 
 /// Compose sets what it has no value for to nothing: `${X:-}`.
 #[test]
-fn a_variable_that_is_empty_is_not_set() {
+fn an_empty_environment_variable_counts_as_unset() {
     const OURS: [&str; 3] = ["ORDER_QUERY_CONFIG", "ORDER_QUERY_LOG", "ORDER_QUERY_TOKEN"];
     let run = |arguments: &[&str]| {
         let mut command = command(arguments);
@@ -129,7 +129,7 @@ fn a_variable_that_is_empty_is_not_set() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_its_setting() {
+fn a_port_in_use_is_reported_with_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ fn a_port_in_use_is_told_with_its_setting() {
 }
 
 #[test]
-fn dev_serves_on_loopback_only() {
+fn dev_listens_on_loopback_only() {
     let directory = tempfile::tempdir().unwrap();
     let config = "server.listen = \"0.0.0.0:0\"\nserver.insecure = true\n\
                   admin.listen = \"127.0.0.1:0\"\n";
@@ -154,7 +154,7 @@ fn dev_serves_on_loopback_only() {
 }
 
 #[test]
-fn dev_adds_its_accounts_to_the_configurations_own() {
+fn dev_adds_its_accounts_to_those_of_the_configuration() {
     let server = Serving::start_with(HAOKA, |command| {
         command.arg("--dev");
     });
@@ -164,7 +164,7 @@ fn dev_adds_its_accounts_to_the_configurations_own() {
 }
 
 #[test]
-fn the_environments_log_level_goes_before_the_files() {
+fn the_environment_overrides_the_log_level_of_the_file() {
     let quiet = format!("telemetry.log_level = \"error\"\n{HAOKA}");
     let server = Serving::start_with(&quiet, |command| {
         command.env("ORDER_QUERY_LOG", "warn, order_query=info");
@@ -195,7 +195,7 @@ fn the_environments_log_level_goes_before_the_files() {
 }
 
 #[test]
-fn secrets_come_from_the_environment() {
+fn secrets_are_read_from_the_environment() {
     let config = format!("{LISTEN}{}", HAOKA.replace("\"s\"", "{ env = \"ORDER_QUERY_TEST_A\" }"));
     let directory = tempfile::tempdir().unwrap();
     let path = write(&directory, &config);
@@ -230,7 +230,7 @@ fn limited(command: &mut Command, limits: &str) {
 }
 
 #[test]
-fn descriptors_are_raised_to_what_can_be_had_and_warned_of_where_that_is_too_few() {
+fn the_descriptor_limit_is_raised_and_a_shortfall_is_a_warning() {
     let with = |connections: u32, concurrency: u32| {
         format!("server.max_connections = {connections}\n{HAOKA}max_concurrency = {concurrency}\n")
     };

@@ -20,7 +20,7 @@ fn without(account: &str, key: &str) -> String {
 }
 
 #[test]
-fn what_is_needed_is_enough() {
+fn the_required_settings_suffice() {
     for (_, account) in ACCOUNTS {
         fine(account);
     }
@@ -30,7 +30,7 @@ fn what_is_needed_is_enough() {
 }
 
 #[test]
-fn what_is_needed_and_missing_is_told() {
+fn missing_required_settings_are_reported() {
     for (path, account, keys) in [
         ("accounts.market", WECHAT, &["app_id", "app_secret", "provider"][..]),
         ("accounts.vending", DINGSHANG, &["app_id", "app_secret", "base_url", "provider"]),
@@ -55,14 +55,14 @@ fn what_is_needed_and_missing_is_told() {
 }
 
 #[test]
-fn a_missing_app_key_is_warned_of() {
+fn a_missing_app_key_is_a_warning() {
     let setup = read_in(Path::new(""), &without(DINGSHANG, "app_key")).ok().unwrap();
     let warned: Vec<_> = setup.warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(warned, ["accounts.vending.app_key"]);
 }
 
 #[test]
-fn every_vendor_may_set_what_concerns_the_connection() {
+fn connection_settings_are_accepted_for_every_vendor() {
     for (_, account) in ACCOUNTS {
         for line in [
             "base_url = \"https://vendor.example\"",
@@ -82,7 +82,7 @@ fn every_vendor_may_set_what_concerns_the_connection() {
 }
 
 #[test]
-fn a_base_url_is_https_or_on_this_machine_and_ends_with_its_path() {
+fn a_base_url_is_https_or_loopback_and_ends_with_its_path() {
     let scheme = "must begin with https://";
     for (url, told) in [
         ("http://vendor.example", scheme),
@@ -113,7 +113,7 @@ fn a_base_url_is_https_or_on_this_machine_and_ends_with_its_path() {
 }
 
 #[test]
-fn what_concerns_the_connection_is_told_at_its_path() {
+fn wrong_connection_settings_are_reported_at_their_path() {
     for (path, account) in ACCOUNTS {
         for (line, key, told) in [
             ("timeout = \"9ms\"", "timeout", "between 10ms and 300s"),
@@ -146,7 +146,7 @@ fn what_concerns_the_connection_is_told_at_its_path() {
 }
 
 #[test]
-fn limits_may_be_lowered_and_not_raised() {
+fn limits_can_be_lowered_but_not_raised() {
     let [wechat, _, cards] = ACCOUNTS;
     for (path, account, line, key, told) in [
         (cards.0, cards.1, "calls_per_minute = 201", "calls_per_minute", "between 1 and 200"),
@@ -183,7 +183,7 @@ fn limits_may_be_lowered_and_not_raised() {
 }
 
 #[test]
-fn a_ca_file_holds_certificates() {
+fn a_ca_file_must_hold_certificates() {
     let directory = tempfile::tempdir().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["vendor.example".to_owned()]).unwrap();
     let pem = certificate.cert.pem();
@@ -209,7 +209,7 @@ fn a_ca_file_holds_certificates() {
 }
 
 #[test]
-fn each_vendors_own_settings() {
+fn vendor_specific_settings_are_validated() {
     for line in ["token = \"stable\"", "token = \"classic\""] {
         fine(&with(WECHAT, line));
     }
@@ -247,7 +247,7 @@ fn each_vendors_own_settings() {
 }
 
 #[test]
-fn names_are_letters_digits_and_three_signs() {
+fn account_names_consist_of_letters_digits_and_three_signs() {
     let named = |name: &str| HAOKA.replace("cards", name);
     for name in ["a", "cards-2.eu_west", "0", &"n".repeat(64)] {
         fine(&named(&format!("\"{name}\"")));
@@ -303,7 +303,7 @@ fn two_accounts_with_one_identity_are_refused() {
 }
 
 #[test]
-fn two_defaults_of_one_vendor_are_refused() {
+fn two_default_accounts_for_one_vendor_are_refused() {
     let first = with(HAOKA, "default = true");
     let other = with(&HAOKA.replace("cards", "cards-2"), "user_id = \"other\"");
     let second = with(&other, "default = true");

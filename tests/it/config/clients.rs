@@ -28,7 +28,7 @@ fn certified(lines: &str) -> Vec<Problem> {
 }
 
 #[test]
-fn every_setting_takes_what_it_is_for() {
+fn every_setting_accepts_valid_values() {
     fine(&format!("clients.billing.token = \"{A}\"\n{HAOKA}"));
     fine(&format!(
         "[clients.billing]\ntoken = \"{A}\"\naccounts = [\"cards\", \"market\"]\n\
@@ -48,7 +48,7 @@ fn every_setting_takes_what_it_is_for() {
 }
 
 #[test]
-fn what_is_wrong_is_told_at_its_path() {
+fn wrong_values_are_reported_at_their_path() {
     let token = "must have 16 to 4096 characters: ASCII, visible";
     let long = "x".repeat(4097);
     for (line, path, told) in [
@@ -93,7 +93,7 @@ fn what_is_wrong_is_told_at_its_path() {
 }
 
 #[test]
-fn two_clients_that_look_alike_are_told_and_no_token_is() {
+fn indistinguishable_clients_are_reported_without_their_tokens() {
     let told = problems(&format!("clients.a.token = \"{A}\"\nclients.b.token = \"{A}\"\n{HAOKA}"));
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0].path, "clients.b.token");
@@ -107,13 +107,13 @@ fn two_clients_that_look_alike_are_told_and_no_token_is() {
 
 /// An account whose own settings are wrong is there all the same.
 #[test]
-fn a_wrong_account_is_no_unknown_one() {
+fn an_account_with_mistakes_is_not_reported_as_unknown() {
     let lines = format!("[clients.c]\ntoken = \"{A}\"\naccounts = [\"cards\"]\n{HAOKA}more = 1\n");
     wrong(&lines, "accounts.cards.more", "is not a setting");
 }
 
 #[test]
-fn a_token_in_plaintext_is_warned_of() {
+fn a_client_token_over_plaintext_is_a_warning() {
     let warned = |lines: &str| {
         let text = format!("{lines}\nclients.c.token = \"{A}\"\n{HAOKA}");
         let setup = read_in(Path::new(""), &text).ok().unwrap();
@@ -125,7 +125,7 @@ fn a_token_in_plaintext_is_warned_of() {
 }
 
 #[test]
-fn a_tokens_file_loses_its_last_line_break() {
+fn the_trailing_line_break_of_a_token_file_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("token"), format!("{A}\n")).unwrap();
     let lines =

@@ -50,7 +50,7 @@ fn check(folder: &Path, name: &str, config: &str, change: impl FnOnce(&mut Comma
 }
 
 #[test]
-fn what_the_documents_show_is_accepted() {
+fn documented_configurations_are_accepted() {
     let folder = folder();
     let [accounts] = blocks(README, "## Configure", "toml")[..] else { panic!("one block") };
     let [exposed] = blocks(README, "## Expose it", "toml")[..] else { panic!("one block") };
@@ -83,7 +83,7 @@ fn what_the_documents_show_is_accepted() {
 }
 
 #[test]
-fn what_is_wrong_is_told_as_the_document_says() {
+fn the_documented_mistakes_are_reported_as_documented() {
     let heading = "# Configuration";
     let config = blocks(CONFIGURATION, heading, "toml");
     let shown = blocks(CONFIGURATION, heading, "console");

@@ -33,7 +33,7 @@ fn everywhere(file: &str, key: &str) -> String {
 }
 
 #[test]
-fn a_torn_file_is_refused_with_its_path_wherever_one_is_read() {
+fn a_truncated_pem_file_is_refused_with_its_path_everywhere() {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     authority.issue(&["localhost"]).write(directory.path());
@@ -75,7 +75,7 @@ fn a_torn_file_is_refused_with_its_path_wherever_one_is_read() {
 }
 
 #[test]
-fn what_is_put_together_is_read_wherever_one_is_read() {
+fn a_concatenated_pem_file_is_read_everywhere() {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let pair = authority.issue(&["localhost"]);
@@ -100,7 +100,7 @@ fn with_authorities<'a>(pair: &'a Pair, authorities: &'a str) -> [(&'static str,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_both_authorities_are_let_in_at_the_start_and_when_the_file_changes() {
+async fn callers_of_both_authorities_are_accepted_at_start_and_after_a_reload() {
     let [old, new, newest] = [(); 3].map(|()| Authority::new());
     let pair = old.issue(&["localhost"]);
     let files = |authorities| with_authorities(&pair, authorities);
@@ -145,7 +145,7 @@ fn chained(folder: &Path, root: &Authority, names: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_commands_read_all_of_their_files_and_the_server_shows_its_whole_chain() {
+async fn commands_read_whole_files_and_the_server_presents_its_full_chain() {
     let [other, authority] = [(); 2].map(|()| Authority::new());
     let [servers, own] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     chained(servers.path(), &authority, &["localhost"]);

@@ -14,7 +14,7 @@ fn with(account: &str, line: &str) -> String {
 }
 
 #[test]
-fn a_placeholder_is_refused_in_every_value() {
+fn a_placeholder_is_refused_in_any_value() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["secret", "in-a-text"] {
         fs::write(folder.path().join(name), "replace-ME\n").unwrap();
@@ -62,7 +62,7 @@ fn a_placeholder_is_refused_in_every_value() {
 }
 
 #[test]
-fn every_file_of_a_certificate_that_is_left_of_an_example_is_told() {
+fn placeholders_in_certificate_files_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("pem"), "REPLACE-ME\n").unwrap();
     let text = format!(

@@ -128,7 +128,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_secret_that_changes_goes_on_the_wire() {
+async fn a_rotated_secret_is_used_in_requests() {
     for case in CASES {
         let mounted = Mounted::new(&[("secret", "first\n")]);
         let fixture = Fixture::new(&case, &mounted).await;
@@ -142,7 +142,7 @@ async fn a_secret_that_changes_goes_on_the_wire() {
 }
 
 #[tokio::test]
-async fn an_unfit_secret_leaves_the_one_before_in_use() {
+async fn an_invalid_secret_keeps_the_previous_one_in_use() {
     for case in CASES {
         let mounted = Mounted::new(&[("secret", "first\n")]);
         let fixture = Fixture::new(&case, &mounted).await;
@@ -165,7 +165,7 @@ async fn an_unfit_secret_leaves_the_one_before_in_use() {
 }
 
 #[tokio::test]
-async fn wechats_token_outlives_the_secret_and_a_mended_secret_is_tried_at_once() {
+async fn a_wechat_token_survives_rotation_and_a_new_secret_is_tried_at_once() {
     let case = &CASES[3];
     let mounted = Mounted::new(&[("secret", "first")]);
     let fixture = Fixture::new(case, &mounted).await;
@@ -192,7 +192,7 @@ async fn wechats_token_outlives_the_secret_and_a_mended_secret_is_tried_at_once(
 }
 
 #[tokio::test]
-async fn a_secret_that_changed_during_a_call_is_hidden_with_the_new_one() {
+async fn a_secret_rotated_during_a_call_is_redacted_like_the_new_one() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
     let vendor = Played::start(move |_| {

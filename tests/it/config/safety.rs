@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_value_is_in_a_problem(
+    fn no_value_appears_in_a_problem(
         values in proptest::collection::btree_map(proptest::sample::select(KEYS), value(), 1..12),
     ) {
         let mut lines: Vec<_> =
@@ -87,7 +87,7 @@ proptest! {
 
     /// A file that is broken on the very line of a secret, wherever it is broken.
     #[test]
-    fn no_broken_line_is_in_a_problem(
+    fn no_malformed_line_appears_in_a_problem(
         before in "[ a-z=\"'\\[\\]{}.,#\\\\]{0,8}",
         between in "[ a-z=\"'\\[\\]{}.,#\\\\]{0,8}",
         after in "\\PC{0,12}",
@@ -107,14 +107,14 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(
+    fn no_text_causes_a_panic(
         text in "([a-z_]{1,8}|\\[accounts\\.[a-z]\\]|provider = \"(wechat|dingshang|haoka)\"|[=\\[\\]{}\"'#.,\\\\\n]|\\PC){0,60}",
     ) {
         problems(&text);
     }
 
     #[test]
-    fn no_value_makes_it_panic(text in "([a-z]{1,6}:)?/{0,2}.{0,40}") {
+    fn no_value_causes_a_panic(text in "([a-z]{1,6}:)?/{0,2}.{0,40}") {
         for key in KEYS {
             let mut lines = vec![format!("{key} = {}", quoted(&text))];
             for (account, vendor) in [("w", "wechat"), ("d", "dingshang"), ("h", "haoka")] {

@@ -31,7 +31,7 @@ async fn sent(secret: &str, directory: &std::path::Path) -> String {
 }
 
 #[tokio::test]
-async fn one_trailing_line_break_of_a_file_is_dropped() {
+async fn one_trailing_line_break_of_a_secret_file_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     for (content, secret) in [
         ("word", "word"),
@@ -47,7 +47,7 @@ async fn one_trailing_line_break_of_a_file_is_dropped() {
 }
 
 #[test]
-fn a_file_that_holds_no_secret_is_told() {
+fn a_file_without_a_secret_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     fs::write(path.join("right"), "word\n").unwrap();
@@ -88,7 +88,7 @@ fn a_file_that_holds_no_secret_is_told() {
 }
 
 #[test]
-fn what_nobody_sees_in_a_secret_is_warned_of_and_kept() {
+fn invisible_characters_in_a_secret_are_a_warning_and_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (mark, width, space) = ("byte order mark", "zero-width", "begins or ends with a space");
     for (content, told) in [
@@ -135,7 +135,7 @@ fn what_nobody_sees_in_a_secret_is_warned_of_and_kept() {
 }
 
 #[test]
-fn a_secret_has_three_forms_and_no_other() {
+fn a_secret_has_exactly_three_forms() {
     let directory = tempfile::tempdir().unwrap();
     for value in [
         "{ env = \"PATH\", file = \"x\" }",
@@ -159,7 +159,7 @@ fn a_secret_has_three_forms_and_no_other() {
 
 /// Reading a pipe waits for who writes to it, and with it would wait all files that are rotated.
 #[test]
-fn a_pipe_that_takes_a_files_place_is_unfit_and_is_not_waited_for() {
+fn a_pipe_instead_of_a_secret_file_is_invalid_and_does_not_block() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secret");
     fs::write(&path, "word").unwrap();

@@ -10,7 +10,7 @@ use super::{HAOKA, fine, problems_in, settings, wrong};
 use crate::support::authority::Authority;
 
 #[test]
-fn without_any_line_the_documented_defaults_are_set() {
+fn an_empty_configuration_has_the_documented_defaults() {
     let config = settings("");
     assert_eq!(config.server.listen, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.server.request_timeout, Duration::from_secs(15));
@@ -29,7 +29,7 @@ fn without_any_line_the_documented_defaults_are_set() {
 }
 
 #[test]
-fn every_setting_takes_what_it_is_for() {
+fn every_setting_accepts_valid_values() {
     let config = settings(
         "server.listen = \"0.0.0.0:8443\"\nserver.insecure = true\n\
          server.request_timeout = \"1500ms\"\nserver.reflection = true\n\
@@ -56,7 +56,7 @@ fn every_setting_takes_what_it_is_for() {
 }
 
 #[test]
-fn loopback_needs_no_leave_to_be_plaintext() {
+fn loopback_may_be_plaintext() {
     for address in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:50051"] {
         settings(&format!("server.listen = \"{address}\""));
     }
@@ -68,7 +68,7 @@ fn loopback_needs_no_leave_to_be_plaintext() {
 }
 
 #[test]
-fn two_listeners_need_two_ports_wherever_one_listens_on_every_address() {
+fn listeners_need_distinct_ports_when_one_uses_every_address() {
     for (server, admin, clash) in [
         ("127.0.0.1:7", "127.0.0.1:7", true),
         ("127.0.0.1:7", "127.0.0.1:8", false),
@@ -112,7 +112,7 @@ fn durations_are_texts_in_natural_units() {
 }
 
 #[test]
-fn what_is_wrong_is_told_at_its_path() {
+fn wrong_values_are_reported_at_their_path() {
     let duration = "must be a duration such as";
     let address = "must be an address and port";
     let level = "must be a log level";
@@ -171,7 +171,7 @@ fn what_is_wrong_is_told_at_its_path() {
 }
 
 #[test]
-fn a_collector_is_a_url_of_a_host_and_nothing_else() {
+fn an_otlp_endpoint_is_a_url_with_only_a_host_and_port() {
     let endpoint = |text: &str| format!("telemetry.otlp_endpoint = \"{text}\"\n");
     for text in [
         "http://127.0.0.1:4317",
@@ -214,7 +214,7 @@ fn a_collector_is_a_url_of_a_host_and_nothing_else() {
 }
 
 #[test]
-fn a_collectors_authority_is_for_https_and_holds_a_certificate() {
+fn an_otlp_ca_file_needs_https_and_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let damaged = authority.pem.replace("\nMII", "\n!II");

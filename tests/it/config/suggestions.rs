@@ -3,7 +3,7 @@
 use super::{DINGSHANG, HAOKA, WECHAT, problems};
 
 #[test]
-fn a_slip_of_the_pen_is_told_with_what_it_may_be_meant_for() {
+fn a_misspelled_key_is_reported_with_a_suggestion() {
     const TLS: &str = "[server.tls]\ncert_file = \"x\"\nkey_file = \"x\"\n";
     const CLIENT: &str = "[clients.c]\ntoken = \"token-of-billing-0001\"\n";
     for (before, line, path, meant) in [

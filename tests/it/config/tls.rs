@@ -56,7 +56,7 @@ const TABLE: &[(&str, Option<(&str, &str)>)] = &[
 ];
 
 #[test]
-fn each_file_must_be_what_it_is_for() {
+fn each_tls_file_must_have_the_right_content() {
     let directory = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new().issue(&["localhost"]));
     let pair = authority.issue(&["localhost"]);
@@ -98,7 +98,7 @@ fn made_by_openssl(folder: &Path, kind: &[&str]) {
 }
 
 #[test]
-fn a_key_that_cannot_be_used_is_blamed_itself_with_what_can_be() {
+fn an_unsupported_key_is_reported_with_the_supported_kinds() {
     let directory = tempfile::tempdir().unwrap();
     let tls = "[server.tls]\ncert_file = \"tls.crt\"\nkey_file = \"tls.key\"\n";
     for (kind, is_fine) in [
@@ -135,7 +135,7 @@ fn tls_must_be_a_table() {
 
 /// It may be valid by the time that callers see it, or they may not look: it is no reason not to start.
 #[test]
-fn a_certificate_that_is_not_valid_now_is_warned_of_at_the_start_and_when_it_changes() {
+fn an_expired_or_future_certificate_is_a_warning_at_start_and_on_reload() {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let (good, expired, early) = ([2025, 2035], [2020, 2025], [2035, 2045]);
@@ -191,7 +191,7 @@ fn a_certificate_that_is_not_valid_now_is_warned_of_at_the_start_and_when_it_cha
 }
 
 #[test]
-fn check_and_serve_tell_of_an_expired_certificate() {
+fn check_and_serve_warn_of_an_expired_certificate() {
     let directory = tempfile::tempdir().unwrap();
     Authority::new().issue_between(&["localhost"], [2020, 2021]).write(directory.path());
     let config = format!("{HAOKA}{}", authority::settings(directory.path(), None));

@@ -114,7 +114,7 @@ fn assert_overloaded(failed: &Failed) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_times_the_load_is_two_thirds_turned_away_and_nobody_else_notices() {
+async fn at_triple_load_two_thirds_are_shed_and_the_rest_are_unaffected() {
     let held = Held::start("server.max_in_flight = 10").await;
     let mut calls = JoinSet::new();
     for call in 0..30 {
@@ -136,7 +136,7 @@ async fn three_times_the_load_is_two_thirds_turned_away_and_nobody_else_notices(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_gives_its_place_back_however_it_ends() {
+async fn a_call_releases_its_permit_however_it_ends() {
     let held = Held::start("server.max_in_flight = 1").await;
     // At its deadline, while the vendor is still silent.
     let failed = held.ask("late", Some("50m")).await.unwrap_err();
@@ -151,7 +151,7 @@ async fn a_call_gives_its_place_back_however_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_have_places_of_their_own() {
+async fn watches_have_their_own_permits() {
     let held = Held::start("server.max_in_flight = 1\nserver.max_watches = 2").await;
     held.gate.add_permits(100);
     let mut watches = Vec::new();
@@ -183,7 +183,7 @@ async fn next(watch: &mut Streaming<WatchOrderResponse>) -> Result<WatchOrderRes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_takes_a_place_for_each_of_its_different_orders() {
+async fn a_batch_takes_a_permit_for_each_distinct_order() {
     let held = Held::start("server.max_in_flight = 3").await;
     let hanging = tokio::spawn(held.ask("hangs", None));
     held.vendor.was_asked(1).await;
@@ -240,7 +240,7 @@ async fn ask_other(server: &Serving) -> Result<(), Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_accounts_vendor_takes_no_more_than_its_share_of_the_places() {
+async fn one_account_takes_no_more_than_its_share_of_the_permits() {
     for (own, share) in [("", 2), ("max_in_flight = 3", 3), ("max_in_flight = 1", 1)] {
         let (held, _other) = beside_another("server.max_in_flight = 4", own).await;
         let mut calls = JoinSet::new();
@@ -264,7 +264,7 @@ async fn one_accounts_vendor_takes_no_more_than_its_share_of_the_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_client_takes_no_more_than_its_own_places() {
+async fn one_client_takes_no_more_than_its_own_permits() {
     const SMALL: &str = "token-of-the-small-one";
     const OTHER: &str = "token-of-the-other-one";
     let clients = format!(

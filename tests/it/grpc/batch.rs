@@ -28,7 +28,7 @@ fn error(result: &OrderResult) -> &OrderError {
 }
 
 #[tokio::test]
-async fn each_order_has_its_result_in_its_place_and_equal_ones_one_call() {
+async fn results_keep_the_requested_order_and_duplicates_share_a_call() {
     let fixture = Fixture::new().await;
     let orders = vec![
         order(Provider::Haoka, "shipped"),
@@ -86,7 +86,7 @@ async fn a_batch_has_1_to_100_orders() {
 }
 
 #[tokio::test]
-async fn the_deadline_is_over_all_and_what_came_in_time_is_told() {
+async fn the_deadline_covers_the_batch_and_results_in_time_are_returned() {
     let fixture = Fixture::with(|accounts| {
         format!("{accounts}\n").replace("base_url", "timeout = \"1m\"\nbase_url")
     })
@@ -102,7 +102,7 @@ async fn the_deadline_is_over_all_and_what_came_in_time_is_told() {
 
 /// More than gRPC's clients read.
 #[tokio::test]
-async fn a_batch_whose_answer_would_be_larger_than_4_mib_is_refused() {
+async fn a_batch_response_over_4_mib_is_refused() {
     let vendor = Scripted::start().await;
     let server = Server::start(&format!(
         "[accounts.d]\nprovider = \"dingshang\"\nbase_url = \"http://{}\"\napp_id = \"d\"\n\

@@ -53,7 +53,7 @@ fn assert_out_of_time(failed: &Failed) {
 }
 
 #[tokio::test]
-async fn a_callers_deadline_is_kept() {
+async fn a_callers_deadline_is_enforced() {
     let (server, _vendor) = server("1m", "1m").await;
     for timeout in ["50m", "50000u", "50000000n"] {
         assert_out_of_time(&ask(&server, Some(timeout)).await.unwrap_err());
@@ -61,7 +61,7 @@ async fn a_callers_deadline_is_kept() {
 }
 
 #[tokio::test]
-async fn a_missing_a_malformed_and_a_long_deadline_are_capped() {
+async fn missing_malformed_and_long_deadlines_are_capped() {
     let (server, _vendor) = server("1m", "50ms").await;
     for timeout in [None, Some("5 apples"), Some("-1S"), Some("123456789S"), Some("99999999H")] {
         assert_out_of_time(&ask(&server, timeout).await.unwrap_err());
@@ -69,7 +69,7 @@ async fn a_missing_a_malformed_and_a_long_deadline_are_capped() {
 }
 
 #[tokio::test]
-async fn a_call_without_any_time_sends_nothing() {
+async fn an_expired_deadline_sends_nothing() {
     let (server, vendor) = server("1m", "1m").await;
     let failed = ask(&server, Some("0m")).await.unwrap_err();
     assert_eq!(
@@ -83,7 +83,7 @@ async fn a_call_without_any_time_sends_nothing() {
 }
 
 #[tokio::test]
-async fn the_vendors_call_goes_on_when_its_caller_is_gone() {
+async fn a_vendor_call_continues_when_its_caller_leaves() {
     let (server, vendor) = server("1m", "1m").await;
     let health = HealthCheckRequest { service: "account/h".to_owned() };
     let mut watch =
@@ -103,7 +103,7 @@ async fn the_vendors_call_goes_on_when_its_caller_is_gone() {
 }
 
 #[tokio::test]
-async fn the_accounts_timeout_bounds_the_vendors_call() {
+async fn the_account_timeout_bounds_the_vendor_call() {
     let (server, _vendor) = server("50ms", "1m").await;
     let failed = ask(&server, None).await.unwrap_err();
     assert_eq!((failed.code, failed.reason.as_str()), (Code::Unavailable, "PROVIDER_UNAVAILABLE"));
@@ -111,7 +111,7 @@ async fn the_accounts_timeout_bounds_the_vendors_call() {
 }
 
 #[tokio::test]
-async fn a_request_whose_body_never_comes_ends_at_its_deadline() {
+async fn a_request_without_a_body_ends_at_its_deadline() {
     let (server, _vendor) = server("1m", "50ms").await;
     let headers = [("content-type", "application/grpc"), ("te", "trailers")];
     let path = "/orderquery.v1.OrderService/GetOrder";
@@ -140,7 +140,7 @@ async fn binary(settings: &str) -> (Serving, Played, Arc<Semaphore>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_that_is_slower_than_its_caller_is_not_asked_twice() {
+async fn a_vendor_slower_than_the_deadline_is_not_called_twice() {
     let (server, vendor, gate) = binary("").await;
     let mut client = bare_client(server.address);
     let mut request = Request::new(question(Provider::Haoka, "shipped"));
@@ -177,7 +177,7 @@ async fn watch(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_ends_at_its_callers_deadline_and_at_no_other() {
+async fn a_watch_ends_at_its_callers_deadline_only() {
     let (server, _vendor, gate) = binary("server.request_timeout = \"50ms\"").await;
     let client = bare_client(server.address);
     let mut endless = [watch(&client, None).await, watch(&client, Some("5 apples")).await];

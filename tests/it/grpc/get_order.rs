@@ -10,7 +10,7 @@ use crate::support::{Server, question, sandboxed};
 const WECHAT: &str = "DD2981741311549200000";
 
 #[tokio::test]
-async fn ids_outside_the_vendors_alphabets_are_turned_down_and_not_sent() {
+async fn ids_with_invalid_characters_are_rejected_and_not_sent() {
     let (sandbox, server) = sandboxed().await;
     let long = "1".repeat(65);
     let everywhere = [
@@ -50,7 +50,7 @@ async fn ids_outside_the_vendors_alphabets_are_turned_down_and_not_sent() {
 }
 
 #[tokio::test]
-async fn the_longest_ids_are_let_through() {
+async fn the_longest_ids_are_accepted() {
     let (sandbox, server) = sandboxed().await;
     let word = "Az09_-".repeat(11)[..64].to_owned();
     for (provider, id) in [
@@ -68,7 +68,7 @@ async fn the_longest_ids_are_let_through() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_none_is_turned_down() {
+async fn an_unknown_provider_is_rejected() {
     let (sandbox, server) = sandboxed().await;
     let next = i32::try_from(Provider::all().count()).unwrap() + 1;
     for provider in [0, next, -1, i32::MAX, i32::MIN] {
@@ -82,7 +82,7 @@ async fn a_provider_that_is_none_is_turned_down() {
 }
 
 #[tokio::test]
-async fn max_age_must_be_a_span_of_time() {
+async fn max_age_must_be_a_valid_duration() {
     let (sandbox, server) = sandboxed().await;
     let ask = async |seconds, nanos| {
         let max_age = Some(prost_types::Duration { seconds, nanos });
@@ -122,7 +122,7 @@ fn accounts(wechat: &str, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_account_is_the_named_one_the_default_or_the_only_one() {
+async fn the_account_is_the_named_the_default_or_the_only_one() {
     let (sandbox, _server) = sandboxed().await;
     let wechat = sandbox.address("wechat").unwrap().to_string();
 
@@ -171,7 +171,7 @@ async fn the_account_is_the_named_one_the_default_or_the_only_one() {
 }
 
 #[tokio::test]
-async fn the_machine_is_the_given_one_or_the_accounts() {
+async fn machine_no_defaults_to_the_accounts() {
     let (sandbox, server) = sandboxed().await;
     let ask = async |server: &Server, provider, id: &str, machine_no: &str| {
         let machine_no = machine_no.to_owned();
@@ -211,7 +211,7 @@ async fn the_machine_is_the_given_one_or_the_accounts() {
 }
 
 #[tokio::test]
-async fn an_answer_says_where_it_comes_from_and_of_when_it_is() {
+async fn a_response_states_its_source_and_times() {
     let clock = crate::support::manual_clock();
     let (sandbox, server) = crate::support::sandboxed_at(std::sync::Arc::new(clock.clone())).await;
     let now = prost_types::Timestamp { seconds: 1_790_000_000, nanos: 0 };

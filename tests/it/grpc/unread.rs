@@ -12,7 +12,7 @@ const GRPC: (&str, &str) = ("content-type", "application/grpc");
 const GET_ORDER: &str = "/orderquery.v1.OrderService/GetOrder";
 
 #[tokio::test]
-async fn every_failure_has_the_contracts_details() {
+async fn every_failure_has_error_details() {
     const INVALID: (Code, &str) = (Code::InvalidArgument, "INVALID_REQUEST");
     const UNIMPLEMENTED: (Code, &str) = (Code::Unimplemented, "UNIMPLEMENTED");
     let (sandbox, server) = sandboxed().await;
@@ -64,7 +64,7 @@ async fn every_failure_has_the_contracts_details() {
 
 /// Clients that are set to compress name their compression, and send short messages as they are.
 #[tokio::test]
-async fn a_message_that_is_not_compressed_is_read_whatever_its_header_says() {
+async fn an_uncompressed_message_is_read_whatever_grpc_encoding_says() {
     let (sandbox, server) = sandboxed().await;
     let body = framed(0, &question(Provider::Haoka, "shipped").encode_to_vec());
     for encoding in ["identity", "gzip", "deflate", "snappy", "\u{ff}"] {
@@ -76,7 +76,7 @@ async fn a_message_that_is_not_compressed_is_read_whatever_its_header_says() {
 }
 
 #[tokio::test]
-async fn who_does_not_speak_grpc_is_told_in_http() {
+async fn non_grpc_requests_get_an_http_error() {
     let (sandbox, server) = sandboxed().await;
     let body = framed(0, &question(Provider::Haoka, "shipped").encode_to_vec());
     let others = [

@@ -37,7 +37,7 @@ async fn scripted() -> (Scripted, Server, order_query::clock::ManualClock) {
 }
 
 #[tokio::test]
-async fn a_watcher_hears_of_every_change_and_of_the_end() {
+async fn a_watcher_receives_every_change_up_to_the_terminal_state() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(200, haoka("待处理"));
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
@@ -57,7 +57,7 @@ async fn a_watcher_hears_of_every_change_and_of_the_end() {
 }
 
 #[tokio::test]
-async fn many_watchers_are_one_poller_and_hear_what_others_ask() {
+async fn watchers_share_one_poller_and_receive_updates_from_other_calls() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(200, haoka("待处理"));
     let mut first = watch(&server, Provider::Haoka, "A1").await;
@@ -81,7 +81,7 @@ async fn many_watchers_are_one_poller_and_hear_what_others_ask() {
 }
 
 #[tokio::test]
-async fn a_watch_survives_the_vendors_trouble() {
+async fn a_watch_survives_vendor_failures() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(503, "");
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
@@ -100,7 +100,7 @@ async fn a_watch_survives_the_vendors_trouble() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_where_the_order_can_never_be_read() {
+async fn a_watch_ends_on_a_permanent_error() {
     let fixture = Fixture::new().await;
     let cases = [
         (Provider::Haoka, "nobody", Code::NotFound, "ORDER_NOT_FOUND"),
@@ -131,7 +131,7 @@ async fn a_watch_ends_where_the_order_can_never_be_read() {
 }
 
 #[tokio::test]
-async fn a_watch_of_a_known_terminal_order_tells_it_and_ends() {
+async fn a_watch_of_a_terminal_order_sends_it_and_ends() {
     let fixture = Fixture::new().await;
     fixture.server.get(question(Provider::Haoka, "settled")).await.unwrap();
     for _ in 0..2 {
@@ -155,7 +155,7 @@ async fn watches_end_when_the_server_stops() {
 }
 
 #[tokio::test]
-async fn a_poller_ends_with_its_last_watcher() {
+async fn a_poller_stops_with_its_last_watcher() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(200, haoka("待处理"));
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
@@ -174,7 +174,7 @@ async fn a_poller_ends_with_its_last_watcher() {
 }
 
 #[tokio::test]
-async fn pollers_hold_at_most_half_of_the_minute() {
+async fn pollers_use_at_most_half_of_the_limit_per_minute() {
     let fixture =
         Fixture::with(|accounts| accounts.replace("user_id", "calls_per_minute = 4\nuser_id"))
             .await;

@@ -100,7 +100,7 @@ fn millis(range: std::ops::RangeInclusive<u64>) -> std::ops::RangeInclusive<Dura
 }
 
 #[tokio::test]
-async fn a_vendor_that_fails_is_left_alone_for_longer_each_time() {
+async fn the_breaker_backs_off_longer_each_time() {
     let fixture = Fixture::new().await;
     assert_eq!(fixture.health().await, SERVING);
     let mut wait = fixture.open(Reply::new(503, "")).await;
@@ -134,7 +134,7 @@ async fn a_vendor_that_fails_is_left_alone_for_longer_each_time() {
 }
 
 #[tokio::test]
-async fn a_probe_is_alone_until_it_is_answered() {
+async fn only_one_probe_is_in_flight_at_a_time() {
     let gate = Arc::new(Semaphore::new(ENOUGH));
     let status = Arc::new(AtomicU16::new(503));
     let (opened, says) = (Arc::clone(&gate), Arc::clone(&status));
@@ -172,7 +172,7 @@ async fn a_probe_is_alone_until_it_is_answered() {
 }
 
 #[tokio::test]
-async fn half_of_the_calls_is_enough_without_any_in_a_row() {
+async fn a_failure_rate_of_half_opens_the_breaker() {
     let fixture = Fixture::new().await;
     let [fine, failing] = [Reply::new(200, HAOKA_ORDER), Reply::new(503, "")];
     fixture.vendor.replies_at("", (0..100).flat_map(|_| [fine.clone(), failing.clone()]));
@@ -186,7 +186,7 @@ async fn half_of_the_calls_is_enough_without_any_in_a_row() {
 }
 
 #[tokio::test]
-async fn the_vendors_own_time_is_waited_for() {
+async fn the_breaker_honors_retry_after() {
     let fixture = Fixture::new().await;
     let headers = vec![("retry-after", "300".to_owned())];
     let wait = fixture.open(Reply { headers, ..Reply::new(503, "") }).await;
@@ -194,7 +194,7 @@ async fn the_vendors_own_time_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_older_answer_takes_the_place_of_the_refusal() {
+async fn a_stale_answer_is_served_while_the_breaker_is_open() {
     let fixture = Fixture::new().await;
     fixture.vendor.answers(200, HAOKA_ORDER);
     fixture.server.get(question(Provider::Haoka, "known")).await.unwrap();
@@ -218,7 +218,7 @@ fn manual_clock_start() -> std::time::SystemTime {
 }
 
 #[tokio::test]
-async fn whatever_a_vendor_answers_tells_that_it_is_there() {
+async fn any_answer_resets_the_failure_count() {
     let answers = [
         (200, HAOKA_ORDER),
         (200, r#"{"code":-1,"message":"订单不存在"}"#),
@@ -247,7 +247,7 @@ async fn whatever_a_vendor_answers_tells_that_it_is_there() {
 }
 
 #[tokio::test]
-async fn each_cause_is_cleared_by_what_disproves_it() {
+async fn each_impairment_is_cleared_by_its_own_evidence() {
     let fixture = Fixture::new().await;
     fixture.vendor.answers(200, r#"{"code":-1,"message":"签名错误"}"#);
     fixture.ask().await.unwrap_err();
@@ -263,7 +263,7 @@ async fn each_cause_is_cleared_by_what_disproves_it() {
 }
 
 #[tokio::test]
-async fn a_probe_that_our_own_limit_stops_is_none() {
+async fn a_probe_refused_by_our_limit_does_not_count() {
     let vendor = Scripted::start().await;
     let clock = manual_clock();
     let url = format!("http://{}", vendor.address);
@@ -291,7 +291,7 @@ async fn vend(channel: &Channel, n: usize) -> Result<(), Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_real_server_spares_a_vendor_that_answers_503_and_recovers_by_itself() {
+async fn the_server_spares_a_vendor_that_returns_503_and_recovers() {
     let [failing, fine] = [Scripted::start().await, Scripted::start().await];
     failing.answers(503, "");
     fine.answers_at("/cgi-bin/", 200, r#"{"access_token":"t","expires_in":7200}"#);

@@ -61,7 +61,7 @@ fn haoka(status: &str) -> String {
 const BLOCKED: &str = r#"{"code":-1,"message":"操作频繁"}"#;
 
 #[tokio::test]
-async fn limits_pauses_and_answers_go_on_after_a_clock_was_ahead() {
+async fn limits_pauses_and_answers_recover_after_the_clock_was_ahead() {
     for ahead in [HOUR * 30, YEARS] {
         let fixture = Fixture::new().await;
         let clock = manual_clock();
@@ -114,7 +114,7 @@ fn dingshang(status: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_of_a_replica_that_was_ahead_holds_up_no_watcher_and_no_caller() {
+async fn an_answer_dated_ahead_by_a_replica_delays_no_watcher_and_no_caller() {
     let (redis, vendor) = (RedisServer::start(), Scripted::start().await);
     let now = SystemClock.now();
     let server = over_redis(&redis, &vendor, &ManualClock::new(now + YEARS)).await;
@@ -185,7 +185,7 @@ fn assert_told_once(log: &Log, clock: &str, hours: u64) {
 }
 
 #[tokio::test]
-async fn the_log_says_once_whose_clock_was_ahead_and_by_how_much() {
+async fn the_log_reports_once_whose_clock_was_ahead_and_by_how_much() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
     let open = |path: &Path, clock: &ManualClock| {

@@ -37,7 +37,7 @@ async fn impatient_server() -> (Sandbox, Server) {
 }
 
 #[tokio::test]
-async fn every_fault_of_the_transport_has_its_reason() {
+async fn every_transport_fault_maps_to_a_reason() {
     const UNAVAILABLE: (Code, &str) = (Code::Unavailable, "PROVIDER_UNAVAILABLE");
     const INVALID: (Code, &str) = (Code::Internal, "PROVIDER_RESPONSE_INVALID");
     const ERROR: (Code, &str) = (Code::Unknown, "PROVIDER_ERROR");
@@ -84,7 +84,7 @@ async fn every_fault_of_the_transport_has_its_reason() {
 
 /// What vendors write loosely costs neither the order nor what a refusal means.
 #[tokio::test]
-async fn loose_answers_say_what_they_say() {
+async fn loosely_typed_answers_keep_their_meaning() {
     let (_sandbox, server) = impatient_server().await;
     for (provider, id, expected) in [
         (Provider::Haoka, "time-none", Ok((OrderStatus::Canceled, true))),
@@ -122,7 +122,7 @@ async fn loose_answers_say_what_they_say() {
 }
 
 #[tokio::test]
-async fn every_id_of_the_sandbox_is_answered_or_refused_by_name() {
+async fn every_sandbox_id_yields_an_order_or_a_named_error() {
     let (_sandbox, server) = impatient_server().await;
     let outcomes = Sandbox::scripted().into_iter().map(|scripted| {
         let id = scripted.id.replace("errcode-N", "errcode-77");
@@ -158,7 +158,7 @@ async fn all_fail_at(address: SocketAddr) -> Vec<Failed> {
 }
 
 #[tokio::test]
-async fn a_vendor_that_is_down_is_unavailable() {
+async fn an_unreachable_vendor_is_unavailable() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -174,7 +174,7 @@ async fn a_vendor_that_is_down_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_vendor_that_hangs_up_is_unavailable_and_asked_again_only_without_limits() {
+async fn a_dropped_connection_is_unavailable_and_retried_only_without_limits() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -196,7 +196,7 @@ async fn a_vendor_that_hangs_up_is_unavailable_and_asked_again_only_without_limi
 }
 
 #[tokio::test]
-async fn a_panic_is_an_internal_error_and_the_server_lives() {
+async fn a_panic_is_an_internal_error_and_the_server_survives() {
     let vendor = FakeVendor::new(|query| async move {
         assert_ne!(query.id, "in-call", "panics as it is meant to");
         Ok(Order { id: query.id, ..Order::default() })
@@ -226,7 +226,7 @@ async fn a_panic_is_an_internal_error_and_the_server_lives() {
 }
 
 #[tokio::test]
-async fn one_vendors_trouble_is_not_the_others() {
+async fn one_vendors_failure_does_not_affect_the_others() {
     let (_sandbox, server) = sandboxed().await;
     let hanging = tokio::spawn({
         let mut client = server.client.clone();

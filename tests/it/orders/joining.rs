@@ -216,7 +216,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_call_that_was_under_way_at_the_arrival_is_young_enough_for_anyone() {
+async fn a_call_in_flight_at_arrival_satisfies_any_max_age() {
     let fixture = Fixture::new();
     Fixture::close(&fixture.answers).await;
     let mut first = pin!(fixture.get(None));
@@ -234,7 +234,7 @@ async fn a_call_that_was_under_way_at_the_arrival_is_young_enough_for_anyone() {
 }
 
 #[tokio::test]
-async fn a_call_goes_on_when_its_callers_have_left() {
+async fn a_call_continues_when_its_callers_leave() {
     let fixture = Fixture::new();
     Fixture::close(&fixture.answers).await;
     {
@@ -251,7 +251,7 @@ async fn a_call_goes_on_when_its_callers_have_left() {
 }
 
 #[tokio::test]
-async fn who_insists_is_not_refused_with_who_does_not() {
+async fn a_fresh_request_is_not_refused_with_a_default_one() {
     let fixture = Fixture::new();
     for _ in 0..8 {
         fixture.get(NOW).await.unwrap();
@@ -269,7 +269,7 @@ async fn who_insists_is_not_refused_with_who_does_not() {
 }
 
 #[tokio::test]
-async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer() {
+async fn a_fresh_request_misses_its_deadline_and_a_default_one_gets_stale_data() {
     let fixture = Fixture::new();
     fixture.get(None).await.unwrap();
     fixture.clock.advance(Duration::from_hours(1));
@@ -286,7 +286,7 @@ async fn who_insists_misses_its_deadline_and_who_does_not_gets_the_older_answer(
 }
 
 #[tokio::test]
-async fn a_second_attempt_keeps_the_order_leased() {
+async fn a_retry_renews_the_order_lease() {
     // Ten calls pay for a second attempt; the tenth fails, and takes its whole time.
     let mut fixture = Fixture::with(true, 10, LIMIT);
     for n in 1..10 {
@@ -318,7 +318,7 @@ fn with_a_share(name: &str) -> Caller {
 }
 
 #[tokio::test]
-async fn who_joined_a_call_that_anothers_share_stopped_asks_for_itself() {
+async fn a_joiner_retries_when_the_leaders_share_is_exhausted() {
     let (spent, fresh) = (with_a_share("spent"), with_a_share("fresh"));
     for other in [Caller::default(), fresh.clone()] {
         let fixture = Fixture::new();
@@ -343,7 +343,7 @@ async fn who_joined_a_call_that_anothers_share_stopped_asks_for_itself() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_joined_and_an_answer_that_is_known_spend_no_share() {
+async fn joined_calls_and_cached_answers_spend_no_share() {
     let fixture = Fixture::new();
     let caller = with_a_share("caller");
     Fixture::close(&fixture.answers).await;
@@ -362,7 +362,7 @@ async fn a_call_that_is_joined_and_an_answer_that_is_known_spend_no_share() {
 }
 
 #[tokio::test]
-async fn a_share_that_cannot_be_counted_stops_its_own_caller_only() {
+async fn an_uncountable_share_blocks_only_its_own_caller() {
     let fixture = Fixture::with(false, 0, None);
     fixture.broken.store(true, Ordering::SeqCst);
     Fixture::close(&fixture.reads).await;

@@ -33,7 +33,7 @@ fn delays() -> impl FnMut() -> Duration {
 }
 
 #[tokio::test]
-async fn no_minute_sees_more_calls_than_the_limit() {
+async fn the_vendor_never_counts_more_calls_a_minute_than_the_limit() {
     let clock = manual_clock();
     let counted = Arc::new(Mutex::new(Vec::<SystemTime>::new()));
     let (delay, seen) = (Mutex::new(delays()), Arc::clone(&counted));

@@ -61,7 +61,7 @@ async fn ask(server: &Server, provider: Provider) -> Result<(), Failed> {
 }
 
 #[tokio::test]
-async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
+async fn a_call_is_retried_only_where_useful_and_permitted() {
     let reply = Reply::new;
     let later = || Reply { headers: vec![("retry-after", "1".to_owned())], ..reply(503, "") };
     let busy = || reply(200, r#"{"errcode":-1,"errmsg":"system error"}"#);
@@ -101,7 +101,7 @@ async fn a_question_is_asked_twice_only_where_that_can_help_and_is_allowed() {
 }
 
 #[tokio::test]
-async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
+async fn retries_are_funded_by_a_reserve_and_by_calls() {
     let (vendor, server) = after(0, Provider::Dingshang, "").await;
     let mut calls = 0;
     let mut retries_of = async |fails: bool| {
@@ -131,7 +131,7 @@ async fn an_account_begins_with_a_reserve_and_calls_pay_for_more() {
 }
 
 #[tokio::test]
-async fn a_vendor_is_asked_twice_and_not_more_often_whatever_is_saved_up() {
+async fn a_call_is_retried_at_most_once_whatever_the_budget() {
     let (vendor, server) = after(4 * PAID, Provider::Dingshang, "").await;
     let before = vendor.asked().len();
     vendor.answers(503, "");
@@ -160,7 +160,7 @@ async fn broken_once(vendor: &Secured, nth: usize) -> (String, Arc<AtomicUsize>)
 }
 
 #[tokio::test]
-async fn a_limited_account_asks_again_where_no_connection_was_made_and_pays_once() {
+async fn a_limited_account_retries_unsent_calls_and_counts_them_once() {
     // Each call has a connection of its own.
     let vendor = Secured::answering("127.0.0.1", || {
         let mut answer = answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
@@ -184,7 +184,7 @@ async fn a_limited_account_asks_again_where_no_connection_was_made_and_pays_once
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shaky_vendor_sees_the_reserve_and_a_tenth_more_and_not_a_third() {
+async fn retries_to_a_flaky_vendor_are_capped_at_the_reserve_plus_a_tenth() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&attempts);
     let vendor = FakeVendor::new(move |query| {

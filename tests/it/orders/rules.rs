@@ -68,7 +68,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn equal_questions_at_one_time_are_one_call() {
+async fn concurrent_equal_requests_share_one_call() {
     let fixture = Fixture::new().await;
     let fixture = &fixture;
     let calls = (0..500).map(|n| async move {
@@ -85,7 +85,7 @@ async fn equal_questions_at_one_time_are_one_call() {
 }
 
 #[tokio::test]
-async fn a_day_has_ten_calls_for_those_who_insist() {
+async fn fresh_requests_get_ten_calls_a_day() {
     let fixture = Fixture::new().await;
     let mut refused = 0;
     for _ in 0..15 {
@@ -114,7 +114,7 @@ async fn a_day_has_ten_calls_for_those_who_insist() {
 }
 
 #[tokio::test]
-async fn without_max_age_eight_calls_last_the_day() {
+async fn default_requests_spread_eight_calls_over_the_day() {
     let fixture = Fixture::new().await;
     for step in 0..=(24 * 12) {
         let answer = fixture.get(Provider::Haoka, "shipped").await.unwrap();
@@ -133,7 +133,7 @@ async fn without_max_age_eight_calls_last_the_day() {
 }
 
 #[tokio::test]
-async fn the_last_two_calls_of_the_day_are_for_those_who_insist() {
+async fn the_last_two_calls_of_the_day_are_reserved_for_fresh_requests() {
     let fixture = Fixture::new().await;
     for _ in 0..8 {
         fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap();
@@ -151,7 +151,7 @@ async fn the_last_two_calls_of_the_day_are_for_those_who_insist() {
 }
 
 #[tokio::test]
-async fn a_minute_has_no_more_calls_than_are_configured() {
+async fn the_configured_limit_per_minute_is_enforced() {
     let fixture =
         Fixture::with(|accounts| accounts.replace("user_id", "calls_per_minute = 5\nuser_id"))
             .await;
@@ -176,7 +176,7 @@ async fn a_minute_has_no_more_calls_than_are_configured() {
 }
 
 #[tokio::test]
-async fn a_terminal_order_is_never_asked_for_again() {
+async fn a_terminal_order_is_never_fetched_again() {
     let fixture = Fixture::new().await;
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
         for n in 0..100 {
@@ -196,7 +196,7 @@ async fn a_terminal_order_is_never_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_its_freshness_and_no_longer() {
+async fn an_answer_is_cached_for_its_freshness_and_no_longer() {
     let fixture = Fixture::new().await;
     let cases = [
         (Provider::Wechat, "status-2", 10),
@@ -224,7 +224,7 @@ async fn an_answer_is_kept_for_its_freshness_and_no_longer() {
 }
 
 #[tokio::test]
-async fn that_an_order_is_unknown_is_remembered_for_five_seconds() {
+async fn an_unknown_order_is_cached_for_five_seconds() {
     let fixture = Fixture::new().await;
     for _ in 0..3 {
         let failed = fixture.get(Provider::Wechat, "nobody").await.unwrap_err();
@@ -244,7 +244,7 @@ async fn that_an_order_is_unknown_is_remembered_for_five_seconds() {
 }
 
 #[tokio::test]
-async fn an_older_answer_takes_the_place_of_some_errors_where_no_age_is_set() {
+async fn some_errors_are_replaced_by_a_stale_answer_without_max_age() {
     // A vendor that goes away: the sandbox is dropped once the order is known.
     let Fixture { clock, sandbox, server } = Fixture::new().await;
     server.get(question(Provider::Dingshang, "101")).await.unwrap();
@@ -267,7 +267,7 @@ async fn an_older_answer_takes_the_place_of_some_errors_where_no_age_is_set() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_never_sent_costs_nothing() {
+async fn an_unsent_call_costs_no_quota() {
     let Fixture { clock, sandbox, server } = Fixture::new().await;
     let config = sandbox.accounts();
     drop(sandbox);
@@ -283,7 +283,7 @@ async fn a_call_that_was_never_sent_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_vendor_that_is_asked_too_often_is_left_alone() {
+async fn a_rate_limited_account_is_paused() {
     let cases = [
         (Provider::Haoka, "error-frequent", "shipped", 60),
         (Provider::Haoka, "error-blocked", "shipped", 60),
@@ -310,7 +310,7 @@ async fn a_vendor_that_is_asked_too_often_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_spent_daily_quota_is_probed_by_one_call_every_15_minutes() {
+async fn an_exhausted_daily_quota_is_probed_by_one_call_every_15_minutes() {
     let fixture = Fixture::new().await;
     fixture.get(Provider::Wechat, "errcode-45009").await.unwrap_err();
     for round in 1..4 {

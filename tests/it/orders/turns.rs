@@ -82,7 +82,7 @@ fn new_id() -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_is_bounded_and_so_is_the_wait() {
+async fn the_queue_and_the_wait_are_bounded() {
     let mut fixture = Fixture::new();
     let begin = Instant::now();
     fixture.ask(AT_ONE_TIME + WAITING).await;
@@ -124,7 +124,7 @@ async fn the_queue_is_bounded_and_so_is_the_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_sees_no_more_calls_at_one_time_than_are_configured() {
+async fn a_vendor_gets_at_most_max_concurrency_calls_at_a_time() {
     let [now, peak] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
     let (at_vendor, most) = (Arc::clone(&now), Arc::clone(&peak));
     let vendor = Played::start(move |_| {
@@ -150,7 +150,7 @@ async fn a_vendor_sees_no_more_calls_at_one_time_than_are_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vendor_that_hangs_takes_nothing_from_the_others() {
+async fn a_hanging_vendor_does_not_delay_the_others() {
     let hanging = Played::start(|_| std::future::pending()).await;
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let config = format!(

@@ -55,7 +55,7 @@ async fn ask(server: &Serving, orders: &[(Provider, &str)]) -> Vec<Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_huge_body_is_given_up_and_costs_no_memory() {
+async fn a_huge_body_is_abandoned_without_using_memory() {
     let (sandbox, server) = start("").await;
     // The first calls load what is loaded once.
     ask(&server, &HUGE).await;
@@ -73,7 +73,7 @@ async fn a_huge_body_is_given_up_and_costs_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_never_ends_is_given_up_at_the_accounts_timeout() {
+async fn an_endless_body_is_abandoned_at_the_account_timeout() {
     let (sandbox, server) = start("timeout = \"1s\"").await;
     // WeChat's token is asked for once, before its orders.
     assert_eq!(server.get(&["wechat", "status-2"]).code, Some(0));

@@ -57,7 +57,7 @@ fn http(status: &str, header: &str, body: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_whole_answer_is_read_however_its_connection_ends() {
+async fn a_complete_response_is_read_however_its_connection_ends() {
     const FINE: [&str; 2] = ["", "PROVIDER_QUOTA_EXHAUSTED"];
     const CUT: [&str; 2] = ["PROVIDER_UNAVAILABLE", "PROVIDER_QUOTA_EXHAUSTED"];
     const TOO_OFTEN: [&str; 2] = ["PROVIDER_QUOTA_EXHAUSTED"; 2];

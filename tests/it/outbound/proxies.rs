@@ -14,7 +14,7 @@ use crate::support::played::{Played, answer};
 use crate::support::secured::Secured;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proxies_of_the_environment_are_ignored() {
+async fn proxies_from_the_environment_are_ignored() {
     let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let trap = Played::start(|_| async { answer(502, "") }).await;
     let server = Serving::start_with(&accounts(&vendor.url(), ""), |command| {
@@ -32,7 +32,7 @@ async fn proxies_of_the_environment_are_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_accounts_own_proxy_is_used() {
+async fn the_proxy_of_the_account_is_used() {
     let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     // It answers in the vendor's place, so what comes back shows the way.
     let proxy = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
@@ -54,7 +54,7 @@ async fn the_accounts_own_proxy_is_used() {
 }
 
 #[tokio::test]
-async fn a_proxy_sees_of_tls_where_it_goes_and_no_more() {
+async fn a_proxy_sees_only_the_destination_of_a_tls_connection() {
     let secured = Secured::start("127.0.0.1").await;
     let (proxy, mut heads) = tunnel(secured.vendor.address).await;
     let more = format!("{}\nproxy = \"http://{proxy}\"", secured.ca_file());
@@ -73,7 +73,7 @@ async fn a_proxy_sees_of_tls_where_it_goes_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_told_without_its_address() {
+async fn an_unreachable_proxy_is_reported_without_its_address() {
     let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -63,7 +63,7 @@ async fn full() -> (TcpListener, Vec<TcpStream>) {
 }
 
 #[tokio::test]
-async fn what_never_had_a_connection_is_not_counted() {
+async fn a_call_without_a_connection_is_not_counted() {
     let (full, _crowd) = full().await;
     // Nobody accepts: the system completes the connection, and nothing is ever answered.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -92,7 +92,7 @@ async fn token_only(asked: Asked) -> axum::http::Response<Body> {
 }
 
 #[tokio::test]
-async fn what_may_have_left_is_counted() {
+async fn a_call_that_may_have_been_sent_is_counted() {
     let vendor = Played::start(token_only).await;
     let once = format!("{LONG}\n{ONCE}");
     let once = once.as_str();
@@ -119,7 +119,7 @@ async fn what_may_have_left_is_counted() {
 
 /// A connection that is used again carries the request at once.
 #[tokio::test]
-async fn what_a_used_connection_may_have_carried_is_counted() {
+async fn a_call_on_a_reused_connection_is_counted() {
     for provider in Provider::all() {
         let answers = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&answers);

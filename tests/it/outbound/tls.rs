@@ -19,7 +19,7 @@ fn assert_unreachable(failed: &Failed, vendor: &Played) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_refused() {
+async fn an_untrusted_certificate_is_refused() {
     let secured = Secured::start("127.0.0.1").await;
     let server = Server::start(&accounts(&secured.url(), "")).await;
     for provider in Provider::all() {
@@ -33,7 +33,7 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
 }
 
 #[tokio::test]
-async fn a_ca_file_vouches_for_the_vendor() {
+async fn a_ca_file_makes_the_vendor_trusted() {
     let secured = Secured::start("127.0.0.1").await;
     let server = Server::start(&accounts(&secured.url(), &secured.ca_file())).await;
     for provider in Provider::all() {
@@ -45,7 +45,7 @@ async fn a_ca_file_vouches_for_the_vendor() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_is_refused() {
+async fn a_certificate_for_another_name_is_refused() {
     let secured = Secured::start("vendor.example").await;
     let server = Server::start(&accounts(&secured.url(), &secured.ca_file())).await;
     for provider in Provider::all() {
@@ -55,7 +55,7 @@ async fn a_certificate_of_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn a_vendor_without_tls_is_not_spoken_to_over_https() {
+async fn a_vendor_without_tls_is_unreachable_over_https() {
     let plain = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let server = Server::start(&accounts(&format!("https://{}", plain.address), "")).await;
     let failed = server.order(Provider::Haoka, "54").await.unwrap_err();

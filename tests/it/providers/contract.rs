@@ -30,7 +30,7 @@ fn words() -> Vec<String> {
 }
 
 #[test]
-fn every_vendor_of_the_contract_has_its_fixtures() {
+fn every_vendor_in_the_contract_has_fixtures() {
     for word in words() {
         for file in REQUIRED {
             let path = fixtures().join(&word).join(file);
@@ -40,7 +40,7 @@ fn every_vendor_of_the_contract_has_its_fixtures() {
 }
 
 #[test]
-fn every_folder_of_fixtures_is_a_vendors() {
+fn every_fixture_folder_belongs_to_a_vendor() {
     let mut folders: Vec<_> = fs::read_dir(fixtures())
         .unwrap()
         .map(Result::unwrap)
@@ -55,13 +55,13 @@ fn every_folder_of_fixtures_is_a_vendors() {
 
 /// The other tests walk the vendors that the library knows.
 #[test]
-fn the_library_knows_every_vendor_of_the_contract() {
+fn the_library_knows_every_vendor_in_the_contract() {
     let known: Vec<_> = Provider::all().map(Provider::word).collect();
     assert_eq!(known, words());
 }
 
 #[test]
-fn every_vendors_fixtures_say_what_they_must() {
+fn every_vendors_fixtures_are_complete() {
     for word in words() {
         let vendor = Vendor::of(Provider::from_word(&word).unwrap());
         let not_found = vendor.json("not-found.expected.json");

@@ -57,7 +57,7 @@ async fn serving(vendors: &[Vendor]) -> (Serving, Vec<Scripted>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_cannot_be_read_is_counted_by_its_name_and_logged_once() {
+async fn an_unreadable_field_is_counted_by_name_and_logged_once() {
     let vendors = vendors();
     let (server, scripted) = serving(&vendors).await;
     let start = page(&server).await;

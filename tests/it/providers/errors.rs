@@ -96,7 +96,7 @@ impl Group {
 }
 
 #[tokio::test]
-async fn every_error_becomes_what_its_row_says() {
+async fn every_error_maps_to_its_row() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         for group in &errors.error {
@@ -116,7 +116,7 @@ async fn every_error_becomes_what_its_row_says() {
 
 /// A vendor's text can be missing, or be anything but a text.
 #[tokio::test]
-async fn an_error_needs_no_text() {
+async fn an_error_does_not_require_a_message() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         let group = errors.error.iter().find(|group| group.reason == "PROVIDER_ERROR").unwrap();
@@ -153,7 +153,7 @@ const SHAPES: &[&str] = &[
 
 /// PHP and .NET write a refusal's envelope in many shapes: the code decides, and a text where it is one.
 #[tokio::test]
-async fn a_refusal_is_told_by_its_code_whatever_its_envelope_holds() {
+async fn an_error_is_recognized_by_its_code_in_any_envelope() {
     let others = ["data", "order", "errs", "access_token", "expires_in", "unknown"];
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
@@ -186,7 +186,7 @@ async fn a_refusal_is_told_by_its_code_whatever_its_envelope_holds() {
 
 /// What is no text says nothing. Of Haoka's errors the text is all that tells them apart.
 #[tokio::test]
-async fn a_refusal_needs_no_text_that_is_one() {
+async fn an_error_message_of_another_type_is_ignored() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         let nameless = errors.error.iter().find(|group| group.reason == "PROVIDER_ERROR").unwrap();
@@ -213,7 +213,7 @@ async fn a_refusal_needs_no_text_that_is_one() {
 
 /// A text that was cut says what can be read of it, and no more: it is not exactly another one.
 #[tokio::test]
-async fn a_refusals_text_may_be_cut() {
+async fn an_error_message_may_be_truncated() {
     let vendor = Vendor::of(Provider::Haoka);
     let outcome = async |text: &str| {
         let body = Errors::of(&vendor).body.replace("CODE", "-1").replace("TEXT", text);
@@ -227,7 +227,7 @@ async fn a_refusals_text_may_be_cut() {
 
 /// A code that cannot be read is no code.
 #[tokio::test]
-async fn a_code_that_cannot_be_read_says_nothing() {
+async fn an_unreadable_code_is_ignored() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         for call in vendor.paths().into_keys() {
@@ -249,7 +249,7 @@ async fn a_code_that_cannot_be_read_says_nothing() {
 
 /// A vendor's words leave the server at 256 characters at most, and without control characters.
 #[tokio::test]
-async fn a_vendors_words_are_made_fit_to_be_shown() {
+async fn vendor_text_is_sanitized() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         let code = format!("7\u{1b}[31m{}", "号".repeat(300));
@@ -262,7 +262,7 @@ async fn a_vendors_words_are_made_fit_to_be_shown() {
 
 /// How often WeChat is asked for the order and for a token when its tokens are refused.
 #[tokio::test]
-async fn a_refused_token_is_renewed_and_the_order_asked_for_once_more() {
+async fn a_refused_token_is_renewed_and_the_order_call_repeated_once() {
     let vendor = Vendor::of(Provider::Wechat);
     let token = |name: &str| {
         Reply::new(200, json!({ "access_token": name, "expires_in": 7200 }).to_string())

@@ -228,7 +228,7 @@ impl Fields {
 }
 
 #[tokio::test]
-async fn what_is_not_told_is_unset() {
+async fn absent_fields_are_unset() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             for raw in field.kind.none().iter().copied().map(Some).chain([None]) {
@@ -239,7 +239,7 @@ async fn what_is_not_told_is_unset() {
 }
 
 #[tokio::test]
-async fn numbers_and_texts_are_taken_for_each_other() {
+async fn numbers_and_strings_are_accepted_for_each_other() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             let other = match field.answer(&vendor).pointer(&field.at).unwrap() {
@@ -253,7 +253,7 @@ async fn numbers_and_texts_are_taken_for_each_other() {
 }
 
 #[tokio::test]
-async fn yes_and_no_are_numbers_texts_or_booleans() {
+async fn flags_are_numbers_strings_or_booleans() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             if field.kind != Kind::Flag {
@@ -278,7 +278,7 @@ async fn yes_and_no_are_numbers_texts_or_booleans() {
 
 /// Some writers know no whole numbers.
 #[tokio::test]
-async fn a_whole_number_may_be_written_with_a_point() {
+async fn a_whole_number_may_have_a_decimal_point() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             // Of a word the letters are told as well: they are in `words.toml`. An amount has places.
@@ -305,7 +305,7 @@ async fn a_whole_number_may_be_written_with_a_point() {
 /// Every member of the documented answer is either optional or required, so that none is left
 /// untested. Of a list, the first element stands for all.
 #[test]
-fn every_member_of_the_sample_has_its_row() {
+fn every_member_of_the_sample_has_a_row() {
     fn walk(json: &Value, at: &str, found: &mut Vec<String>) {
         let Value::Object(members) = json else {
             if let Value::Array(elements) = json {

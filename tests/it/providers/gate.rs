@@ -57,7 +57,7 @@ impl Gate for Shut {
 }
 
 #[tokio::test]
-async fn each_call_for_an_order_passes_the_gate_once_and_no_other_call_does() {
+async fn only_order_calls_pass_the_gate_each_exactly_once() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for vendor in vendors() {
         let server = Scripted::start().await;

@@ -149,17 +149,17 @@ fn places(json: &Value, at: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn any_bytes_are_survived() {
+fn any_bytes_are_handled() {
     every_call(|_, _| (any_status(), prop::collection::vec(any::<u8>(), 0..400)));
 }
 
 #[test]
-fn any_json_is_survived() {
+fn any_json_is_handled() {
     every_call(|_, _| (any_status(), any_json().prop_map(|json| json.to_string().into_bytes())));
 }
 
 #[test]
-fn a_sample_that_is_cut_or_garbled_is_survived() {
+fn a_truncated_or_garbled_sample_is_handled() {
     every_call(|vendor, call| {
         let whole = sample(vendor, call).to_string().into_bytes();
         let length = whole.len();
@@ -179,7 +179,7 @@ fn a_sample_that_is_cut_or_garbled_is_survived() {
 }
 
 #[test]
-fn a_sample_with_any_member_in_it_is_survived() {
+fn a_sample_with_any_member_replaced_is_handled() {
     every_call(|vendor, call| {
         let whole = sample(vendor, call);
         let mut found = BTreeSet::new();
@@ -195,7 +195,7 @@ fn a_sample_with_any_member_in_it_is_survived() {
 
 /// Whatever stands in a field that an order can do without, its status and its end are told.
 #[test]
-fn no_side_field_decides() {
+fn no_optional_field_changes_the_status() {
     for vendor in vendors() {
         // A terminal order is asked for once.
         let fits = |it: &Field| !it.must && it.of == "order";

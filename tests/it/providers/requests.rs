@@ -46,7 +46,7 @@ fn own_headers(request: &Asked) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn wechat_is_asked_for_a_stable_token_and_then_for_the_order() {
+async fn wechat_is_called_for_a_stable_token_and_then_for_the_order() {
     let vendor = Vendor::of(Provider::Wechat);
     let arrived = requests(&vendor, &[]).await;
     let [token, order] = arrived.as_slice() else { panic!("{arrived:?}") };
@@ -76,7 +76,7 @@ async fn wechat_is_asked_for_a_stable_token_and_then_for_the_order() {
 }
 
 #[tokio::test]
-async fn wechat_can_be_asked_for_a_classic_token() {
+async fn wechat_can_be_called_for_a_classic_token() {
     let vendor = Vendor::of(Provider::Wechat);
     let arrived = requests(&vendor, &[("token", "classic")]).await;
     let [token, order] = arrived.as_slice() else { panic!("{arrived:?}") };
@@ -115,7 +115,7 @@ fn payload(request: &Asked) -> String {
 }
 
 #[tokio::test]
-async fn dingshang_is_asked_with_a_signed_payload() {
+async fn dingshang_is_called_with_a_signed_payload() {
     let vendor = Vendor::of(Provider::Dingshang);
     let order = request(&vendor, &[]).await;
     assert_eq!(
@@ -133,7 +133,7 @@ async fn dingshang_is_asked_with_a_signed_payload() {
 }
 
 #[tokio::test]
-async fn dingshang_is_asked_unsigned_without_a_key() {
+async fn dingshang_is_called_unsigned_without_a_key() {
     let mut vendor = Vendor::of(Provider::Dingshang);
     vendor.sheet.account.remove("app_key");
     let order = request(&vendor, &[]).await;
@@ -166,7 +166,7 @@ const HAOKA_FIELDS: [(&str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn haoka_is_asked_with_a_multipart_form() {
+async fn haoka_is_called_with_a_multipart_form() {
     let vendor = Vendor::of(Provider::Haoka);
     for changes in [&[][..], &[("body", "multipart")]] {
         let order = request(&vendor, changes).await;
@@ -188,7 +188,7 @@ async fn haoka_is_asked_with_a_multipart_form() {
 }
 
 #[tokio::test]
-async fn haoka_can_be_asked_with_an_urlencoded_form() {
+async fn haoka_can_be_called_with_an_urlencoded_form() {
     let vendor = Vendor::of(Provider::Haoka);
     let order = request(&vendor, &[("body", "urlencoded")]).await;
     assert_eq!(
@@ -202,7 +202,7 @@ async fn haoka_can_be_asked_with_an_urlencoded_form() {
 
 /// The vendor turns an old time down, so each question is stamped when it is sent.
 #[tokio::test]
-async fn every_question_has_the_time_at_which_it_is_sent() {
+async fn every_request_is_stamped_with_its_send_time() {
     for provider in [Provider::Dingshang, Provider::Haoka] {
         let vendor = Vendor::of(provider);
         let bench = Bench::start(&vendor).await;
@@ -239,7 +239,7 @@ async fn no_secret_is_in_a_url() {
 
 /// Nothing is sent for an id that is not in the vendor's alphabet.
 #[tokio::test]
-async fn an_id_outside_of_the_alphabet_is_never_sent() {
+async fn an_id_with_invalid_characters_is_never_sent() {
     let long = "9".repeat(65);
     let everywhere =
         ["", " ", "1/2", "1?2", "1#2", "1&2", "1=2", "1%2", "1.2", "1 2", "1\n", "号", &long];
@@ -265,7 +265,7 @@ async fn an_id_outside_of_the_alphabet_is_never_sent() {
 
 /// The ends of the alphabets: the longest ids, and every kind of character.
 #[tokio::test]
-async fn an_id_of_the_alphabet_is_sent_to_the_letter() {
+async fn a_valid_id_is_sent_verbatim() {
     let long = "aZ_-09".repeat(11);
     for vendor in vendors() {
         let ids: &[&str] = match vendor.provider {

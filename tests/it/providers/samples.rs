@@ -7,7 +7,7 @@ const ANSWER: &str = ".answer.json";
 const EXPECTED: &str = ".expected.json";
 
 #[tokio::test]
-async fn every_sample_becomes_what_its_file_says() {
+async fn every_sample_yields_the_expected_result() {
     for vendor in vendors() {
         for name in vendor.files(ANSWER) {
             let bench = Bench::start(&vendor).await;
@@ -21,7 +21,7 @@ async fn every_sample_becomes_what_its_file_says() {
 }
 
 #[test]
-fn every_expectation_has_its_answer() {
+fn every_expected_result_has_a_sample() {
     for vendor in vendors() {
         assert_eq!(vendor.files(ANSWER), vendor.files(EXPECTED), "{}", vendor.provider.word());
     }

@@ -89,7 +89,7 @@ async fn outcome(vendor: &Vendor, call: &str, reply: Reply) -> Value {
 }
 
 #[tokio::test]
-async fn a_status_counts_where_the_answer_says_nothing() {
+async fn the_http_status_decides_when_the_body_does_not() {
     for vendor in vendors() {
         let whole = vendor.text("order.answer.json");
         for call in vendor.paths().into_keys() {
@@ -106,7 +106,7 @@ async fn a_status_counts_where_the_answer_says_nothing() {
 }
 
 #[tokio::test]
-async fn an_unknown_code_is_told_along_with_the_status() {
+async fn an_unknown_code_is_reported_along_with_the_status() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         for call in vendor.paths().into_keys() {
@@ -129,7 +129,7 @@ async fn an_unknown_code_is_told_along_with_the_status() {
 }
 
 #[tokio::test]
-async fn a_known_code_goes_before_any_status() {
+async fn a_known_code_overrides_any_status() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
         // Where the table names a status, the code says nothing.
@@ -153,7 +153,7 @@ async fn a_known_code_goes_before_any_status() {
 }
 
 #[tokio::test]
-async fn silence_with_a_good_status_cannot_be_read() {
+async fn an_empty_answer_with_status_200_is_unreadable() {
     for vendor in vendors() {
         for call in vendor.paths().into_keys() {
             for body in SILENT_BODIES {
@@ -166,7 +166,7 @@ async fn silence_with_a_good_status_cannot_be_read() {
 
 /// A large answer is not read to its end, and one that breaks off is no answer.
 #[tokio::test]
-async fn an_answer_has_a_largest_size() {
+async fn an_answer_has_a_maximum_size() {
     const LIMIT: usize = 256 * 1024;
     for vendor in vendors() {
         let sample = vendor.text("order.answer.json");
@@ -180,7 +180,7 @@ async fn an_answer_has_a_largest_size() {
 
 /// More lines than an order has take many times their bytes; nothing of such an answer is kept.
 #[tokio::test]
-async fn an_order_has_at_most_a_thousand_lines() {
+async fn an_order_has_at_most_1000_lines() {
     let vendors = vendors();
     let vendor = vendors.iter().find(|vendor| vendor.provider == Provider::Dingshang).unwrap();
     let sample: Value = serde_json::from_str(&vendor.text("order.answer.json")).unwrap();
@@ -230,7 +230,7 @@ async fn reasons(bench: &Bench<'_>, replies: &[(u16, String)]) -> Vec<String> {
 
 /// Haoka blocks who asks too often, and for longer who goes on.
 #[tokio::test]
-async fn pages_in_a_row_in_haokas_place_are_a_block() {
+async fn consecutive_html_pages_from_haoka_pause_the_account() {
     let vendor = Vendor::of(Provider::Haoka);
     for (status, page) in BLOCK_PAGES {
         let bench = Bench::start(&vendor).await;
@@ -257,7 +257,7 @@ async fn pages_in_a_row_in_haokas_place_are_a_block() {
 /// A few pages are no block: of a wrong `base_url`, of one request, of a gateway. Nor are any at a
 /// vendor that is not known to block.
 #[tokio::test]
-async fn other_pages_close_no_account() {
+async fn other_html_pages_pause_no_account() {
     let page = |status| (status, "<html></html>".to_owned());
     let haoka = Vendor::of(Provider::Haoka);
     let words = [

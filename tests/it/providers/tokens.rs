@@ -52,7 +52,7 @@ impl Fixture {
 const WAYS: [&str; 2] = ["stable", "classic"];
 
 #[tokio::test]
-async fn one_token_serves_all_calls_of_its_life() {
+async fn one_token_serves_all_calls_until_it_expires() {
     for way in WAYS {
         let fixture = Fixture::new(way, APP_ID).await;
         let ids = ["status-1", "status-2", "status-3", "status-5", "status-6", "status-7"];
@@ -80,7 +80,7 @@ async fn a_refused_token_is_renewed_once_for_all_callers() {
 }
 
 #[tokio::test]
-async fn a_stable_token_that_comes_back_unchanged_is_not_tried_again() {
+async fn an_unchanged_stable_token_is_not_retried() {
     for code in ["40001", "40014", "42001"] {
         let fixture = Fixture::new("stable", APP_ID).await;
         let id = format!("errcode-{code}");
@@ -100,7 +100,7 @@ async fn a_stable_token_that_comes_back_unchanged_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_renewed_classic_token_that_is_refused_too_ends_the_call() {
+async fn a_call_fails_when_the_renewed_classic_token_is_refused_too() {
     let fixture = Fixture::new("classic", APP_ID).await;
     assert_eq!(fixture.ask("errcode-40001").await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
     assert_eq!(fixture.counts(), (2, 2));
@@ -112,7 +112,7 @@ async fn a_renewed_classic_token_that_is_refused_too_ends_the_call() {
 }
 
 #[tokio::test]
-async fn after_a_failed_refresh_the_next_one_waits_longer_each_time() {
+async fn failed_token_refreshes_back_off_longer_each_time() {
     let fixture = Fixture::new("stable", "wxerrcode-1").await;
     for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
         let (before, _) = fixture.counts();
@@ -129,7 +129,7 @@ async fn after_a_failed_refresh_the_next_one_waits_longer_each_time() {
 }
 
 #[tokio::test]
-async fn refused_credentials_and_spent_quotas_of_the_token_call_wait_as_long_as_they_say() {
+async fn rejected_credentials_and_quotas_pause_token_calls_for_the_stated_time() {
     let cases = [
         ("wxerrcode40164", "PROVIDER_CREDENTIALS_REJECTED", 60, None),
         ("wxerrcode45011", "PROVIDER_QUOTA_EXHAUSTED", 60, Some(60)),
@@ -150,7 +150,7 @@ async fn refused_credentials_and_spent_quotas_of_the_token_call_wait_as_long_as_
 }
 
 #[tokio::test]
-async fn a_token_that_the_vendor_repeats_is_not_passed_on() {
+async fn a_token_echoed_by_the_vendor_is_redacted() {
     let vendor = Scripted::start().await;
     let token = "to/ken".repeat(90);
     vendor.answers_at(

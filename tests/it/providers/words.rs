@@ -67,7 +67,7 @@ fn tables() -> Vec<(Vendor, Vec<Table>)> {
 }
 
 #[tokio::test]
-async fn every_known_word_has_its_meaning() {
+async fn every_known_word_maps_to_its_status() {
     for (vendor, tables) in tables() {
         for table in tables {
             for (word, meaning) in &table.words {
@@ -80,7 +80,7 @@ async fn every_known_word_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn every_other_word_is_passed_on_to_the_letter() {
+async fn every_unknown_word_is_passed_on_verbatim() {
     for (vendor, tables) in tables() {
         for table in tables {
             let known = &table.words[0].0;
@@ -104,7 +104,7 @@ async fn every_other_word_is_passed_on_to_the_letter() {
 }
 
 #[tokio::test]
-async fn no_word_is_no_status() {
+async fn a_missing_word_is_an_unspecified_status() {
     for (vendor, tables) in tables() {
         for table in tables {
             for raw in [None, Some("null"), Some("\"\"")] {
@@ -115,7 +115,7 @@ async fn no_word_is_no_status() {
 }
 
 #[test]
-fn every_terminal_word_is_a_known_one() {
+fn every_terminal_word_is_known() {
     for (_, tables) in tables() {
         for table in tables {
             for word in &table.terminal {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{World, read};
 
 #[tokio::test]
-async fn dingshang_answers_the_documented_sample() {
+async fn dingshang_returns_the_documented_sample() {
     let world = World::new().await;
     let answer = read(world.dingshang("54").await).await;
     assert_eq!(answer["code"], 0);
@@ -34,7 +34,7 @@ async fn dingshang_has_an_order_for_every_status() {
 }
 
 #[tokio::test]
-async fn dingshang_answers_the_code_that_the_id_names() {
+async fn dingshang_returns_the_code_in_the_id() {
     let world = World::new().await;
     for (id, status, code) in [
         ("40005", 200, 40005),
@@ -84,7 +84,7 @@ async fn dingshang_checks_headers_sign_machine_and_time() {
 }
 
 #[tokio::test]
-async fn dingshang_answers_a_ping_to_good_credentials() {
+async fn dingshang_answers_a_ping_with_valid_credentials() {
     let world = World::new().await;
     let path = "/api/openapi/v1/ping";
     let pong = read(world.vending(path, &world.payload()).await).await;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{KNOWN, START, World};
 
 #[tokio::test]
-async fn every_vendor_plays_the_faults() {
+async fn every_vendor_simulates_the_faults() {
     let world = World::new().await;
     for vendor in KNOWN {
         for (number, name, status, start) in [
@@ -67,7 +67,7 @@ async fn a_reset_cuts_the_body_in_the_middle() {
 }
 
 #[tokio::test]
-async fn an_endless_answer_goes_on_until_the_sandbox_is_dropped() {
+async fn an_endless_answer_continues_until_the_sandbox_is_dropped() {
     let world = World::new().await;
     let mut response = world.haoka("fault-endless").await;
     assert!(response.chunk().await.unwrap().is_some());
@@ -80,7 +80,7 @@ async fn an_endless_answer_goes_on_until_the_sandbox_is_dropped() {
 }
 
 #[tokio::test]
-async fn dropping_the_sandbox_cuts_what_hangs_and_frees_the_ports() {
+async fn dropping_the_sandbox_cuts_hanging_answers_and_frees_the_ports() {
     let world = World::new().await;
     let form = world.card_form("fault-hang", &START.to_string());
     let url = world.url(Provider::Haoka, "/api/order/GetOrderInfo");

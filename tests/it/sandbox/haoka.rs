@@ -7,7 +7,7 @@ use super::{START, World, read};
 use crate::support::md5;
 
 #[tokio::test]
-async fn haoka_reads_both_forms_and_tells_the_sandbox_time() {
+async fn haoka_reads_both_forms_and_states_the_sandbox_time() {
     let world = World::new().await;
     let response = world.haoka("sample").await;
     assert_eq!(response.headers()["date"], "Tue, 14 Nov 2023 22:13:20 GMT");

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{World, read};
 
 #[tokio::test]
-async fn wechat_answers_the_documented_sample() {
+async fn wechat_returns_the_documented_sample() {
     let world = World::new().await;
     let answer = read(world.order(Provider::Wechat, "DD2981741311549200000").await).await;
     assert_eq!(answer["order"]["orderPrice"], "1");
@@ -32,7 +32,7 @@ async fn wechat_has_an_order_for_every_status_under_both_names() {
 }
 
 #[tokio::test]
-async fn wechat_answers_the_code_that_the_id_names() {
+async fn wechat_returns_the_code_in_the_id() {
     let world = World::new().await;
     for (id, errcode) in [
         ("errcode-45009", 45009),
@@ -49,7 +49,7 @@ async fn wechat_answers_the_code_that_the_id_names() {
 }
 
 #[tokio::test]
-async fn wechat_refuses_tokens_that_are_missing_unknown_or_old() {
+async fn wechat_refuses_missing_unknown_and_expired_tokens() {
     let world = World::new().await;
     let id = "status-2";
     let token = world.token().await;
@@ -63,7 +63,7 @@ async fn wechat_refuses_tokens_that_are_missing_unknown_or_old() {
 }
 
 #[tokio::test]
-async fn wechat_tells_wrong_credentials_apart_in_both_ways() {
+async fn wechat_distinguishes_wrong_credentials_on_both_token_calls() {
     let world = World::new().await;
     let app = world.account("wechat-sandbox", "app_id");
     for (app_id, secret, errcode) in [
@@ -78,7 +78,7 @@ async fn wechat_tells_wrong_credentials_apart_in_both_ways() {
 }
 
 #[tokio::test]
-async fn wechat_gives_one_stable_token_and_a_new_classic_one_each_time() {
+async fn wechat_issues_one_stable_token_and_a_new_classic_one_each_time() {
     let world = World::new().await;
     let app = world.account("wechat-sandbox", "app_id");
     let secret = world.account("wechat-sandbox", "app_secret");
@@ -98,7 +98,7 @@ async fn wechat_gives_one_stable_token_and_a_new_classic_one_each_time() {
 }
 
 #[tokio::test]
-async fn wechat_ends_a_token_once_and_answers_the_next() {
+async fn wechat_expires_a_token_once_and_accepts_the_next() {
     let world = World::new().await;
     let app = world.account("wechat-sandbox", "app_id");
     let secret = world.account("wechat-sandbox", "app_secret");

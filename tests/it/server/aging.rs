@@ -15,7 +15,7 @@ use crate::support::{Failed, connect, question, sandbox_at};
 const CALLERS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_is_lost_when_connections_are_of_age() {
+async fn no_call_is_lost_when_connections_exceed_max_age() {
     let sandbox = sandbox_at(std::sync::Arc::new(order_query::clock::SystemClock)).await;
     let config = format!("server.max_connection_age = \"2s\"\n{}", sandbox.accounts());
     let server = Serving::start(&config);
@@ -40,7 +40,7 @@ async fn no_call_is_lost_when_connections_are_of_age() {
 }
 
 #[tokio::test]
-async fn watches_end_half_a_minute_after_their_connection_is_of_age() {
+async fn watches_end_30_s_after_their_connection_exceeds_max_age() {
     let sandbox = sandbox_at(std::sync::Arc::new(order_query::clock::SystemClock)).await;
     let config = format!(
         "server.max_connection_age = \"500ms\"\nserver.request_timeout = \"1s\"\n{}",

@@ -10,7 +10,7 @@ use crate::support::question;
 
 /// What docs/runbook.md says: a name with a port, and nothing else.
 #[test]
-fn an_authority_is_one_address_and_what_is_none_ends_its_call_alone() {
+fn an_invalid_authority_ends_only_its_own_call() {
     let fine = [
         None,
         Some("order-query.order-query.svc.cluster.local:50051"),

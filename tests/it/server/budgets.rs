@@ -66,7 +66,7 @@ async fn is_serving(address: std::net::SocketAddr) -> bool {
 
 /// Nobody has to show a token for that. HPACK makes kilobytes of headers of some bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_whose_message_never_comes_are_ended_and_hold_little() {
+async fn requests_without_a_message_are_ended_and_use_little_memory() {
     const CONNECTIONS: usize = 17;
     const STREAMS: usize = 256;
     let server = Serving::start(HAOKA);
@@ -139,7 +139,7 @@ fn cards(vendor: &Played) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_keeps_its_place_until_its_answer_is_taken() {
+async fn a_call_keeps_its_permit_until_its_answer_is_read() {
     let vendor = shipped().await;
     let server = Serving::start(&format!("server.max_in_flight = 2\n{}", cards(&vendor)));
     for window in [0, 1] {
@@ -165,7 +165,7 @@ async fn let_in(client: &mut SendRequest<axum::body::Bytes>) -> bool {
 
 /// An order of some 39 KB, a hundred times in each answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_are_not_taken_are_bounded_in_bytes() {
+async fn unread_answers_are_bounded_in_bytes() {
     const BATCHES: usize = 60;
     let remark = "x".repeat(39_000);
     let text = format!(
@@ -216,7 +216,7 @@ async fn large_page() -> std::net::SocketAddr {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_answer_is_not_taken_is_reset() {
+async fn a_stream_with_an_unread_answer_is_reset() {
     let address = large_page().await;
     let request = || Request::get("http://localhost/large").body(()).unwrap();
     let (mut client, _driver) = by_hand(address, 0).await;
@@ -230,7 +230,7 @@ async fn a_stream_whose_answer_is_not_taken_is_reset() {
 
 /// The windows of HTTP/2 are open, and the connection itself is not read.
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_not_read_is_ended() {
+async fn an_unread_connection_is_closed() {
     const WIDE: [u8; 4] = 0x3fff_ffff_u32.to_be_bytes();
     let address = large_page().await;
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -262,7 +262,7 @@ async fn a_connection_that_is_not_read_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_connection_ends_where_the_listener_wants_it() {
+async fn an_idle_connection_is_closed_where_an_idle_limit_is_set() {
     let limits = Limits { idle: Some(Duration::from_secs(30)), ..limits() };
     let page = get(|| async { "a page" });
     let routes: Routes = Routes::default().into_axum_router().route("/", page).into();

@@ -39,7 +39,7 @@ async fn held() -> (Played, Arc<Semaphore>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn for_the_delay_it_is_not_ready_and_still_answers() {
+async fn during_drain_delay_the_server_is_not_ready_and_still_answers() {
     let (_vendor, gate, account) = held().await;
     gate.add_permits(100);
     let config = format!("server.drain_delay = \"3s\"\n{account}");
@@ -68,7 +68,7 @@ async fn for_the_delay_it_is_not_ready_and_still_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_calls_under_way_are_answered() {
+async fn a_hundred_calls_in_flight_are_answered() {
     let (vendor, gate, account) = held().await;
     let mut server = Serving::start(&format!("server.drain_timeout = \"1m\"\n{account}"));
     let client = OrderServiceClient::new(connect(server.address).await);
@@ -93,7 +93,7 @@ async fn a_hundred_calls_under_way_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_hangs_does_not_keep_it_from_ending() {
+async fn a_hanging_client_does_not_block_shutdown() {
     let (vendor, _gate, account) = held().await;
     let config = format!(
         "server.drain_delay = \"1s\"\nserver.drain_timeout = \"3s\"\n\
@@ -141,7 +141,7 @@ async fn whoever_hangs_does_not_keep_it_from_ending() {
 }
 
 #[test]
-fn who_has_not_begun_is_not_waited_for() {
+fn shutdown_does_not_wait_for_silent_connections() {
     let account = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let server = Serving::start(&format!("server.drain_timeout = \"5s\"\n{account}"));
     let crowd = [knock(server.address), say(server.address, b"PRI * HTTP/2.0\r\n")];
@@ -154,7 +154,7 @@ fn who_has_not_begun_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_vendors_answer_while_it_stops_is_stored() {
+async fn vendor_answers_during_the_drain_are_stored() {
     let (vendor, gate, account) = held().await;
     let directory = tempfile::tempdir().unwrap();
     let store = directory.path().join("orders.redb");

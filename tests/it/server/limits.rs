@@ -28,7 +28,7 @@ const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"
 const HALF_HANDSHAKE: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01];
 
 #[test]
-fn who_does_not_begin_to_speak_is_left_in_time() {
+fn a_connection_without_a_handshake_is_closed_in_time() {
     let authority = Authority::new();
     let directory = tempfile::tempdir().unwrap();
     authority.issue(&["localhost"]).write(directory.path());
@@ -65,7 +65,7 @@ async fn serves(address: SocketAddr) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_is_closed_at_once_and_probes_are_not() {
+async fn excess_connections_are_closed_at_once_and_probes_are_not() {
     let mut server = Serving::start(&format!("server.max_connections = 2\n{HAOKA}"));
     let crowd = [say(server.address, PREFACE), say(server.address, PREFACE)];
     for _ in 0..3 {
@@ -93,7 +93,7 @@ fn processor_time(process: u32) -> u64 {
 }
 
 #[test]
-fn without_file_descriptors_the_server_waits_and_does_not_spin() {
+fn without_file_descriptors_the_server_waits_without_spinning() {
     let directory = tempfile::tempdir().unwrap();
     let path = child::write(&directory, &format!("{}{HAOKA}", child::LISTEN));
     let binary = child::command(["serve", "--config", &path]);
@@ -121,7 +121,7 @@ fn without_file_descriptors_the_server_waits_and_does_not_spin() {
 
 /// A connection may have so many calls under way, and no more.
 #[tokio::test]
-async fn streams_and_headers_are_bounded() {
+async fn streams_and_headers_are_limited() {
     let server = Serving::start(HAOKA);
     let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let (client, mut connection) = h2::client::handshake(stream).await.unwrap();
@@ -167,7 +167,7 @@ fn headers(stream: u32, is_fine: bool) -> Vec<u8> {
 }
 
 #[test]
-fn who_resets_streams_or_makes_us_do_it_without_end_is_sent_away() {
+fn a_flood_of_stream_resets_ends_the_connection() {
     const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
     let server = Serving::start(HAOKA);
     for by_peer in [false, true] {
@@ -191,7 +191,7 @@ fn who_resets_streams_or_makes_us_do_it_without_end_is_sent_away() {
 
 /// Begins as HTTP/2 wants it, and answers nothing from then on.
 #[tokio::test(start_paused = true)]
-async fn who_answers_no_keepalive_is_left() {
+async fn a_connection_without_keepalive_replies_is_closed() {
     let address = serve(Routes::default(), CancellationToken::new()).await;
     let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
     silent.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
@@ -205,7 +205,7 @@ async fn who_answers_no_keepalive_is_left() {
 /// Nobody has to say who they are to ask for health or for reflection, so what they may take is
 /// bounded like a call.
 #[tokio::test]
-async fn a_question_of_anyone_is_small_and_whole_in_time() {
+async fn unauthenticated_requests_are_bounded_in_size_and_time() {
     let server = Serving::start(&format!(
         "server.request_timeout = \"100ms\"\nserver.reflection = true\n{HAOKA}"
     ));

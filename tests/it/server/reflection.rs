@@ -84,7 +84,7 @@ fn cases() -> Vec<(Option<MessageRequest>, &'static str)> {
 }
 
 #[tokio::test]
-async fn every_name_has_an_answer_and_none_ends_the_stream() {
+async fn every_reflection_query_is_answered_and_none_ends_the_stream() {
     let questions: Vec<_> = cases()
         .into_iter()
         .map(|(message_request, _)| ServerReflectionRequest {

@@ -30,7 +30,7 @@ fn watching(server: &Serving) -> (TcpStream, Frames) {
 }
 
 #[test]
-fn calls_that_end_while_the_server_stands_still_cost_their_connection_nothing() {
+fn calls_canceled_during_a_stall_do_not_affect_their_connection() {
     // Those that were there, and those that came in their place.
     for rounds in [1, 3] {
         let server = Serving::start_with("", |command| {
@@ -65,7 +65,7 @@ fn calls_that_end_while_the_server_stands_still_cost_their_connection_nothing() 
 /// Who is answered before the message has come sends it all the same, and many may do so at one time:
 /// as many as a burst on a busy connection has, again and again.
 #[test]
-fn messages_that_come_after_their_answers_cost_their_connection_nothing() {
+fn messages_after_their_answers_do_not_affect_their_connection() {
     let server = Serving::start_with("", |command| {
         command.arg("--dev");
     });

@@ -50,7 +50,7 @@ fn secured(callers: Option<&Authority>) -> Secured {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_speak_http_2() {
+async fn both_versions_of_tls_negotiate_http_2() {
     let secured = secured(None);
     for version in BOTH {
         let config = Arc::new(client(&secured.authority.pem, &[version], None));
@@ -67,7 +67,7 @@ async fn both_versions_of_tls_speak_http_2() {
 }
 
 #[tokio::test]
-async fn callers_must_show_a_certificate_where_their_authority_is_set() {
+async fn callers_must_present_a_certificate_where_client_ca_file_is_set() {
     let (callers, strangers) = (Authority::new(), Authority::new());
     let secured = secured(Some(&callers));
     for version in BOTH {
@@ -85,7 +85,7 @@ async fn callers_must_show_a_certificate_where_their_authority_is_set() {
 
 /// Whoever likes can make a handshake fail: it is told once a minute, by kind.
 #[tokio::test]
-async fn handshakes_that_fail_are_told_once_without_what_a_stranger_sent() {
+async fn failed_handshakes_are_logged_once_without_peer_content() {
     let (callers, strangers) = (Authority::new(), Authority::new());
     let named = strangers.issue(&["name-of-a-stranger.example"]);
     for (shows, trusts, reason) in [
@@ -116,7 +116,7 @@ async fn handshakes_that_fail_are_told_once_without_what_a_stranger_sent() {
 }
 
 #[tokio::test]
-async fn sessions_are_resumed_only_without_certificates_of_callers() {
+async fn sessions_are_resumed_only_without_client_certificates() {
     let callers = Authority::new();
     let shows = callers.issue(&["billing.example"]);
     for (demanded, expected) in [(false, HandshakeKind::Resumed), (true, HandshakeKind::Full)] {

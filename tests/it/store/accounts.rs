@@ -16,7 +16,7 @@ async fn knock(store: &Arc<dyn Store>, id: &str) -> Reservation {
     store.reserve(&call(id, &[])).await.unwrap()
 }
 
-pub async fn a_closed_account_opens_by_itself<F: Fixture>() {
+pub async fn a_pause_expires<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.pause(&"account".into(), WAIT, false).await.unwrap();
@@ -31,7 +31,7 @@ pub async fn a_closed_account_opens_by_itself<F: Fixture>() {
     }
 }
 
-pub async fn a_closed_account_lets_one_probe_through_each_time<F: Fixture>() {
+pub async fn a_paused_account_admits_one_probe_per_interval<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let probe = |id: &str| call(id, &[minute("w", 10)]);
@@ -55,7 +55,7 @@ pub async fn a_closed_account_lets_one_probe_through_each_time<F: Fixture>() {
     }
 }
 
-pub async fn of_many_probes_at_one_time_one_passes<F: Fixture>() {
+pub async fn one_of_several_concurrent_probes_is_admitted<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.pause(&"account".into(), WAIT, true).await.unwrap();
@@ -69,7 +69,7 @@ pub async fn of_many_probes_at_one_time_one_passes<F: Fixture>() {
     assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Reservation::Paused(_)))).count(), 49);
 }
 
-pub async fn a_call_that_finds_no_room_is_no_probe<F: Fixture>() {
+pub async fn a_call_refused_by_a_full_window_is_no_probe<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let window = [minute("w", 1)];
@@ -81,7 +81,7 @@ pub async fn a_call_that_finds_no_room_is_no_probe<F: Fixture>() {
     assert_eq!(knock(&store, "c").await, Reservation::Reserved);
 }
 
-pub async fn closing_again_counts_from_then<F: Fixture>() {
+pub async fn a_repeated_pause_counts_from_then<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.pause(&"account".into(), WAIT, true).await.unwrap();
@@ -96,7 +96,7 @@ pub async fn closing_again_counts_from_then<F: Fixture>() {
     }
 }
 
-pub async fn only_a_probe_reopens_an_account<F: Fixture>() {
+pub async fn only_a_probe_resumes_an_account<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.finish(&answer("account"), Outcome::Answered).await.unwrap();
@@ -123,7 +123,7 @@ pub fn token(value: &str) -> Token {
     Token { value: value.into(), renew_at }
 }
 
-pub async fn a_token_is_what_was_saved_last<F: Fixture>() {
+pub async fn load_returns_the_token_saved_last<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     assert_eq!(store.load("us").await.unwrap(), None);
@@ -137,7 +137,7 @@ pub async fn a_token_is_what_was_saved_last<F: Fixture>() {
     assert_eq!(store.load("them").await.unwrap(), None);
 }
 
-pub async fn a_token_is_dropped_only_if_it_is_still_that_one<F: Fixture>() {
+pub async fn a_token_is_removed_only_if_unchanged<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.remove_if("us", &token("old")).await.unwrap();
@@ -162,7 +162,7 @@ pub async fn a_lease_has_one_owner<F: Fixture>() {
     assert!(store.lease("other work", "they", MINUTE).await.unwrap());
 }
 
-pub async fn a_lease_ends<F: Fixture>() {
+pub async fn a_lease_expires<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     assert!(store.lease("work", "we", WAIT).await.unwrap());
@@ -177,7 +177,7 @@ pub async fn a_lease_ends<F: Fixture>() {
     assert!(!store.lease("work", "we", WAIT).await.unwrap());
 }
 
-pub async fn a_lease_is_its_owners_to_release<F: Fixture>() {
+pub async fn only_the_owner_releases_a_lease<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     store.release("work", "we").await.unwrap();
@@ -188,7 +188,7 @@ pub async fn a_lease_is_its_owners_to_release<F: Fixture>() {
     assert!(store.lease("work", "they", MINUTE).await.unwrap());
 }
 
-pub async fn of_many_owners_at_one_time_one_has_the_lease<F: Fixture>() {
+pub async fn one_of_several_concurrent_owners_gets_the_lease<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let owners = (0..50).map(|n| {
@@ -199,7 +199,7 @@ pub async fn of_many_owners_at_one_time_one_has_the_lease<F: Fixture>() {
     assert_eq!(owners.iter().filter(|owner| matches!(owner, Ok(true))).count(), 1);
 }
 
-pub async fn no_account_is_closed_for_longer_than_an_hour_at_once<F: Fixture>() {
+pub async fn a_pause_lasts_at_most_an_hour<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for probe in [false, true] {

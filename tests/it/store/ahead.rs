@@ -20,7 +20,7 @@ fn day(key: &str) -> Window {
     Window { key: key.into(), limit: Limit::PerMinute, max_calls: 1, period: DAY }
 }
 
-pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
+pub async fn slots_of_a_clock_that_was_ahead_are_clamped_to_their_rule<F: Fixture>() {
     for (window, by) in AHEAD.iter().flat_map(|by| [(minute("w", 1), by), (day("w"), by)]) {
         for settled in [false, true] {
             let field = F::start().await;
@@ -65,7 +65,7 @@ pub async fn slots_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: F
     }
 }
 
-pub async fn what_is_spent_by_a_clock_that_was_ahead_is_told_so<F: Fixture>() {
+pub async fn spent_calls_of_a_clock_that_was_ahead_are_clamped<F: Fixture>() {
     let field = F::start().await;
     field.store().reserve(&call("before", &[day("w")])).await.unwrap();
     let field = field.restart_earlier(YEARS).await;
@@ -78,7 +78,7 @@ pub async fn what_is_spent_by_a_clock_that_was_ahead_is_told_so<F: Fixture>() {
     assert!(spent().await.is_empty(), "{told:?}");
 }
 
-pub async fn pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: Fixture>() {
+pub async fn pauses_of_a_clock_that_was_ahead_are_clamped_to_their_rule<F: Fixture>() {
     for by in [DAY, YEARS] {
         for (probe, longest) in [(false, HOUR), (true, MINUTE)] {
             let field = F::start().await;
@@ -95,7 +95,7 @@ pub async fn pauses_of_a_clock_that_was_ahead_last_no_longer_than_their_rule<F: 
     }
 }
 
-pub async fn a_token_of_a_clock_that_was_ahead_is_had_anew<F: Fixture>() {
+pub async fn a_token_of_a_clock_that_was_ahead_is_discarded<F: Fixture>() {
     let field = F::start().await;
     // All clocks of these tests begin there.
     let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
@@ -108,7 +108,7 @@ pub async fn a_token_of_a_clock_that_was_ahead_is_had_anew<F: Fixture>() {
     assert_eq!(field.store().load("us").await.unwrap(), None);
 }
 
-pub async fn a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_it_was_granted<F: Fixture>() {
+pub async fn a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_granted<F: Fixture>() {
     for by in [MINUTE, YEARS] {
         let field = F::start().await;
         let life = Duration::from_secs(5);
@@ -122,7 +122,7 @@ pub async fn a_lease_of_a_clock_that_was_ahead_lasts_no_longer_than_it_was_grant
     }
 }
 
-pub async fn an_order_of_the_future_gives_way_to_the_next_answer<F: Fixture>() {
+pub async fn an_order_from_the_future_is_replaced_by_the_next_answer<F: Fixture>() {
     for by in [HOUR, YEARS] {
         let field = F::start().await;
         field.advance(by).await;

@@ -18,7 +18,7 @@ async fn spent(store: &Arc<dyn Store>, window: &str) -> Vec<SystemTime> {
     store.get(&"no order".into(), Some(&window.into())).await.unwrap().unwrap_or_default().spent
 }
 
-pub async fn a_window_holds_its_limit_and_no_more<F: Fixture>() {
+pub async fn a_window_admits_exactly_its_limit<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for id in ["a", "b", "c"] {
@@ -32,7 +32,7 @@ pub async fn a_window_holds_its_limit_and_no_more<F: Fixture>() {
     assert_eq!(take(&store, "d", &minute("another", 3)).await, Reservation::Reserved);
 }
 
-pub async fn a_call_without_limits_is_always_free<F: Fixture>() {
+pub async fn a_call_without_limits_is_always_admitted<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for _ in 0..3 {
@@ -42,7 +42,7 @@ pub async fn a_call_without_limits_is_always_free<F: Fixture>() {
     }
 }
 
-pub async fn one_full_window_keeps_the_call_out_of_all<F: Fixture>() {
+pub async fn a_call_refused_by_one_window_takes_no_slot_in_the_others<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let windows = [minute("wide", 2), own("narrow", 1), minute("wider", 3)];
@@ -60,7 +60,9 @@ pub async fn one_full_window_keeps_the_call_out_of_all<F: Fixture>() {
     assert_full::<F>(&take(&store, "g", &windows[2]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
-pub async fn an_unanswered_call_is_free_again_after_its_flight_and_the_period<F: Fixture>() {
+pub async fn an_unanswered_calls_slot_is_freed_after_its_time_in_flight_and_the_period<
+    F: Fixture,
+>() {
     let field = F::start().await;
     let store = field.store();
     let window = minute("w", 1);
@@ -71,7 +73,7 @@ pub async fn an_unanswered_call_is_free_again_after_its_flight_and_the_period<F:
     assert_eq!(take(&store, "b", &window).await, Reservation::Reserved);
 }
 
-pub async fn an_answered_call_is_free_again_a_period_after_the_answer<F: Fixture>() {
+pub async fn an_answered_calls_slot_is_freed_a_period_after_the_answer<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let windows = [minute("w", 1), Window { period: MINUTE * 2, ..minute("long", 1) }];
@@ -86,7 +88,7 @@ pub async fn an_answered_call_is_free_again_a_period_after_the_answer<F: Fixture
     assert_eq!(take(&store, "b", &windows[0]).await, Reservation::Reserved);
 }
 
-pub async fn an_answer_never_lengthens<F: Fixture>() {
+pub async fn an_answer_never_extends_a_slot<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let window = minute("w", 1);
@@ -106,7 +108,7 @@ pub async fn an_answer_never_lengthens<F: Fixture>() {
     assert_eq!(take(&store, "b", &window).await, Reservation::Reserved);
 }
 
-pub async fn slots_become_free_one_by_one<F: Fixture>() {
+pub async fn slots_are_freed_one_by_one<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let (window, step) = (minute("w", 3), Duration::from_secs(10));
@@ -123,7 +125,7 @@ pub async fn slots_become_free_one_by_one<F: Fixture>() {
     }
 }
 
-pub async fn a_call_that_was_not_sent_gives_its_slots_back<F: Fixture>() {
+pub async fn a_canceled_call_frees_its_slots<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let windows = [minute("w", 1), minute("v", 1)];
@@ -136,7 +138,7 @@ pub async fn a_call_that_was_not_sent_gives_its_slots_back<F: Fixture>() {
     assert_full::<F>(&take(&store, "c", &windows[1]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
-pub async fn calls_that_hold_nothing_change_nothing<F: Fixture>() {
+pub async fn finish_and_cancel_without_a_slot_change_nothing<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let window = minute("w", 1);
@@ -153,7 +155,7 @@ pub async fn calls_that_hold_nothing_change_nothing<F: Fixture>() {
     assert_eq!(take(&store, "b", &minute("unknown", 1)).await, Reservation::Reserved);
 }
 
-pub async fn a_repeated_take_takes_no_second_slot<F: Fixture>() {
+pub async fn a_repeated_reservation_takes_no_second_slot<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let windows = [minute("w", 2), minute("v", 1)];
@@ -166,7 +168,7 @@ pub async fn a_repeated_take_takes_no_second_slot<F: Fixture>() {
     assert_full::<F>(&take(&store, "c", &windows[1]).await, Limit::PerMinute, IN_FLIGHT + MINUTE);
 }
 
-pub async fn a_lowered_limit_holds_at_once<F: Fixture>() {
+pub async fn a_lowered_limit_applies_at_once<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for id in ["a", "b", "c"] {
@@ -180,7 +182,7 @@ pub async fn a_lowered_limit_holds_at_once<F: Fixture>() {
     assert_eq!(take(&store, "d", &minute("w", 2)).await, Reservation::Reserved);
 }
 
-pub async fn what_is_spent_is_known_with_the_order<F: Fixture>() {
+pub async fn get_returns_spent_calls_with_the_order<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let (window, step) = (minute("w", 3), Duration::from_secs(10));
@@ -211,7 +213,7 @@ pub async fn what_is_spent_is_known_with_the_order<F: Fixture>() {
     assert_eq!(store.get(&"no order".into(), Some(&"w".into())).await.unwrap(), None::<Known>);
 }
 
-pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
+pub async fn concurrent_calls_are_admitted_up_to_the_limit<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let takes = (0..200).map(|n| {
@@ -233,7 +235,7 @@ pub async fn of_many_calls_at_one_time_the_limit_passes<F: Fixture>() {
 }
 
 /// Windows are shared by accounts with other timeouts, and by replicas with other settings.
-pub async fn a_long_flight_is_not_cut_for_a_short_one<F: Fixture>() {
+pub async fn a_short_call_does_not_shorten_a_long_calls_slot<F: Fixture>() {
     let field = F::start().await;
     let (store, windows) = (field.store(), [minute("w", 1)]);
     let long = Call { in_flight: Duration::from_mins(5), ..call("long", &windows) };

@@ -31,7 +31,11 @@ fn process(part: &str, path: &Path) -> Command {
     let mut command = Command::new("sh");
     // A file that is too large is an error, and no end.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(env::current_exe().unwrap());
-    command.args(["--exact", &exact(module_path!(), "a_process_plays_its_part"), "--nocapture"]);
+    command.args([
+        "--exact",
+        &exact(module_path!(), "the_child_process_runs_its_part"),
+        "--nocapture",
+    ]);
     command.env(PART, part).env(STORE_FILE, path).stdout(Stdio::piped());
     command
 }
@@ -44,7 +48,7 @@ fn reports(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 
 /// Not a test by itself: the process that the tests below start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_plays_its_part() {
+async fn the_child_process_runs_its_part() {
     let Ok(part) = env::var(PART) else { return };
     let path = PathBuf::from(env::var_os(STORE_FILE).unwrap());
     match part.as_str() {
@@ -83,7 +87,7 @@ async fn take_for_ever(path: &Path) {
 }
 
 #[tokio::test]
-async fn whatever_was_taken_is_taken_after_kill_9() {
+async fn reserved_slots_survive_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
     let mut taken = Vec::new();
@@ -111,7 +115,7 @@ async fn whatever_was_taken_is_taken_after_kill_9() {
 }
 
 #[test]
-fn another_process_is_kept_out() {
+fn another_process_cannot_open_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
     let store = File::open(&path, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
@@ -127,7 +131,7 @@ fn another_process_is_kept_out() {
 }
 
 #[test]
-fn a_full_disk_stops_calls_with_limits_until_there_is_room() {
+fn a_full_disk_blocks_limited_calls_until_space_is_freed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
     let child = process("fill", &path).stderr(Stdio::piped()).spawn().unwrap();

@@ -86,7 +86,7 @@ async fn filled(path: &Path) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn a_file_of_something_else_is_refused() {
+fn a_file_of_another_kind_is_refused() {
     let (_folder, path) = place();
     fs::write(&path, "").unwrap();
     assert_refused(&path, "is empty");
@@ -113,7 +113,7 @@ fn a_database_of_another_program_or_version_is_refused() {
 }
 
 #[test]
-fn a_table_of_another_shape_is_refused() {
+fn a_table_of_another_type_is_refused() {
     let (_folder, path) = place();
     drop(open(&path).unwrap());
     raw(&path, |database| {
@@ -137,7 +137,7 @@ async fn is_refused(path: &Path, damaged: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn a_file_that_was_cut_is_refused_or_whole() {
+async fn a_truncated_file_is_refused_or_intact() {
     let (_folder, path) = place();
     let [crashed, closed] = filled(&path).await;
     for length in [1, 100, 4096, crashed.len() / 2, crashed.len() - 1] {
@@ -151,7 +151,7 @@ async fn a_file_that_was_cut_is_refused_or_whole() {
 }
 
 #[tokio::test]
-async fn a_file_with_a_flipped_bit_is_refused_or_whole() {
+async fn a_file_with_a_flipped_bit_is_refused_or_intact() {
     let (_folder, path) = place();
     for bytes in filled(&path).await {
         let mut refused = 0;
@@ -167,7 +167,7 @@ async fn a_file_with_a_flipped_bit_is_refused_or_whole() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_what_is_remembered_is_refused() {
+async fn a_flipped_bit_in_stored_data_is_refused() {
     let (_folder, path) = place();
     for bytes in filled(&path).await {
         for text in ["value", "ended", "closed account", "last"] {
@@ -184,7 +184,7 @@ async fn a_flipped_bit_in_what_is_remembered_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_is_one_stores_alone() {
+async fn a_file_belongs_to_one_store_at_a_time() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     let problem = refusal(&path);
@@ -196,7 +196,7 @@ async fn a_file_is_one_stores_alone() {
 }
 
 #[test]
-fn of_many_that_make_the_file_at_one_time_one_has_it() {
+fn exactly_one_of_several_concurrent_creators_gets_the_file() {
     for _ in 0..10 {
         let (folder, path) = place();
         let begin = std::sync::Barrier::new(8);
@@ -216,7 +216,7 @@ fn of_many_that_make_the_file_at_one_time_one_has_it() {
 }
 
 #[test]
-fn a_file_that_cannot_be_is_explained() {
+fn a_file_that_cannot_be_opened_is_explained() {
     let (folder, _) = place();
     let problem = refusal(&folder.path().join("missing/orders.redb"));
     assert!(problem.ends_with("is in a folder that does not exist; create it"), "{problem}");
@@ -224,7 +224,7 @@ fn a_file_that_cannot_be_is_explained() {
 }
 
 #[test]
-fn a_new_file_is_its_owners_alone() {
+fn a_new_file_is_accessible_to_its_owner_only() {
     let (folder, path) = place();
     let _store = open(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -246,7 +246,7 @@ fn rows(path: &Path) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn what_is_over_leaves_the_file_when_it_is_opened() {
+async fn expired_entries_are_removed_when_the_file_opens() {
     let (_folder, path) = place();
     let clock = manual_clock();
     let open =
@@ -281,7 +281,7 @@ async fn what_is_over_leaves_the_file_when_it_is_opened() {
 }
 
 #[tokio::test]
-async fn slots_that_are_free_again_leave_the_file_with_the_next_call() {
+async fn expired_slots_are_removed_by_the_next_call() {
     let (_folder, path) = place();
     let clock = manual_clock();
     let store = File::open(&path, CACHE_BYTES, Arc::new(clock.clone())).unwrap();
@@ -295,7 +295,7 @@ async fn slots_that_are_free_again_leave_the_file_with_the_next_call() {
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_be_read_is_not_unknown() {
+async fn an_unreadable_order_is_an_error_and_not_unknown() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     fill(&store).await;
@@ -320,7 +320,7 @@ fn assert_unavailable(error: &Error) {
 }
 
 #[tokio::test]
-async fn a_slot_is_never_free_earlier_for_being_read_from_the_file() {
+async fn reopening_the_file_never_frees_a_slot_early() {
     let (_folder, path) = place();
     let clock = manual_clock();
     clock.advance(Duration::from_nanos(1));
@@ -341,7 +341,7 @@ async fn a_slot_is_never_free_earlier_for_being_read_from_the_file() {
 }
 
 #[tokio::test]
-async fn what_was_kept_or_is_final_is_known_at_a_glance() {
+async fn peek_returns_orders_put_or_read_since_the_file_opened() {
     let (_folder, path) = place();
     let store = open(&path).unwrap();
     fill(&store).await;

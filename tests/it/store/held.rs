@@ -22,7 +22,7 @@ fn large(seconds: i64, bytes: usize) -> Order {
     observed(seconds, &"x".repeat(bytes))
 }
 
-pub async fn orders_in_memory_are_bounded_by_their_bytes<F: Fixture>() {
+pub async fn cached_orders_are_bounded_by_their_bytes<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     assert_eq!(store.held(), Held::default());
@@ -51,7 +51,7 @@ pub async fn spent_calls_in_memory_are_counted<F: Fixture>() {
 }
 
 #[tokio::test]
-async fn orders_that_have_ended_are_outside_of_the_bound_where_they_are_nowhere_else() {
+async fn terminal_orders_are_outside_the_memory_stores_cache_bound() {
     let store: Arc<dyn order_query::store::Store> =
         Arc::new(Memory::new(1000, Arc::new(SystemClock)));
     for number in 0..100 {
@@ -69,7 +69,7 @@ const MANY: usize = 64 << 20;
 
 /// Not a test by itself: the process that the test below starts.
 #[tokio::test]
-async fn a_process_holds_many_orders() {
+async fn the_child_process_caches_many_orders() {
     if env::var_os(PART).is_none() {
         return;
     }
@@ -92,9 +92,13 @@ async fn a_process_holds_many_orders() {
 const MARK: &str = "\u{1}";
 
 #[test]
-fn the_bound_is_of_real_memory() {
+fn the_cache_bound_matches_real_memory() {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", &exact(module_path!(), "a_process_holds_many_orders"), "--nocapture"]);
+    command.args([
+        "--exact",
+        &exact(module_path!(), "the_child_process_caches_many_orders"),
+        "--nocapture",
+    ]);
     let told = command.env(PART, "1").output().unwrap();
     let text = String::from_utf8(told.stdout).unwrap();
     let (_, numbers) = text.split_once(MARK).expect(&text);
@@ -124,7 +128,7 @@ async fn vendor() -> Played {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_orders_are_bounded_with_every_store() {
+async fn large_orders_are_bounded_in_every_store() {
     const ORDERS: usize = 120;
     const CACHE: f64 = 2_097_152.0;
     let (vendor, redis, folder) =

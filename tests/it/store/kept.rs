@@ -12,7 +12,7 @@ use super::{
 
 const STEP: Duration = Duration::from_secs(10);
 
-pub async fn orders_are_there_again<F: Fixture>() {
+pub async fn orders_survive_a_restart<F: Fixture>() {
     let field = F::start().await;
     field.store().put(&"open".into(), &observed(1, "open")).await.unwrap();
     field.store().put(&"ended".into(), &ended(1, "ended")).await.unwrap();
@@ -31,7 +31,7 @@ pub async fn orders_are_there_again<F: Fixture>() {
     assert_eq!(recalled(&store, "open").await, Some(observed(2, "later")));
 }
 
-pub async fn spent_calls_are_there_again<F: Fixture>() {
+pub async fn spent_calls_survive_a_restart<F: Fixture>() {
     let field = F::start().await;
     let windows = [minute("w", 3)];
     for id in ["answered", "unanswered", "another"] {
@@ -60,7 +60,7 @@ pub async fn spent_calls_are_there_again<F: Fixture>() {
     assert_eq!(store.reserve(&call("newer", &windows)).await.unwrap(), Reservation::Reserved);
 }
 
-pub async fn what_was_undone_stays_undone<F: Fixture>() {
+pub async fn cancellations_and_removals_survive_a_restart<F: Fixture>() {
     let field = F::start().await;
     let windows = [minute("w", 1)];
     field.store().reserve(&call("a", &windows)).await.unwrap();
@@ -76,7 +76,7 @@ pub async fn what_was_undone_stays_undone<F: Fixture>() {
     assert_eq!(field.store().load("us").await.unwrap(), None);
 }
 
-pub async fn closed_accounts_are_there_again<F: Fixture>() {
+pub async fn pauses_survive_a_restart<F: Fixture>() {
     let field = F::start().await;
     field.store().pause(&"account".into(), MINUTE, true).await.unwrap();
     field.advance(STEP).await;
@@ -88,7 +88,7 @@ pub async fn closed_accounts_are_there_again<F: Fixture>() {
     assert_paused::<F>(&field.store().reserve(&call("b", &[])).await.unwrap(), MINUTE);
 }
 
-pub async fn tokens_are_there_again<F: Fixture>() {
+pub async fn tokens_survive_a_restart<F: Fixture>() {
     let field = F::start().await;
     field.store().save("us", &token("old")).await.unwrap();
     field.store().save("us", &token("new")).await.unwrap();

@@ -18,7 +18,7 @@ pub async fn a_new_order_is_unknown<F: Fixture>() {
     assert_eq!(store.get(&"a".into(), Some(&"w".into())).await.unwrap(), None);
 }
 
-pub async fn an_order_comes_back_as_it_was_kept<F: Fixture>() {
+pub async fn an_order_is_returned_as_it_was_stored<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let state = Order {
@@ -38,7 +38,7 @@ pub async fn an_order_comes_back_as_it_was_kept<F: Fixture>() {
     assert_eq!(recalled(&store, "A").await, None);
 }
 
-pub async fn a_later_state_takes_the_place_of_an_earlier_one<F: Fixture>() {
+pub async fn a_later_state_replaces_an_earlier_one<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for state in [observed(0, "first"), observed(1, "later"), observed(1, "again"), ended(1, "end")]
@@ -91,14 +91,14 @@ async fn keep_at_once(store: &Arc<dyn Store>, states: Vec<Order>) {
     assert!(join_all(tasks).await.iter().all(Result::is_ok));
 }
 
-pub async fn of_many_states_at_one_time_the_latest_stays<F: Fixture>() {
+pub async fn the_latest_of_concurrent_states_is_kept<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     keep_at_once(&store, (0..100).map(|n| observed(n * 37 % 101, "")).collect()).await;
     assert_eq!(recalled(&store, "a").await, Some(observed(100, "")));
 }
 
-pub async fn of_many_states_at_one_time_a_terminal_one_stays<F: Fixture>() {
+pub async fn a_terminal_state_among_concurrent_states_is_kept<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let states = (0..100).map(|n| if n == 50 { ended(1000, "end") } else { observed(n, "") });

@@ -28,7 +28,7 @@ async fn reserve(store: &Arc<dyn Store>, call: &Call) -> Reservation {
     store.reserve(call).await.unwrap()
 }
 
-pub async fn one_owner_asks_for_an_order_at_a_time<F: Fixture>() {
+pub async fn one_owner_at_a_time_holds_the_lease_of_an_order<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for _ in 0..2 {
@@ -48,7 +48,7 @@ pub async fn one_owner_asks_for_an_order_at_a_time<F: Fixture>() {
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Reserved);
 }
 
-pub async fn an_answer_that_came_meanwhile_keeps_a_call_out<F: Fixture>() {
+pub async fn a_call_is_refused_when_an_answer_arrived_meanwhile<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let seen = |id: &str, seen: Option<i64>| {
@@ -69,7 +69,7 @@ pub async fn an_answer_that_came_meanwhile_keeps_a_call_out<F: Fixture>() {
     }
 }
 
-pub async fn a_call_that_is_kept_out_holds_no_lease<F: Fixture>() {
+pub async fn a_refused_call_holds_no_lease<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let full = Call { windows: vec![minute("full", 1)], ..leased("we", "a") };
@@ -83,7 +83,7 @@ pub async fn a_call_that_is_kept_out_holds_no_lease<F: Fixture>() {
     assert_eq!(reserve(&store, &other).await, Reservation::Reserved);
 }
 
-pub async fn a_state_that_is_found_is_known_and_ends_the_lease<F: Fixture>() {
+pub async fn a_found_state_is_stored_and_releases_the_lease<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     for (id, state) in [("1", observed(1, "open")), ("2", ended(2, "end"))] {
@@ -107,7 +107,7 @@ pub async fn a_state_that_is_found_is_known_and_ends_the_lease<F: Fixture>() {
     assert_eq!(reserve(&store, &leased("third", "a")).await, Reservation::Leased);
 }
 
-pub async fn a_finished_call_says_what_the_orders_own_limit_has_spent<F: Fixture>() {
+pub async fn finish_returns_the_calls_spent_of_the_orders_own_limit<F: Fixture>() {
     let field = F::start().await;
     let store = field.store();
     let state = observed(1, "");

@@ -190,7 +190,7 @@ proptest! {
     }
 
     #[test]
-    fn a_refused_call_passes_when_it_was_told(
+    fn a_refused_call_is_admitted_after_the_stated_wait(
         limit in 1..6u32,
         events in vec(event(), 0..100),
     ) {

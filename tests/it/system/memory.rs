@@ -53,7 +53,7 @@ fn number(text: &str, before: &str, after: &str) -> u64 {
 }
 
 #[test]
-fn the_documented_memory_adds_up_and_fits_the_pod() {
+fn the_documented_memory_adds_up_and_fits_the_pod_limit() {
     let sum = documented() / MIB;
     assert_eq!(number(OPERATIONS, "\nThat is ", " MiB, and the manifests allow"), sum);
     let limit = number(DEPLOYMENT, "limits: {memory: ", "Mi}");
@@ -83,7 +83,7 @@ fn vending(vendor: &Played) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_take_no_more_than_documented() {
+async fn connections_use_no_more_memory_than_documented() {
     const OPEN: u64 = 300;
     const ALLOWED: u64 = 1024 + 100;
     let authority = Authority::new();
@@ -140,7 +140,7 @@ async fn watches(address: SocketAddr, from: u32, count: u32) -> usize {
 
 /// A caller's hundreds of watches share one connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_watches_are_served_and_take_no_more_than_documented() {
+async fn a_thousand_watches_use_no_more_memory_than_documented() {
     let vendor = vendor().await;
     let server = Serving::start(&vending(&vendor));
     let before = memory(server.child.id());
@@ -153,7 +153,7 @@ async fn a_thousand_watches_are_served_and_take_no_more_than_documented() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_large_caller_asks_at_one_time_is_answered() {
+async fn a_burst_from_a_large_caller_is_answered() {
     let vendor = vendor().await;
     let server = Serving::start(&vending(&vendor));
     let connections = [(); 3].map(|()| bare_client(server.address));

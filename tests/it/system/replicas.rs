@@ -62,7 +62,7 @@ impl Fixture {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_share_calls_answers_and_the_token() {
+async fn replicas_share_limits_answers_and_the_token() {
     let fixture = Fixture::new(str::to_owned).await;
     // Equal questions at all replicas at one time.
     let calls = (0..60).map(|n| fixture.ask(n % 3, Provider::Haoka, "shipped", false));
@@ -92,7 +92,7 @@ async fn replicas_share_calls_answers_and_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_share_the_minute() {
+async fn replicas_share_the_limit_per_minute() {
     let fixture =
         Fixture::new(|accounts| accounts.replace("user_id", "calls_per_minute = 20\nuser_id"))
             .await;
@@ -105,7 +105,7 @@ async fn replicas_share_the_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_what_is_known_goes_on_and_nothing_uncounted_is_sent() {
+async fn without_redis_cached_orders_are_served_and_no_uncounted_call_is_sent() {
     let mut fixture = Fixture::new(str::to_owned).await;
     for (provider, id) in
         [(Provider::Haoka, "settled"), (Provider::Haoka, "shipped"), (Provider::Wechat, "status-2")]
@@ -138,7 +138,7 @@ async fn without_redis_what_is_known_goes_on_and_nothing_uncounted_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_hears_what_another_replica_learns_without_another_call() {
+async fn a_watcher_receives_updates_from_another_replica_without_a_call() {
     let vendor = Scripted::start().await;
     let answer = |status| format!("{{\"code\":0,\"data\":{{\"orderStatus\":\"{status}\"}}}}");
     let redis = RedisServer::start();

@@ -57,7 +57,7 @@ async fn stop(server: Server) {
 }
 
 #[tokio::test]
-async fn a_day_has_ten_calls_over_restarts() {
+async fn ten_calls_a_day_are_allowed_across_restarts() {
     let fixture = Fixture::new().await;
     let mut answered = 0;
     for _ in 0..15 {
@@ -68,7 +68,7 @@ async fn a_day_has_ten_calls_over_restarts() {
 }
 
 #[tokio::test]
-async fn terminal_orders_tokens_and_answers_are_known_after_a_restart() {
+async fn terminal_orders_tokens_and_answers_survive_a_restart() {
     let fixture = Fixture::new().await;
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
         fixture.once(id, true).await.unwrap();
@@ -93,7 +93,7 @@ async fn terminal_orders_tokens_and_answers_are_known_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_renamed_account_has_the_same_calls_left() {
+async fn a_renamed_account_keeps_its_remaining_quota() {
     let fixture = Fixture::new().await;
     for _ in 0..10 {
         fixture.once("shipped", true).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_renamed_account_has_the_same_calls_left() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_left_alone_is_so_after_a_restart() {
+async fn a_paused_account_stays_paused_after_a_restart() {
     let fixture = Fixture::new().await;
     fixture.once("error-blocked", false).await.unwrap_err();
     fixture.clock.advance(Duration::from_secs(59));
@@ -124,7 +124,7 @@ async fn an_account_that_is_left_alone_is_so_after_a_restart() {
 
 /// The real binary, killed again and again with a call under way: no call is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_any_moment_the_server_forgets_no_call() {
+async fn a_server_killed_at_any_moment_loses_no_call() {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");

@@ -75,7 +75,7 @@ fn assert_libraries_are_quiet(log: &str) {
 }
 
 #[test]
-fn the_search_finds_what_is_there() {
+fn the_search_finds_canaries_in_every_form() {
     let text = format!("level=TRACE token={ACCESS_TOKEN}, name={}", NAME.escape_default());
     assert_eq!(found(&SECRETS, &text), [ACCESS_TOKEN]);
     assert_eq!(found(&PERSONAL, &text), [NAME]);

@@ -241,7 +241,7 @@ async fn friendly_calls(address: SocketAddr, tally: Arc<Tally>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_attacks_at_one_time_take_neither_memory_nor_places_nor_probes() {
+async fn concurrent_attacks_exhaust_neither_memory_nor_permits_nor_probes() {
     let (bad, good) = (bad_vendor().await, good_vendor().await);
     let directory = tempfile::tempdir().unwrap();
     let server = Serving::start(&format!(

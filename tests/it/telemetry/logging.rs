@@ -87,7 +87,7 @@ fn order(id: &str) -> OrderRef {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_is_one_line_with_what_is_known_of_it() {
+async fn every_call_logs_one_line_with_all_known_fields() {
     let mut log = Logged::start();
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     log.get(question(Provider::Haoka, "shipped"), Some(&traceparent)).await;
@@ -115,7 +115,7 @@ async fn every_call_is_one_line_with_what_is_known_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_counts_and_a_probe_is_no_news() {
+async fn a_batch_logs_its_counts_and_a_probe_logs_nothing() {
     let mut log = Logged::start();
     let orders = vec![order("shipped"), order("a/b"), order("shipped"), order("nobody")];
     let request = BatchGetOrdersRequest { orders, max_age: None };
@@ -151,7 +151,7 @@ async fn a_batch_counts_and_a_probe_is_no_news() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_is_one_line_at_its_end() {
+async fn a_watch_logs_one_line_at_its_end() {
     let mut log = Logged::start();
     let address = log.0.address;
     let watch = |id: &str| {
@@ -194,7 +194,7 @@ async fn a_watch_is_one_line_at_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_no_handler_sees_is_one_line_as_well() {
+async fn a_call_that_reaches_no_handler_logs_one_line_as_well() {
     let mut log = Logged::start();
     let failed = |method: &str, code: &str, reason: &str, message: &str| {
         let mut line = json!({
@@ -232,7 +232,7 @@ async fn a_call_that_no_handler_sees_is_one_line_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn at_the_end_every_line_is_there() {
+async fn every_line_is_flushed_at_shutdown() {
     let log = Logged::start();
     let orders = (0..100).map(|number| order(&format!("a/{number}"))).collect();
     let request = BatchGetOrdersRequest { orders, max_age: None };
@@ -244,7 +244,7 @@ async fn at_the_end_every_line_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_off_is_told_once_until_it_agrees() {
+async fn clock_skew_is_logged_once_until_it_ends() {
     let answered = Arc::new(AtomicUsize::new(0));
     let vendor = Played::start(move |_| {
         let off = [0, 59, 61, 400, 0, 61][answered.fetch_add(1, Ordering::SeqCst)];

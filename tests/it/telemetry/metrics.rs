@@ -48,7 +48,7 @@ async fn vendor() -> Played {
 }
 
 #[tokio::test]
-async fn calls_and_answers_are_counted_by_what_became_of_them() {
+async fn calls_and_answers_are_counted_by_outcome() {
     let vendor = vendor().await;
     let server = Serving::start(&cards(&vendor.url(), ""));
     let mut client = bare_client(server.address);
@@ -102,7 +102,7 @@ async fn calls_and_answers_are_counted_by_what_became_of_them() {
 
 /// Of a counter that begins with 1, the 1 is no increase, and no alert sees it.
 #[tokio::test]
-async fn what_is_counted_begins_at_0() {
+async fn counters_start_at_0() {
     let vendor = vendor().await;
     let market = "[accounts.market]\nprovider = \"wechat\"\napp_id = \"wx\"\napp_secret = \"s\"\n\
                   base_url = \"http://127.0.0.1:1\"\n";
@@ -137,7 +137,7 @@ async fn what_is_counted_begins_at_0() {
 }
 
 #[tokio::test]
-async fn a_terminal_answer_has_no_age() {
+async fn a_terminal_answer_has_no_age_metric() {
     let vendor = vendor().await;
     let server = Serving::start(&cards(&vendor.url(), ""));
     let mut client = bare_client(server.address);
@@ -149,7 +149,7 @@ async fn a_terminal_answer_has_no_age() {
 }
 
 #[tokio::test]
-async fn what_limits_leave_is_told_and_what_they_stop_is_counted() {
+async fn remaining_quota_is_reported_and_refusals_are_counted() {
     let vendor = vendor().await;
     let limits = "calls_per_minute = 2\ncalls_per_order_per_day = 1";
     let server = Serving::start(&cards(&vendor.url(), limits));
@@ -181,7 +181,7 @@ async fn what_limits_leave_is_told_and_what_they_stop_is_counted() {
 }
 
 #[tokio::test]
-async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
+async fn breaker_credential_and_pause_metrics_are_reported() {
     for (id, calls, lines) in [
         (
             "broken",
@@ -237,7 +237,7 @@ async fn a_vendor_that_fails_refuses_or_closes_is_told_of() {
 }
 
 #[tokio::test]
-async fn tokens_and_calls_that_are_made_again_are_counted() {
+async fn token_renewals_and_retried_calls_are_counted() {
     // It gives a token at each call, and takes none.
     let given = Arc::new(AtomicUsize::new(0));
     let vendor = Played::start(move |asked| {
@@ -280,7 +280,7 @@ async fn tokens_and_calls_that_are_made_again_are_counted() {
 }
 
 #[tokio::test]
-async fn a_vendors_clock_and_calls_that_are_made_once_more_are_told() {
+async fn clock_skew_and_retries_are_reported() {
     let answered = Arc::new(AtomicUsize::new(0));
     let vendor = Played::start(move |_| {
         let is_well = answered.fetch_add(1, Ordering::SeqCst) < 10;
@@ -323,7 +323,7 @@ async fn a_vendors_clock_and_calls_that_are_made_once_more_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shared_store_that_is_gone_is_told_of() {
+async fn an_unavailable_shared_store_is_reported() {
     let vendor = vendor().await;
     let mut redis = RedisServer::start();
     let store = format!("store.url = \"{}\"\n", redis.url());

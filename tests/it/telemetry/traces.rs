@@ -91,7 +91,7 @@ fn logged(ended: &Ended) -> Vec<Option<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
+async fn the_collector_receives_the_spans_of_a_call_in_its_callers_trace() {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let traced = Traced::start(&sandbox.accounts()).await;
     let state = ("tracestate", "theirs=of-theirs".to_owned());
@@ -152,7 +152,7 @@ async fn the_collector_gets_the_spans_of_a_call_in_its_callers_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_sent_is_for_the_caller_to_say_and_else_for_the_ratio() {
+async fn sampling_follows_the_caller_and_otherwise_trace_ratio() {
     for (ratio, begun) in [("0", false), ("1.0", true)] {
         let (traced, _vendor) =
             Traced::start_scripted(&format!("telemetry.trace_ratio = {ratio}\n")).await;
@@ -177,7 +177,7 @@ async fn what_is_sent_is_for_the_caller_to_say_and_else_for_the_ratio() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_is_named_and_is_the_servers_only_where_it_is() {
+async fn a_failed_span_has_its_reason_and_is_an_error_only_for_server_faults() {
     let (traced, vendor) = Traced::start_scripted("").await;
     vendor.answers(503, "");
     traced.get(question(Provider::Haoka, "a"), &[traceparent("01")]).await;
@@ -218,7 +218,7 @@ async fn a_failure_is_named_and_is_the_servers_only_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_search_goes_on_where_its_callers_give_up_and_is_the_firsts() {
+async fn a_search_outlives_its_callers_and_belongs_to_the_leaders_trace() {
     let may_answer = Arc::new(Semaphore::new(0));
     let answers = Arc::clone(&may_answer);
     let vendor = Played::start(move |_| {
@@ -250,7 +250,7 @@ async fn a_search_goes_on_where_its_callers_give_up_and_is_the_firsts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_is_one_span_to_its_end_and_its_searches_are_no_part_of_it() {
+async fn a_watch_is_one_span_and_its_searches_are_not_part_of_it() {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     let traced = Traced::start(&sandbox.accounts()).await;
     let order = OrderRef {
@@ -273,7 +273,7 @@ async fn a_watch_is_one_span_to_its_end_and_its_searches_are_no_part_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_asked_of_redis_is_asked_of_a_server() {
+async fn redis_operations_are_client_spans() {
     let redis = RedisServer::start();
     let (traced, vendor) =
         Traced::start_scripted(&format!("store.url = \"{}\"\n", redis.url())).await;

@@ -39,7 +39,7 @@ fn assert_not_asked(checked: &Ended, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_a_server_holds_is_left_to_it() {
+async fn a_store_file_in_use_by_a_server_is_not_opened() {
     let sandbox = sandbox().await;
     let directory = tempfile::tempdir().unwrap();
     let store = format!("file:{}/orders.redb", directory.path().display());
@@ -58,7 +58,7 @@ async fn a_file_that_a_server_holds_is_left_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_kept_in_a_file_that_nobody_holds() {
+async fn a_token_is_saved_in_a_store_file_not_in_use() {
     let sandbox = sandbox().await;
     let directory = tempfile::tempdir().unwrap();
     let classic =
@@ -74,7 +74,7 @@ async fn a_token_is_kept_in_a_file_that_nobody_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_not_there_is_not_made() {
+async fn a_missing_store_file_is_not_created() {
     let sandbox = sandbox().await;
     for token in ["classic", "stable"] {
         let directory = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ async fn a_file_that_is_not_there_is_not_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
+async fn an_unusable_store_file_fails_the_check_that_needs_it() {
     let sandbox = sandbox().await;
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("orders.redb"), "no store").unwrap();
@@ -104,7 +104,7 @@ async fn a_file_that_cannot_be_used_is_a_failure_where_it_is_needed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_whose_folder_is_not_there_is_a_mistake_and_nobody_is_asked() {
+async fn a_missing_store_folder_is_reported_before_any_vendor_call() {
     let sandbox = sandbox().await;
     for token in ["classic", "stable"] {
         let directory = tempfile::tempdir().unwrap();
@@ -121,7 +121,7 @@ async fn a_file_whose_folder_is_not_there_is_a_mistake_and_nobody_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipe_in_the_files_place_is_not_waited_for() {
+async fn a_pipe_instead_of_a_store_file_does_not_block() {
     let sandbox = sandbox().await;
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("orders.redb");
@@ -133,7 +133,7 @@ async fn a_pipe_in_the_files_place_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_cannot_be_kept_is_a_failure() {
+async fn a_token_that_cannot_be_saved_is_a_failure() {
     let redis = RedisServer::start();
     let url = redis.url();
     let redis = Arc::new(Mutex::new(redis));
@@ -160,7 +160,7 @@ fn names(directory: &TempDir) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_memory_that_is_not_ours_is_left_alone() {
+async fn the_memory_store_of_a_server_skips_the_token_check() {
     let sandbox = sandbox().await;
     let checked = check(&config(&sandbox, "memory:", "classic"));
     assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
@@ -169,7 +169,7 @@ async fn a_memory_that_is_not_ours_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_shared_through_redis_under_the_lease() {
+async fn the_check_shares_its_token_through_redis_under_the_lease() {
     let sandbox = sandbox().await;
     let redis = RedisServer::start();
     let classic = config(&sandbox, &redis.url(), "classic");
@@ -202,7 +202,7 @@ async fn a_token_is_shared_through_redis_under_the_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_that_cannot_be_reached_is_a_failure() {
+async fn unreachable_redis_is_a_failure() {
     let sandbox = sandbox().await;
     let mut redis = RedisServer::start();
     redis.kill();
@@ -229,7 +229,7 @@ fn on_a_full_disk(arguments: &[&str]) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_written_is_a_failure_for_all() {
+async fn an_unwritable_store_file_is_a_failure_for_every_account() {
     let sandbox = sandbox().await;
     // Nobody makes files there, not even root.
     let checked = check(&config(&sandbox, "file:/sys/orders.redb", "stable"));

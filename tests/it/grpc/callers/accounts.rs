@@ -24,7 +24,7 @@ const FORBIDDEN: &str = "this caller may not use that account; name an account t
                          ask the operator to allow this one";
 
 #[tokio::test]
-async fn a_forbidden_account_and_none_at_all_look_the_same() {
+async fn a_forbidden_account_looks_like_a_missing_one() {
     let fixture = fixture("default = true\n").await;
     let wechat = OrderRef { provider: Provider::Wechat.into(), ..order("A1") };
     for (what, order) in [
@@ -51,7 +51,7 @@ async fn a_forbidden_account_and_none_at_all_look_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_no_accounts_name_is_still_the_callers_mistake() {
+async fn a_malformed_account_name_is_still_an_invalid_request() {
     let fixture = fixture("").await;
     let failed = fixture.get(AUDIT, &order_of("no name", "A1")).await.unwrap_err();
     assert_eq!(
@@ -64,7 +64,7 @@ async fn what_is_no_accounts_name_is_still_the_callers_mistake() {
 }
 
 #[tokio::test]
-async fn a_caller_is_told_of_its_own_accounts_only() {
+async fn an_error_lists_only_the_callers_own_accounts() {
     let fixture = fixture("").await;
     for (token, names) in [(AUDIT, "name one of cards"), (BILLING, "one of cards, gifts, other")] {
         let failed = fixture.get(token, &order("A1")).await.unwrap_err();
@@ -74,7 +74,7 @@ async fn a_caller_is_told_of_its_own_accounts_only() {
 }
 
 #[tokio::test]
-async fn in_a_batch_it_is_that_orders_error() {
+async fn in_a_batch_a_forbidden_account_fails_only_its_order() {
     let fixture = fixture("").await;
     let orders = [order_of("cards", "A1"), order_of("gifts", "A1"), order_of("nobodys", "A1")];
     let batch = BatchGetOrdersRequest { orders: orders.to_vec(), max_age: None };

@@ -70,7 +70,7 @@ impl Listener {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_is_known_by_all_that_is_set_for_it() {
+async fn a_caller_must_match_every_credential_configured_for_it() {
     let mut listener = Listener::start().await;
     for (names, tokens, client) in [
         (&[API][..], &[][..], Some("api")),

@@ -26,7 +26,7 @@ async fn asks(arguments: &[&str], token: Option<impl AsRef<OsStr>>) -> Ended {
 }
 
 #[tokio::test]
-async fn get_and_watch_show_the_token() {
+async fn get_and_watch_send_the_token() {
     let server = serving();
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
@@ -76,7 +76,7 @@ async fn get_and_watch_show_the_token() {
 
 /// What is empty is not set, and what cannot be read is told.
 #[tokio::test]
-async fn a_token_in_the_environment_that_is_no_text_is_told() {
+async fn a_token_in_the_environment_must_be_utf_8() {
     let server = serving();
     let token = OsStr::from_bytes(b"token-of-nobody-\xff");
     for subcommand in ["get", "watch"] {
@@ -87,7 +87,7 @@ async fn a_token_in_the_environment_that_is_no_text_is_told() {
 }
 
 #[tokio::test]
-async fn commands_speak_tls_and_show_a_certificate() {
+async fn commands_use_tls_and_present_a_certificate() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
     authority.issue(&["localhost"]).write(folder.path());

@@ -60,7 +60,7 @@ impl Rotating {
 }
 
 #[tokio::test]
-async fn an_old_token_is_taken_for_one_overlap_and_then_on_no_connection() {
+async fn an_old_token_is_accepted_for_one_overlap_and_then_on_no_connection() {
     let rotating = Rotating::new().await;
     assert_eq!(rotating.taken().await, [true, false, false]);
     let start = rotating.fixture.clock.now();
@@ -76,7 +76,7 @@ async fn an_old_token_is_taken_for_one_overlap_and_then_on_no_connection() {
 }
 
 #[tokio::test]
-async fn the_token_before_the_old_one_is_gone_at_once() {
+async fn the_token_before_the_old_one_is_rejected_at_once() {
     let rotating = Rotating::new().await;
     rotating.swap(SECOND).await;
     rotating.swap(THIRD).await;
@@ -89,7 +89,7 @@ async fn the_token_before_the_old_one_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn the_same_token_written_anew_ends_nothing() {
+async fn rewriting_the_same_token_starts_no_overlap() {
     let rotating = Rotating::new().await;
     rotating.swap(SECOND).await;
     rotating.swap(&format!("{SECOND}\n")).await;
@@ -97,7 +97,7 @@ async fn the_same_token_written_anew_ends_nothing() {
 }
 
 #[tokio::test]
-async fn unfit_content_leaves_the_token_in_use() {
+async fn invalid_content_keeps_the_token_in_use() {
     let rotating = Rotating::new().await;
     for unfit in ["", "\n", "too-short", "with a space in it", AUDIT] {
         rotating.swap(unfit).await;
@@ -111,7 +111,7 @@ async fn unfit_content_leaves_the_token_in_use() {
 }
 
 #[tokio::test]
-async fn an_open_watch_ends_with_its_token_before_it_tells_more() {
+async fn an_open_watch_ends_before_its_next_update_once_its_token_expires() {
     let rotating = Rotating::new().await;
     let Fixture { vendor, clock, .. } = &rotating.fixture;
     vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"待处理\"}}");

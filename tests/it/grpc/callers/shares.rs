@@ -30,7 +30,7 @@ fn reason<T: std::fmt::Debug>(outcome: Result<T, crate::support::Failed>) -> Str
 }
 
 #[tokio::test]
-async fn a_spent_share_is_a_spent_limit_with_the_callers_name() {
+async fn an_exhausted_share_is_an_exhausted_limit_with_the_callers_name() {
     let fixture = fixture().await;
     for id in ["A1", "A2"] {
         assert_eq!(fixture.get(BILLING, &order(id)).await.unwrap(), "SOURCE_LIVE");
@@ -64,7 +64,7 @@ async fn a_spent_share_is_a_spent_limit_with_the_callers_name() {
 }
 
 #[tokio::test]
-async fn where_the_share_is_spent_an_older_answer_will_do() {
+async fn a_stale_answer_is_served_when_the_share_is_exhausted() {
     let fixture = fixture().await;
     fixture.get(BILLING, &order("A1")).await.unwrap();
     fixture.clock.advance(Duration::from_mins(16));
@@ -76,7 +76,7 @@ async fn where_the_share_is_spent_an_older_answer_will_do() {
 }
 
 #[tokio::test]
-async fn a_batch_spends_the_share_order_by_order() {
+async fn a_batch_spends_the_share_in_order() {
     let fixture = fixture().await;
     let ids = ["A1", "A2", "A3", "A4"];
     let batch = BatchGetOrdersRequest { orders: ids.map(order).to_vec(), max_age: None };
@@ -90,7 +90,7 @@ async fn a_batch_spends_the_share_order_by_order() {
 }
 
 #[tokio::test]
-async fn a_watch_waits_for_its_share_and_hears_what_others_learn() {
+async fn a_watch_waits_for_its_share_and_receives_updates_from_other_calls() {
     let fixture = fixture().await;
     for id in ["A1", "A2"] {
         fixture.get(BILLING, &order(id)).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_watch_waits_for_its_share_and_hears_what_others_learn() {
 }
 
 #[tokio::test]
-async fn anothers_watch_spends_no_share() {
+async fn watching_an_order_already_polled_spends_no_share() {
     let fixture = fixture().await;
     let mut other = fixture.watch(AUDIT, &order("W1")).await.unwrap();
     other.message().await.unwrap().unwrap();
@@ -119,7 +119,7 @@ async fn anothers_watch_spends_no_share() {
 }
 
 #[tokio::test]
-async fn a_poller_ends_with_the_watchers_whose_share_it_spends() {
+async fn a_poller_stops_with_the_watchers_whose_share_it_spends() {
     let account = haoka("h") + "freshness = \"1s\"\n";
     let fixture = Fixture::new(&format!("{}{account}", clients())).await;
     for id in ["A1", "A2"] {
@@ -176,7 +176,7 @@ async fn ask(server: &Server, token: &str, id: usize) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_share_a_callers_share() {
+async fn replicas_count_a_callers_share_together() {
     let vendor = Scripted::start().await;
     vendor.answers(200, "{\"data\":{\"order_id\":1}}");
     let mut redis = RedisServer::start();
@@ -205,7 +205,7 @@ async fn replicas_share_a_callers_share() {
 
 /// A repeated order call is one more call.
 #[tokio::test]
-async fn every_call_to_the_vendor_counts() {
+async fn every_vendor_call_counts_against_the_share() {
     let fixture = Fixture::new(&format!(
         "{}[accounts.w]\nprovider = \"wechat\"\napp_id = \"wx\"\napp_secret = \"s\"\n\
          token = \"classic\"\nbase_url = \"VENDOR\"\n",

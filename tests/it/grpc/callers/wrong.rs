@@ -87,7 +87,7 @@ fn wrong() -> Vec<Vec<Vec<u8>>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
+async fn an_unknown_caller_is_refused_on_every_method_and_nothing_is_sent() {
     let fixture = Fixture::new(&two_clients()).await;
     // Known, so that it could be told.
     fixture.get("known", &[format!("Bearer {BILLING}").as_bytes()]).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_wrong_caller_is_refused_at_every_call_and_nothing_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_known_caller_is_let_in_however_it_writes_the_scheme() {
+async fn a_known_caller_is_accepted_with_any_case_of_the_scheme() {
     let fixture = Fixture::new(&two_clients()).await;
     for token in [BILLING, AUDIT] {
         for header in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
@@ -127,7 +127,7 @@ async fn a_known_caller_is_let_in_however_it_writes_the_scheme() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_clients_anyone_may_ask_whatever_it_shows() {
+async fn without_clients_any_caller_is_accepted() {
     let fixture = Fixture::new("").await;
     for headers in wrong() {
         let headers: Vec<&[u8]> = headers.iter().map(Vec::as_slice).collect();

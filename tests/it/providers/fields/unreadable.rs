@@ -10,7 +10,7 @@ use super::{Field, Fields, Kind, cut, order};
 use crate::support::facts::{Vendor, put, vendors, with_member};
 
 #[tokio::test]
-async fn a_side_field_that_cannot_be_read_costs_itself_alone() {
+async fn an_unreadable_optional_field_is_unset_alone() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field.into_iter().filter(|field| !field.must) {
             for raw in field.kind.unreadable() {
@@ -21,7 +21,7 @@ async fn a_side_field_that_cannot_be_read_costs_itself_alone() {
 }
 
 #[tokio::test]
-async fn what_an_order_cannot_do_without_is_refused() {
+async fn an_unreadable_required_field_fails_the_order() {
     for vendor in vendors() {
         let mut seen = 0;
         for field in Fields::of(&vendor).field.into_iter().filter(|field| field.must) {
@@ -41,7 +41,7 @@ async fn what_an_order_cannot_do_without_is_refused() {
 
 /// A terminal order stays one, whatever stands beside its status.
 #[tokio::test]
-async fn no_side_field_costs_an_order_its_end() {
+async fn no_unreadable_optional_field_changes_a_terminal_state() {
     let vendor = Vendor::of(Provider::Haoka);
     let fields = Fields::of(&vendor).field;
     let wrong = |field: &&Field| !field.must && field.is_told() && field.of == order();
@@ -58,7 +58,7 @@ async fn no_side_field_costs_an_order_its_end() {
 }
 
 #[tokio::test]
-async fn a_text_that_was_cut_is_kept_up_to_the_cut() {
+async fn a_truncated_text_is_kept_up_to_the_cut() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             if field.kind != Kind::Text || !field.is_told() {
@@ -82,7 +82,7 @@ async fn a_text_that_was_cut_is_kept_up_to_the_cut() {
 
 /// What databases and languages write where no time is, in the zone that they think they are in.
 #[tokio::test]
-async fn a_time_that_stands_for_none_is_unset() {
+async fn a_placeholder_time_is_unset() {
     let dates = [
         "0000-00-00",
         "0001-01-01",
@@ -142,7 +142,7 @@ const UNKNOWN: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn an_unknown_field_can_hold_anything() {
+async fn an_unknown_field_may_hold_anything() {
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     let deep_objects = format!("{}1{}", "{\"a\":".repeat(9_000), "}".repeat(9_000));
     for vendor in vendors() {
@@ -175,7 +175,7 @@ async fn an_unknown_field_can_hold_anything() {
 
 /// Most readers take the last; where it decides over the order, none may be taken.
 #[tokio::test]
-async fn a_field_that_is_there_twice() {
+async fn a_duplicate_field_is_refused_where_it_decides() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             let answer = field.answer(&vendor);
@@ -204,7 +204,7 @@ async fn a_field_that_is_there_twice() {
 
 /// A line of an order that cannot be read is still a line, of which nothing is known.
 #[tokio::test]
-async fn an_unreadable_line_loses_no_other() {
+async fn an_unreadable_line_does_not_affect_the_others() {
     let vendor = Vendor::of(Provider::Dingshang);
     let line = vendor.sample().pointer("/data/records/0").unwrap().clone();
     let expected = vendor.expected().pointer("/items/0").unwrap().clone();
@@ -230,7 +230,7 @@ struct Unreadable {
 }
 
 #[tokio::test]
-async fn an_answer_without_the_order_is_refused() {
+async fn an_answer_without_the_requested_order_is_refused() {
     for vendor in vendors() {
         let Unreadable { no_order, other_order, list } = vendor.table("unreadable.toml");
         for body in no_order.into_iter().chain(other_order).chain(list) {

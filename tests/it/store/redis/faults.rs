@@ -77,7 +77,7 @@ fn spent(store: &Redis, window: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_the_scripts_is_sent_them_again() {
+async fn scripts_are_reloaded_when_the_server_forgets_them() {
     let server = RedisServer::start();
     let store = server.store();
     assert_all_work(&store, "1").await;
@@ -93,7 +93,7 @@ async fn a_server_that_forgets_the_scripts_is_sent_them_again() {
 }
 
 #[tokio::test]
-async fn after_the_server_was_emptied_a_replica_still_counts_its_own_calls() {
+async fn a_replica_still_counts_its_own_calls_after_a_flush() {
     let server = RedisServer::start();
     let (a, b) = (server.store(), server.store());
     let last = order(5, 0, OrderStatus::Refunded, true);
@@ -119,7 +119,7 @@ async fn after_the_server_was_emptied_a_replica_still_counts_its_own_calls() {
 }
 
 #[tokio::test]
-async fn without_a_server_everything_fails_but_a_glance_until_it_is_back() {
+async fn without_a_server_everything_but_peek_fails_until_it_returns() {
     let mut server = RedisServer::start();
     let store = server.store();
     assert_all_work(&store, "1").await;
@@ -147,7 +147,7 @@ async fn without_a_server_everything_fails_but_a_glance_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_as_good_as_gone() {
+async fn a_hanging_server_counts_as_unavailable() {
     let server = RedisServer::start();
     let store = server.store();
     assert_all_work(&store, "1").await;
@@ -163,7 +163,7 @@ async fn a_server_that_hangs_is_as_good_as_gone() {
 }
 
 #[tokio::test]
-async fn a_store_opens_before_its_server_does() {
+async fn a_store_opens_before_its_server_starts() {
     let mut server = RedisServer::start();
     server.kill();
     let store = server.store();
@@ -174,7 +174,7 @@ async fn a_store_opens_before_its_server_does() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_ended_is_made_anew_without_a_word() {
+async fn a_connection_closed_by_the_server_is_reestablished_silently() {
     let server = RedisServer::start();
     let store = server.store();
     for round in ["1", "2", "3"] {
@@ -186,7 +186,7 @@ async fn a_connection_that_the_server_ended_is_made_anew_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
+async fn a_demoted_primary_is_replaced_by_the_new_primary() {
     let (first, second) = (RedisServer::start(), RedisServer::start());
     let line = Line::to(first.port).await;
     let url = RedisServer::url_at(line.port);
@@ -202,7 +202,7 @@ async fn a_server_that_became_a_copy_is_left_for_the_one_that_took_its_place() {
 }
 
 #[tokio::test]
-async fn a_slot_whose_answer_was_lost_counts_as_taken() {
+async fn a_reservation_with_a_lost_reply_counts_as_reserved() {
     let server = RedisServer::start();
     let line = Line::to(server.port).await;
     let url = RedisServer::url_at(line.port);
@@ -237,7 +237,7 @@ async fn a_slot_whose_answer_was_lost_counts_as_taken() {
 }
 
 #[tokio::test]
-async fn spent_calls_that_cannot_be_read_let_nothing_through() {
+async fn unreadable_spent_calls_block_reservations() {
     let server = RedisServer::start();
     let store = server.store();
     let garbage: [&[&str]; 7] = [
@@ -268,7 +268,7 @@ async fn spent_calls_that_cannot_be_read_let_nothing_through() {
 }
 
 #[tokio::test]
-async fn other_garbage_is_nothing_and_is_written_over() {
+async fn other_garbage_is_ignored_and_overwritten() {
     let server = RedisServer::start();
     for (key, garbage) in [
         ("order", &["SET", "x"][..]),
@@ -295,7 +295,7 @@ async fn other_garbage_is_nothing_and_is_written_over() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_never_read() {
+async fn oversized_values_are_never_read() {
     const FILL: &str = "redis.call('HSET', KEYS[1], ARGV[1], \
                         string.rep(string.rep('x', 100000), ARGV[2]))";
     let server = RedisServer::start();
@@ -334,7 +334,7 @@ async fn what_is_too_long_is_never_read() {
 }
 
 #[tokio::test]
-async fn garbage_that_looks_final_is_written_over_too() {
+async fn garbage_that_looks_terminal_is_overwritten_too() {
     let server = RedisServer::start();
     let state = order(7, 0, OrderStatus::Paid, true);
     server.store().put(&"1".into(), &state).await.unwrap();

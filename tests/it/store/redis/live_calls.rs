@@ -24,7 +24,7 @@ fn scripts(redis: &RedisServer) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_live_answer_costs_three_scripts_with_limits_or_without() {
+async fn a_live_answer_costs_three_scripts_with_or_without_limits() {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
     for (provider, ids, limits) in [
         (Provider::Haoka, ["shipped", "pending", "submitted"], "limits"),

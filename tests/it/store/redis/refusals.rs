@@ -141,7 +141,7 @@ fn mended(server: Serving, word: &str, message: &str, mend: impl FnOnce()) {
 }
 
 #[test]
-fn a_server_that_refuses_is_waited_for_and_named_once() {
+fn a_refusing_server_is_retried_and_reported_once() {
     let play = |case: &Case| {
         let redis = RedisServer::start();
         let say =
@@ -161,7 +161,7 @@ fn a_server_that_refuses_is_waited_for_and_named_once() {
 }
 
 #[test]
-fn a_server_that_cannot_save_is_named() {
+fn a_server_that_cannot_save_is_reported() {
     let redis = RedisServer::start();
     let _: redis::Value = redis.say(&["CONFIG", "SET", "save", "3600 100000"]);
     redis.remove_directory();
@@ -176,7 +176,7 @@ fn a_server_that_cannot_save_is_named() {
 }
 
 #[test]
-fn a_url_without_credentials_is_named() {
+fn a_url_without_credentials_is_reported() {
     let redis = RedisServer::start();
     let _: redis::Value = redis.say(&["CONFIG", "SET", "requirepass", "hunter2"]);
     // With a database to select, the first word is that of the connection.
@@ -188,7 +188,7 @@ fn a_url_without_credentials_is_named() {
 }
 
 #[test]
-fn a_node_of_a_cluster_is_named() {
+fn a_cluster_node_is_reported() {
     let redis = RedisServer::start_cluster_node();
     let ended = refused(&redis.url(), "CLUSTERDOWN", REFUSES).stop();
     assert_said_once(&ended, "CLUSTERDOWN", REFUSES);
@@ -202,7 +202,7 @@ fn a_node_of_a_cluster_is_named() {
 
 /// What a server answers to everything while it reads its data.
 #[test]
-fn a_server_that_still_reads_its_data_is_named() {
+fn a_loading_server_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -227,7 +227,7 @@ fn a_server_that_still_reads_its_data_is_named() {
 }
 
 #[tokio::test]
-async fn the_documented_rights_are_enough_and_each_is_needed() {
+async fn the_documented_rights_are_sufficient_and_each_is_necessary() {
     let redis = RedisServer::start();
     let store = redis.store();
     let rights = rights();
@@ -260,7 +260,7 @@ async fn the_documented_rights_are_enough_and_each_is_needed() {
 }
 
 #[tokio::test]
-async fn a_proof_leaves_nothing_behind() {
+async fn a_ping_leaves_no_keys() {
     let redis = RedisServer::start();
     for _ in 0..3 {
         redis.store().ping().await.unwrap();
@@ -280,7 +280,7 @@ async fn a_proof_leaves_nothing_behind() {
 
 /// The table of the document has the words that the code has.
 #[test]
-fn the_words_are_in_the_document() {
+fn the_error_words_are_documented() {
     let document = fs::read_to_string("docs/configuration.md").unwrap();
     for word in CASES.iter().map(|case| case.word).chain([
         "NOAUTH",

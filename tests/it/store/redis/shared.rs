@@ -59,7 +59,7 @@ impl Replicas {
 }
 
 #[tokio::test]
-async fn replicas_share_a_window_whatever_their_own_clocks_say() {
+async fn replicas_share_a_window_whatever_their_clocks() {
     let server = RedisServer::start();
     let stores = [0, 3_600, 86_400].map(|ahead| {
         let clock = manual_clock();
@@ -83,7 +83,7 @@ async fn replicas_share_a_window_whatever_their_own_clocks_say() {
 }
 
 #[tokio::test]
-async fn a_slot_is_free_to_the_millisecond_for_every_replica() {
+async fn a_slot_is_freed_to_the_millisecond_for_every_replica() {
     let Replicas { clock, stores: [a, b, c], .. } = &Replicas::start();
     let (first, second) = (call("1", "minute", 1), call("2", "minute", 1));
     assert_eq!(a.reserve(&first).await, Ok(Reservation::Reserved));
@@ -104,7 +104,7 @@ async fn a_slot_is_free_to_the_millisecond_for_every_replica() {
 }
 
 #[tokio::test]
-async fn all_windows_or_none() {
+async fn a_call_reserves_all_windows_or_none() {
     let Replicas { stores: [a, b, _], .. } = &Replicas::start();
     let both = |id: &str| {
         let mut call = call(id, "minute", 3);
@@ -126,7 +126,7 @@ async fn all_windows_or_none() {
 }
 
 #[tokio::test]
-async fn keys_go_away_by_themselves_and_never_early() {
+async fn keys_expire_and_never_early() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, _], .. } = replicas;
     a.reserve(&call("1", "minute", 9)).await.unwrap();
@@ -147,7 +147,7 @@ async fn keys_go_away_by_themselves_and_never_early() {
 }
 
 #[tokio::test]
-async fn a_closed_account_is_closed_for_all_and_one_of_them_probes() {
+async fn a_paused_account_is_paused_for_all_replicas_and_one_probes() {
     let Replicas { clock, stores: [a, b, c], .. } = &Replicas::start();
     a.pause(&"the-account".into(), 60 * SECOND, true).await.unwrap();
     let calls = ["1", "2", "3"].map(|id| call(id, "minute", 9));
@@ -167,7 +167,7 @@ async fn a_closed_account_is_closed_for_all_and_one_of_them_probes() {
 }
 
 #[tokio::test]
-async fn spent_calls_are_told_by_the_replicas_own_clock() {
+async fn spent_calls_are_reported_by_the_replicas_own_clock() {
     let server = RedisServer::start();
     let (time, ahead) = (manual_clock(), manual_clock());
     ahead.advance(3600 * SECOND);
@@ -181,7 +181,7 @@ async fn spent_calls_are_told_by_the_replicas_own_clock() {
 }
 
 #[tokio::test]
-async fn the_latest_state_wins_for_all_replicas_and_a_final_one_stays() {
+async fn the_latest_state_wins_for_all_replicas_and_a_terminal_one_stays() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, c], .. } = replicas;
     // These differ by less than a 64-bit float can tell.
@@ -211,7 +211,7 @@ async fn the_latest_state_wins_for_all_replicas_and_a_final_one_stays() {
 }
 
 #[tokio::test]
-async fn times_before_1970_and_missing_ones_have_their_place() {
+async fn times_before_1970_and_missing_times_are_ordered() {
     let Replicas { stores: [a, b, c], .. } = &Replicas::start();
     let none = Order { observe_time: None, ..order(0, 0, OrderStatus::Closed, false) };
     let ascending = [
@@ -263,7 +263,7 @@ async fn a_token_is_shared_until_it_should_be_renewed() {
 }
 
 #[tokio::test]
-async fn a_lease_has_one_owner_and_ends_without_him() {
+async fn a_lease_has_one_owner_and_expires_without_it() {
     let Replicas { clock, stores: [a, b, c], .. } = &Replicas::start();
     let asks = [(a, "a"), (b, "b"), (c, "c")].map(|(s, owner)| s.lease("it", owner, 5 * SECOND));
     let granted = join_all(asks).await.into_iter().filter(|granted| *granted == Ok(true)).count();
@@ -284,7 +284,7 @@ async fn a_lease_has_one_owner_and_ends_without_him() {
 }
 
 #[tokio::test]
-async fn the_key_of_a_token_holds_no_token() {
+async fn the_redis_key_of_a_token_does_not_contain_it() {
     let Replicas { server, clock, stores: [a, ..], .. } = &Replicas::start();
     a.save("wx", &token("the-secret", clock.now() + SECOND)).await.unwrap();
     let keys: Vec<String> = server.say(&["KEYS", "*"]);

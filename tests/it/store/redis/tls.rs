@@ -34,7 +34,7 @@ async fn ask_until(url: &str, told: Option<&str>) {
 }
 
 #[tokio::test]
-async fn a_certificate_must_be_of_one_whom_the_system_trusts() {
+async fn a_certificate_must_be_trusted_by_the_system() {
     if let Ok(url) = env::var(SERVER) {
         ask_until(&url, None).await;
         return;
@@ -45,10 +45,7 @@ async fn a_certificate_must_be_of_one_whom_the_system_trusts() {
     ask_until(&url, Some(refused)).await;
     // Whom the system trusts is read from the environment, which is one for all tests here.
     let again = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            &exact(module_path!(), "a_certificate_must_be_of_one_whom_the_system_trusts"),
-        ])
+        .args(["--exact", &exact(module_path!(), "a_certificate_must_be_trusted_by_the_system")])
         .env("SSL_CERT_FILE", certificate)
         .env(SERVER, url)
         .output()

@@ -12,7 +12,7 @@ use crate::support::log::Log;
 use crate::support::redis_server::RedisServer;
 
 #[test]
-fn what_is_wrong_with_an_address_is_said_without_its_password() {
+fn a_wrong_address_is_reported_without_its_password() {
     for url in [
         "",
         "redis://",
@@ -35,7 +35,7 @@ fn what_is_wrong_with_an_address_is_said_without_its_password() {
 }
 
 #[tokio::test]
-async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets() {
+async fn rejected_credentials_and_missing_tls_are_reported_without_secrets() {
     let server = RedisServer::start();
     let _: redis::Value = server.say(&["ACL", "SETUSER", "app", "on", ">right", "~*", "+@all"]);
     for (scheme, password, expected) in [
@@ -67,7 +67,7 @@ async fn refused_credentials_and_a_server_without_tls_are_named_without_secrets(
 }
 
 #[tokio::test]
-async fn a_server_that_drops_what_must_be_kept_is_warned_of() {
+async fn an_eviction_policy_that_may_drop_data_is_a_warning() {
     let may_drop = "may evict final orders";
     for (words, level, part) in [
         (&["CONFIG", "SET", "maxmemory-policy", "noeviction"][..], "DEBUG", "evicts nothing"),
@@ -94,7 +94,7 @@ async fn a_server_that_drops_what_must_be_kept_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_policy_that_changes_later_is_told_at_each_change() {
+async fn each_later_change_of_the_eviction_policy_is_logged() {
     let server = RedisServer::start();
     let set = |policy: &str| -> redis::Value {
         server.say(&["CONFIG", "SET", "maxmemory-policy", policy])

@@ -29,7 +29,7 @@ fn canaries() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_token_is_in_a_log_or_an_error() {
+async fn no_token_appears_in_a_log_or_an_error() {
     let canaries = canaries();
     let canaries: Vec<&str> = canaries.iter().map(String::as_str).collect();
     let directory = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ fn refused(lines: &str, path: &str) -> String {
 }
 
 #[test]
-fn a_line_that_is_no_toml_is_not_shown() {
+fn a_line_that_is_not_toml_is_not_shown() {
     for line in [
         format!("secret = {HAOKA_SECRET}"),
         format!("secret = \"{HAOKA_SECRET}"),
@@ -97,7 +97,7 @@ fn a_secret_in_a_wrong_place_is_not_shown() {
 
 /// The control: what may be shown is found where it is.
 #[test]
-fn what_is_wrong_is_shown_by_its_key() {
+fn a_mistake_is_reported_by_its_key() {
     let said = refused("secret = \"s\"\ncolour = \"red\"", "accounts.cards.colour");
     assert_eq!(found(&["colour", "red"], &said), ["colour"]);
 }

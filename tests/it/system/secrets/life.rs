@@ -277,7 +277,7 @@ fn arrived(vendor: &Vendor) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_servers_whole_life_no_canary_gets_out() {
+async fn no_canary_leaks_in_the_whole_life_of_a_server() {
     let authority = Authority::new();
     let pairs = [(); 3].map(|()| authority.issue(&["localhost"]));
     let mut life = Life::start(&pairs[0], authority).await;

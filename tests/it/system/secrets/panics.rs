@@ -14,11 +14,11 @@ const INSIDE: &str = "ORDER_QUERY_TEST_PANICS";
 
 /// The logs belong to the whole process, so this runs itself once more, in one of its own.
 #[test]
-fn a_panic_is_logged_by_its_place() {
+fn a_panic_is_logged_by_its_location_only() {
     if env::var_os(INSIDE).is_some() {
         return panic_over_canaries();
     }
-    let name = exact(module_path!(), "a_panic_is_logged_by_its_place");
+    let name = exact(module_path!(), "a_panic_is_logged_by_its_location_only");
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture"])
         .env(INSIDE, "1")

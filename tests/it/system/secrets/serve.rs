@@ -196,19 +196,19 @@ fn check_log(log: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_leaks_where_the_file_asks_for_everything() {
+async fn nothing_leaks_when_the_file_enables_all_logs() {
     nothing_leaks(Loud::ByFile).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_leaks_where_the_environment_asks_for_everything() {
+async fn nothing_leaks_when_the_environment_enables_all_logs() {
     nothing_leaks(Loud::ByEnvironment).await;
 }
 
 /// The transport's own failures have URLs and hosts in them: nobody there, nobody who speaks TLS,
 /// no way through the proxy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_leaks_where_the_vendor_cannot_be_reached() {
+async fn nothing_leaks_when_the_vendor_is_unreachable() {
     let directory = tempfile::tempdir().unwrap();
     let vendor = Played::start(|_| async { answer(200, order().to_string()) }).await;
     let refusing = Played::start(|_| async { answer(407, NAME) }).await;

@@ -58,7 +58,7 @@ fn rows() -> Vec<(Vec<&'static str>, &'static str)> {
 }
 
 #[test]
-fn every_line_is_in_the_document_with_its_fields() {
+fn every_log_line_is_documented_with_its_fields() {
     let (events, rows) = (events(), rows());
     assert!(events.len() > 30, "the events were not found");
     let mut wrong = Vec::new();

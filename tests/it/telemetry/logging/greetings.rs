@@ -82,7 +82,7 @@ fn log_of_flood(log: &str, times: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_flood_of_illegal_greetings_is_a_handful_of_lines() {
+fn a_flood_of_invalid_client_hellos_logs_a_few_lines() {
     for log in ["", "telemetry.log_level = \"trace\"\n"] {
         let lines = log_of_flood(log, 40);
         let loud: Vec<_> = lines.iter().filter(|line| !line.contains("DEBUG")).collect();
@@ -98,7 +98,7 @@ fn a_flood_of_illegal_greetings_is_a_handful_of_lines() {
 
 /// A library that is named may tell what a stranger says, but no more than a line can bear.
 #[test]
-fn what_a_named_library_tells_of_a_stranger_is_cut() {
+fn library_lines_about_a_peer_are_truncated() {
     for format in ["json", "text"] {
         let log = format!(
             "telemetry.log_format = \"{format}\"\ntelemetry.log_level = \"info,rustls=trace\"\n"

@@ -17,7 +17,7 @@ fn is_hostile(c: char) -> bool {
 
 /// Each text that a stranger writes and that may come near a log, with all of that in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_strangers_text_forges_or_hides_a_line() {
+async fn untrusted_text_neither_forges_nor_hides_a_line() {
     let verbose = format!("{HOSTILE}{}", "x".repeat(300));
     let said = json!({
         "code": verbose, "message": verbose, "errcode": verbose, "errmsg": verbose,

@@ -73,7 +73,7 @@ impl Unread {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_holds_nobody_up_and_tells_what_it_lost() {
+async fn an_unread_log_blocks_no_call_and_reports_lost_lines() {
     let unread = Unread::start();
     // Far more than the pipe and the queue hold.
     unread.flood(60).await;
@@ -116,7 +116,7 @@ async fn lines_that_cannot_be_written_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_does_not_keep_the_server_from_ending() {
+async fn an_unread_log_does_not_block_shutdown() {
     for (signals, code) in [(1, 0), (2, 1)] {
         let unread = Unread::start();
         // More than the pipe holds.

@@ -42,7 +42,7 @@ fn asks(server: &Serving, id: &str) -> impl Future<Output = bool> + Send + 'stat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_and_who_waits_is_told() {
+async fn joined_and_waiting_callers_are_counted() {
     let gate = Arc::new(Semaphore::new(0));
     let (_vendor, server) = held(&gate).await;
     let calls: JoinSet<_> =
@@ -74,7 +74,7 @@ async fn who_joins_and_who_waits_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_turned_away_is_counted_beside_the_limit() {
+async fn shed_requests_are_counted_beside_their_limit() {
     let gate = Arc::new(Semaphore::new(0));
     let (_vendor, server) = held(&gate).await;
     let calls: JoinSet<_> = ["1", "2", "3", "4"].map(|id| asks(&server, id)).into_iter().collect();
@@ -110,7 +110,7 @@ async fn who_is_turned_away_is_counted_beside_the_limit() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_probes_is_not_told_as_one_of_callers_and_shuts_nobody_out() {
+async fn excess_probes_count_as_admin_connections_and_block_no_scrape() {
     let vendor = vendor().await;
     let mut server = Serving::start(&cards(&vendor.url(), ""));
     let crowd = (0..101).map(|_| TcpStream::connect(server.admin_address));
@@ -144,7 +144,7 @@ const PAGES: usize = 32;
 const PAGES_OF_CONNECTION: usize = 2;
 
 #[tokio::test]
-async fn pages_that_nobody_reads_are_bounded() {
+async fn unread_pages_are_bounded() {
     let server = Serving::start(&cards(&vendor().await.url(), ""));
     let uri = format!("http://{}/metrics", server.admin_address);
     let (mut unread, mut connections) = (Vec::new(), Vec::new());
@@ -178,7 +178,7 @@ async fn pages_that_nobody_reads_are_bounded() {
 }
 
 #[tokio::test]
-async fn nothing_but_health_and_metrics_is_served_to_probes_and_metrics_to_nobody_else() {
+async fn the_admin_listener_serves_health_and_metrics_only_and_alone_has_metrics() {
     let vendor = vendor().await;
     let server = Serving::start(&cards(&vendor.url(), ""));
     for (head, status) in [

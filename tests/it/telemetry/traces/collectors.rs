@@ -32,7 +32,7 @@ const TAKES: &str = "the collector accepts spans again";
 const LAST: &str = "the last spans are lost";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_collector_does_not_take_is_counted_and_told_once() {
+async fn spans_refused_by_the_collector_are_counted_and_logged_once() {
     let (mut traced, _vendor) = Traced::start_scripted("").await;
     traced.collector.is(Mood::Unavailable);
     let ask = || question(Provider::Haoka, "a/b");
@@ -62,7 +62,7 @@ async fn what_a_collector_does_not_take_is_counted_and_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_down_costs_a_call_nothing() {
+async fn an_unreachable_collector_does_not_delay_a_call() {
     // Whoever had the port has left it.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{nobody}\"\n");
@@ -76,7 +76,7 @@ async fn a_collector_that_is_down_costs_a_call_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_hangs_keeps_no_call_and_no_end() {
+async fn a_hanging_collector_blocks_neither_calls_nor_shutdown() {
     let (traced, _vendor) = Traced::start_scripted("").await;
     traced.collector.is(Mood::Hangs);
     traced.get(question(Provider::Haoka, "a/b"), &[]).await;
@@ -102,7 +102,7 @@ fn secured(authority: &Authority) -> (Collector, SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
+async fn a_collector_over_tls_must_be_trusted_by_the_authority() {
     let (ours, strangers) = (Authority::new(), Authority::new());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("collector-ca.pem");
@@ -131,7 +131,7 @@ async fn a_collector_over_tls_must_be_the_one_that_the_authority_vouches_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_environment_says_nothing_of_traces() {
+async fn otlp_environment_variables_are_ignored() {
     let (collector, address) = Collector::start().await;
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{address}\"\n");
     let server = Serving::start_with(&format!("{endpoint}{}", cards(VENDOR, "")), |command| {

@@ -67,21 +67,21 @@ mod tests {
     use crate::config::Section;
 
     /// A secret in a file, and the values applied so far.
-    struct Field {
+    struct Fixture {
         folder: tempfile::TempDir,
         used: Arc<Mutex<Vec<String>>>,
     }
 
-    impl Field {
+    impl Fixture {
         /// Starts to poll the file.
         fn start() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let used = Arc::default();
-            let field = Self { folder, used };
-            field.write("first-token");
+            let fixture = Self { folder, used };
+            fixture.write("first-token");
             let mut section =
-                Section::parse("token.file = \"token\"", field.folder.path()).unwrap();
-            let used = Arc::clone(&field.used);
+                Section::parse("token.file = \"token\"", fixture.folder.path()).unwrap();
+            let used = Arc::clone(&fixture.used);
             let take = move |token: crate::config::Secret| {
                 used.lock().unwrap().push(token.expose().to_owned());
                 Ok(())
@@ -89,7 +89,7 @@ mod tests {
             section.secret_into("token", take).unwrap();
             let metrics = Metrics::default();
             tokio::spawn(watch(section.reloads(), Arc::new(SystemClock), metrics));
-            field
+            fixture
         }
 
         fn file(&self) -> PathBuf {
@@ -111,43 +111,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_is_applied_a_second_after_it_is_detected() {
-        let field = Field::start();
+        let fixture = Fixture::start();
         pass(4900).await;
-        field.write("second-token");
+        fixture.write("second-token");
         pass(1000).await;
-        field.assert_used(&["first-token"]);
+        fixture.assert_used(&["first-token"]);
         pass(200).await;
-        field.assert_used(&["first-token", "second-token"]);
+        fixture.assert_used(&["first-token", "second-token"]);
         // After a change, the poll interval is the long one again.
-        field.write("third-token");
+        fixture.write("third-token");
         pass(5800).await;
-        field.assert_used(&["first-token", "second-token"]);
+        fixture.assert_used(&["first-token", "second-token"]);
         pass(200).await;
-        field.assert_used(&["first-token", "second-token", "third-token"]);
+        fixture.assert_used(&["first-token", "second-token", "third-token"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_file_is_not_applied_while_it_is_being_written() {
-        let field = Field::start();
+        let fixture = Fixture::start();
         pass(4950).await;
         for written in ["", "se", "second", "second-to", "second-token"] {
-            field.write(written);
-            field.assert_used(&["first-token"]);
+            fixture.write(written);
+            fixture.assert_used(&["first-token"]);
             pass(1000).await;
         }
-        field.assert_used(&["first-token"]);
+        fixture.assert_used(&["first-token"]);
         pass(100).await;
-        field.assert_used(&["first-token", "second-token"]);
+        fixture.assert_used(&["first-token", "second-token"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_briefly_missing_file_counts_as_unchanged() {
-        let field = Field::start();
+        let fixture = Fixture::start();
         pass(4950).await;
-        fs::remove_file(field.file()).unwrap();
+        fs::remove_file(fixture.file()).unwrap();
         pass(100).await;
-        field.write("first-token");
+        fixture.write("first-token");
         pass(60_000).await;
-        field.assert_used(&["first-token"]);
+        fixture.assert_used(&["first-token"]);
     }
 }

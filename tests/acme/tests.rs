@@ -1,5 +1,5 @@
-//! The invented vendor, asked as every vendor is: by the real use case, over the real HTTP client, at the vendor
-//! that the sandbox plays.
+//! The invented vendor, called as every vendor is: by the real use case, over the real HTTP client, at the vendor
+//! that the sandbox simulates.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::sandbox::Sandbox;
 use crate::store::Memory;
 use crate::telemetry::metrics::Metrics;
 
-/// The contract has no value for the vendor, so its account stands under another one's.
+/// The contract has no value for the vendor, so its account uses another one's.
 const STAND_IN: pb::Provider = pb::Provider::Haoka;
 
 struct Fixture {

@@ -1,4 +1,4 @@
-//! The architecture: which module may use which, and what each file must be. The tables are the rule; the
+//! The architecture: which module may use which, and the rules for files. The tables are the rule; the
 //! scan reads every path that begins with `crate::`, `super::` or `self::`, in whatever group it
 //! is imported.
 
@@ -62,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("health", &["orders", "peer", "budget", "error", "clock", "pb", "config"]),
     ("telemetry", &["error", "pb", "certificate", "config"]),
-    // It is played from the vendors' documents, not from our reading of them.
+    // It is built from the vendors' documents, not from our reading of them.
     ("sandbox", &["clock"]),
     ("orders", &["accounts", "providers", "store", "error", "clock", "pb", "telemetry"]),
     (
@@ -145,7 +145,7 @@ fn sibling_modules_have_no_dependency_cycles() {
     assert_eq!(circles(&sources("src")), []);
 }
 
-/// The vendors: each is a module of `providers`, and knows no other.
+/// The vendors: each is a module of `providers`, and uses no other.
 #[test]
 fn no_vendor_module_uses_another() {
     let vendors: Vec<_> = Provider::all().map(Provider::word).collect();
@@ -228,7 +228,7 @@ fn no_file_exceeds_400_lines() {
     assert_eq!(long, []);
 }
 
-/// rustls panics at its first use where it finds two crypto providers.
+/// rustls panics at its first use if it finds two crypto providers.
 #[test]
 fn exactly_one_crypto_provider_is_locked() {
     let names = include_str!("../../Cargo.lock").lines();
@@ -240,7 +240,7 @@ fn exactly_one_crypto_provider_is_locked() {
     }
 }
 
-/// It would make rustup fetch another toolchain: `rust-version` in Cargo.toml says what is needed.
+/// It would make rustup fetch another toolchain: `rust-version` in Cargo.toml states what is needed.
 #[test]
 fn no_file_pins_a_toolchain() {
     for name in ["rust-toolchain", "rust-toolchain.toml"] {
@@ -286,7 +286,7 @@ fn the_scan_finds_paths_in_every_form() {
     assert!(File { text: "use reqwest::Url;".into(), ..tool }.names("reqwest"));
 }
 
-/// The search for circles: what is one, and what is none.
+/// The search for cycles: what is one, and what is not.
 #[test]
 fn cycles_are_found_through_reexports_and_groups() {
     let found = |sources: &[(&[&str], &str)]| {
@@ -315,7 +315,7 @@ fn cycles_are_found_through_reexports_and_groups() {
         ]),
         circle("", &["a", "b", "c"])
     );
-    // A name that the parent hands on; and a file deeper in.
+    // A name that the parent re-exports; and a nested file.
     let parent = (&["m"][..], "mod x;\npub(super) use self::x::{X, Other};\nfn own() {}");
     let x = (&["m", "x"][..], "fn f() { super::y::g() }");
     assert_eq!(found(&[parent, x, (&["m", "y"], "use super::X;")]), circle("m", &["x", "y"]));
@@ -323,7 +323,7 @@ fn cycles_are_found_through_reexports_and_groups() {
         found(&[parent, x, (&["m", "y", "z"], "use super::super::X;")]),
         circle("m", &["x", "y"])
     );
-    // The parent's own, and what only a unit test uses.
+    // The parent's own items, and what only a unit test uses.
     assert_eq!(found(&[parent, x, (&["m", "y"], "use super::own;")]), []);
     assert_eq!(
         found(&[parent, x, (&["m", "y"], "#[cfg(test)]\nmod tests {\n use super::super::X;\n}")]),

@@ -1,5 +1,5 @@
-//! The real binary, used as its users use it: commands and their exit codes, what goes to which
-//! stream, and how it ends.
+//! The real binary as users run it: commands and exit codes, which output goes to which stream, and
+//! how it stops.
 
 mod commands;
 mod connecting;

@@ -1,5 +1,5 @@
-//! The pages that callers read, held to the code: the tables of docs/statuses.md have every word that the
-//! vendors' modules have, with the meaning that the vendors' facts give it.
+//! Checks pages for callers against the code: the tables of docs/statuses.md have every word that the
+//! vendors' modules have, with its meaning in the fixtures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ const STATUSES: &str = include_str!("../../docs/statuses.md");
 /// A word's meaning, without its enum's prefix, and whether it is terminal.
 type Meanings = BTreeMap<String, (String, bool)>;
 
-/// The tables of a vendor's `words.toml`: every row of them is put to a real server.
+/// The tables of a vendor's `words.toml`: every row is tested against a real server.
 #[derive(Deserialize)]
 struct Facts {
     table: Vec<Table>,
@@ -33,7 +33,7 @@ impl Table {
         let mut meanings = Meanings::new();
         for (word, name) in &self.words {
             let terminal = self.terminal.contains(word);
-            meanings.insert(in_fewest_letters(word).to_owned(), (name.clone(), terminal));
+            meanings.insert(shortest(word).to_owned(), (name.clone(), terminal));
         }
         meanings
     }
@@ -49,8 +49,8 @@ impl Table {
     }
 }
 
-/// Vendors write 2 as `2.0` too. The page has each number once.
-fn in_fewest_letters(word: &str) -> &str {
+/// Vendors also write 2 as `2.0`. The page has each number once.
+fn shortest(word: &str) -> &str {
     match word.split_once('.') {
         Some((whole, zeros)) if zeros.chars().all(|digit| digit == '0') => whole,
         _ => word,
@@ -72,7 +72,7 @@ fn section(provider: Provider) -> &'static str {
     STATUSES.split("\n## ").skip(1).find(named).expect("a section for each vendor")
 }
 
-/// What stands in backticks.
+/// The words in backticks.
 fn quoted(cell: &str) -> impl Iterator<Item = String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned)
 }
@@ -84,7 +84,7 @@ fn documented(provider: Provider) -> Vec<(String, Meanings)> {
         let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
         let meaning = quoted(cells[1]).next().expect("an enum or its value");
         let terminal = cells.get(2).is_some_and(|cell| *cell == "yes");
-        // A heading has the enum's name, in capitals and small letters; a value has capitals alone.
+        // A heading has the enum's name in camel case; values are in capitals.
         if meaning.contains(char::is_lowercase) {
             tables.push((meaning, Meanings::new()));
             continue;

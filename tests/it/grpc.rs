@@ -1,4 +1,4 @@
-//! `OrderService` from outside: who is let in, what a call may cost and take, and what a caller is told.
+//! `OrderService` from outside: authentication, the cost and limits of a call, and what a caller gets.
 
 mod admission;
 mod batch;

@@ -1,4 +1,4 @@
-//! Health as probes see it: before, during and after; on both listeners; for each account.
+//! Health as probes see it: before, during and after serving; on both listeners; for each account.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn request(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
 }
 
-/// What the health service says of that name.
+/// The health status of that name.
 pub async fn check(channel: &Channel, service: &str) -> Result<ServingStatus, Code> {
     let answer = HealthClient::new(channel.clone()).check(request(service)).await;
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
@@ -85,7 +85,7 @@ async fn an_accounts_health_follows_its_credentials() {
     let mut told = async || watch.message().await.unwrap().unwrap().status();
     assert_eq!(told().await, ServingStatus::Serving);
     let steps = [
-        // Trouble of other kinds says nothing about the credentials.
+        // Other failures say nothing about the credentials.
         ("fault-503", ServingStatus::Serving),
         ("error-signature", ServingStatus::NotServing),
         ("fault-503", ServingStatus::NotServing),
@@ -151,9 +151,9 @@ async fn a_call_under_way_is_answered_while_the_server_stops() {
     let call = tokio::spawn(async move {
         client.get_order(crate::support::question(Provider::Haoka, "A1")).await
     });
-    vendor.was_asked(1).await;
+    vendor.until_asked(1).await;
     let stopped = tokio::spawn(app.stop());
-    // The listener is closed first: whoever comes now is turned away.
+    // The listener closes first: new connections are refused.
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -163,7 +163,7 @@ async fn a_call_under_way_is_answered_while_the_server_stops() {
     stopped.await.unwrap();
 }
 
-/// Keeps the vendors of the sandbox and the contract in step.
+/// Keeps the vendors of the sandbox and of the contract consistent.
 #[test]
 fn the_sandbox_simulates_every_vendor() {
     assert_eq!(Sandbox::vendors(), Provider::all().map(Provider::word).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The integration tests, in one binary: the whole service from outside, each file one theme.
+//! The integration tests, in one binary: the whole service from outside, one topic a file.
 #![allow(
     clippy::disallowed_types,
     reason = "tests speak to the service as a client does, and play the vendors"

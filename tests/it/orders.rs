@@ -1,4 +1,4 @@
-//! Orders within the vendors' rules: how often a vendor is asked, by whom, and what becomes of one that fails.
+//! Orders within the vendors' rules: how often a vendor is called, by whom, and how failures are handled.
 
 mod breaker;
 mod clocks;

@@ -1,5 +1,5 @@
-//! The vendors' transport, against real sockets: certificates, redirects, proxies, and bodies
-//! without an end.
+//! The transport to vendors, over real sockets: certificates, redirects, proxies, and endless
+//! bodies.
 
 mod bodies;
 mod ends;

@@ -1,4 +1,4 @@
-//! What becomes of each vendor's answers, and what each vendor is asked: the whole way through a
+//! How each vendor's answers are mapped, and what each vendor is sent: end to end through a
 //! real server, from the facts in `tests/fixtures/<vendor>/`.
 
 mod bench;

@@ -1,5 +1,5 @@
-//! The sandbox's vendors, asked over HTTP as the vendors' documents say. The signatures here are
-//! computed from the documents once more, so that the sandbox does not prove itself.
+//! The sandbox's vendors, called over HTTP as documented. The signatures here are computed
+//! independently from the documents, so that the sandbox does not verify itself.
 
 mod dingshang;
 mod faults;
@@ -23,7 +23,7 @@ use crate::support::md5;
 
 const START: u64 = 1_700_000_000;
 
-/// The vendors whose way to ask is written here once more, from their documents.
+/// The vendors whose protocol is implemented here independently, from their documents.
 const KNOWN: [Provider; 3] = [Provider::Wechat, Provider::Dingshang, Provider::Haoka];
 
 struct World {
@@ -40,7 +40,7 @@ impl World {
         let sandbox = Sandbox::start(listen, Arc::new(clock.clone())).await.unwrap();
         let accounts: toml::Table = sandbox.accounts().parse().unwrap();
         let accounts = accounts["accounts"].as_table().unwrap().clone();
-        // The second test in a process finds a provider installed, which is as good.
+        // The second test in a process finds a provider installed, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder()
             .no_proxy()
@@ -133,7 +133,7 @@ impl World {
         self.cards(&self.card_form(id, &self.seconds().to_string())).await
     }
 
-    /// Asks one of these vendors, well, for an order.
+    /// Fetches an order from one of these vendors with a valid request.
     async fn order(&self, vendor: Provider, id: &str) -> Response {
         if vendor == Provider::Wechat {
             self.wechat(&self.token().await, id).await
@@ -213,7 +213,7 @@ async fn the_sandbox_listens_on_loopback_and_valid_ports_only() {
 
 #[tokio::test]
 async fn the_sandbox_uses_consecutive_ports() {
-    // Another process may take a port in between: free ones in a row are found within a few tries.
+    // Another process may take a port in between: consecutive free ones are found within a few tries.
     for _ in 0..50 {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let clock = Arc::new(ManualClock::new(UNIX_EPOCH));

@@ -1,4 +1,4 @@
-//! The listener from outside: what a connection may take, how it ends, and TLS.
+//! The listener from outside: limits of a connection, how it ends, and TLS.
 
 mod aging;
 mod authorities;
@@ -24,10 +24,10 @@ use crate::support::child::PATIENCE;
 use crate::support::framed;
 use crate::support::question;
 
-/// How long a test waits for a connection to be ended: less than until a keepalive would do it.
+/// How long a test waits for a connection to end: less than a keepalive timeout.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What a client of HTTP/2 begins with.
+/// The preface of an HTTP/2 client.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The kinds of frames.
@@ -36,7 +36,7 @@ const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const GOAWAY: u8 = 7;
 
-/// The flags of a stream's only DATA frame, and of HEADERS that are whole.
+/// The flags END_STREAM, and END_HEADERS.
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -46,7 +46,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A call of that method, with this message: the frames that a client sends.
+/// The frames of a call to that method with this message.
 fn call(
     stream: u32,
     authority: Option<&str>,
@@ -54,7 +54,7 @@ fn call(
     message: &impl prost::Message,
 ) -> Vec<u8> {
     let path = format!("/orderquery.v1.OrderService/{method}");
-    // Literals whose names are in HPACK's own table.
+    // Literals whose names are in HPACK's static table.
     let literal = |name: &[u8], value: &str| {
         [name, &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
     };
@@ -76,7 +76,7 @@ struct Frame {
     payload: Vec<u8>,
 }
 
-/// The frames that a server sends, until it ends the connection.
+/// The frames that a server sends, until it closes the connection.
 struct Frames(BufReader<TcpStream>);
 
 impl Frames {
@@ -100,18 +100,18 @@ impl Iterator for Frames {
 }
 
 /// A bare connection.
-fn knock(address: SocketAddr) -> TcpStream {
+fn dial(address: SocketAddr) -> TcpStream {
     TcpStream::connect(address).unwrap()
 }
 
-/// A bare connection that says something first.
+/// A bare connection that first sends these bytes.
 fn say(address: SocketAddr, bytes: &[u8]) -> TcpStream {
-    let mut stream = knock(address);
+    let mut stream = dial(address);
     stream.write_all(bytes).unwrap();
     stream
 }
 
-/// Waits until the server ends the connection, whatever it says before.
+/// Waits until the server closes the connection, whatever it sends before.
 fn closes(mut stream: TcpStream) {
     let mut said = [0; 1024];
     let end = Instant::now() + LONGEST;
@@ -121,16 +121,16 @@ fn closes(mut stream: TcpStream) {
         match stream.read(&mut said) {
             Ok(0) => return,
             Ok(_) => {}
-            // A reset is an end as well.
+            // A reset closes it as well.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
             Err(error) => panic!("it is still open: {error}"),
         }
     }
 }
 
-/// Asks for an order as gRPC wants it from clients: a call that the server has not seen, because
-/// its connection was ended just then, is made again over the next one. tonic's client leaves that
-/// to its user.
+/// Fetches an order as gRPC requires of clients: a call that the server has not seen, because its
+/// connection was just closed, is retried over the next one. tonic's client leaves that to its
+/// user.
 async fn ask(client: &mut OrderServiceClient<Channel>) {
     loop {
         match client.get_order(question(Provider::Haoka, "settled")).await {
@@ -140,7 +140,7 @@ async fn ask(client: &mut OrderServiceClient<Channel>) {
     }
 }
 
-/// Whether the call was never sent, or was refused by the GOAWAY that ends a connection.
+/// Whether the call was never sent, or was refused by the GOAWAY that closes a connection.
 fn unseen(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {

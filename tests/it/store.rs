@@ -1,7 +1,7 @@
-//! The contract that every store keeps: checks over a [`Fixture`], run for each kind. A new kind
-//! adds its fixture here. What is the file's alone is in `store/file.rs`.
+//! The contract of every store: checks over a [`Fixture`], run for each kind. A new kind
+//! adds its fixture here. Tests of the file store alone are in `store/file.rs`.
 //!
-//! A store may have a clock of its own. So checks move time with [`Fixture::advance`], and read it
+//! A store may have its own clock. So checks advance time with [`Fixture::advance`], and read it
 //! from the waits that the store promises: those may be short by [`Fixture::SLACK`].
 #![allow(clippy::unchecked_time_subtraction, reason = "a test that reckons wrongly may fail")]
 
@@ -41,7 +41,7 @@ macro_rules! contract {
     )+)+};
 }
 
-/// What every store does.
+/// The checks for every store.
 macro_rules! every_store {
     ($fixture:ident) => {
         contract! { $fixture:
@@ -102,7 +102,7 @@ macro_rules! every_store {
     };
 }
 
-/// What a store does whose memory outlives it.
+/// The checks for a persistent store.
 macro_rules! every_lasting_store {
     ($fixture:ident) => {
         contract! { $fixture:
@@ -139,10 +139,10 @@ mod redis_store {
     every_lasting_store!(RedisStore);
 }
 
-/// A store that is empty at first, and its time.
+/// A store that is initially empty, and its time.
 pub trait Fixture: Send + Sync {
     /// By how much a wait may be shorter than the sum of its parts: the time that passes meanwhile
-    /// for a store whose clock does not stand still.
+    /// for a store whose clock does not stop.
     const SLACK: Duration;
 
     fn start() -> impl Future<Output = Self> + Send;
@@ -152,18 +152,18 @@ pub trait Fixture: Send + Sync {
     /// Moves the store's time forward.
     fn advance(&self, by: Duration) -> impl Future<Output = ()> + Send;
 
-    /// The same store, opened again. For stores whose memory outlives them.
+    /// The same store, reopened. For persistent stores.
     fn restart(self) -> impl Future<Output = Self> + Send;
 
-    /// The same by a clock that shows so much less: the one before was ahead.
+    /// The same with a clock that is earlier by this much: the previous one was ahead.
     fn restart_earlier(self, by: Duration) -> impl Future<Output = Self> + Send;
 
-    /// Moves to shortly before the end of a wait: to the last millisecond, where time stands still.
+    /// Advances to shortly before the end of a wait: to the last millisecond, where time stops.
     fn advance_almost(&self, wait: Duration) -> impl Future<Output = ()> + Send {
         async move { self.advance(wait.saturating_sub(Self::rest())).await }
     }
 
-    /// Moves from there to the end.
+    /// Advances from there to the end.
     fn advance_the_rest(&self) -> impl Future<Output = ()> + Send {
         async { self.advance(Self::rest()).await }
     }
@@ -256,7 +256,7 @@ pub fn minute(key: &str, max_calls: u32) -> Window {
     Window { key: key.into(), limit: Limit::PerMinute, max_calls, period: MINUTE }
 }
 
-/// The same, of an order's own limit.
+/// The same, for an order's own limit.
 pub fn own(key: &str, max_calls: u32) -> Window {
     Window { limit: Limit::PerOrderPerDay, ..minute(key, max_calls) }
 }
@@ -272,7 +272,7 @@ pub fn call(id: &str, windows: &[Window]) -> Call {
     }
 }
 
-/// A call of that account whose answer has come.
+/// A call of that account that has been answered.
 pub fn answer(account: &str) -> Call {
     Call { account: account.into(), ..call("answer", &[]) }
 }
@@ -288,12 +288,12 @@ fn ended(seconds: i64, remark: &str) -> Order {
     Order { terminal: true, ..observed(seconds, remark) }
 }
 
-/// What is remembered of an order, or of the window alone.
+/// The stored state of an order.
 async fn recalled(store: &Arc<dyn Store>, order: &str) -> Option<Order> {
     store.get(&order.into(), None).await.unwrap().and_then(|known| known.state)
 }
 
-/// The window of that limit is full for that long, less what the clock may have moved by itself.
+/// The window of that limit is full for that long, less what the clock may have advanced by itself.
 #[track_caller]
 fn assert_full<F: Fixture>(reservation: &Reservation, limit: Limit, wait: Duration) {
     let Reservation::Full(full, left) = reservation else { panic!("{reservation:?}, not full") };

@@ -1,5 +1,5 @@
-//! What the tests share: servers on free ports, here or in a process of their own; what stands in a vendor's
-//! place; and failures in a form that can be compared.
+//! What the tests share: servers on free ports, in this process or another; simulated vendors;
+//! and failures in a comparable form.
 
 pub mod authority;
 pub mod child;
@@ -54,7 +54,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server with these tables, over the system's clock.
+    /// A server with these tables, using the system's clock.
     pub async fn start(config: &str) -> Self {
         Self::start_at(config, Arc::new(SystemClock)).await
     }
@@ -73,12 +73,12 @@ impl Server {
         Self { app, channel, client }
     }
 
-    /// The answer to a question, or what the failure says.
+    /// The response to a request, or its failure.
     pub async fn get(&self, question: GetOrderRequest) -> Result<GetOrderResponse, Failed> {
         self.ask(Request::new(question)).await
     }
 
-    /// The same, for a request with metadata of its own.
+    /// The same, for a request with metadata.
     pub async fn ask(
         &self,
         question: Request<GetOrderRequest>,
@@ -94,7 +94,7 @@ impl Server {
     }
 }
 
-/// A question with nothing but what is needed.
+/// A request with the required fields only.
 pub fn question(provider: Provider, id: &str) -> GetOrderRequest {
     GetOrderRequest { provider: provider.into(), id: id.to_owned(), ..Default::default() }
 }
@@ -105,15 +105,15 @@ pub async fn connect(address: SocketAddr) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
-/// What stores in this process hold of orders that can be forgotten.
+/// The cache size of stores in this process.
 pub const CACHE_BYTES: usize = 1 << 20;
 
-/// The most memory that a process has had, in bytes.
+/// The peak memory of a process, in bytes.
 pub fn peak_memory(process: u32) -> u64 {
     memory_field(process, "VmHWM:")
 }
 
-/// How much memory a process has, in bytes.
+/// The memory of a process, in bytes.
 pub fn memory(process: u32) -> u64 {
     memory_field(process, "VmRSS:")
 }
@@ -125,7 +125,7 @@ fn memory_field(process: u32, name: &str) -> u64 {
     kib * 1024
 }
 
-/// Limits that no test reaches which does not want to.
+/// Limits that tests do not reach by accident.
 pub fn limits() -> Limits {
     Limits {
         max_connections: 100,
@@ -136,12 +136,12 @@ pub fn limits() -> Limits {
     }
 }
 
-/// Serves routes of a test's own on a free port, in plaintext, until `stopping` is canceled.
+/// Serves a test's routes on a free port, in plaintext, until `stopping` is canceled.
 pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
     serve_within(routes, limits(), stopping).await
 }
 
-/// The same, within such limits.
+/// The same, within these limits.
 pub async fn serve_within(
     routes: Routes,
     limits: Limits,
@@ -169,8 +169,8 @@ pub fn bare_client(address: SocketAddr) -> OrderServiceClient<BareChannel> {
     OrderServiceClient::with_origin(http, format!("http://{address}").parse().unwrap())
 }
 
-/// A request that no client would make, and the answer to its headers. The body stays open where
-/// there is none.
+/// A request that no client would make, and the response to its headers. Without a body, the
+/// request stays open.
 pub async fn raw(
     address: SocketAddr,
     path: &str,
@@ -187,21 +187,21 @@ pub async fn raw(
     }
     let (answer, mut sending) = client.send_request(request.body(()).unwrap(), false).unwrap();
     if let Some(body) = body {
-        // Who is turned away at once may have closed the stream.
+        // A server that refuses at once may have closed the stream.
         let _ = sending.send_data(body.into(), true);
     }
     answer.await.unwrap().map(drop)
 }
 
-/// What [`bare_client`] speaks through.
+/// The channel of [`bare_client`].
 pub type BareChannel = Client<HttpConnector, tonic::body::Body>;
 
-/// The sandbox vendors and a server that asks them, over one clock.
+/// The sandbox vendors and a server that calls them, over one clock.
 pub async fn sandboxed() -> (Sandbox, Server) {
     sandboxed_at(Arc::new(SystemClock)).await
 }
 
-/// The same, over a clock that the test moves.
+/// The same, over a clock that the test advances.
 pub async fn sandboxed_at(clock: Arc<dyn Clock>) -> (Sandbox, Server) {
     let sandbox = sandbox_at(Arc::clone(&clock)).await;
     let server = Server::start_at(&sandbox.accounts(), clock).await;
@@ -213,17 +213,17 @@ pub async fn sandbox_at(clock: Arc<dyn Clock>) -> Sandbox {
     Sandbox::start(SocketAddr::from(([127, 0, 0, 1], 0)), clock).await.unwrap()
 }
 
-/// A clock that stands at a day of 2026 until it is moved.
+/// A clock that stands at a day in 2026 until it is advanced.
 pub fn manual_clock() -> ManualClock {
     ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000))
 }
 
-/// What a failed call said.
+/// The details of a failed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     pub code: Code,
     pub message: String,
-    /// `reason` of the `google.rpc.ErrorInfo`; empty where there is none.
+    /// `reason` of the `google.rpc.ErrorInfo`; empty without one.
     pub reason: String,
     pub domain: String,
     /// Of the `ErrorInfo`, by name.

@@ -1,4 +1,4 @@
-//! Circles between the modules that stand side by side in one module, found from the paths of their files.
+//! Dependency cycles between sibling modules, found from the paths in their files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::source::{File, exports, paths};
 /// The modules that each module uses.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The modules side by side that can reach each other, each list with the module that they are in.
+/// The sibling modules that can reach each other, each list with its parent module.
 pub fn circles(files: &[File]) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     for (parent, graph) in graphs(files) {
@@ -36,7 +36,7 @@ fn graphs(files: &[File]) -> BTreeMap<Vec<String>, Graph> {
                 continue;
             };
             let parent = &file.module[..depth];
-            // A name that the parent hands on is used from where it comes from.
+            // A name that the parent re-exports is attributed to its origin.
             let origin = exports_of.get(parent).and_then(|names| names.get(name));
             let used = origin.unwrap_or(name);
             if used != module && is_module(files, parent, used) {

@@ -9,7 +9,7 @@ use std::path::Path;
 pub struct File {
     /// Its path from the root of the crate.
     pub name: String,
-    /// The module that it is: `["providers", "wechat", "token"]`.
+    /// Its module: `["providers", "wechat", "token"]`.
     pub module: Vec<String>,
     pub text: String,
 }
@@ -42,13 +42,13 @@ impl File {
         self.module.first().map_or("", String::as_str)
     }
 
-    /// The text up to its unit tests, which may use what they like.
+    /// The text up to its unit tests, which may use anything.
     pub fn without_tests(&self) -> &str {
         let tests = self.text.find("#[cfg(test)]\nmod ");
         &self.text[..tests.unwrap_or(self.text.len())]
     }
 
-    /// Whether the code has a path into that library.
+    /// Whether the code uses that library.
     pub fn names(&self, library: &str) -> bool {
         let tokens = tokens(self.without_tests());
         let first_of_path = |at: usize| at == 0 || tokens[at - 1] != "::";
@@ -81,7 +81,7 @@ pub fn paths(file: &File) -> Vec<Vec<String>> {
     found
 }
 
-/// The names that the file's module hands on from the modules in it, each with the module that it comes from.
+/// The names that the file's module re-exports from its submodules, each with its origin.
 pub fn exports(file: &File, files: &[File]) -> BTreeMap<String, String> {
     let depth = file.module.len();
     let inner: Vec<_> = files
@@ -103,7 +103,7 @@ pub fn exports(file: &File, files: &[File]) -> BTreeMap<String, String> {
     found.into_iter().map(|path| (path[path.len() - 1].clone(), path[depth].clone())).collect()
 }
 
-/// Reads one path, or a group of them, that begins at a token. Gives back where it ends.
+/// Reads one path, or a group of them, that starts at a token. Returns where it ends.
 fn tree(tokens: &[String], mut at: usize, from: &[String], found: &mut Vec<Vec<String>>) -> usize {
     let mut path = from.to_vec();
     let mut first = true;
@@ -126,7 +126,7 @@ fn tree(tokens: &[String], mut at: usize, from: &[String], found: &mut Vec<Vec<S
             Some(name) => path.push(name.to_owned()),
             None => return at,
         }
-        // `a::{self}` is `a`, and stands as it is written.
+        // `a::{self}` is `a`.
         if first && tokens[at] == "self" && tokens.get(at + 1).is_none_or(|next| next != "::") {
             path.push("self".to_owned());
         }
@@ -140,7 +140,7 @@ fn tree(tokens: &[String], mut at: usize, from: &[String], found: &mut Vec<Vec<S
     }
 }
 
-/// The words and signs of the code, without comments and without what stands in quotes.
+/// The tokens of the code, without comments and literals.
 fn tokens(code: &str) -> Vec<String> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut tokens = Vec::new();
@@ -168,7 +168,7 @@ fn tokens(code: &str) -> Vec<String> {
     tokens
 }
 
-/// How long the text or character in quotes is that the code begins with, if it does.
+/// The length of the string or character literal at the start of the code, if any.
 fn quoted(code: &str) -> Option<usize> {
     for (open, close) in [("r#\"", "\"#"), ("r\"", "\"")] {
         if let Some(inside) = code.strip_prefix(open) {

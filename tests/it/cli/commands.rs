@@ -30,7 +30,7 @@ fn demo_prints_an_order_from_each_vendor() {
         ("dingshang", "54", "PAID (SUCCESS)"),
         ("haoka", "shipped", "SHIPPED (已发货)"),
     ] {
-        // It need not be on the PATH.
+        // The binary need not be on the PATH.
         let program = env!("CARGO_BIN_EXE_order-query");
         let command = format!("$ {program} get {vendor} {id} --endpoint http://127.0.0.1:");
         let (_, sheet) = demo.out.split_once(&command).expect(vendor);
@@ -45,7 +45,7 @@ fn demo_keeps_serving_until_it_is_stopped() {
     let mut demo = Child::start(command(["demo"]));
     let line = demo.out.with("Serving on http://127.0.0.1:");
     let url = line.split(' ').find(|word| word.starts_with("http://")).unwrap().to_owned();
-    // The next command is there, whole: it is not the default's port.
+    // The suggested command is complete: its port is not the default.
     let next = demo.out.next().unwrap();
     let (_, arguments) = next.split_once(env!("CARGO_BIN_EXE_order-query")).expect(&next);
     assert!(arguments.ends_with(&url), "{next}");
@@ -120,7 +120,7 @@ fn get_prints_canonical_json() {
             let units = total["minorUnits"].as_str().expect("64-bit integers are texts");
             assert!(units.parse::<i64>().unwrap() > 0);
         }
-        // A reader of the contract reads it, and knows every name in it.
+        // The output parses as the contract's message and has no unknown names.
         let mut reader = serde_json::Deserializer::from_str(&got.out);
         DynamicMessage::deserialize(message.clone(), &mut reader).unwrap();
         reader.end().unwrap();
@@ -145,7 +145,7 @@ fn a_failed_get_prints_the_reason_and_no_order() {
         (&["wechat", "fault-503"], &["PROVIDER_UNAVAILABLE", "(HTTP 503)"]),
         (&["wechat", "not/an/id"], &["INVALID_REQUEST", "1 to 64 letters"]),
         (&["haoka", "shipped", "--account", "other"], &["PROVIDER_NOT_CONFIGURED", "\"other\""]),
-        // The last: it closes the account.
+        // The last case, since it pauses the account.
         (
             &["wechat", "errcode-45009"],
             &["PROVIDER_QUOTA_EXHAUSTED", "wait before", "code: 45009", "retry in: 900s"],
@@ -237,7 +237,7 @@ fn health_works_on_both_listeners() {
     assert_eq!((orders.code, orders.out.as_str()), (Some(1), ""), "probes have no orders");
 }
 
-/// `order-query get … | head -0`: what nobody reads is a failure and no panic.
+/// `order-query get … | head -0`: a closed pipe is a failure and not a panic.
 #[test]
 fn a_closed_stdout_is_a_failure_and_not_a_panic() {
     let server = dev();
@@ -291,7 +291,7 @@ fn the_sandbox_prints_accounts_that_check_accepts_and_serve_uses() {
     assert!(exposed.err.contains("loopback addresses only"), "{}", exposed.err);
 }
 
-/// A server of somebody else's, that fails in words which a terminal obeys.
+/// A foreign server whose error messages contain terminal control sequences.
 struct Hostile;
 
 #[tonic::async_trait]
@@ -324,7 +324,7 @@ async fn a_servers_error_message_is_printed_without_control_characters() {
 
 #[test]
 fn commands_time_out_on_a_silent_server() {
-    // Its connections are made, and nobody is there.
+    // The system accepts its connections; no program serves them.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let encrypted = format!("https://{address}");

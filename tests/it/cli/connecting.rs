@@ -1,5 +1,5 @@
-//! What `get`, `watch` and `health` say where there is no order-query, or not in the way that it is asked:
-//! what it looks like, and what to try. Every row is asked by all three.
+//! What `get`, `watch` and `health` report when no order-query listens, or it is called the wrong way:
+//! the symptom and what to try. All three commands run every case.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::support::serve;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
-/// The three commands, asking there.
+/// Runs the three commands against that endpoint.
 fn asked(endpoint: &str, more: &[&str]) -> Vec<(&'static str, Ended)> {
     let commands: [&[&str]; 3] =
         [&["get", "haoka", "shipped"], &["watch", "haoka", "shipped"], &["health"]];
@@ -31,14 +31,14 @@ fn asked(endpoint: &str, more: &[&str]) -> Vec<(&'static str, Ended)> {
         .into()
 }
 
-/// All of them fail with exactly one complaint, which has these words and this advice.
+/// All of them fail with exactly one complaint, which contains this symptom and this advice.
 fn fail(endpoint: &str, more: &[&str], looks: &str, try_this: &str) {
     for (command, failed) in asked(endpoint, more) {
-        complains(command, &failed, endpoint, looks, try_this);
+        assert_complaint(command, &failed, endpoint, looks, try_this);
     }
 }
 
-fn complains(command: &str, failed: &Ended, endpoint: &str, looks: &str, try_this: &str) {
+fn assert_complaint(command: &str, failed: &Ended, endpoint: &str, looks: &str, try_this: &str) {
     assert_eq!(
         (failed.code, failed.out.as_str()),
         (Some(1), ""),
@@ -74,7 +74,7 @@ impl Secured {
         format!("{scheme}://{host}:{}", self.server.address.port())
     }
 
-    /// The arguments that make it trusted.
+    /// The arguments that make the client trust it.
     fn trusted(&self) -> [String; 2] {
         ["--ca-file".to_owned(), self.file("authority.crt")]
     }
@@ -122,7 +122,7 @@ fn an_untrusted_server_certificate_is_reported_with_the_cause() {
     let looks = "certificate not valid for name \"127.0.0.1\"; certificate is only valid for DnsName(\"localhost\")";
     fail(&by_address, &trusted, looks, "a name that the certificate is valid for");
 
-    // The certificate is read again where it changes, and not refused for its age.
+    // The server reloads the certificate and does not refuse it for being expired.
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
     authority.issue_until(&["localhost"], [2020, 1, 1]).write(folder.path());
@@ -141,7 +141,7 @@ fn a_missing_or_refused_client_certificate_is_reported() {
     let url = secured.at("https", "localhost");
     let trusted = secured.trusted();
     let trusted = as_texts(&trusted);
-    // Many times: whether the server's own words arrive is a race.
+    // Repeated, because it is a race whether the server's own message arrives.
     for _ in 0..5 {
         fail(&url, &trusted, "requires a certificate from callers", "--cert-file and --key-file");
     }
@@ -161,7 +161,7 @@ fn a_missing_or_refused_client_certificate_is_reported() {
         );
     }
 
-    // And with the right one an answer comes.
+    // With the right certificate the call succeeds.
     callers.issue(&["billing.internal"]).write(strange.path());
     let arguments = [&["health", "--endpoint", &url], &trusted[..], &shown].concat();
     assert_eq!(run(arguments).out, "SERVING\n");
@@ -175,7 +175,7 @@ fn the_admin_port_is_recognized_as_the_wrong_one_for_orders() {
         match command {
             "health" => assert_eq!(failed.code, Some(0), "{failed:?}"),
             _ => {
-                complains(
+                assert_complaint(
                     command,
                     &failed,
                     &url,
@@ -197,7 +197,7 @@ async fn a_port_with_no_listener_or_another_service_is_reported() {
         let url = format!("{scheme}://{nobody}");
         fail(&url, &[], "nothing listens at this address", "server.listen (default 50051)");
 
-        // Longer than a label can be: no resolver has to be asked.
+        // Longer than a DNS label can be, so no resolver is asked.
         let host = "x".repeat(64);
         assert!(lookup_host((host.as_str(), 1)).await.is_err());
         fail(&format!("{scheme}://{host}:1"), &[], "the host name has no address", "name");
@@ -233,7 +233,7 @@ async fn a_port_with_no_listener_or_another_service_is_reported() {
     fail(&format!("http://{address}"), &[], looks, "must forward gRPC");
 }
 
-/// Whether a machine has such addresses or not, they are none that TLS could not check.
+/// TLS can check an IPv6 address, whether or not the machine has one.
 #[test]
 fn an_ipv6_address_can_be_used_over_tls() {
     let failed = run(["health", "--endpoint", "https://[::1]:1"]);

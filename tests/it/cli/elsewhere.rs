@@ -1,4 +1,4 @@
-//! `check` says what `serve` would fail with; with `--root` it checks the configuration of another
+//! `check` reports what `serve` would fail with; with `--root` it checks the configuration of another
 //! machine.
 
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::authority::Authority;
 use crate::support::child::{Child, command, run, with_listeners, write};
 
-/// An account without which nothing is served, at a vendor whose certificate nobody asks for.
+/// The required account, at a vendor over plain HTTP.
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n\
                      base_url = \"http://127.0.0.1:1\"\n";
 
@@ -22,7 +22,7 @@ fn check_and_serve_refuse_a_store_file_that_cannot_be_opened() {
     let closed = folder.join("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
-    // Whoever may do everything is refused nothing.
+    // Permissions do not apply to root.
     let refused = File::create(closed.join("try")).is_err();
     let closed = [("closed/orders.redb", "cannot be created")];
     for (path, told) in [
@@ -84,7 +84,7 @@ fn check_resolves_paths_below_root() {
     fs::write(etc.join("ca.crt"), &authority.pem).unwrap();
     fs::write(etc.join("secret"), "word\n").unwrap();
     fs::write(etc.join("url"), "file:/var/lib/order-query-of-a-test/orders.redb\n").unwrap();
-    // A relative path counts from the configuration's own folder, as without a root.
+    // A relative path is relative to the configuration's own folder, as without a root.
     fs::write(directory.path().join("beside"), "word\n").unwrap();
     let config = "[server]\nlisten = \"0.0.0.0:1\"\n\
          [server.tls]\ncert_file = \"/etc/X/tls.crt\"\nkey_file = \"/etc/X/tls.key\"\n\
@@ -108,7 +108,7 @@ fn check_resolves_paths_below_root() {
     assert_eq!(lacking.code, Some(78), "{lacking:?}");
     let told = format!("server.tls.key_file: cannot open {}/tls.key: ", etc.display());
     assert!(lacking.err.contains(&told), "{}", lacking.err);
-    // Vendors are asked from where the server runs, with the store that it has.
+    // `--live` must run where the server runs, with its store.
     let live = run(["check", "--config", &config, "--root", root, "--live"]);
     assert_eq!((live.code, live.out.as_str()), (Some(2), ""), "{live:?}");
 }

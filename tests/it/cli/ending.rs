@@ -1,4 +1,4 @@
-//! How `serve` ends: what is under way is answered first, and a second signal does not wait.
+//! How `serve` stops: calls in flight are answered first, and a second signal stops at once.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::support::child::{Child, PATIENCE, Serving};
 use crate::support::connect;
 use crate::support::played::{Played, answer};
 
-/// A vendor that answers once it is let, and a server that asks it.
+/// A vendor that answers when the test permits it, and a server that calls it.
 struct Held {
     vendor: Played,
     gate: Arc<Semaphore>,
@@ -38,10 +38,10 @@ impl Held {
         Self { vendor, gate, server: Serving::start(&config) }
     }
 
-    /// `order-query get`, once the vendor has its question.
+    /// Runs `order-query get` and waits until the vendor has its request.
     async fn under_way(&self) -> Child {
         let question = Child::start(self.server.get_command(&["haoka", "order-1"]));
-        self.vendor.was_asked(1).await;
+        self.vendor.until_asked(1).await;
         question
     }
 }
@@ -102,7 +102,7 @@ async fn no_connection_is_accepted_during_the_drain() {
     let question = held.under_way().await;
     held.server.child.signal("TERM");
     held.server.child.err.with("stopping");
-    // The log line comes first, the listener goes right after it.
+    // The log line is written just before the listener closes.
     let closed = async { while TcpStream::connect(held.server.address).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, closed).await.unwrap();
     let refused = held.server.get(&["haoka", "order-2"]);
@@ -126,7 +126,7 @@ async fn a_sighup_is_ignored() {
     assert_eq!(held.server.stop().code, Some(0));
 }
 
-/// What a Watch says next.
+/// The next status of a health watch.
 async fn next(
     watch: &mut tonic::Streaming<tonic_health::pb::HealthCheckResponse>,
 ) -> Result<ServingStatus, tonic::Code> {

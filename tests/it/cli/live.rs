@@ -1,4 +1,4 @@
-//! `check --live`: what the vendors are asked, what the operator is told, and what a server that runs
+//! `check --live`: which calls the vendors get, what the operator is shown, and what a server running
 //! beside it must not notice.
 
 mod stores;
@@ -20,7 +20,7 @@ use crate::support::played::answer;
 use crate::support::secured::Secured;
 use crate::support::{Scripted, sandbox_at};
 
-/// What is in the sandbox's and the tests' configurations, or in what vendors answer, and must not be
+/// Texts of the sandbox's and the tests' configurations, or of vendors' answers, that must not be
 /// shown.
 const HIDDEN: [&str; 7] = [
     "wechat-sandbox-secret",
@@ -47,7 +47,7 @@ fn check_at(path: &str) -> Ended {
 }
 
 impl Ended {
-    /// The line about that, without its beginning.
+    /// The line with this prefix, without the prefix.
     #[track_caller]
     fn line(&self, beginning: &str) -> &str {
         let mut lines = self.out.lines();
@@ -59,7 +59,7 @@ impl Ended {
 /// The secret of each account.
 const SECRET: &str = "s3cret-of-a-test";
 
-/// An account at each vendor, at one address, with secrets that are found where they are shown.
+/// An account at each vendor, at one address, with secrets that are detectable in the output.
 fn accounts(url: &str, more: &str) -> String {
     accounts_changed(url, more, |settings| {
         for (key, value) in settings {
@@ -79,7 +79,7 @@ async fn sandbox() -> Sandbox {
     sandbox_at(Arc::new(SystemClock)).await
 }
 
-/// What of an account each vendor shows to have taken.
+/// The credentials that each vendor proves to be accepted.
 const TAKEN: &[(&str, &str)] = &[
     ("dingshang", "app_id and app_secret accepted, app_key not verified"),
     ("haoka", "credentials not verified, because only a call for an order can verify them"),
@@ -89,7 +89,7 @@ const TAKEN: &[(&str, &str)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_vendor_is_checked_without_an_order_call() {
     let sandbox = sandbox().await;
-    // What the limits leave is nobody's but the callers' for orders.
+    // Live checks consume no quota: that is for callers' orders.
     let config = sandbox.accounts().replace("provider = ", "calls_per_minute = 1\nprovider = ");
     let unsigned = "[accounts.a]\nprovider = \"dingshang\"\nbase_url = \"https://a.invalid\"\n\
                     app_id = \"a\"\napp_secret = \"b\"\ntimeout = \"10ms\"\n";
@@ -115,7 +115,7 @@ async fn each_vendor_is_checked_without_an_order_call() {
     for vendor in &vendors {
         assert_eq!(sandbox.arrivals().iter().filter(|call| call.vendor == *vendor).count(), 1);
     }
-    // The configuration's own warnings go first, and one account's failure is not the others'.
+    // The configuration's warnings come first, and one account's failure does not affect the others.
     let checked = check(&format!("{unsigned}{config}"));
     assert_eq!(checked.code, Some(1), "{checked:?}");
     assert!(checked.out.starts_with("warning: accounts.a.app_key: is not set"), "{checked:?}");
@@ -158,7 +158,7 @@ async fn rejected_credentials_are_reported_with_advice() {
     for (ours, given, account, said, advice) in [
         ("wechat-sandbox-secret", "no", wechat, "40125: invalid appsecret", "check app_secret"),
         ("wxfeed5a0db0c00001", "wx", wechat, "40013: invalid appid", "check app_id"),
-        // The address is what is to be listed.
+        // The advice names the address to be allowed.
         ("wxfeed5a0db0c00001", "wxerrcode40164", wechat, "40164: invalid ip 192.0.2.7", "add this"),
         ("wxfeed5a0db0c00001", "wxerrcode40243", wechat, "40243: ", "the app_secret is frozen"),
         (
@@ -175,7 +175,7 @@ async fn rejected_credentials_are_reported_with_advice() {
         let line = checked.line(&format!("failed: {account}"));
         let expected = format!("the vendor rejects the account ({said}");
         assert!(line.starts_with(&expected), "{given}: {line}");
-        // The rest is told all the same.
+        // The other results are reported as well.
         assert!(line.contains("), clocks agree within 2s, no certificate, "), "{given}: {line}");
         assert!(line.contains(&format!("ms; {advice}")), "{given}: {line}");
         assert_eq!(checked.err, "error: failed checks: 1\n");
@@ -215,7 +215,7 @@ async fn inconclusive_answers_are_failures() {
     let vendor = Scripted::start().await;
     let url = format!("http://{}", vendor.address);
     for (status, body, haoka, others) in [
-        // Haoka is asked for nothing that could be refused.
+        // Haoka gets no request that it could refuse.
         (200, "{}", "ok", "failed"),
         (200, "<html>welcome</html>", "ok", "failed"),
         (302, "", "ok", "failed"),
@@ -275,8 +275,8 @@ async fn clock_skew_is_reported() {
     }
 }
 
-/// A vendor with a certificate that is good for so many days more, less a part of one.
-async fn good_for(days: i32) -> Secured {
+/// A vendor whose certificate is valid for less than `days` more days.
+async fn valid_for(days: i32) -> Secured {
     let today =
         jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::try_from(SystemClock.now()).unwrap());
     let end = today.date().saturating_add(jiff::ToSpan::days(days));
@@ -290,12 +290,12 @@ async fn good_for(days: i32) -> Secured {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_reported_with_days_left() {
     for (days, verdict) in [(40, "ok"), (6, "warning")] {
-        let secured = good_for(days).await;
+        let secured = valid_for(days).await;
         let checked = check(&accounts(&secured.url(), &secured.ca_file()));
         assert_eq!(checked.code, Some(0), "{checked:?}");
         for account in Provider::all().map(Provider::word) {
             let line = checked.line(&format!("{verdict}: accounts.{account}"));
-            // A night may fall in between.
+            // Midnight may pass in between.
             let told = [days - 2, days - 1, days]
                 .map(|days| line.contains(&format!(", certificate trusted, {days} days left, ")));
             assert!(told.contains(&true), "{line}");
@@ -305,7 +305,7 @@ async fn certificates_are_reported_with_days_left() {
     }
 }
 
-/// What answers at this address sends these bytes, whatever it is told.
+/// A server that sends these bytes, whatever it receives.
 async fn answering(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -342,7 +342,7 @@ async fn a_tls_mismatch_is_not_reported_as_a_network_failure() {
 async fn an_untrusted_certificate_is_reported_with_advice() {
     let elsewhere = Secured::start("vendor.example").await;
     let stranger = Secured::start("127.0.0.1").await;
-    let gone = good_for(-2).await;
+    let gone = valid_for(-2).await;
     for (vendor, more, why) in [
         (&stranger, String::new(), "UnknownIssuer"),
         (&elsewhere, elsewhere.ca_file(), "not valid for name"),

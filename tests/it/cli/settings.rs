@@ -1,4 +1,4 @@
-//! `check` and `serve` before they serve: which configuration is taken, and what is wrong with it.
+//! `check` and `serve` before serving: which configuration is read, and its mistakes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::child::{Child, Ended, LISTEN, Serving, command, run, write};
 
-/// An account without which nothing is served.
+/// The required account.
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
 fn check(config: &str) -> Ended {
@@ -90,13 +90,13 @@ fn a_configuration_is_required_and_the_environment_can_name_it() {
     named.env("ORDER_QUERY_CONFIG", &path);
     assert_eq!(Child::start(named).end().code, Some(0));
 
-    // The argument goes first.
+    // The argument overrides the environment.
     let mut both = command(["check", "--config", &path]);
     both.env("ORDER_QUERY_CONFIG", "no-such-file.toml");
     assert_eq!(Child::start(both).end().code, Some(0));
 }
 
-/// Compose sets what it has no value for to nothing: `${X:-}`.
+/// Compose sets a variable without a value to the empty string: `${X:-}`.
 #[test]
 fn an_empty_environment_variable_counts_as_unset() {
     const OURS: [&str; 3] = ["ORDER_QUERY_CONFIG", "ORDER_QUERY_LOG", "ORDER_QUERY_TOKEN"];
@@ -114,7 +114,7 @@ fn an_empty_environment_variable_counts_as_unset() {
     let path = write(&directory, HAOKA);
     assert_eq!(run(&["check", "--config", &path]).code, Some(0));
 
-    // It comes as far as the port, which somebody has: we, or who had it before.
+    // Startup reaches the port, which is in use: by this test or another process.
     let _taken = TcpListener::bind("127.0.0.1:50051");
     let dev = run(&["serve", "--dev"]);
     assert_eq!(dev.code, Some(1), "{dev:?}");
@@ -173,7 +173,7 @@ fn the_environment_overrides_the_log_level_of_the_file() {
     let ended = server.stop();
     assert!(ended.err.contains("PROVIDER_NOT_CONFIGURED"), "{}", ended.err);
 
-    // What is empty is not set.
+    // An empty variable counts as unset.
     let server = Serving::start_with(HAOKA, |command| {
         command.env("ORDER_QUERY_LOG", "");
     });
@@ -220,7 +220,7 @@ fn secrets_are_read_from_the_environment() {
     }
 }
 
-/// The binary under limits of its shell's.
+/// The binary under limits set by its shell.
 fn limited(command: &mut Command, limits: &str) {
     let whole = format!("{limits}; exec \"$0\" \"$@\"");
     let mut shell = Command::new("sh");
@@ -234,7 +234,7 @@ fn the_descriptor_limit_is_raised_and_a_shortfall_is_a_warning() {
     let with = |connections: u32, concurrency: u32| {
         format!("server.max_connections = {connections}\n{HAOKA}max_concurrency = {concurrency}\n")
     };
-    // 100 for probes, 64 for all else, and what is open at the start.
+    // 100 for probes, 64 for everything else, and those open at the start.
     for (limits, config, warned) in [
         ("ulimit -n 600", with(1024, 64), Some("needs 1252 file descriptors")),
         ("ulimit -n 600", with(350, 64), None),
@@ -259,7 +259,7 @@ fn the_descriptor_limit_is_raised_and_a_shortfall_is_a_warning() {
         let log = server.stop().err;
         assert_eq!(log.contains(told), warned.is_some(), "{log}");
     }
-    // Of another machine nothing is known.
+    // Nothing is known of another machine's limits.
     let directory = tempfile::tempdir().unwrap();
     let path = write(&directory, &with(1024, 64));
     let mut check = command(["check", "--config", &path, "--root", "/"]);

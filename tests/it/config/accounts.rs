@@ -1,4 +1,4 @@
-//! `[accounts]`: what every vendor needs, and what accounts must not do to one another.
+//! `[accounts]`: the settings of every vendor, and conflicts between accounts.
 
 use super::{DINGSHANG, HAOKA, WECHAT, fine, problems, read_in, wrong};
 use std::path::Path;
@@ -259,7 +259,7 @@ fn account_names_consist_of_letters_digits_and_three_signs() {
     }
 }
 
-/// How a path shows a name that may need quotes.
+/// The name as a path shows it, quoted where needed.
 fn shown(name: &str) -> String {
     let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if bare { format!("accounts.{name}") } else { format!("accounts.{name:?}") }
@@ -272,7 +272,7 @@ fn two_accounts_with_one_identity_are_refused() {
         let first = with(&account.replace("[accounts.", "[accounts.a-"), url);
         let same = with(&account.replace("[accounts.", "[accounts.b-"), url);
         let path = same.lines().next().unwrap().trim_matches(['[', ']']).to_owned();
-        // Another secret or another name makes no other account of it.
+        // Another secret or another name does not make it another account.
         wrong(&format!("{first}{same}"), &path, "is the same account at the vendor as accounts.a-");
         for written in [
             "https://vendor.example/",
@@ -296,7 +296,7 @@ fn two_accounts_with_one_identity_are_refused() {
         let id = if account == HAOKA { "user_id" } else { "app_id" };
         fine(&format!("{first}{}", with(&same, &format!("{id} = \"other\""))));
     }
-    // The same words at two vendors are two accounts.
+    // The same identity at two vendors is two accounts.
     let wechat = with(&with(WECHAT, url), "app_id = \"x\"");
     let haoka = with(&with(HAOKA, url), "user_id = \"x\"");
     fine(&format!("{wechat}{haoka}"));

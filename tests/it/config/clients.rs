@@ -1,4 +1,4 @@
-//! `[clients]`: who may ask, and what would let nobody tell who asks.
+//! `[clients]`: who may call, and settings that would make callers indistinguishable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use order_query::telemetry::metrics::Metrics;
 
 use super::{HAOKA, WECHAT, fine, problems, problems_in, read_in, wrong};
 
-/// Long enough, and not the same.
+/// Two tokens that are long enough and differ.
 const A: &str = "token-of-billing-0001";
 const B: &str = "token-of-audit-000002";
 
-/// What is wrong with these clients where callers are asked for certificates, beside the accounts
+/// The problems of these clients where callers must present certificates, with the accounts
 /// `cards` and `market`.
 fn certified(lines: &str) -> Vec<Problem> {
     let mut root = Section::parse(lines, Path::new("")).unwrap();
@@ -79,7 +79,7 @@ fn wrong_values_are_reported_at_their_path() {
         ("#vendor_calls_per_minute = \"9\"", "clients.c.vendor_calls_per_minute", "whole number"),
         ("#tokens = \"x\"", "clients.c.tokens", "is not a setting of this version"),
     ] {
-        // With "#" it is beside a token.
+        // "#" stands for a token line.
         let lines = line.strip_prefix('#').map(|line| format!("token = \"{A}\"\n{line}"));
         let lines = lines.unwrap_or_else(|| line.to_owned());
         wrong(&format!("[clients.c]\n{lines}\n{HAOKA}"), path, told);
@@ -105,7 +105,7 @@ fn indistinguishable_clients_are_reported_without_their_tokens() {
     assert!(told[0].text.contains("is also the tls_name of clients.a,"), "{told:?}");
 }
 
-/// An account whose own settings are wrong is there all the same.
+/// An account with mistakes in its settings still exists.
 #[test]
 fn an_account_with_mistakes_is_not_reported_as_unknown() {
     let lines = format!("[clients.c]\ntoken = \"{A}\"\naccounts = [\"cards\"]\n{HAOKA}more = 1\n");

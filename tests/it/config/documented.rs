@@ -1,5 +1,5 @@
-//! The configurations that the documentation shows: `check` takes those that are meant to be used,
-//! and says of the wrong one what the document says.
+//! The configurations in the documentation: `check` accepts those that are meant to be used, and
+//! reports the mistakes of the wrong one as documented.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
 const INSTALL: &str = include_str!("../../../docs/install.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
-/// The blocks of that language in the part of a document with that heading.
+/// The blocks in that language under that heading of a document.
 fn blocks(document: &'static str, heading: &str, language: &str) -> Vec<&'static str> {
     let (_, part) = document.split_once(&format!("{heading}\n")).expect(heading);
     let part = part.split("\n## ").next().unwrap();

@@ -1,5 +1,5 @@
-//! PEM files as people make them: put together where one had no line break at its end, and torn.
-//! Wherever one is read, it is read whole or refused with its path.
+//! PEM files as people make them: concatenated without a line break between them, and truncated.
+//! Wherever one is read, it is read in full or refused with its path.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::support::secured::Secured;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
-/// Both, as `cat` puts them together where the first has no line break at its end.
+/// Both, as `cat` concatenates them when the first has no trailing line break.
 pub fn glued(first: &str, second: &str) -> String {
     format!("{}{second}", first.trim_end())
 }
 
-/// A configuration that reads this file wherever certificates are read.
+/// A configuration that uses this file for every setting that holds certificates.
 fn everywhere(file: &str, key: &str) -> String {
     format!(
         "[server.tls]\ncert_file = \"{file}\"\nkey_file = \"{key}\"\nclient_ca_file = \"{file}\"\n\
@@ -63,7 +63,7 @@ fn a_truncated_pem_file_is_refused_with_its_path_everywhere() {
                 ("--cert-file", &["--key-file", &key]),
                 ("--key-file", &["--cert-file", &path("tls.crt")]),
             ] {
-                // Nobody is connected to.
+                // No connection is made.
                 let endpoint = ["--endpoint", "https://localhost:1", argument, &torn];
                 let ended = run([asks, &endpoint, more].concat());
                 assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
@@ -87,8 +87,8 @@ fn a_concatenated_pem_file_is_read_everywhere() {
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
 }
 
-/// Whether a caller with a certificate of this authority is let in.
-async fn lets_in(server: &Serving, trusted: &str, callers: &Authority) -> bool {
+/// Whether the server accepts a caller with a certificate of this authority.
+async fn accepts(server: &Serving, trusted: &str, callers: &Authority) -> bool {
     let pair = callers.issue(&["caller.example"]);
     let config = Arc::new(client(trusted, BOTH, Some(&pair)));
     handshake(server, &config).await.is_ok()
@@ -109,19 +109,19 @@ async fn callers_of_both_authorities_are_accepted_at_start_and_after_a_reload() 
     let settings = authority::settings_of(mounted.folder(), true);
     let mut server = Serving::start(&format!("{settings}{HAOKA}"));
     for (callers, let_in) in [(&old, true), (&new, true), (&newest, false)] {
-        assert_eq!(lets_in(&server, &old.pem, callers).await, let_in);
+        assert_eq!(accepts(&server, &old.pem, callers).await, let_in);
     }
     let later = glued(&new.pem, &newest.pem);
     mounted.swap(&files(&later));
     server.child.err.with("reloaded");
     for (callers, let_in) in [(&old, false), (&new, true), (&newest, true)] {
-        assert_eq!(lets_in(&server, &old.pem, callers).await, let_in);
+        assert_eq!(accepts(&server, &old.pem, callers).await, let_in);
     }
     let torn = glued(&old.pem, &new.pem[..new.pem.len() / 2]);
     mounted.swap(&files(&torn));
     let line = server.child.err.with("reload failed");
     assert!(line.contains("client_ca_file: ") && line.contains("ca.crt is incomplete"), "{line}");
-    assert!(lets_in(&server, &old.pem, &newest).await, "the old file is used on");
+    assert!(accepts(&server, &old.pem, &newest).await, "the old file is used on");
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_vendor_of_either_authority_is_trusted() {
     }
 }
 
-/// A chain whose second certificate is lost is of nobody whom the other side knows.
+/// Without its second certificate, the chain leads to no authority that the other side trusts.
 fn chained(folder: &Path, root: &Authority, names: &[&str]) {
     let between = root.subordinate();
     let pair = between.issue(names);

@@ -1,4 +1,4 @@
-//! What is left of an example is refused wherever it stands, in whatever case.
+//! Placeholders of an example are refused in any value, in upper or lower case.
 
 use std::fs;
 

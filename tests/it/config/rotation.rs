@@ -1,5 +1,5 @@
-//! Vendors' secrets in files that change while the server runs: what goes on the wire, what becomes
-//! of unfit files, and that a secret which is no longer in use is hidden all the same.
+//! Vendors' secrets in files that change while the server runs: what is sent, how invalid files are
+//! handled, and that a secret no longer in use is still redacted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,10 @@ fn json(bytes: &[u8]) -> serde_json::Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-/// One secret of an account: where it is set, and how the vendor sees it.
+/// One secret of an account: where it is set, and how it shows in requests.
 struct Case {
     provider: Provider,
-    /// The account but for `base_url` and the secret.
+    /// The account without `base_url` and the secret.
     account: &'static str,
     key: &'static str,
     /// Whether a request was made with the secret.
@@ -93,7 +93,7 @@ const CASES: [Case; 5] = [
     },
 ];
 
-/// A server whose account has its secret in a file, and the vendor, which turns every secret down.
+/// A server whose account has its secret in a file, and the vendor, which rejects every secret.
 struct Fixture {
     vendor: Scripted,
     witness: Witness,
@@ -115,11 +115,11 @@ impl Fixture {
         Self { vendor, witness, clock, server }
     }
 
-    async fn has_read(&self, mounted: &Mounted) {
-        self.witness.has_read(&self.server, &self.clock, mounted).await;
+    async fn until_reloaded(&self, mounted: &Mounted) {
+        self.witness.until_reloaded(&self.server, &self.clock, mounted).await;
     }
 
-    /// Asks, for an order that nobody asked for before. The last request that the vendor has.
+    /// Requests a new order and returns the last request that reached the vendor.
     async fn ask(&self, case: &Case) -> Asked {
         let id = (self.vendor.asked().len() + 1).to_string();
         self.server.order(case.provider, &id).await.unwrap_err();
@@ -154,8 +154,8 @@ async fn an_invalid_secret_keeps_the_previous_one_in_use() {
         }
         for unfit in unfit {
             mounted.swap(&[("secret", &unfit)]);
-            fixture.has_read(&mounted).await;
-            // After refused credentials WeChat's token is asked for once a minute.
+            fixture.until_reloaded(&mounted).await;
+            // After rejected credentials WeChat's token is requested once a minute.
             fixture.clock.advance(Duration::from_mins(1));
             assert!((case.made_with)(&fixture.ask(&case).await, "first"), "{unfit:?}");
         }
@@ -180,13 +180,13 @@ async fn a_wechat_token_survives_rotation_and_a_new_secret_is_tried_at_once() {
     assert_eq!(tokens(), 1, "for a minute after refused credentials no token is asked for");
     fixture.vendor.answers(200, "{\"access_token\":\"t\",\"expires_in\":7200}");
     mounted.swap(&[("secret", "second")]);
-    fixture.has_read(&mounted).await;
+    fixture.until_reloaded(&mounted).await;
     ask().await;
     let passed = fixture.clock.now().duration_since(refused).unwrap();
     assert!(passed < Duration::from_mins(1), "{passed:?}");
     assert_eq!(tokens(), 2, "another secret may be asked with at once");
     mounted.swap(&[("secret", "third")]);
-    fixture.has_read(&mounted).await;
+    fixture.until_reloaded(&mounted).await;
     ask().await;
     assert_eq!(tokens(), 2, "the token that is held lives on");
 }
@@ -210,9 +210,9 @@ async fn a_secret_rotated_during_a_call_is_redacted_like_the_new_one() {
     let server = Server::start_at(&config, Arc::new(clock.clone())).await;
     let mut client = server.client.clone();
     let call = tokio::spawn(async move { client.get_order(question(Provider::Haoka, "A1")).await });
-    vendor.was_asked(1).await;
+    vendor.until_asked(1).await;
     mounted.swap(&[("secret", "s3cond")]);
-    witness.has_read(&server, &clock, &mounted).await;
+    witness.until_reloaded(&server, &clock, &mounted).await;
     gate.add_permits(1);
     let failed = Failed::from(&call.await.unwrap().unwrap_err());
     assert_eq!(failed.metadata["provider_message"], "[secret] and [secret]");

@@ -1,10 +1,10 @@
-//! Whatever a configuration holds: reading it never panics, and no value of it is in a problem.
+//! Reading any configuration never panics, and no value of it appears in a problem.
 
 use proptest::prelude::*;
 
 use super::problems;
 
-/// Every setting there is, and some that are none.
+/// Every setting, and some unknown keys.
 const KEYS: &[&str] = &[
     "server.listen",
     "server.insecure",
@@ -39,15 +39,15 @@ const KEYS: &[&str] = &[
     "accounts.h.unknown",
 ];
 
-/// What no problem says by itself.
+/// A text that no problem contains by itself.
 const CANARY: &str = "cAnArY";
 
-/// The text as TOML writes it: as JSON does, but for one character.
+/// The text as a TOML string: JSON's, except for one character.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap().replace('\u{7f}', "\\u007f")
 }
 
-/// A value that holds the canary, of any kind that TOML has.
+/// A value of any TOML type that contains the canary.
 fn value() -> impl Strategy<Value = String> {
     let text =
         (".{0,12}", ".{0,12}").prop_map(|(before, after)| format!("{before}{CANARY}{after}"));
@@ -85,7 +85,7 @@ proptest! {
         }
     }
 
-    /// A file that is broken on the very line of a secret, wherever it is broken.
+    /// A file that is malformed on the line of a secret, at any position.
     #[test]
     fn no_malformed_line_appears_in_a_problem(
         before in "[ a-z=\"'\\[\\]{}.,#\\\\]{0,8}",
@@ -100,7 +100,7 @@ proptest! {
         ] {
             let text = format!("[accounts.w]\nprovider = \"wechat\"\n{line}\n");
             for problem in problems(&text) {
-                // The path is made of keys, and a broken line can make a key of anything.
+                // The path consists of keys, and a malformed line can turn anything into a key.
                 prop_assert!(!problem.text.contains(CANARY), "{}\n{}", problem.text, text);
             }
         }

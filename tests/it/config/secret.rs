@@ -1,5 +1,5 @@
-//! Secrets: from a file, as plain text, and what is refused. Those from the environment are in
-//! `binary/settings.rs`, where a test has an environment of its own.
+//! Secrets from a file and as plain text, and what is refused. Those from the environment are in
+//! `cli/settings.rs`, where each test has its own environment.
 
 use std::fs;
 use std::process::Command;
@@ -13,8 +13,8 @@ use crate::support::played::{Played, answer};
 use order_query::config::{Look, Section};
 use order_query::pb::Provider;
 
-/// Which account the vendor sees tells which text the secret is: `user_id` cannot, the signature
-/// can, but reads badly. WeChat sends its secret as it is.
+/// The secret as the vendor receives it. `user_id` does not show it, a signature is hard to read;
+/// WeChat sends its secret as it is.
 async fn sent(secret: &str, directory: &std::path::Path) -> String {
     let vendor = Played::start(|_| async { answer(200, "{\"errcode\":40125}") }).await;
     let config = format!(
@@ -73,7 +73,7 @@ fn a_file_without_a_secret_is_reported() {
         ("directory", Some("irectory")),
         ("missing", Some("cannot open ")),
     ] {
-        // Relative paths count from the configuration's own folder.
+        // Paths are relative to the configuration's own folder.
         let config = HAOKA.replace("\"s\"", &format!("{{ file = \"{file}\" }}"));
         let problems = problems_in(path, &config);
         match problem {
@@ -153,11 +153,11 @@ fn a_secret_has_exactly_three_forms() {
         assert_eq!(problems.len(), 1, "{value}");
         assert!(problems[0].text.starts_with("must be a secret: "), "{problems:?}");
     }
-    // What every machine sets.
+    // Set on every machine.
     assert_eq!(problems_in(directory.path(), &HAOKA.replace("\"s\"", "{ env = \"PATH\" }")), []);
 }
 
-/// Reading a pipe waits for who writes to it, and with it would wait all files that are rotated.
+/// Reading a pipe blocks until something writes to it, and would block all other rotated files.
 #[test]
 fn a_pipe_instead_of_a_secret_file_is_invalid_and_does_not_block() {
     let directory = tempfile::tempdir().unwrap();

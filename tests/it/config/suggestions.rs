@@ -1,4 +1,4 @@
-//! A key or table that is no setting is told with the one that it may be meant for.
+//! An unknown key or table is reported with the setting that it may be meant for.
 
 use super::{DINGSHANG, HAOKA, WECHAT, problems};
 

@@ -1,4 +1,4 @@
-//! `[server.tls]`: what is wrong with each file, told without what is in it.
+//! `[server.tls]`: mistakes in each file, reported without its content.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::support::log::Log;
 
 const PEM: &str = "holds no certificate in PEM";
 
-/// The lines of `[server.tls]`, and the key that is wrong with what is told of it.
+/// The lines of `[server.tls]`, the key that is wrong, and the report.
 const TABLE: &[(&str, Option<(&str, &str)>)] = &[
     ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"", None),
     ("cert_file = \"tls.crt\"\nkey_file = \"tls.key\"\nclient_ca_file = \"ca.crt\"", None),
@@ -72,7 +72,7 @@ fn each_tls_file_must_have_the_right_content() {
     }
     fs::write(directory.path().join("large"), vec![b'x'; 1024 * 1024 + 1]).unwrap();
     for (tls, expected) in TABLE {
-        // With TLS any address will do.
+        // With TLS any address is allowed.
         let config = format!("[server]\nlisten = \"0.0.0.0:1\"\n[server.tls]\n{tls}\n{HAOKA}");
         let problems = problems_in(directory.path(), &config);
         let told: Vec<_> =
@@ -89,7 +89,7 @@ fn each_tls_file_must_have_the_right_content() {
     }
 }
 
-/// A key of this kind with a certificate of its own, made by openssl.
+/// A key of this kind with its own certificate, created by openssl.
 fn made_by_openssl(folder: &Path, kind: &[&str]) {
     let mut openssl = Command::new("openssl");
     openssl.current_dir(folder).args(["req", "-x509", "-nodes", "-subj", "/CN=localhost"]);
@@ -133,7 +133,7 @@ fn tls_must_be_a_table() {
     assert_eq!(problems[0].text, "must be a table");
 }
 
-/// It may be valid by the time that callers see it, or they may not look: it is no reason not to start.
+/// It may be valid by the time callers see it, or they may not check: the server starts anyway.
 #[test]
 fn an_expired_or_future_certificate_is_a_warning_at_start_and_on_reload() {
     let directory = tempfile::tempdir().unwrap();
@@ -173,10 +173,10 @@ fn an_expired_or_future_certificate_is_a_warning_at_start_and_on_reload() {
             (warnings.len(), warned.is_some()),
             (usize::from(told.is_some()), told.is_some())
         );
-        let is_told = |(path, text): (&str, &str)| {
+        let is_mapped = |(path, text): (&str, &str)| {
             path == "cert_file" && told.is_some_and(|told| text.starts_with(told))
         };
-        assert!(warned.is_none_or(is_told), "{warned:?}");
+        assert!(warned.is_none_or(is_mapped), "{warned:?}");
 
         write([good, good]);
         let place = read();

@@ -1,5 +1,5 @@
-//! More calls than there are places, on the real binary: who is over is told so at once, and the
-//! others and the probes do not notice.
+//! More calls than permits, on the real binary: excess calls are shed at once, and the others and
+//! the probes are unaffected.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
 use crate::support::{Failed, bare_client, connect, question};
 
-/// A vendor that answers once it is let, and a server that asks it.
+/// A vendor that answers when the test permits it, and a server that calls it.
 struct Held {
     vendor: Played,
     gate: Arc<Semaphore>,
@@ -47,7 +47,7 @@ impl Held {
         Self { vendor, gate, server: Serving::start(&config) }
     }
 
-    /// Begins to ask for an order.
+    /// Starts a call for an order.
     fn ask(
         &self,
         id: &str,
@@ -64,8 +64,8 @@ impl Held {
         }
     }
 
-    /// Waits until a call is let in again: one that is over at once.
-    async fn until_let_in(&self) {
+    /// Waits until a call is admitted again: one that ends at once.
+    async fn until_admitted(&self) {
         let let_in =
             async { while self.ask("a/b", None).await.unwrap_err().reason != "INVALID_REQUEST" {} };
         timeout(PATIENCE, let_in).await.unwrap();
@@ -86,7 +86,7 @@ impl Held {
             .map_err(|status| Failed::from(&status))
     }
 
-    /// Both listeners say that all is well.
+    /// Both listeners report that the server is serving.
     async fn assert_serving(&self) {
         for address in [self.server.address, self.server.admin_address] {
             for service in ["", "readiness", "liveness", "account/cards"] {
@@ -123,7 +123,7 @@ async fn at_triple_load_two_thirds_are_shed_and_the_rest_are_unaffected() {
     for _ in 0..20 {
         assert_overloaded(&calls.join_next().await.unwrap().unwrap().unwrap_err());
     }
-    held.vendor.was_asked(10).await;
+    held.vendor.until_asked(10).await;
     held.assert_serving().await;
     assert_overloaded(&held.ask("one-more", Some("1S")).await.unwrap_err());
     held.gate.add_permits(10);
@@ -138,16 +138,16 @@ async fn at_triple_load_two_thirds_are_shed_and_the_rest_are_unaffected() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_releases_its_permit_however_it_ends() {
     let held = Held::start("server.max_in_flight = 1").await;
-    // At its deadline, while the vendor is still silent.
+    // At its deadline, while the vendor has not answered.
     let failed = held.ask("late", Some("50m")).await.unwrap_err();
     assert_eq!(failed.code, Code::DeadlineExceeded);
     assert_eq!(held.ask("a/b", None).await.unwrap_err().reason, "INVALID_REQUEST");
-    // With a caller that leaves.
+    // When its caller leaves.
     let gone = tokio::spawn(held.ask("gone", None));
-    held.vendor.was_asked(2).await;
+    held.vendor.until_asked(2).await;
     assert_overloaded(&held.ask("a/b", None).await.unwrap_err());
     gone.abort();
-    held.until_let_in().await;
+    held.until_admitted().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,10 +162,10 @@ async fn watches_have_their_own_permits() {
     }
     assert_overloaded(&held.watch("three").await.unwrap_err());
     assert_eq!(held.vendor.asked().len(), 2);
-    // Neither bound is the other's, and health's watches are of neither.
+    // The two limits are independent, and health watches count against neither.
     held.ask("four", None).await.unwrap();
     held.assert_serving().await;
-    // A watcher that leaves makes room, and so does a watch that ends.
+    // A watcher that leaves frees its permit, and so does a watch that ends.
     drop(watches.pop());
     let mut third = loop {
         match held.watch("a/b").await.unwrap_err() {
@@ -186,20 +186,20 @@ async fn next(watch: &mut Streaming<WatchOrderResponse>) -> Result<WatchOrderRes
 async fn a_batch_takes_a_permit_for_each_distinct_order() {
     let held = Held::start("server.max_in_flight = 3").await;
     let hanging = tokio::spawn(held.ask("hangs", None));
-    held.vendor.was_asked(1).await;
+    held.vendor.until_asked(1).await;
     let orders = |ids: &[&str]| ids.iter().map(|id| order(id)).collect::<Vec<_>>();
     assert_overloaded(&held.batch(orders(&["a/1", "a/2", "a/3"])).await.unwrap_err());
     assert_eq!(held.batch(orders(&["a/1", "a/2", "a/1", "a/2"])).await, Ok(4));
     assert_eq!(held.vendor.asked().len(), 1);
     held.gate.add_permits(1);
     hanging.await.unwrap().unwrap();
-    // One that asks for more than there are places has them all.
+    // A batch larger than the limit takes all permits.
     let many: Vec<_> = (0..100).map(|number| order(&format!("a/{number}"))).collect();
     assert_eq!(held.batch(many).await, Ok(100));
     let all = ["order-1", "order-2", "order-3", "order-4"];
     let batch = held.batch(orders(&all));
     let meanwhile = async {
-        held.vendor.was_asked(5).await;
+        held.vendor.until_asked(5).await;
         assert_overloaded(&held.ask("a/b", None).await.unwrap_err());
         held.gate.add_permits(4);
     };
@@ -211,7 +211,7 @@ async fn a_batch_takes_a_permit_for_each_distinct_order() {
     }
 }
 
-/// A server with the account of the vendor that hangs, and another one of a vendor that does not.
+/// A server with an account at the hanging vendor and another at a responsive one.
 async fn beside_another(limits: &str, own: &str) -> (Held, Played) {
     let other = Played::start(move |_| async move {
         answer(200, r#"{"code":0,"data":{"orderNo":"1","orderStatus":"已发货"}}"#)
@@ -229,7 +229,7 @@ async fn beside_another(limits: &str, own: &str) -> (Held, Played) {
     (held, other)
 }
 
-/// What a call to the other vendor gets.
+/// The result of a call to the other vendor.
 async fn ask_other(server: &Serving) -> Result<(), Failed> {
     let question = order_query::pb::GetOrderRequest {
         account: "other".to_owned(),
@@ -247,7 +247,7 @@ async fn one_account_takes_no_more_than_its_share_of_the_permits() {
         for call in 0..share {
             calls.spawn(held.ask(&format!("order-{call}"), None));
         }
-        held.vendor.was_asked(share).await;
+        held.vendor.until_asked(share).await;
         let refused = held.ask("one-more", None).await.unwrap_err();
         assert_eq!(refused.reason, "PROVIDER_UNAVAILABLE", "{own}");
         assert_eq!(refused.retry_delay, Some(std::time::Duration::from_secs(1)), "{own}");
@@ -258,7 +258,7 @@ async fn one_account_takes_no_more_than_its_share_of_the_permits() {
             assert_eq!(answered.unwrap().source(), Source::Live, "{own}");
         }
         held.ask("one-more", None).await.unwrap();
-        // What is known needs no place.
+        // A cached answer needs no permit.
         assert_eq!(held.ask("order-0", None).await.unwrap().source(), Source::Cache);
     }
 }
@@ -285,10 +285,10 @@ async fn one_client_takes_no_more_than_its_own_permits() {
     for id in ["A1", "A2"] {
         calls.spawn(ask(SMALL, id));
     }
-    held.vendor.was_asked(2).await;
+    held.vendor.until_asked(2).await;
     assert_overloaded(&ask(SMALL, "A3").await.unwrap_err());
     calls.spawn(ask(OTHER, "A3"));
-    held.vendor.was_asked(3).await;
+    held.vendor.until_asked(3).await;
     held.gate.add_permits(4);
     for answered in calls.join_all().await {
         answered.unwrap();

@@ -1,4 +1,4 @@
-//! `BatchGetOrders`: each order with a result of its own.
+//! `BatchGetOrders`: each order has its own result.
 
 use order_query::pb::order_result::Result as Outcome;
 use order_query::pb::{
@@ -100,7 +100,7 @@ async fn the_deadline_covers_the_batch_and_results_in_time_are_returned() {
     assert_eq!(error(&results[1]).reason(), ErrorReason::DeadlineExceeded);
 }
 
-/// More than gRPC's clients read.
+/// More than gRPC clients accept by default.
 #[tokio::test]
 async fn a_batch_response_over_4_mib_is_refused() {
     let vendor = Scripted::start().await;

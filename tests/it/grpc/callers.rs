@@ -1,5 +1,5 @@
-//! Clients: who is let in, who is not, which accounts each may use, and what each may have the
-//! vendors asked.
+//! Clients: who is accepted and who is not, which accounts each may use, and its share of vendor
+//! calls.
 
 mod accounts;
 mod certificates;
@@ -20,7 +20,7 @@ use crate::support::{Failed, Scripted, Server, manual_clock};
 const BILLING: &str = "token-of-billing-0001";
 const AUDIT: &str = "token-of-audit-000002";
 
-/// Both of them, as the configuration writes them.
+/// Both clients as configuration.
 fn two_clients() -> String {
     format!("clients.billing.token = \"{BILLING}\"\nclients.audit.token = \"{AUDIT}\"\n")
 }
@@ -40,7 +40,7 @@ fn with_token<T>(message: T, token: &str) -> Request<T> {
     with_headers(message, &[format!("Bearer {token}").as_bytes()])
 }
 
-/// A server and the one vendor of its accounts, which is Haoka unless they say otherwise.
+/// A server and the one vendor of its accounts: Haoka, unless the configuration differs.
 struct Fixture {
     vendor: Scripted,
     clock: ManualClock,
@@ -48,7 +48,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// With these lines, in which `VENDOR` is the vendor's address.
+    /// With these lines, in which `VENDOR` stands for the vendor's address.
     async fn new(lines: &str) -> Self {
         let (vendor, clock) = (Scripted::start().await, manual_clock());
         vendor.answers(200, shipped());
@@ -107,7 +107,7 @@ fn order(id: &str) -> OrderRef {
     OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }
 }
 
-/// An order to be asked for with that account.
+/// An order, to be fetched with that account.
 fn order_of(account: &str, id: &str) -> OrderRef {
     OrderRef { account: account.to_owned(), ..order(id) }
 }

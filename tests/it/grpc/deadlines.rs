@@ -1,5 +1,5 @@
-//! How long a call may take, and that a vendor's call is not the caller's to end. Asked with a
-//! client that leaves the deadline to the server: tonic's own would answer in its place.
+//! How long a call may take, and that a vendor call outlives its caller. Called with a client that
+//! leaves the deadline to the server: tonic's own client would enforce it itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
 use crate::support::{BareChannel, Failed, Server, bare_client, question, raw};
 
-/// A server with one Haoka account, and its vendor: a listener that nobody answers at.
+/// A server with one Haoka account, and its vendor: a listener that never answers.
 async fn server(timeout: &str, request_timeout: &str) -> (Server, TcpListener) {
     let vendor = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = format!(
@@ -35,7 +35,7 @@ async fn server(timeout: &str, request_timeout: &str) -> (Server, TcpListener) {
     (Server::start_whole(&config, clock).await, vendor)
 }
 
-/// Asks with that `grpc-timeout`.
+/// Calls with that `grpc-timeout`.
 async fn ask(server: &Server, grpc_timeout: Option<&str>) -> Result<GetOrderResponse, Failed> {
     let mut request = Request::new(question(Provider::Haoka, "shipped"));
     if let Some(text) = grpc_timeout {
@@ -76,7 +76,7 @@ async fn an_expired_deadline_sends_nothing() {
         (failed.code, failed.reason.as_str()),
         (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
     );
-    // Had anything been sent, its connection would stand before this one.
+    // Had anything been sent, its connection would be queued before this one.
     let ours = TcpStream::connect(vendor.local_addr().unwrap()).await.unwrap();
     let (_, first) = vendor.accept().await.unwrap();
     assert_eq!(first, ours.local_addr().unwrap());
@@ -98,7 +98,7 @@ async fn a_vendor_call_continues_when_its_caller_leaves() {
     let body = "{\"code\":-1,\"message\":\"签名错误\"}";
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     connection.write_all(answer.as_bytes()).await.unwrap();
-    // The answer was still read: it tells that the credentials are refused.
+    // The answer was still read: it reports that the credentials are rejected.
     assert_eq!(told().await, ServingStatus::NotServing);
 }
 
@@ -119,7 +119,7 @@ async fn a_request_without_a_body_ends_at_its_deadline() {
     assert_eq!(answer.headers()["grpc-status"], "4");
 }
 
-/// The real binary, and a vendor that answers once it is let.
+/// The real binary, and a vendor that answers when the test permits it.
 async fn binary(settings: &str) -> (Serving, Played, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
@@ -147,13 +147,13 @@ async fn a_vendor_slower_than_the_deadline_is_not_called_twice() {
     request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
     let answer = timeout(PATIENCE, client.get_order(request)).await.unwrap();
     assert_out_of_time(&Failed::from(&answer.unwrap_err()));
-    vendor.was_asked(1).await;
+    vendor.until_asked(1).await;
     gate.add_permits(1);
     let kept = async {
         loop {
             let question = question(Provider::Haoka, "shipped");
             let answer = client.get_order(question).await.unwrap().into_inner();
-            // Until the answer has come, this one joins the call that waits for it.
+            // Until the answer arrives, this call joins the one in flight.
             if answer.source() == Source::Cache {
                 return;
             }

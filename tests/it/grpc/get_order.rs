@@ -1,5 +1,5 @@
-//! `GetOrder`'s own checks: which account is asked, which ids and machines are let through, and
-//! what a caller is told. Nothing that is turned down reaches a vendor.
+//! Validation by `GetOrder`: which account is used, which ids and machines are accepted, and what a
+//! response contains. No rejected request reaches a vendor.
 
 use order_query::pb::{GetOrderRequest, OrderStatus, Provider, Source};
 use order_query::sandbox::Kind;
@@ -202,7 +202,7 @@ async fn machine_no_defaults_to_the_accounts() {
     assert_eq!((failed.code, failed.field.as_deref()), (Code::InvalidArgument, Some("machine_no")));
     assert_eq!(sandbox.arrivals().len(), before);
 
-    // The account's own machine, wrong, is no mistake of the caller's.
+    // A wrong machine number of the account is not the caller's mistake.
     let wrong = sandbox.accounts().replace("16327129", "87654321");
     let server = Server::start(&wrong).await;
     let failed = ask(&server, Provider::Dingshang, "54", "").await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Requests that never reach a handler: whatever tonic has for them, the caller gets the
+//! Requests that never reach a handler: whatever tonic's own response, the caller gets the
 //! contract's reason.
 
 use axum::http::{HeaderValue, StatusCode};
@@ -54,7 +54,7 @@ async fn every_failure_has_error_details() {
         assert_eq!(failed.domain, "orderquery", "{name}");
         assert!(!failed.message.is_empty(), "{name}");
         assert_eq!((failed.retry_delay, failed.pushback), (None, None), "{name}");
-        // Which compressions there are is told beside it.
+        // The supported encodings are stated as well.
         let told = answer.headers().get("grpc-accept-encoding").map(HeaderValue::as_bytes);
         let is_compressed = expected == UNIMPLEMENTED && !name.starts_with("no ");
         assert_eq!(told, is_compressed.then_some(&b"identity"[..]), "{name}");
@@ -62,7 +62,7 @@ async fn every_failure_has_error_details() {
     assert_eq!(sandbox.arrivals(), [], "nothing was asked");
 }
 
-/// Clients that are set to compress name their compression, and send short messages as they are.
+/// Clients that enable compression name their encoding, but send short messages uncompressed.
 #[tokio::test]
 async fn an_uncompressed_message_is_read_whatever_grpc_encoding_says() {
     let (sandbox, server) = sandboxed().await;

@@ -1,4 +1,4 @@
-//! `WatchOrder`: the order now and at every change, by one poller, within the vendor's rules.
+//! `WatchOrder`: the order now and at every change, from one poller, within the vendor's rules.
 
 use order_query::pb::{
     GetOrderRequest, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest, WatchOrderResponse,
@@ -42,7 +42,7 @@ async fn a_watcher_receives_every_change_up_to_the_terminal_state() {
     vendor.answers(200, haoka("待处理"));
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
     assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Live));
-    // The same again is no news; what follows is.
+    // An unchanged state is not sent; the next change is.
     for (status, expected) in [
         ("已提运营商", OrderStatus::Submitted),
         ("已发货", OrderStatus::Shipped),
@@ -69,7 +69,7 @@ async fn watchers_share_one_poller_and_receive_updates_from_other_calls() {
         others.push(stream);
     }
     assert_eq!(vendor.asked().len(), 1);
-    // Somebody else asks: the watchers hear of it without a call of their own.
+    // Another caller fetches the order: the watchers receive the update without a call of their own.
     vendor.answers(200, haoka("已发货"));
     clock.advance(std::time::Duration::from_secs(10));
     let max_age = Some(prost_types::Duration::default());
@@ -90,7 +90,7 @@ async fn a_watch_survives_vendor_failures() {
     }
     vendor.answers(200, haoka("已发货"));
     let news = tokio::spawn(async move { next(&mut stream).await.unwrap() });
-    // Its pause is a second of a clock that only this loop moves.
+    // The poller waits for a second of a clock that only this loop advances.
     while !news.is_finished() {
         clock.advance(std::time::Duration::from_millis(100));
         tokio::task::yield_now().await;
@@ -161,7 +161,7 @@ async fn a_poller_stops_with_its_last_watcher() {
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
     next(&mut stream).await.unwrap();
     drop(stream);
-    // Whoever comes next finds no poller at work, or the old one before it has noticed.
+    // The next watcher finds no poller, or the old one before it has stopped.
     clock.advance(std::time::Duration::from_hours(24));
     vendor.answers(200, haoka("已发货"));
     let mut stream = watch(&server, Provider::Haoka, "A1").await;
@@ -184,7 +184,7 @@ async fn pollers_use_at_most_half_of_the_limit_per_minute() {
         next(&mut stream).await.unwrap();
         streams.push(stream);
     }
-    // The third poller waits for its half; callers have theirs.
+    // The third poller waits for the pollers' half; the other half is for callers.
     let mut third = watch(&fixture.server, Provider::Haoka, "entering").await;
     for id in ["shipped", "completed"] {
         fixture.server.get(question(Provider::Haoka, id)).await.unwrap();

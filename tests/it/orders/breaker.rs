@@ -1,4 +1,4 @@
-//! A vendor that fails is left alone: what callers, probes of health and the vendor see of it.
+//! The breaker: what callers, health probes and the vendor see of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -18,10 +18,10 @@ use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
 use crate::support::{Failed, Reply, Scripted, Server, connect, manual_clock, question};
 
-/// How many failures in a row it takes.
+/// How many consecutive failures open the breaker.
 const ENOUGH: usize = 5;
 
-/// An account at each vendor, each at an address of its own.
+/// An account at each vendor, each at its own address.
 fn accounts(wechat: &str, dingshang: &str, haoka: &str) -> String {
     format!(
         "[accounts.market]\nprovider = \"wechat\"\nbase_url = \"{wechat}\"\n\
@@ -37,7 +37,7 @@ const HAOKA_ORDER: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
 const NOT_SERVING: Result<ServingStatus, Code> = Ok(ServingStatus::NotServing);
 const SERVING: Result<ServingStatus, Code> = Ok(ServingStatus::Serving);
 
-/// A server whose Haoka is played by the test, over a clock that it moves.
+/// A server with a scripted Haoka, over a clock that the test advances.
 struct Fixture {
     clock: ManualClock,
     vendor: Scripted,
@@ -53,14 +53,14 @@ impl Fixture {
         Self { clock, vendor, server }
     }
 
-    /// Asks Haoka for any order.
+    /// Fetches any order from Haoka.
     async fn ask(&self) -> Result<Source, Failed> {
-        // Each order has a day of its own.
+        // Each order has its own daily limit.
         let id = format!("order-{}", self.vendor.asked().len());
         self.server.get(question(Provider::Haoka, &id)).await.map(|answer| answer.source())
     }
 
-    /// Fails until the breaker is open. Gives back for how long it is.
+    /// Fails until the breaker opens. Returns for how long.
     async fn open(&self, reply: Reply) -> Duration {
         let before = self.vendor.asked().len();
         self.vendor.replies_at("", [reply]);
@@ -71,7 +71,7 @@ impl Fixture {
         self.refused().await
     }
 
-    /// Asks while nothing may be sent. Gives back how long to wait.
+    /// Calls while the breaker is open. Returns how long to wait.
     async fn refused(&self) -> Duration {
         let before = self.vendor.asked().len();
         let failed = self.ask().await.unwrap_err();
@@ -128,7 +128,7 @@ async fn the_breaker_backs_off_longer_each_time() {
     assert_eq!(fixture.health().await, NOT_SERVING, "before a probe nobody knows");
     assert_eq!(fixture.ask().await, Ok(Source::Live));
     assert_eq!(fixture.health().await, SERVING);
-    // It begins anew, and from the shortest pause.
+    // The breaker starts over, from the shortest wait.
     let wait = fixture.open(Reply::new(503, "")).await;
     assert!(millis(1000..=2000).contains(&wait), "{wait:?}");
 }
@@ -157,8 +157,8 @@ async fn only_one_probe_is_in_flight_at_a_time() {
     status.store(200, Ordering::SeqCst);
     let all = join_all((0..50).map(|n| ask(100 + n)));
     let answered = async {
-        // All but the probe are refused while it is under way.
-        vendor.was_asked(ENOUGH + 1).await;
+        // All calls but the probe are refused while it is in flight.
+        vendor.until_asked(ENOUGH + 1).await;
         let late = ask(200).await.unwrap_err();
         assert_eq!(late.retry_delay, Some(Duration::from_secs(1)));
         assert_eq!(check(&server.channel, "account/cards").await, NOT_SERVING);
@@ -237,7 +237,7 @@ async fn any_answer_resets_the_failure_count() {
                 let before = fixture.vendor.asked().len();
                 let _ = fixture.ask().await;
                 assert_eq!(fixture.vendor.asked().len(), before + 1, "{status} {body}");
-                // As long as the vendor wants to be left alone after 429.
+                // The pause after a 429.
                 fixture.clock.advance(Duration::from_mins(1));
             }
         }
@@ -253,7 +253,7 @@ async fn each_impairment_is_cleared_by_its_own_evidence() {
     fixture.ask().await.unwrap_err();
     assert_eq!(fixture.health().await, NOT_SERVING);
     fixture.clock.advance(fixture.open(Reply::new(503, "")).await);
-    // The vendor is there again; of the credentials a page in HTML says nothing.
+    // The vendor is reachable again; an HTML page says nothing about the credentials.
     fixture.vendor.answers(200, "<html>");
     fixture.ask().await.unwrap_err();
     assert_eq!(fixture.health().await, NOT_SERVING);
@@ -283,7 +283,7 @@ async fn a_probe_refused_by_our_limit_does_not_count() {
     assert_eq!(fixture.health().await, SERVING);
 }
 
-/// Asks the vending machines' account for an order that nobody has asked for.
+/// Fetches a new order with the vending machines' account.
 async fn vend(channel: &Channel, n: usize) -> Result<(), Failed> {
     let mut client = OrderServiceClient::new(channel.clone());
     let outcome = client.get_order(question(Provider::Dingshang, &n.to_string())).await;
@@ -309,7 +309,7 @@ async fn the_server_spares_a_vendor_that_returns_503_and_recovers() {
         let most = calls + 5 + calls / 10;
         assert!(arrived <= most, "{arrived} requests for {calls} calls");
     }
-    // A slow machine may have taken as long as a pause.
+    // On a slow machine this may take as long as the breaker's wait.
     assert!(failing.asked().len() <= 2 * ENOUGH, "{}", failing.asked().len());
     let mut client = OrderServiceClient::new(channel.clone());
     for provider in [Provider::Wechat, Provider::Haoka] {

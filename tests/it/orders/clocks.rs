@@ -1,5 +1,5 @@
-//! What callers and operators see after a clock was ahead for a while and is right again: limits,
-//! pauses and answers go on by their rules.
+//! What callers and operators see once a clock that was ahead is right again: limits, pauses and
+//! answers follow their rules.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ async fn stop(server: Server) {
     app.stop().await;
 }
 
-async fn insist(server: &Server, id: &str) -> Result<GetOrderResponse, Failed> {
+async fn get_fresh(server: &Server, id: &str) -> Result<GetOrderResponse, Failed> {
     let max_age = Some(prost_types::Duration::default());
     server.get(GetOrderRequest { max_age, ..question(Provider::Haoka, id) }).await
 }
@@ -68,27 +68,27 @@ async fn limits_pauses_and_answers_recover_after_the_clock_was_ahead() {
         clock.advance(ahead);
         let server = fixture.start(&clock).await;
         fixture.vendor.answers(200, haoka("待处理"));
-        insist(&server, "A1").await.unwrap();
+        get_fresh(&server, "A1").await.unwrap();
         clock.advance(Duration::from_secs(1));
-        insist(&server, "A1").await.unwrap();
+        get_fresh(&server, "A1").await.unwrap();
         fixture.vendor.answers(200, BLOCKED);
-        insist(&server, "A2").await.unwrap_err();
+        get_fresh(&server, "A2").await.unwrap_err();
         stop(server).await;
 
         let clock = manual_clock();
         let server = fixture.start(&clock).await;
         fixture.vendor.answers(200, haoka("已发货"));
         let before = fixture.vendor.asked().len();
-        let spent = insist(&server, "A1").await.unwrap_err();
+        let spent = get_fresh(&server, "A1").await.unwrap_err();
         assert_eq!(spent.reason, "PROVIDER_QUOTA_EXHAUSTED");
         let flight = Duration::from_secs(30);
         assert_eq!(spent.retry_delay, Some(DAY + flight), "{ahead:?}");
-        let paused = insist(&server, "A2").await.unwrap_err();
+        let paused = get_fresh(&server, "A2").await.unwrap_err();
         assert_eq!(paused.retry_delay, Some(HOUR), "{ahead:?}");
         assert_eq!(fixture.vendor.asked().len(), before, "nothing was sent");
 
         clock.advance(HOUR);
-        insist(&server, "A2").await.unwrap();
+        get_fresh(&server, "A2").await.unwrap();
         clock.advance(DAY.saturating_sub(HOUR) + flight);
         let live = server.get(question(Provider::Haoka, "A1")).await.unwrap();
         assert_eq!(live.source(), Source::Live);
@@ -140,7 +140,7 @@ async fn an_answer_dated_ahead_by_a_replica_delays_no_watcher_and_no_caller() {
         let told = watch.message();
         tokio::pin!(told);
         loop {
-            // A wait for the next question is shorter, the breaker's too.
+            // The wait before the next call is shorter, and so is the breaker's.
             clock.advance(Duration::from_mins(1));
             tokio::select! {
                 news = &mut told => return news.unwrap().unwrap(),
@@ -155,13 +155,13 @@ async fn an_answer_dated_ahead_by_a_replica_delays_no_watcher_and_no_caller() {
     assert_ne!(again.source(), Source::Stale);
 }
 
-/// Something of every kind that a clock ahead of ours has written.
+/// Stores one entry of every kind, written by a clock that is ahead.
 async fn fill(store: &dyn Store) {
     store.reserve(&call("a", &[minute("w", 1)])).await.unwrap();
     store.pause(&"account".into(), Duration::from_mins(1), true).await.unwrap();
 }
 
-/// What a store with such times does: asks, and reads.
+/// Reads from and reserves in a store with such times.
 async fn use_it(store: &dyn Store) {
     for n in 0..3 {
         let _ = store.reserve(&call(&n.to_string(), &[minute("w", 1)])).await;
@@ -172,7 +172,7 @@ async fn use_it(store: &dyn Store) {
 }
 
 #[track_caller]
-fn assert_told_once(log: &Log, clock: &str, hours: u64) {
+fn assert_logged_once(log: &Log, clock: &str, hours: u64) {
     let text = log.text();
     let lines: Vec<_> = text.lines().filter(|line| line.contains("impossible times")).collect();
     assert_eq!(lines.len(), 1, "{text}");
@@ -201,7 +201,7 @@ async fn the_log_reports_once_whose_clock_was_ahead_and_by_how_much() {
         let log = Log::start();
         let store = open(&path, &right);
         use_it(&store).await;
-        assert_told_once(&log, "this machine's", hours);
+        assert_logged_once(&log, "this machine's", hours);
         drop((store, log));
         std::fs::remove_file(&path).unwrap();
 
@@ -211,18 +211,18 @@ async fn the_log_reports_once_whose_clock_was_ahead_and_by_how_much() {
         fill(&at(&ahead)).await;
         let log = Log::start();
         use_it(&at(&right)).await;
-        assert_told_once(&log, "the Redis server's", hours);
+        assert_logged_once(&log, "the Redis server's", hours);
         drop(log);
         let _: redis::Value = redis.say(&["FLUSHALL"]);
-        // A replica's clock shows in the orders alone.
+        // Only the orders depend on a replica's clock.
         let state = observed(i64::try_from(hours * 3600).unwrap(), "");
         at(&right).put(&"order".into(), &state).await.unwrap();
         let log = Log::start();
         use_it(&at(&right)).await;
-        assert_told_once(&log, "a replica's", hours);
+        assert_logged_once(&log, "a replica's", hours);
         let _: redis::Value = redis.say(&["FLUSHALL"]);
     }
-    // Ordinary times are no news, to the second.
+    // Ordinary times are not logged, to the second.
     for back in [Duration::ZERO, Duration::from_secs(1)] {
         let (right, ahead) = (manual_clock(), manual_clock());
         ahead.advance(back);

@@ -1,4 +1,4 @@
-//! Vendors that are down, slow, broken or mad, and a module of ours that panics: each caller gets
+//! Vendors that are down, slow, broken or inconsistent, and a module that panics: each caller gets
 //! a clear error, and the next one is served.
 
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use crate::support::facts::accounts;
 use crate::support::fake_vendor::FakeVendor;
 use crate::support::{Failed, Server, connect, question, sandbox_at, sandboxed, serve};
 
-/// The sandbox's accounts, with little patience.
+/// The sandbox's accounts, with short timeouts.
 fn impatient(sandbox: &Sandbox) -> String {
     sandbox.accounts().replace("base_url", "timeout = \"300ms\"\nbase_url")
 }
@@ -42,7 +42,7 @@ async fn every_transport_fault_maps_to_a_reason() {
     const INVALID: (Code, &str) = (Code::Internal, "PROVIDER_RESPONSE_INVALID");
     const ERROR: (Code, &str) = (Code::Unknown, "PROVIDER_ERROR");
     const QUOTA: (Code, &str) = (Code::ResourceExhausted, "PROVIDER_QUOTA_EXHAUSTED");
-    // The ids, what each becomes, the seconds to wait, and whether patience shows it.
+    // The ids, the result of each, the seconds to wait, and whether it takes a longer timeout to see it.
     let faults = [
         ("fault-500", "9001", UNAVAILABLE, Some(1), false),
         ("fault-503", "9002", UNAVAILABLE, Some(1), false),
@@ -61,7 +61,7 @@ async fn every_transport_fault_maps_to_a_reason() {
         ("fault-list", "9016", INVALID, None, false),
         ("fault-bytes", "9017", INVALID, None, false),
         ("fault-block", "9019", ERROR, None, false),
-        // The last: a vendor that is asked too often may have to be left alone.
+        // The last case, since rate limiting may pause the account.
         ("fault-429", "9004", QUOTA, Some(30), false),
     ];
     let sandbox = sandbox_at(Arc::new(order_query::clock::SystemClock)).await;
@@ -82,7 +82,7 @@ async fn every_transport_fault_maps_to_a_reason() {
     }
 }
 
-/// What vendors write loosely costs neither the order nor what a refusal means.
+/// Loosely typed answers lose neither the order nor the meaning of an error.
 #[tokio::test]
 async fn loosely_typed_answers_keep_their_meaning() {
     let (_sandbox, server) = impatient_server().await;
@@ -110,7 +110,7 @@ async fn loosely_typed_answers_keep_their_meaning() {
         (Provider::Dingshang, "9018", Ok((OrderStatus::Paid, false))),
         (Provider::Dingshang, "334", Err("PROVIDER_RESPONSE_INVALID")),
         (Provider::Dingshang, "345", Err("ORDER_NOT_FOUND")),
-        // The last, because it pauses the account.
+        // The last case, since it pauses the account.
         (Provider::Haoka, "error-blocked-list", Err("PROVIDER_QUOTA_EXHAUSTED")),
         (Provider::Haoka, "shipped", Err("PROVIDER_QUOTA_EXHAUSTED")),
     ] {
@@ -147,7 +147,7 @@ async fn every_sandbox_id_yields_an_order_or_a_named_error() {
     }
 }
 
-/// What the vendors' accounts say when their vendor is at that address.
+/// The failures of all accounts when their vendor is at that address.
 async fn all_fail_at(address: SocketAddr) -> Vec<Failed> {
     let server = Server::start(&accounts(&format!("http://{address}"), "")).await;
     let mut all = Vec::new();
@@ -191,7 +191,7 @@ async fn a_dropped_connection_is_unavailable_and_retried_only_without_limits() {
             (Code::Unavailable, "PROVIDER_UNAVAILABLE")
         );
     }
-    // WeChat's token is waited for, and Haoka may have counted its call: Dingshang's is made again.
+    // WeChat waits for its token, and Haoka may have counted its call; Dingshang's is retried.
     assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), Provider::all().count() + 1);
 }
 

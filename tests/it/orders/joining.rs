@@ -1,5 +1,5 @@
-//! Questions for one order at one time, with a store and a vendor that wait until the test lets
-//! them go on: who joins whose call, and who is content with what it brings.
+//! Concurrent requests for one order, with a store and a vendor that wait for the test: who joins
+//! whose call, and which requests its result satisfies.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use tokio::time::Instant;
 use crate::support::fake_vendor::FakeVendor;
 use crate::support::{CACHE_BYTES, manual_clock};
 
-/// A store in memory that is read only when it may be.
+/// A memory store whose reads wait for the test's permission.
 struct Slow {
     memory: Memory,
     reads: Arc<Semaphore>,
-    /// Whether it says that others have it as well.
+    /// Whether it claims to be shared.
     is_shared: bool,
     /// How often a lease was refused.
     refused: Arc<AtomicUsize>,
-    /// Whether nothing can be remembered.
+    /// Whether every write fails.
     broken: Arc<AtomicBool>,
 }
 
@@ -108,7 +108,7 @@ impl TokenStore for Slow {
     }
 }
 
-/// A vendor that answers only when it may, and counts. The call `unsent` is given up at the end of its time,
+/// A vendor that answers when the test permits it, and counts. The call `unsent` times out
 /// without being sent.
 fn vendor(
     clock: &ManualClock,
@@ -136,7 +136,7 @@ fn vendor(
 struct Fixture {
     clock: ManualClock,
     orders: Orders,
-    /// Another process with the same store and vendor.
+    /// Another replica with the same store and vendor.
     other: Orders,
     reads: Arc<Semaphore>,
     answers: Arc<Semaphore>,
@@ -148,9 +148,9 @@ struct Fixture {
 
 /// More permits than any test needs.
 const MANY: usize = 1000;
-/// How often a vendor may be asked for one order in a day.
+/// How many calls an order may have in a day.
 const LIMIT: Option<u32> = Some(10);
-/// What a caller insists on that wants to know it now.
+/// The `max_age` of a caller that requires a live answer.
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
 impl Fixture {
@@ -198,7 +198,7 @@ impl Fixture {
         answer.map(|answer| answer.response.source()).map_err(|error| error.reason)
     }
 
-    /// Lets nobody through until [`open`].
+    /// Takes all permits, so that everything waits.
     async fn close(semaphore: &Semaphore) {
         semaphore.acquire_many(u32::try_from(MANY).unwrap()).await.unwrap().forget();
     }
@@ -207,7 +207,7 @@ impl Fixture {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Waits until the vendor has been asked so often.
+    /// Waits until the vendor has had `times` calls.
     async fn until_asked(&self, times: usize) {
         while self.asked() < times {
             tokio::task::yield_now().await;
@@ -228,7 +228,7 @@ async fn a_call_in_flight_at_arrival_satisfies_any_max_age() {
     fixture.answers.add_permits(MANY);
     assert_eq!((first.await, second.await), (Ok(Source::Live), Ok(Source::Live)));
     assert_eq!(fixture.asked(), 1);
-    // It was observed before this one came.
+    // It was observed before this request arrived.
     assert_eq!(fixture.get(NOW).await, Ok(Source::Live));
     assert_eq!(fixture.asked(), 2);
 }
@@ -287,7 +287,7 @@ async fn a_fresh_request_misses_its_deadline_and_a_default_one_gets_stale_data()
 
 #[tokio::test]
 async fn a_retry_renews_the_order_lease() {
-    // Ten calls pay for a second attempt; the tenth fails, and takes its whole time.
+    // Ten calls fund a retry; the tenth fails, after its whole timeout.
     let mut fixture = Fixture::with(true, 10, LIMIT);
     for n in 1..10 {
         fixture.order.id = format!("B{n}");
@@ -298,7 +298,7 @@ async fn a_retry_renews_the_order_lease() {
     let mut first = pin!(fixture.get(NOW));
     assert!(poll!(&mut first).is_pending());
     fixture.until_asked(11).await;
-    // Longer than what is left of a lease that was not had again.
+    // Longer than the rest of a lease that was not renewed.
     fixture.clock.advance(Duration::from_secs(5));
     let (anyone, deadline) = (Caller::default(), Instant::now() + Duration::from_mins(1));
     let mut other = pin!(fixture.other.get(&anyone, &fixture.order, NOW, deadline));
@@ -334,7 +334,7 @@ async fn a_joiner_retries_when_the_leaders_share_is_exhausted() {
         let refused = Err(ErrorReason::ProviderQuotaExhausted);
         assert_eq!((first.await, joined.await), (refused, Ok(Source::Live)), "{other:?}");
         assert_eq!(fixture.asked(), 2);
-        // Its own share, or none, is what counts; not that it joined.
+        // Its own share (or none) applies, not the leader's.
         fixture.clock.advance(Duration::from_secs(1));
         let again = if other == fresh { refused } else { Ok(Source::Live) };
         assert_eq!(fixture.get_as(&other, NOW).await, again);

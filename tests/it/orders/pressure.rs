@@ -1,4 +1,4 @@
-//! Minutes of pressure on a vendor that requests reach late: it never counts more calls in any 60
+//! Minutes of load on a vendor that requests reach late: it never counts more calls in any 60
 //! seconds than its limit. A window over the times of sending would not hold here: calls that are
 //! slow to arrive bunch up.
 
@@ -18,7 +18,7 @@ const LIMIT: usize = 20;
 const MINUTE: Duration = Duration::from_mins(1);
 const STEP: Duration = Duration::from_millis(50);
 
-/// How long each request is on its way: at most 2 s, but for one that stalls. The same in every run.
+/// The transit time of each request: at most 2 s, except for one that stalls. The same in every run.
 fn delays() -> impl FnMut() -> Duration {
     let (mut random, mut asked) = (20_261_121_u64, 0);
     move || {

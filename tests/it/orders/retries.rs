@@ -1,4 +1,4 @@
-//! A second attempt at a vendor: where it is made, where it must not be, and how many there are.
+//! Retries: when a call is retried, when it must not be, and how often.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,15 +21,15 @@ use crate::support::played::answer;
 use crate::support::secured::Secured;
 use crate::support::{Failed, Reply, Scripted, Server, question};
 
-/// How many retries an account begins with.
+/// How many retries an account starts with.
 const RESERVE: usize = 5;
 
-/// How many calls pay for one more.
+/// How many calls fund one more.
 const PAID: usize = 10;
 
 const TOKEN: &str = r#"{"access_token":"t","expires_in":7200}"#;
 
-/// A server with one account, whose vendor has answered so many calls.
+/// A server with one account, after `calls` answered calls.
 async fn after(calls: usize, provider: Provider, more: &str) -> (Scripted, Server) {
     let vendor = Scripted::start().await;
     vendor.answers(200, ANSWER.as_str());
@@ -50,7 +50,7 @@ async fn after(calls: usize, provider: Provider, more: &str) -> (Scripted, Serve
     (vendor, server)
 }
 
-/// Asks for the order of the answer, anew.
+/// Fetches the order live.
 async fn ask(server: &Server, provider: Provider) -> Result<(), Failed> {
     let mut question = question(provider, "54");
     question.max_age = Some(prost_types::Duration::default());
@@ -72,7 +72,7 @@ async fn a_call_is_retried_only_where_useful_and_permitted() {
         (Provider::Wechat, limited, busy(), false),
         (Provider::Dingshang, "", reply(503, ""), true),
         (Provider::Dingshang, "", reply(408, ""), true),
-        // It says when to come back.
+        // It states a retry delay.
         (Provider::Dingshang, "", later(), false),
         // It may have been counted.
         (Provider::Dingshang, limited, reply(503, ""), false),
@@ -121,7 +121,7 @@ async fn retries_are_funded_by_a_reserve_and_by_calls() {
     for _ in RESERVE + 2..PAID {
         assert_eq!(retries_of(false).await, 0);
     }
-    // A call that fails pays as well, and so have the first ones.
+    // Failed calls count too, and so did the first ones.
     assert_eq!(retries_of(true).await, 1, "paid for by ten calls");
     for _ in 1..PAID {
         assert_eq!(retries_of(false).await, 0);
@@ -139,7 +139,7 @@ async fn a_call_is_retried_at_most_once_whatever_the_budget() {
     assert_eq!(vendor.asked().len() - before, 2);
 }
 
-/// A way to a vendor that closes its `nth` connection before a word is said.
+/// A proxy to a vendor that closes its `nth` connection before any data.
 async fn broken_once(vendor: &Secured, nth: usize) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
@@ -161,7 +161,7 @@ async fn broken_once(vendor: &Secured, nth: usize) -> (String, Arc<AtomicUsize>)
 
 #[tokio::test]
 async fn a_limited_account_retries_unsent_calls_and_counts_them_once() {
-    // Each call has a connection of its own.
+    // Each call has its own connection.
     let vendor = Secured::answering("127.0.0.1", || {
         let mut answer = answer(200, r#"{"code":0,"data":{"orderStatus":"已发货"}}"#);
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -219,7 +219,7 @@ async fn retries_to_a_flaky_vendor_are_capped_at_the_reserve_plus_a_tenth() {
         }
     }
     let attempts = attempts.load(Ordering::SeqCst);
-    // What calls of the last batch have paid for may be left.
+    // Retries funded by calls of the last batch may be unspent.
     assert!((333..=335).contains(&attempts), "{attempts} attempts for 300 calls");
     assert!(failed < 110 - 20, "{failed} of 300 failed: retries help");
 }

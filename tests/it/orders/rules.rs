@@ -1,4 +1,4 @@
-//! The vendors' rules, counted at the vendor: how often it is asked, whatever callers do.
+//! The vendors' rules, counted at the vendor: how often it is called, whatever callers do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::{Failed, Server, manual_clock, question, sandbox_at};
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 
-/// The sandbox and a server over one clock that the test moves.
+/// The sandbox and a server over one clock that the test advances.
 pub struct Fixture {
     pub clock: ManualClock,
     pub sandbox: Sandbox,
@@ -39,7 +39,7 @@ impl Fixture {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    /// When the vendor was asked for the order, in seconds of the test.
+    /// When the vendor was called for the order, in seconds of the test.
     pub fn asked(&self, provider: Provider, id: &str) -> Vec<u64> {
         let start = std::time::UNIX_EPOCH + Duration::from_secs(1_790_000_000);
         let arrivals = self.sandbox.arrivals().into_iter();
@@ -55,8 +55,8 @@ impl Fixture {
         self.server.get(question(provider, id)).await
     }
 
-    /// Asks for an answer of at most that age.
-    async fn insist(
+    /// Fetches with that `max_age`.
+    async fn get_fresh(
         &self,
         provider: Provider,
         id: &str,
@@ -75,7 +75,7 @@ async fn concurrent_equal_requests_share_one_call() {
         if n % 2 == 0 {
             fixture.get(Provider::Haoka, "shipped").await
         } else {
-            fixture.insist(Provider::Haoka, "shipped", 0).await
+            fixture.get_fresh(Provider::Haoka, "shipped", 0).await
         }
     });
     for answer in join_all(calls).await {
@@ -89,7 +89,7 @@ async fn fresh_requests_get_ten_calls_a_day() {
     let fixture = Fixture::new().await;
     let mut refused = 0;
     for _ in 0..15 {
-        match fixture.insist(Provider::Haoka, "shipped", 0).await {
+        match fixture.get_fresh(Provider::Haoka, "shipped", 0).await {
             Ok(answer) => assert_eq!(answer.source(), Source::Live),
             Err(failed) => {
                 assert_eq!(failed.code, Code::ResourceExhausted);
@@ -102,15 +102,15 @@ async fn fresh_requests_get_ten_calls_a_day() {
     }
     let asked = fixture.asked(Provider::Haoka, "shipped");
     assert_eq!((asked.len(), refused), (10, 5));
-    // Another order has calls of its own.
-    fixture.insist(Provider::Haoka, "pending", 0).await.unwrap();
-    // The promise of the last refusal is kept, to the second.
-    let failed = fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    // Another order has its own limit.
+    fixture.get_fresh(Provider::Haoka, "pending", 0).await.unwrap();
+    // The retry delay of the last refusal is exact, to the second.
+    let failed = fixture.get_fresh(Provider::Haoka, "shipped", 0).await.unwrap_err();
     assert_eq!(failed.retry_delay, Some(Duration::from_secs(9 * HOUR)));
     fixture.pass(9 * HOUR - 1);
-    fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap_err();
+    fixture.get_fresh(Provider::Haoka, "shipped", 0).await.unwrap_err();
     fixture.pass(1);
-    fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+    fixture.get_fresh(Provider::Haoka, "shipped", 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn default_requests_spread_eight_calls_over_the_day() {
     for step in 0..=(24 * 12) {
         let answer = fixture.get(Provider::Haoka, "shipped").await.unwrap();
         let minutes = step * 5;
-        // Six hours after the eighth call the kept answer is too old, and the calls are spent.
+        // Six hours after the eighth call the cached answer is too old, and the quota is exhausted.
         let stale = (875 + 6 * 60 + 1..24 * 60).contains(&minutes);
         assert_eq!(answer.source() == Source::Stale, stale, "{minutes}");
         if stale {
@@ -136,17 +136,17 @@ async fn default_requests_spread_eight_calls_over_the_day() {
 async fn the_last_two_calls_of_the_day_are_reserved_for_fresh_requests() {
     let fixture = Fixture::new().await;
     for _ in 0..8 {
-        fixture.insist(Provider::Haoka, "shipped", 0).await.unwrap();
+        fixture.get_fresh(Provider::Haoka, "shipped", 0).await.unwrap();
         fixture.pass(2 * MINUTE);
     }
     fixture.pass(7 * HOUR);
     assert_eq!(fixture.get(Provider::Haoka, "shipped").await.unwrap().source(), Source::Stale);
     for _ in 0..2 {
-        let answer = fixture.insist(Provider::Haoka, "shipped", 60).await.unwrap();
+        let answer = fixture.get_fresh(Provider::Haoka, "shipped", 60).await.unwrap();
         assert_eq!(answer.source(), Source::Live);
         fixture.pass(2 * MINUTE);
     }
-    fixture.insist(Provider::Haoka, "shipped", 60).await.unwrap_err();
+    fixture.get_fresh(Provider::Haoka, "shipped", 60).await.unwrap_err();
     assert_eq!(fixture.asked(Provider::Haoka, "shipped").len(), 10);
 }
 
@@ -168,10 +168,10 @@ async fn the_configured_limit_per_minute_is_enforced() {
         assert!(failed.message.contains("calls_per_minute"), "{}", failed.message);
     }
     fixture.pass(59);
-    assert!(fixture.insist(Provider::Haoka, "pending", 0).await.is_err());
+    assert!(fixture.get_fresh(Provider::Haoka, "pending", 0).await.is_err());
     fixture.pass(1);
     for id in &ids[..5] {
-        fixture.insist(Provider::Haoka, id, 0).await.unwrap();
+        fixture.get_fresh(Provider::Haoka, id, 0).await.unwrap();
     }
 }
 
@@ -180,7 +180,7 @@ async fn a_terminal_order_is_never_fetched_again() {
     let fixture = Fixture::new().await;
     for id in ["withdrawn", "rejected", "canceled", "settled", "unsettleable"] {
         for n in 0..100 {
-            let answer = fixture.insist(Provider::Haoka, id, 0).await.unwrap();
+            let answer = fixture.get_fresh(Provider::Haoka, id, 0).await.unwrap();
             let expected = if n == 0 { Source::Live } else { Source::Cache };
             assert_eq!((answer.source(), answer.refresh_time), (expected, None));
             assert!(answer.order.unwrap().terminal);
@@ -189,7 +189,7 @@ async fn a_terminal_order_is_never_fetched_again() {
         assert_eq!(fixture.asked(Provider::Haoka, id).len(), 1, "{id}");
     }
     for _ in 0..2 {
-        let answer = fixture.insist(Provider::Haoka, "completed", 0).await.unwrap();
+        let answer = fixture.get_fresh(Provider::Haoka, "completed", 0).await.unwrap();
         assert_eq!(answer.source(), Source::Live);
         fixture.pass(1);
     }
@@ -211,11 +211,11 @@ async fn an_answer_is_cached_for_its_freshness_and_no_longer() {
         let kept = fixture.get(provider, id).await.unwrap();
         assert_eq!(kept.source(), Source::Cache);
         assert_eq!((&kept.order, kept.refresh_time), (&first.order, first.refresh_time));
-        // An age that is just young enough, and one that is just not.
-        let kept = fixture.insist(provider, id, freshness).await.unwrap();
+        // A `max_age` that the cached answer just satisfies, and one that it just does not.
+        let kept = fixture.get_fresh(provider, id, freshness).await.unwrap();
         assert_eq!(kept.source(), Source::Cache);
         assert_eq!(fixture.asked(provider, id).len(), 1);
-        let live = fixture.insist(provider, id, freshness - 1).await.unwrap();
+        let live = fixture.get_fresh(provider, id, freshness - 1).await.unwrap();
         assert_eq!(live.source(), Source::Live);
         fixture.pass(freshness.unsigned_abs() + 1);
         assert_eq!(fixture.get(provider, id).await.unwrap().source(), Source::Live);
@@ -232,7 +232,7 @@ async fn an_unknown_order_is_cached_for_five_seconds() {
         assert_eq!(failed.metadata["account"], "wechat-sandbox");
     }
     assert_eq!(fixture.asked(Provider::Wechat, "nobody").len(), 1);
-    fixture.insist(Provider::Wechat, "nobody", 0).await.unwrap_err();
+    fixture.get_fresh(Provider::Wechat, "nobody", 0).await.unwrap_err();
     assert_eq!(
         fixture.asked(Provider::Wechat, "nobody").len(),
         2,
@@ -245,7 +245,7 @@ async fn an_unknown_order_is_cached_for_five_seconds() {
 
 #[tokio::test]
 async fn some_errors_are_replaced_by_a_stale_answer_without_max_age() {
-    // A vendor that goes away: the sandbox is dropped once the order is known.
+    // A vendor that disappears: the sandbox is dropped once the order is cached.
     let Fixture { clock, sandbox, server } = Fixture::new().await;
     server.get(question(Provider::Dingshang, "101")).await.unwrap();
     server.get(question(Provider::Haoka, "shipped")).await.unwrap();
@@ -277,7 +277,7 @@ async fn an_unsent_call_costs_no_quota() {
         let failed = haoka.get(question(Provider::Haoka, "shipped")).await.unwrap_err();
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE");
         assert_eq!(failed.message, "the vendor cannot be reached; retry later");
-        // Each is tried: a vendor that fails is left alone for a while.
+        // Each call is tried: after enough failures the breaker opens for a while.
         clock.advance(Duration::from_mins(1));
     }
 }
@@ -295,17 +295,17 @@ async fn a_rate_limited_account_is_paused() {
         let fixture = Fixture::new().await;
         let wait = Some(Duration::from_secs(seconds));
         assert_eq!(fixture.get(provider, closing).await.unwrap_err().retry_delay, wait);
-        let failed = fixture.insist(provider, id, 0).await.unwrap_err();
+        let failed = fixture.get_fresh(provider, id, 0).await.unwrap_err();
         assert_eq!(
             (failed.reason.as_str(), failed.retry_delay),
             ("PROVIDER_QUOTA_EXHAUSTED", wait)
         );
         fixture.pass(seconds - 1);
-        fixture.insist(provider, id, 0).await.unwrap_err();
+        fixture.get_fresh(provider, id, 0).await.unwrap_err();
         assert_eq!(fixture.asked(provider, id).len(), 0, "{closing}");
         fixture.pass(1);
-        fixture.insist(provider, id, 0).await.unwrap();
-        fixture.insist(provider, closing, 0).await.unwrap_err();
+        fixture.get_fresh(provider, id, 0).await.unwrap();
+        fixture.get_fresh(provider, closing, 0).await.unwrap_err();
     }
 }
 
@@ -316,15 +316,15 @@ async fn an_exhausted_daily_quota_is_probed_by_one_call_every_15_minutes() {
     for round in 1..4 {
         fixture.pass(900);
         for _ in 0..3 {
-            fixture.insist(Provider::Wechat, "errcode-45009", 0).await.unwrap_err();
-            fixture.insist(Provider::Wechat, "status-2", 0).await.unwrap_err();
+            fixture.get_fresh(Provider::Wechat, "errcode-45009", 0).await.unwrap_err();
+            fixture.get_fresh(Provider::Wechat, "status-2", 0).await.unwrap_err();
         }
         assert_eq!(fixture.asked(Provider::Wechat, "errcode-45009").len(), round + 1);
     }
     assert_eq!(fixture.asked(Provider::Wechat, "status-2").len(), 0);
     fixture.pass(900);
     for _ in 0..3 {
-        fixture.insist(Provider::Wechat, "status-2", 0).await.unwrap();
+        fixture.get_fresh(Provider::Wechat, "status-2", 0).await.unwrap();
         fixture.pass(1);
     }
     assert_eq!(fixture.asked(Provider::Wechat, "status-2").len(), 3, "open again");

@@ -1,4 +1,4 @@
-//! `max_concurrency`: how many calls a vendor sees at one time, and what becomes of the others.
+//! `max_concurrency`: how many concurrent calls a vendor gets, and how the others wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,9 +21,9 @@ use crate::support::fake_vendor::FakeVendor;
 use crate::support::played::{Played, answer};
 use crate::support::{Server, connect, question, sandbox_at};
 
-/// How many calls an account has under way at one time, where it does not say.
+/// The default number of concurrent calls of an account.
 const AT_ONE_TIME: usize = 64;
-/// How many more wait.
+/// How many more can wait.
 const WAITING: usize = 1000;
 const LONGEST_CALL: Duration = Duration::from_secs(10);
 
@@ -38,7 +38,7 @@ impl Fixture {
     fn new() -> Self {
         let (asked, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let (count, gate) = (Arc::clone(&asked), Arc::clone(&may_end));
-        // It lets calls end when the test says so.
+        // Its permits let calls end.
         let vendor = FakeVendor::new(move |query| {
             count.fetch_add(1, Ordering::SeqCst);
             let gate = Arc::clone(&gate);
@@ -52,7 +52,7 @@ impl Fixture {
         Self { orders, asked, may_end, calls: JoinSet::new() }
     }
 
-    /// Asks for so many orders, and lets everything go on that can.
+    /// Starts calls for `count` orders, and lets every runnable task run.
     async fn ask(&mut self, count: usize) {
         for _ in 0..count {
             let provider = FakeVendor::PROVIDER.into();
@@ -63,7 +63,7 @@ impl Fixture {
             self.calls
                 .spawn(async move { orders.get(&Caller::default(), &order, None, deadline).await });
         }
-        // Time is paused: it passes once nothing else can.
+        // Tokio's time is paused: it advances when every task is idle.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
@@ -96,12 +96,12 @@ async fn the_queue_and_the_wait_are_bounded() {
         "64 calls to the vendor are in progress, and 1000 more are waiting for a permit; retry later"
     );
     assert!(begin.elapsed() < LONGEST_CALL);
-    // A call that ends gives its turn to the one that has waited longest.
+    // When a call ends, the one that has waited longest gets its permit.
     fixture.may_end.add_permits(1);
     fixture.next().await.unwrap();
     fixture.ask(1).await;
     assert_eq!(fixture.asked(), AT_ONE_TIME + 1);
-    // Nobody waits for longer than the vendor's longest call.
+    // No call waits for longer than the vendor's longest call.
     for _ in 0..WAITING {
         let error = fixture.next().await.unwrap_err();
         assert_eq!(error.reason, ErrorReason::ProviderUnavailable);
@@ -114,7 +114,7 @@ async fn the_queue_and_the_wait_are_bounded() {
     let waited = begin.elapsed();
     assert!(waited >= LONGEST_CALL && waited < 2 * LONGEST_CALL, "{waited:?}");
     assert_eq!(fixture.calls.len(), AT_ONE_TIME);
-    // To wait in vain says nothing of the vendor: it is asked on.
+    // Waiting in vain says nothing about the vendor: calls continue.
     fixture.may_end.add_permits(AT_ONE_TIME + 10);
     fixture.ask(10).await;
     while let Some(outcome) = fixture.calls.join_next().await {
@@ -166,8 +166,8 @@ async fn a_hanging_vendor_does_not_delay_the_others() {
         let mut client = client.clone();
         waiting.spawn(async move { client.get_order(question(Provider::Haoka, &new_id())).await });
     }
-    hanging.was_asked(2).await;
-    // Far more than its 64 turns, were they shared.
+    hanging.until_asked(2).await;
+    // Far more calls than 64 permits, if they were shared.
     for round in 0..100 {
         let id = if round % 2 == 0 { "status-2" } else { "status-1" };
         for (provider, id) in [(Provider::Wechat, id), (Provider::Dingshang, "101")] {

@@ -11,7 +11,7 @@ use order_query::sandbox::{Kind, Sandbox};
 use crate::support::child::Serving;
 use crate::support::{Failed, connect, peak_memory, question, sandbox_at};
 
-/// The id at each vendor of a fault of the sandbox.
+/// The sandbox's fault, as an id for each vendor.
 const HUGE: [(Provider, &str); 3] = [
     (Provider::Wechat, "fault-huge"),
     (Provider::Dingshang, "9011"),
@@ -28,13 +28,13 @@ const HANGING: [(Provider, &str); 3] = [
     (Provider::Haoka, "fault-hang"),
 ];
 
-/// How often each vendor is asked at one time.
+/// How many concurrent calls each vendor gets.
 const TIMES: usize = 3;
 
-/// More than reading one answer as it should be read takes, and less than one of 100 MiB.
+/// More than reading one answer within its limit takes, and less than an answer of 100 MiB.
 const BOUND: u64 = 48 << 20;
 
-/// The sandbox here, and a server with `more` set for each account in a process of its own, whose
+/// The sandbox in this process, and a server with `more` set for each account in another, whose
 /// memory can be measured.
 async fn start(more: &str) -> (Sandbox, Serving) {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
@@ -43,7 +43,7 @@ async fn start(more: &str) -> (Sandbox, Serving) {
     (sandbox, server)
 }
 
-/// Asks for all of them at one time, several times. Gives back the failures.
+/// Fetches all of them concurrently, several times. Returns the failures.
 async fn ask(server: &Serving, orders: &[(Provider, &str)]) -> Vec<Failed> {
     let client = OrderServiceClient::new(connect(server.address).await);
     let calls = orders.iter().cycle().take(TIMES * orders.len()).map(|(provider, id)| {
@@ -57,7 +57,7 @@ async fn ask(server: &Serving, orders: &[(Provider, &str)]) -> Vec<Failed> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_huge_body_is_abandoned_without_using_memory() {
     let (sandbox, server) = start("").await;
-    // The first calls load what is loaded once.
+    // The first calls warm up what is loaded once.
     ask(&server, &HUGE).await;
     let before = peak_memory(server.child.id());
     for failed in ask(&server, &HUGE).await {
@@ -68,14 +68,14 @@ async fn a_huge_body_is_abandoned_without_using_memory() {
     assert!(grown < BOUND, "{grown} bytes more");
     assert!(before < 4 * BOUND, "{before} bytes");
     let orders = sandbox.arrivals().into_iter().filter(|arrival| arrival.kind == Kind::Order);
-    // Equal questions at one time may be joined.
+    // Concurrent equal requests may be joined.
     assert!(orders.count() <= 2 * TIMES * HUGE.len(), "none was asked for twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_body_is_abandoned_at_the_account_timeout() {
     let (sandbox, server) = start("timeout = \"1s\"").await;
-    // WeChat's token is asked for once, before its orders.
+    // WeChat's token is fetched once, before its orders.
     assert_eq!(server.get(&["wechat", "status-2"]).code, Some(0));
     for failed in ask(&server, &[ENDLESS, HANGING].concat()).await {
         assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");

@@ -1,4 +1,4 @@
-//! Answers whose connection ends before HTTP says that they are whole.
+//! Answers whose connection ends before HTTP marks them as complete.
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,8 @@ use crate::support::authority::Authority;
 use crate::support::facts::{ANSWER, accounts};
 use crate::support::secured::acceptor;
 
-/// A vendor that answers for a token as it should, and for all else with these bytes; then its
-/// connection ends, over TLS without a word of it.
+/// A vendor that answers token calls correctly, and everything else with these bytes; then its
+/// connection ends, over TLS without close_notify.
 async fn vendor(tls: Option<TlsAcceptor>, bytes: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -66,7 +66,7 @@ async fn a_complete_response_is_read_however_its_connection_ends() {
     let chunk = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
     let half = &ANSWER[..ANSWER.len() - 2];
     let more = format!("{}x", ANSWER.as_str());
-    // The last: whether a connection without TLS says as little of its end.
+    // The last: whether a connection without TLS ends as abruptly.
     let cases = [
         ("whole", http("200 OK", "x: y", ANSWER.as_str()), FINE, false),
         ("half", http("200 OK", "x: y", half), CUT, false),

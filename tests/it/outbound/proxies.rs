@@ -1,4 +1,4 @@
-//! The proxy that an account names, and those of the environment, which count for nothing.
+//! The proxy that an account sets, and those of the environment, which are ignored.
 
 use std::net::SocketAddr;
 
@@ -34,11 +34,11 @@ async fn proxies_from_the_environment_are_ignored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxy_of_the_account_is_used() {
     let vendor = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
-    // It answers in the vendor's place, so what comes back shows the way.
+    // It answers instead of the vendor, so the answer shows the route.
     let proxy = Played::start(|_| async { answer(200, ANSWER.as_str()) }).await;
     let config = accounts(&vendor.url(), &format!("proxy = \"{}\"", proxy.url()));
     let server = Serving::start_with(&config, |command| {
-        // Of the environment nothing counts, exceptions neither.
+        // The environment is ignored, its exceptions included.
         command.env("NO_PROXY", "*").env("no_proxy", "127.0.0.1");
     });
     for provider in Provider::all() {
@@ -90,7 +90,7 @@ async fn an_unreachable_proxy_is_reported_without_its_address() {
     assert_eq!(vendor.connections(), 0, "no way around the proxy");
 }
 
-/// A proxy that lets everyone through to one address, and tells the head of each request.
+/// A proxy that forwards everything to one address, and reports the head of each request.
 async fn tunnel(to: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -111,6 +111,6 @@ async fn let_through(mut client: TcpStream, to: SocketAddr, tell: mpsc::Unbounde
     tell.send(String::from_utf8(head).unwrap()).unwrap();
     let mut vendor = TcpStream::connect(to).await.unwrap();
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-    // Ends as either side does.
+    // Ends when either side ends.
     let _ = copy_bidirectional(&mut client, &mut vendor).await;
 }

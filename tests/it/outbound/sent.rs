@@ -1,4 +1,4 @@
-//! Whether a call was sent, and so counts: the connection says it, not which timer was first.
+//! Whether a call was sent, and so counts: the connection decides, not which timer fires first.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -20,19 +20,19 @@ use crate::support::{Server, question};
 /// One call in all.
 pub const ONCE: &str = "calls_per_minute = 1\ncalls_per_order_per_day = 1";
 
-/// An attempt that takes no longer than connecting may, where nothing connects.
+/// A timeout no longer than the one for connecting, where nothing connects.
 const SHORT: &str = "timeout = \"50ms\"";
 
-/// One in which everything but an answer has its time.
+/// A timeout that is long enough for everything but an answer.
 const LONG: &str = "timeout = \"1s\"";
 
-/// A question that may have the last calls of a day.
+/// A request that may use the last calls of a day.
 fn anew(provider: Provider, id: &str) -> GetOrderRequest {
     GetOrderRequest { max_age: Some(prost_types::Duration::default()), ..question(provider, id) }
 }
 
-/// The reasons that an order of each vendor has no answer, when it is asked for twice; empty where
-/// it has one.
+/// The reasons why an order of each vendor cannot be fetched, in two attempts; empty where it
+/// can.
 pub async fn reasons(config: &str) -> Vec<(Provider, [String; 2])> {
     let server = Server::start(config).await;
     let asked = Provider::all().map(|provider| {
@@ -48,7 +48,7 @@ pub async fn reasons(config: &str) -> Vec<(Provider, [String; 2])> {
     join_all(asked).await
 }
 
-/// Takes connections until its backlog is full: what comes then is dropped.
+/// A listener with a full backlog: further connections are dropped.
 async fn full() -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -65,7 +65,7 @@ async fn full() -> (TcpListener, Vec<TcpStream>) {
 #[tokio::test]
 async fn a_call_without_a_connection_is_not_counted() {
     let (full, _crowd) = full().await;
-    // Nobody accepts: the system completes the connection, and nothing is ever answered.
+    // No program accepts: the system completes the connection, and no answer ever comes.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let [full, silent] = [&full, &silent].map(|listener| listener.local_addr().unwrap());
     let once = format!("{SHORT}\n{ONCE}");
@@ -83,7 +83,7 @@ async fn a_call_without_a_connection_is_not_counted() {
     }
 }
 
-/// Answers for a token, and never for an order.
+/// Answers token calls, and never order calls.
 async fn token_only(asked: Asked) -> axum::http::Response<Body> {
     if !asked.uri.path().contains("token") {
         pending::<()>().await;
@@ -109,7 +109,7 @@ async fn a_call_that_may_have_been_sent_is_counted() {
         ("half an answer, with TLS", accounts(&secured.url(), &known)),
     ] {
         for (provider, reasons) in reasons(&config).await {
-            // Without a token no order is asked for.
+            // Without a token no order call is made.
             let is_token = provider == Provider::Wechat && case.contains("half");
             let second = if is_token { "PROVIDER_UNAVAILABLE" } else { "PROVIDER_QUOTA_EXHAUSTED" };
             assert_eq!(reasons, ["PROVIDER_UNAVAILABLE", second], "{case}: {provider:?}");
@@ -117,7 +117,7 @@ async fn a_call_that_may_have_been_sent_is_counted() {
     }
 }
 
-/// A connection that is used again carries the request at once.
+/// A reused connection carries the request at once.
 #[tokio::test]
 async fn a_call_on_a_reused_connection_is_counted() {
     for provider in Provider::all() {

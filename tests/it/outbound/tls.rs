@@ -8,7 +8,7 @@ use crate::support::played::{Played, answer};
 use crate::support::secured::Secured;
 use crate::support::{Failed, Server};
 
-/// The vendor cannot be reached, and what the caller is told holds no URL.
+/// The vendor is unreachable, and the caller's error contains no URL.
 #[track_caller]
 fn assert_unreachable(failed: &Failed, vendor: &Played) {
     assert_eq!(failed.reason, "PROVIDER_UNAVAILABLE", "{failed:?}");

@@ -1,4 +1,4 @@
-//! What the tests of mappings share: a server that asks a scripted vendor, and outcomes as JSON, so that they
+//! What the mapping tests share: a server that calls a scripted vendor, and outcomes as JSON, so that they
 //! can be compared with files.
 
 use std::collections::BTreeMap;
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use crate::support::facts::Vendor;
 use crate::support::{Failed, Scripted, Server, manual_clock};
 
-/// The contract, as it describes itself.
+/// The contract's descriptors.
 pub(super) static CONTRACT: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).unwrap());
 
 /// The account's name in every test.
 const ACCOUNT: &str = "main";
 
-/// What becomes of that answer to the vendor's order call, on a server that was never asked before: no
-/// limit, token or earlier answer plays a part.
+/// The outcome of that answer to the vendor's order call, on a new server: no
+/// limit, token or earlier answer matters.
 pub(super) async fn outcome(vendor: &Vendor, body: impl Into<Bytes>) -> Value {
     let bench = Bench::start(vendor).await;
     bench.scripted.answers(200, body);
@@ -57,7 +57,7 @@ impl<'a> Bench<'a> {
         bench
     }
 
-    /// From here on the vendor answers as its documents say.
+    /// Resets the vendor to its documented answers.
     pub(super) fn reset(&self) {
         self.scripted.answers(200, self.vendor.text("order.answer.json"));
         for call in self.vendor.sheet.calls.values() {
@@ -65,7 +65,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What becomes of a question: the order, or `{"failure": …}`.
+    /// The outcome of a request: the order, or `{"failure": …}`.
     pub(super) async fn ask(&self, question: GetOrderRequest) -> Value {
         match self.server.get(question).await {
             Ok(answer) => canonical(&answer.order.unwrap()),
@@ -73,7 +73,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The same, and the end of the server.
+    /// The same, and stops the server.
     pub(super) async fn finish(self, question: GetOrderRequest) -> Value {
         let outcome = self.ask(question).await;
         self.server.app.stop().await;
@@ -97,7 +97,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// A gRPC code as the contract writes it: `NOT_FOUND`.
+/// A gRPC code in the contract's spelling: `NOT_FOUND`.
 fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {
@@ -116,7 +116,7 @@ pub(super) fn canonical(order: &Order) -> Value {
     serde_json::to_value(&message).unwrap()
 }
 
-/// The failure that an answer ends in which cannot be read.
+/// The failure for an unreadable answer.
 pub(super) fn unreadable() -> Value {
     json!({ "failure": { "code": "INTERNAL", "reason": "PROVIDER_RESPONSE_INVALID" } })
 }

@@ -1,4 +1,4 @@
-//! Every vendor of the contract has the fixtures that the other tests work from.
+//! Every vendor in the contract has the fixtures that the other tests use.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::bench::CONTRACT;
 use super::errors::Errors;
 use crate::support::facts::{Vendor, fixtures};
 
-/// The files of a vendor's folder that every vendor has.
+/// The files that every vendor's folder has.
 pub(super) const REQUIRED: &[&str] = &[
     "vendor.toml",
     "order.answer.json",
@@ -21,7 +21,7 @@ pub(super) const REQUIRED: &[&str] = &[
     "unreadable.toml",
 ];
 
-/// What the contract calls its vendors, in the enum's order.
+/// The contract's names of the vendors, in the enum's order.
 fn words() -> Vec<String> {
     let providers = CONTRACT.get_enum_by_name("orderquery.v1.Provider").unwrap();
     let vendors = providers.values().filter(|value| value.number() != 0);
@@ -53,7 +53,7 @@ fn every_fixture_folder_belongs_to_a_vendor() {
     assert_eq!(folders, words);
 }
 
-/// The other tests walk the vendors that the library knows.
+/// The other tests iterate over the vendors that the library knows.
 #[test]
 fn the_library_knows_every_vendor_in_the_contract() {
     let known: Vec<_> = Provider::all().map(Provider::word).collect();

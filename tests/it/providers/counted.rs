@@ -1,4 +1,4 @@
-//! Fields that cannot be read: the real binary counts each by its name, and logs each once.
+//! Unreadable fields: the real binary counts each by its name, and logs each once.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::child::Serving;
 use crate::support::facts::{Vendor, put, vendors};
 use crate::support::scrape::{page, value};
 
-/// What metrics and logs call a field: `data.records.price`.
+/// A field's name in metrics and logs: `data.records.price`.
 fn name(field: &Field) -> String {
     let parts =
         field.at.split('/').filter(|part| part.parse::<usize>().is_err() && !part.is_empty());
@@ -26,12 +26,12 @@ fn is_outer(field: &Field) -> bool {
     matches!(field.kind, Kind::Object | Kind::List)
 }
 
-/// The documented answer in which none of these fields can be read.
+/// The documented answer with all of these fields unreadable.
 fn answer(vendor: &Vendor, fields: &[&Field]) -> String {
     let mut answer = vendor.sample();
     for field in fields {
         let wrong = if is_outer(field) { json!("no") } else { json!(["13095540000"]) };
-        // A field that the sample does not have is there all the same.
+        // Adds a field that the sample does not have.
         put(&mut answer, &field.at, Some(wrong));
     }
     answer.to_string()
@@ -65,7 +65,7 @@ async fn an_unreadable_field_is_counted_by_name_and_logged_once() {
     for (vendor, scripted) in vendors.iter().zip(&scripted) {
         let fields = Fields::of(vendor).field;
         let sides: Vec<&Field> =
-            fields.iter().filter(|field| !field.must && field.is_told()).collect();
+            fields.iter().filter(|field| !field.must && field.is_mapped()).collect();
         let (outer, inner): (Vec<_>, Vec<_>) = sides.iter().partition(|field| is_outer(field));
         for fields in [&inner, &inner, &outer] {
             scripted.answers(200, answer(vendor, fields));
@@ -118,6 +118,6 @@ async fn an_unreadable_field_is_counted_by_name_and_logged_once() {
         .collect();
     names.sort();
     assert_eq!(logged, names);
-    // Not what stood there.
+    // Not the field's content.
     assert!(!ended.err.contains("13095540000"), "{}", ended.err);
 }

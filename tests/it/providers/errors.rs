@@ -1,4 +1,4 @@
-//! The vendors' errors: every row of every table, on each call that can answer so.
+//! The vendors' errors: every row of every table, on each call that can return it.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,21 +13,21 @@ use order_query::pb::Provider;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Errors {
-    /// How an error is written; `CODE` and `TEXT` stand for JSON.
+    /// An error's body; `CODE` and `TEXT` stand for JSON.
     body: String,
     pub(super) error: Vec<Group>,
 }
 
-/// Errors that end alike.
+/// Errors with the same outcome.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Group {
-    /// Which calls answer so.
+    /// The calls that can return them.
     pub(super) calls: Vec<String>,
-    /// With which HTTP status they come.
+    /// Their HTTP status.
     #[serde(default = "fine")]
     pub(super) http: u16,
-    /// Whether the machine is left to the account's default.
+    /// Whether the request leaves the machine to the account's default.
     #[serde(default)]
     pub(super) default_machine: bool,
     status: String,
@@ -35,13 +35,13 @@ pub(super) struct Group {
     field: Option<String>,
     /// In seconds.
     retry: Option<u64>,
-    /// Whether callers are shown the vendor's text.
+    /// Whether callers see the vendor's text.
     #[serde(default = "yes")]
     text_shown: bool,
     pub(super) rows: Vec<(i64, String)>,
 }
 
-/// A vendor may tell its errors in the body alone.
+/// A vendor may report its errors in the body alone.
 fn fine() -> u16 {
     200
 }
@@ -55,14 +55,14 @@ impl Errors {
         vendor.table("errors.toml")
     }
 
-    /// The answer with that code, which is JSON, and that text.
+    /// The answer with that code, as JSON, and that text.
     pub(super) fn body(&self, code: &str, text: &str) -> String {
         self.body.replace("CODE", code).replace("TEXT", &json!(text).to_string())
     }
 }
 
 impl Group {
-    /// The failure that a row ends in.
+    /// The failure that a row maps to.
     pub(super) fn expected(&self, code: i64, text: &str) -> Value {
         let text = Some(text).filter(|text| self.text_shown && !text.is_empty());
         let members = [
@@ -79,7 +79,7 @@ impl Group {
         json!({ "failure": failure })
     }
 
-    /// What becomes of the question for the order when a call is answered so.
+    /// The outcome of the order request when a call is answered so.
     pub(super) async fn outcome(&self, vendor: &Vendor, call: &str, reply: Reply) -> Value {
         let default = self.default_machine.then(|| vendor.sheet.machine_no.clone());
         let bench = Bench::start_with(vendor, |account| {
@@ -128,7 +128,7 @@ async fn an_error_does_not_require_a_message() {
     }
 }
 
-/// What writers put where they have no object, no list and no text; and what they should not.
+/// What encoders write for an absent object, list or text, right or wrong.
 const SHAPES: &[&str] = &[
     "null",
     "[]",
@@ -151,7 +151,7 @@ const SHAPES: &[&str] = &[
     "{\"@CUT@\":\"\\ud83d\"}",
 ];
 
-/// PHP and .NET write a refusal's envelope in many shapes: the code decides, and a text where it is one.
+/// PHP and .NET write an error's envelope in many shapes: the code decides, and the text if it is a string.
 #[tokio::test]
 async fn an_error_is_recognized_by_its_code_in_any_envelope() {
     let others = ["data", "order", "errs", "access_token", "expires_in", "unknown"];
@@ -173,7 +173,7 @@ async fn an_error_is_recognized_by_its_code_in_any_envelope() {
                     let outcome = group.outcome(&vendor, call, Reply::new(group.http, body)).await;
                     assert_eq!(outcome, group.expected(*code, text), "{name} {call} {shape}");
                 }
-                // The same code in other letters.
+                // The same code in another spelling.
                 let written = format!("{code}.0");
                 let reply = Reply::new(group.http, errors.body(&written, text));
                 let mut expected = group.expected(*code, text);
@@ -184,7 +184,7 @@ async fn an_error_is_recognized_by_its_code_in_any_envelope() {
     }
 }
 
-/// What is no text says nothing. Of Haoka's errors the text is all that tells them apart.
+/// A message that is no string is ignored. Haoka's errors differ only in their text.
 #[tokio::test]
 async fn an_error_message_of_another_type_is_ignored() {
     for vendor in vendors() {
@@ -211,7 +211,7 @@ async fn an_error_message_of_another_type_is_ignored() {
     }
 }
 
-/// A text that was cut says what can be read of it, and no more: it is not exactly another one.
+/// A truncated text means only its readable part: it does not match exactly.
 #[tokio::test]
 async fn an_error_message_may_be_truncated() {
     let vendor = Vendor::of(Provider::Haoka);
@@ -225,7 +225,7 @@ async fn an_error_message_may_be_truncated() {
     assert_eq!(outcome("\"订单不存在@CUT@\"").await["reason"], "PROVIDER_ERROR");
 }
 
-/// A code that cannot be read is no code.
+/// An unreadable code counts as absent.
 #[tokio::test]
 async fn an_unreadable_code_is_ignored() {
     for vendor in vendors() {
@@ -247,7 +247,7 @@ async fn an_unreadable_code_is_ignored() {
     }
 }
 
-/// A vendor's words leave the server at 256 characters at most, and without control characters.
+/// Vendor text leaves the server with at most 256 characters and no control characters.
 #[tokio::test]
 async fn vendor_text_is_sanitized() {
     for vendor in vendors() {
@@ -260,7 +260,7 @@ async fn vendor_text_is_sanitized() {
     }
 }
 
-/// How often WeChat is asked for the order and for a token when its tokens are refused.
+/// How many order and token calls WeChat gets when its tokens are refused.
 #[tokio::test]
 async fn a_refused_token_is_renewed_and_the_order_call_repeated_once() {
     let vendor = Vendor::of(Provider::Wechat);
@@ -278,7 +278,7 @@ async fn a_refused_token_is_renewed_and_the_order_call_repeated_once() {
         let cases = [
             (vec![token("a"), token("b")], vec![refused(code), order()], vendor.expected(), 2, 2),
             (vec![token("a"), token("b")], vec![refused(code)], rejected.clone(), 2, 2),
-            // The same token again would be refused again.
+            // An unchanged token would be refused again.
             (vec![token("a")], vec![refused(code), order()], rejected, 1, 2),
         ];
         for (tokens, answers, expected, asked, token_calls) in cases {

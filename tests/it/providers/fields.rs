@@ -1,5 +1,5 @@
-//! The vendors' fields one by one: told, not told, told in other letters, told wrongly. The cases are
-//! made from the documented answers.
+//! The vendors' fields one by one: present, absent, in another spelling, malformed. The cases are
+//! derived from the documented answers.
 
 mod unreadable;
 
@@ -15,7 +15,7 @@ use order_query::pb::Provider;
 #[serde(deny_unknown_fields)]
 pub(super) struct Fields {
     pub(super) field: Vec<Field>,
-    /// What must be told: without these there is no order.
+    /// Required fields: without these there is no order.
     required: Vec<String>,
 }
 
@@ -23,18 +23,18 @@ pub(super) struct Fields {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Field {
-    /// Which documented answer has it: `order` where it is not said.
+    /// Which documented answer has it; `order` by default.
     #[serde(default = "order")]
     pub(super) of: String,
-    /// Where it stands in the answer.
+    /// Its path in the answer.
     pub(super) at: String,
     pub(super) kind: Kind,
-    /// What is unset in the order where it is not told.
+    /// What is unset in the order where it is absent.
     pub(super) order: Vec<String>,
-    /// What stands there instead.
+    /// The value instead.
     becomes: Option<Value>,
-    /// Whether the answer cannot be read without it: the status, an id, the order's own money, and
-    /// what says whether it is a success.
+    /// Whether the answer is unreadable without it: the status, an id, the order's own money, and
+    /// what marks a success.
     #[serde(default)]
     pub(super) must: bool,
 }
@@ -97,7 +97,7 @@ impl Kind {
         }
     }
 
-    /// What stands where it is not told.
+    /// The values that mean absent.
     fn none(self) -> &'static [&'static str] {
         match self {
             Self::Object => &["null", "\"\"", "[]", "[ ]", "{}", "{\n}", "false", "0"],
@@ -108,10 +108,10 @@ impl Kind {
         }
     }
 
-    /// Texts with a character that was cut, and words that JSON does not have.
+    /// Texts with a truncated character, and words that JSON does not have.
     fn broken(self) -> &'static [&'static str] {
         match self {
-            // The one is kept up to the cut, the others are no texts in any case.
+            // The first is kept up to the cut, the others are not strings anyway.
             Self::Text | Self::Object | Self::List => &[],
             Self::CivilTime => &["\"2023-04-12 16:59:54@CUT@\"", "NaN"],
             Self::Day => &["\"2024-04-26@CUT@\"", "NaN"],
@@ -119,13 +119,13 @@ impl Kind {
         }
     }
 
-    /// All that cannot be read.
+    /// All unreadable values.
     fn unreadable(self) -> impl Iterator<Item = &'static str> {
         let kinds = [self.wrong_types(), self.malformed(), self.broken()];
         kinds.into_iter().flatten().copied()
     }
 
-    /// JSON of the right type that cannot be understood.
+    /// JSON of the right type with an invalid value.
     fn malformed(self) -> &'static [&'static str] {
         match self {
             Self::Text
@@ -180,13 +180,13 @@ impl Field {
         vendor.json(&format!("{}.answer.json", self.of))
     }
 
-    /// The order that this answer becomes.
+    /// The order that this answer maps to.
     pub(super) fn expected(&self, vendor: &Vendor) -> Value {
         vendor.json(&format!("{}.expected.json", self.of))
     }
 
     /// The same without this field.
-    fn untold(&self, vendor: &Vendor) -> Value {
+    fn absent(&self, vendor: &Vendor) -> Value {
         let mut order = self.expected(vendor);
         for place in &self.order {
             put(&mut order, place, self.becomes.clone());
@@ -194,7 +194,7 @@ impl Field {
         order
     }
 
-    /// The same where it cannot be read: not even a zero that is left out can be told then.
+    /// The same where it is unreadable: then an omitted zero is unset as well.
     fn unset(&self, vendor: &Vendor) -> Value {
         let mut order = self.expected(vendor);
         for place in &self.order {
@@ -203,8 +203,8 @@ impl Field {
         order
     }
 
-    /// Whether it tells anything of the order.
-    pub(super) fn is_told(&self) -> bool {
+    /// Whether it maps to anything in the order.
+    pub(super) fn is_mapped(&self) -> bool {
         !self.order.is_empty()
     }
 
@@ -215,7 +215,7 @@ impl Field {
     }
 }
 
-/// The bytes of a text, with two bytes of a character of three in the place of `@CUT@`.
+/// The bytes of a text, with two bytes of a three-byte character in place of `@CUT@`.
 pub(super) fn cut(text: &str) -> Vec<u8> {
     let pieces: Vec<_> = text.split("@CUT@").map(str::as_bytes).collect();
     pieces.join(&b"\xe5\x8f"[..])
@@ -232,7 +232,7 @@ async fn absent_fields_are_unset() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
             for raw in field.kind.none().iter().copied().map(Some).chain([None]) {
-                field.check(&vendor, raw, &field.untold(&vendor)).await;
+                field.check(&vendor, raw, &field.absent(&vendor)).await;
             }
         }
     }
@@ -276,12 +276,12 @@ async fn flags_are_numbers_strings_or_booleans() {
     }
 }
 
-/// Some writers know no whole numbers.
+/// Some encoders have no integers.
 #[tokio::test]
 async fn a_whole_number_may_have_a_decimal_point() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
-            // Of a word the letters are told as well: they are in `words.toml`. An amount has places.
+            // A word is also passed on verbatim: see `words.toml`. An amount has decimals.
             if matches!(field.kind, Kind::Word | Kind::Amount | Kind::Text) {
                 continue;
             }
@@ -331,7 +331,7 @@ fn every_member_of_the_sample_has_a_row() {
     }
 }
 
-/// The last place of an amount is the currency's, which the account may set.
+/// The decimals of an amount depend on the currency, which the account may set.
 #[tokio::test]
 async fn dingshang_amounts_are_in_the_accounts_currency() {
     let vendor = Vendor::of(Provider::Dingshang);

@@ -1,4 +1,4 @@
-//! What every vendor's module owes the limits: each call for an order passes the gate once, before it is
+//! What the limits require of every vendor's module: each order call passes the gate once, before it is
 //! sent, and no other call does.
 
 use std::path::Path;
@@ -16,7 +16,7 @@ use order_query::telemetry::metrics::Metrics;
 use crate::support::facts::{Vendor, vendors};
 use crate::support::{CACHE_BYTES, Scripted};
 
-/// A gate that writes down who passes.
+/// A gate that records the calls that pass.
 #[derive(Default)]
 struct Noting(Mutex<Vec<String>>);
 
@@ -42,7 +42,7 @@ impl Gate for Noting {
     }
 }
 
-/// A gate that lets nothing through.
+/// A gate that refuses everything.
 struct Shut;
 
 #[async_trait]
@@ -83,7 +83,7 @@ async fn only_order_calls_pass_the_gate_each_exactly_once() {
 
         let gate = Noting::default();
         let resources = Resources { gate: &gate, tokens: &tokens };
-        // The first one brings a token, where the vendor has any.
+        // The first call fetches a token, where the vendor has tokens.
         for round in 1..=2 {
             module.get_order(&query, resources).await.unwrap();
             assert_eq!(orders_asked(&server, &vendor), round, "{name}");
@@ -92,7 +92,7 @@ async fn only_order_calls_pass_the_gate_each_exactly_once() {
     }
 }
 
-/// How often the server was asked for an order: at none of the other calls' paths.
+/// How many order calls arrived: those at none of the other calls' paths.
 fn orders_asked(server: &Scripted, vendor: &Vendor) -> usize {
     let is_order =
         |path: &str| !vendor.sheet.calls.values().any(|call| path.starts_with(&call.path));

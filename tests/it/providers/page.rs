@@ -1,4 +1,4 @@
-//! The page that adds a vendor: its code is the code that the tests build and run.
+//! The guide to adding a vendor: its code is the code that the tests build and run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::facts::Sheet;
 
 const PAGE: &str = include_str!("../../../docs/adding-a-vendor.md");
 
-/// Where the invented vendor stands here, and where it would stand.
+/// Where the invented vendor's files are, and where they would be.
 const PLACES: &[(&str, &str)] = &[
     ("tests/acme/provider.rs", "src/providers/acme.rs"),
     ("tests/acme/sandbox.rs", "src/sandbox/acme.rs"),
@@ -25,7 +25,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// What each file holds, by the path that the page gives it: its blocks, with an empty line in between.
+/// Each file's text, by its path on the page: its blocks, separated by an empty line.
 fn shown() -> BTreeMap<&'static str, String> {
     let mut shown = BTreeMap::<_, String>::new();
     for block in PAGE.split("\n```").skip(1).step_by(2) {
@@ -59,7 +59,7 @@ fn the_page_shows_the_code_that_is_tested() {
     assert_eq!(shown.into_keys().collect::<BTreeSet<_>>(), known);
 }
 
-/// The fixtures can be read, and none is missing.
+/// The fixtures are readable, and none is missing.
 #[test]
 fn the_page_shows_every_fixture() {
     let (folder, _) = FIXTURES;

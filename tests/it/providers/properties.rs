@@ -1,5 +1,5 @@
-//! Whatever a vendor answers, the server lives, and says either an order or one of the reasons
-//! that a vendor's answer can end in; and an amount is exact or refused.
+//! Whatever a vendor answers, the server survives, and returns either an order or one of the reasons
+//! that a vendor's answer can lead to; and an amount is exact or refused.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use super::bench::Bench;
 use super::fields::{Field, Fields, Kind};
 use crate::support::facts::{ORDER_CALL, Vendor, put, vendors, with_member};
 
-/// How many answers each property is tried with, for each vendor and call.
+/// How many cases each property has, for each vendor and call.
 const CASES: u32 = 256;
 
-/// What a vendor's answer can end in. `INTERNAL` would be a panic.
+/// The reasons that a vendor's answer can lead to. `INTERNAL` would be a panic.
 const REASONS: &[&str] = &[
     "INVALID_REQUEST",
     "ORDER_NOT_FOUND",
@@ -30,7 +30,7 @@ const REASONS: &[&str] = &[
     "PROVIDER_ERROR",
 ];
 
-/// Longer than any limit, wait or token lasts, so that each case finds the server as if new.
+/// Longer than any limit, wait or token lasts, so that no case affects the next.
 const BETWEEN_CASES: Duration = Duration::from_hours(25);
 
 /// Runs a property on one server for all cases.
@@ -51,7 +51,7 @@ fn check<S: Strategy>(
     let name = vendor.provider.word();
     result.unwrap_or_else(|error| panic!("{name}: {error}"));
 
-    // After all that, the same server reads a good answer as it always did.
+    // Afterwards the same server still reads a valid answer.
     bench.clock.advance(BETWEEN_CASES);
     bench.reset();
     let mut order = runtime.block_on(bench.ask(vendor.question()));
@@ -62,7 +62,7 @@ fn check<S: Strategy>(
     assert_eq!(order, expected, "{name}");
 }
 
-/// What becomes of such an answer to that call, and that it is one of what there is.
+/// The outcome of such an answer to that call, checked to be a permitted one.
 fn outcome(
     runtime: &Runtime,
     bench: &Bench<'_>,
@@ -169,7 +169,7 @@ fn a_truncated_or_garbled_sample_is_handled() {
             for (at, bits) in flips {
                 bytes[at] ^= bits;
             }
-            // Half of the cases are whole: a cut one is seldom JSON.
+            // Half of the cases are complete: a truncated one is seldom JSON.
             if end % 2 == 0 {
                 bytes.truncate(end);
             }
@@ -193,11 +193,11 @@ fn a_sample_with_any_member_replaced_is_handled() {
     });
 }
 
-/// Whatever stands in a field that an order can do without, its status and its end are told.
+/// Whatever an optional field holds, the status and whether it is terminal are unaffected.
 #[test]
 fn no_optional_field_changes_the_status() {
     for vendor in vendors() {
-        // A terminal order is asked for once.
+        // A terminal order is fetched once.
         let fits = |it: &Field| !it.must && it.of == "order";
         let sides: Vec<_> = Fields::of(&vendor).field.into_iter().filter(fits).collect();
         let answers = (any::<Index>(), any_json());
@@ -216,8 +216,8 @@ fn no_optional_field_changes_the_status() {
     }
 }
 
-/// What a decimal text says in units of its last allowed place, worked out apart from the
-/// program; none where it is not one, or says more than can be told.
+/// The value of a decimal text in units of its last allowed place, computed independently of the
+/// program; none where it is not a number, or not representable.
 fn minor_units(text: &str, digits: usize) -> Option<i64> {
     let (negative, magnitude) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -263,7 +263,7 @@ fn an_amount_is_exact_or_refused() {
             let digits = match field.kind {
                 Kind::Amount => 2,
                 Kind::Integer => 0,
-                // The total of a resource pack is no money.
+                // The total of a resource pack is not an amount of money.
                 _ => continue,
             };
             let sample = field.answer(&vendor);
@@ -291,7 +291,7 @@ fn amount_is_exact(
     for raw in spellings.into_iter().chain(is_number.then(|| text.to_owned())) {
         let body = with_member(sample, &field.at, Some(&raw)).into_bytes();
         let outcome = outcome(runtime, bench, ORDER_CALL, 200, body)?;
-        // A zero is left out of JSON.
+        // JSON omits a zero.
         let units = |total: &Value| total["minorUnits"].as_str().map_or("0".into(), str::to_owned);
         let told: Option<i64> = outcome.pointer(total).map(|total| units(total).parse().unwrap());
         match said {
@@ -300,7 +300,7 @@ fn amount_is_exact(
             said => prop_assert_eq!(told, said, "{} in {}", raw, outcome),
         }
         let refused = outcome["failure"]["reason"] == "PROVIDER_RESPONSE_INVALID";
-        // The order's own money, that is. A line that cannot be read costs nothing else.
+        // The order's own amount, that is. An unreadable line costs nothing else.
         let is_untold = told.is_none() && !text.is_empty();
         prop_assert_eq!(refused, is_untold && field.must, "{}", outcome);
     }

@@ -1,5 +1,5 @@
-//! What each vendor is asked, to the letter, at 2026-09-21T14:13:20Z. The signatures were computed
-//! apart from this program.
+//! The exact requests to each vendor, at 2026-09-21T14:13:20Z. The signatures were computed
+//! independently of this program.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::bench::Bench;
 use crate::support::facts::{Vendor, is_secret, put, vendors, with_member};
 use crate::support::played::Asked;
 
-/// What arrives at the vendor when the documented order is asked for.
+/// The requests that reach the vendor for the documented order.
 async fn requests(vendor: &Vendor, changes: &[(&str, &str)]) -> Vec<Asked> {
     let bench = Bench::start_with(vendor, |account| {
         account.extend(changes.iter().map(|(key, value)| ((*key).into(), (*value).into())));
@@ -35,7 +35,7 @@ fn header<'a>(request: &'a Asked, name: &str) -> &'a str {
     request.headers[name].to_str().unwrap()
 }
 
-/// The request's headers but for those of the transport.
+/// The request's headers, without those of the transport.
 fn own_headers(request: &Asked) -> Vec<&str> {
     let of_transport =
         ["host", "accept", "user-agent", "content-length", "content-type", "accept-encoding"];
@@ -89,7 +89,7 @@ async fn wechat_can_be_called_for_a_classic_token() {
     assert_eq!(order.uri.path(), "/wxa/charge/service-provider/order/get");
 }
 
-/// A token can hold anything, and what it holds is escaped.
+/// A token may contain any characters, so it is escaped.
 #[tokio::test]
 async fn wechats_token_is_escaped() {
     let vendor = Vendor::of(Provider::Wechat);
@@ -140,7 +140,7 @@ async fn dingshang_is_called_unsigned_without_a_key() {
     assert_eq!(payload(&order), r#"{"machine_no":"16327129","timestamp":"1790000000"}"#);
 }
 
-/// The vendor's address may have a path of its own.
+/// The vendor's base URL may have a path.
 #[tokio::test]
 async fn a_base_url_keeps_its_path() {
     for (vendor, path) in [
@@ -200,7 +200,7 @@ async fn haoka_can_be_called_with_an_urlencoded_form() {
     assert_eq!(String::from_utf8_lossy(&order.body), fields.join("&"));
 }
 
-/// The vendor turns an old time down, so each question is stamped when it is sent.
+/// The vendor rejects an old time, so each request is stamped when it is sent.
 #[tokio::test]
 async fn every_request_is_stamped_with_its_send_time() {
     for provider in [Provider::Dingshang, Provider::Haoka] {
@@ -220,7 +220,7 @@ async fn every_request_is_stamped_with_its_send_time() {
     }
 }
 
-/// URLs end up in the logs of vendors and proxies. WeChat's own rules put its token in one.
+/// URLs appear in the logs of vendors and proxies. Only WeChat's API requires its token in the URL.
 #[tokio::test]
 async fn no_secret_is_in_a_url() {
     for vendor in vendors() {
@@ -237,7 +237,7 @@ async fn no_secret_is_in_a_url() {
     }
 }
 
-/// Nothing is sent for an id that is not in the vendor's alphabet.
+/// Nothing is sent for an id with characters outside of the vendor's alphabet.
 #[tokio::test]
 async fn an_id_with_invalid_characters_is_never_sent() {
     let long = "9".repeat(65);
@@ -263,7 +263,7 @@ async fn an_id_with_invalid_characters_is_never_sent() {
     }
 }
 
-/// The ends of the alphabets: the longest ids, and every kind of character.
+/// Limits of the alphabets: the longest ids, and every kind of character.
 #[tokio::test]
 async fn a_valid_id_is_sent_verbatim() {
     let long = "aZ_-09".repeat(11);

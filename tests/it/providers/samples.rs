@@ -1,4 +1,4 @@
-//! The vendors' documented answers, and the orders or failures that they become.
+//! The vendors' documented answers, and the orders or failures that they map to.
 
 use super::bench::Bench;
 use crate::support::facts::vendors;

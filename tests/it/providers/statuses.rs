@@ -1,5 +1,5 @@
-//! HTTP statuses: what they mean where the answer does not say it better, and that a code of the
-//! vendor's tables says it better.
+//! HTTP statuses: their meaning where the body has no code, and that a code in the vendor's tables
+//! overrides it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::errors::Errors;
 use crate::support::Reply;
 use crate::support::facts::{ORDER_CALL, Vendor, vendors};
 
-/// The vendor's own clock in these tests, which is not ours: dates count from it.
+/// The vendor's clock in these tests, which differs from ours: HTTP dates are relative to it.
 const DATE: (&str, &str) = ("date", "Mon, 21 Sep 2026 10:00:00 GMT");
 
 /// A status, the headers with it, and what it means: the gRPC code, the reason, and the wait.
@@ -22,7 +22,7 @@ const UNAVAILABLE: [&str; 2] = ["UNAVAILABLE", "PROVIDER_UNAVAILABLE"];
 const TOO_MANY: [&str; 2] = ["RESOURCE_EXHAUSTED", "PROVIDER_QUOTA_EXHAUSTED"];
 
 const ROWS: &[Row] = &[
-    // A wrong `base_url` must not read as "no such order", and no redirect is followed.
+    // A wrong `base_url` must not look like "no such order", and no redirect is followed.
     (400, &[], ERROR, None),
     (401, &[], ERROR, None),
     (403, &[], ERROR, None),
@@ -48,12 +48,12 @@ const ROWS: &[Row] = &[
     // In the past, and far ahead.
     (429, &[DATE, ("retry-after", "Mon, 21 Sep 2026 09:59:00 GMT")], TOO_MANY, Some(1)),
     (429, &[DATE, ("retry-after", "Tue, 22 Sep 2026 10:00:00 GMT")], TOO_MANY, Some(3600)),
-    // No wait at all.
+    // No wait.
     (429, &[("retry-after", "soon")], TOO_MANY, Some(60)),
     (429, &[("retry-after", "-5")], TOO_MANY, Some(60)),
 ];
 
-/// What gateways send, and what a vendor's own code does not send: it says nothing.
+/// Bodies that gateways send and the vendor's own code does not: they carry no code.
 const SILENT_BODIES: &[&str] = &[
     "",
     "<html><h1>Bad Gateway</h1></html>",
@@ -78,7 +78,7 @@ fn reply(status: u16, headers: &[(&'static str, &str)], body: impl Into<String>)
     Reply { headers: headers.collect(), ..Reply::new(status, body.into()) }
 }
 
-/// What becomes of the question for the order when that call is answered so.
+/// The outcome of the order request when that call is answered so.
 async fn outcome(vendor: &Vendor, call: &str, reply: Reply) -> Value {
     let bench = Bench::start(vendor).await;
     bench.scripted.replies_at(vendor.paths()[call], [reply]);
@@ -113,7 +113,7 @@ async fn an_unknown_code_is_reported_along_with_the_status() {
             for (status, headers, meaning, retry) in ROWS {
                 let body = errors.body("77777", "busy");
                 let outcome = outcome(&vendor, call, reply(*status, headers, body)).await;
-                // Unless the vendor's own table names the status.
+                // Unless the vendor's own table lists the status.
                 if let Some(group) = errors.error.iter().find(|group| group.http == *status) {
                     assert_eq!(outcome, group.expected(77777, "busy"), "{status}");
                     continue;
@@ -132,7 +132,7 @@ async fn an_unknown_code_is_reported_along_with_the_status() {
 async fn a_known_code_overrides_any_status() {
     for vendor in vendors() {
         let errors = Errors::of(&vendor);
-        // Where the table names a status, the code says nothing.
+        // Where the table lists a status, the code does not count.
         let known = errors
             .error
             .iter()
@@ -164,7 +164,7 @@ async fn an_empty_answer_with_status_200_is_unreadable() {
     }
 }
 
-/// A large answer is not read to its end, and one that breaks off is no answer.
+/// A large answer is not read to its end, and a truncated one is no answer.
 #[tokio::test]
 async fn an_answer_has_a_maximum_size() {
     const LIMIT: usize = 256 * 1024;
@@ -178,7 +178,7 @@ async fn an_answer_has_a_maximum_size() {
     }
 }
 
-/// More lines than an order has take many times their bytes; nothing of such an answer is kept.
+/// Too many lines would take many times their bytes in memory; such an answer is dropped.
 #[tokio::test]
 async fn an_order_has_at_most_1000_lines() {
     let vendors = vendors();
@@ -202,7 +202,7 @@ async fn an_order_has_at_most_1000_lines() {
     }
 }
 
-/// What a firewall answers in the place of a vendor that it guards: a status, and a page or nothing.
+/// What a firewall in front of a vendor answers: a status, and a page or nothing.
 const BLOCK_PAGES: &[(u16, &str)] = &[
     (403, "<html><h1>403 Forbidden</h1></html>"),
     (405, " \r\n<!doctype html>"),
@@ -214,12 +214,12 @@ const BLOCK_PAGES: &[(u16, &str)] = &[
     (200, "<html>请稍后再试</html>"),
 ];
 
-/// Asks for orders of that vendor while it answers so, and gives back the reasons.
+/// Fetches orders of that vendor while it answers so, and returns the reasons.
 async fn reasons(bench: &Bench<'_>, replies: &[(u16, String)]) -> Vec<String> {
     let mut reasons = Vec::new();
     for (index, (status, body)) in replies.iter().enumerate() {
         bench.scripted.answers(*status, body.clone());
-        // Each for another order, so that no order's own limit is met.
+        // A new order each time, so that no order's own limit applies.
         let question =
             GetOrderRequest { id: format!("{}", 1000 + index), ..bench.vendor.question() };
         let outcome = bench.ask(question).await;
@@ -228,7 +228,7 @@ async fn reasons(bench: &Bench<'_>, replies: &[(u16, String)]) -> Vec<String> {
     reasons
 }
 
-/// Haoka blocks who asks too often, and for longer who goes on.
+/// Haoka blocks clients that call too often, and for longer if they continue.
 #[tokio::test]
 async fn consecutive_html_pages_from_haoka_pause_the_account() {
     let vendor = Vendor::of(Provider::Haoka);
@@ -240,7 +240,7 @@ async fn consecutive_html_pages_from_haoka_pause_the_account() {
         let blocked = "PROVIDER_QUOTA_EXHAUSTED";
         assert_eq!(told, [one, one, blocked, blocked, blocked, blocked], "{page:?}");
         assert_eq!(bench.scripted.asked().len(), 3, "{page:?}");
-        // Each minute one call looks whether it is over.
+        // Each minute one probe checks whether the block has ended.
         for asked in [4, 5] {
             bench.clock.advance(Duration::from_mins(1));
             assert_eq!(reasons(&bench, &vec![page.clone(); 3]).await, [blocked; 3], "{page:?}");
@@ -254,8 +254,8 @@ async fn consecutive_html_pages_from_haoka_pause_the_account() {
     }
 }
 
-/// A few pages are no block: of a wrong `base_url`, of one request, of a gateway. Nor are any at a
-/// vendor that is not known to block.
+/// A few pages are no block: from a wrong `base_url`, for one request, from a gateway. Nor is any page
+/// from a vendor that is not known to block.
 #[tokio::test]
 async fn other_html_pages_pause_no_account() {
     let page = |status| (status, "<html></html>".to_owned());

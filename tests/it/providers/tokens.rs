@@ -1,4 +1,4 @@
-//! WeChat's access token, as the vendor sees it: how often it is asked for, and when.
+//! WeChat's access token, as the vendor sees it: how often it is fetched, and when.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +89,7 @@ async fn an_unchanged_stable_token_is_not_retried() {
         assert_eq!(failed.reason, "PROVIDER_CREDENTIALS_REJECTED");
         assert_eq!(failed.metadata["provider_code"], code);
         assert_eq!(fixture.counts(), (2, 1), "{code}");
-        // For a minute nothing is asked at all.
+        // For a minute no call is made.
         fixture.pass(59);
         assert_eq!(fixture.ask(ORDER).await, Err("PROVIDER_CREDENTIALS_REJECTED".to_owned()));
         assert_eq!(fixture.counts(), (2, 1), "{code}");

@@ -1,4 +1,4 @@
-//! The vendors' words for states: every row of every table, and words that are in none.
+//! The vendors' status words: every row of every table, and words in none.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,18 +16,18 @@ pub(super) struct Words {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
-    /// Where the word stands in the answer.
+    /// The path of the word in the answer.
     at: String,
-    /// Where its meaning stands in the order.
+    /// The path of its meaning in the order.
     name: String,
-    /// Where the word stands in the order.
+    /// The path of the word in the order.
     word: String,
-    /// What the names of the enum's values begin with.
+    /// The prefix of the enum's values.
     prefix: String,
     words: Vec<(String, String)>,
-    /// The words that the vendor promises to be the last.
+    /// The words that the vendor documents as terminal.
     terminal: Vec<String>,
-    /// Words that look like known ones.
+    /// Words that resemble known ones.
     unknown: Vec<String>,
 }
 
@@ -50,9 +50,9 @@ impl Table {
     }
 }
 
-/// How a word can be written in JSON: a number as a text, too.
+/// How a word can be written in JSON: a number as a string, too.
 fn spellings(word: &str) -> Vec<String> {
-    // JSON's own reader skips white space around a number.
+    // The JSON parser skips white space around a number.
     let number = serde_json::from_str::<f64>(word).is_ok() && word.trim() == word;
     let spelled = json!(word).to_string();
     [spelled].into_iter().chain(number.then(|| word.to_owned())).collect()

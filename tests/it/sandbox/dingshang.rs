@@ -1,4 +1,4 @@
-//! Dingshang, played: signatures, statuses, codes and the ping.
+//! The simulated Dingshang: signatures, statuses, codes and the ping.
 
 use order_query::pb::Provider;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What goes wrong below the vendors' own words, at every vendor.
+//! Transport faults, at every vendor.
 
 use order_query::pb::Provider;
 use serde_json::Value;
@@ -72,7 +72,7 @@ async fn an_endless_answer_continues_until_the_sandbox_is_dropped() {
     let mut response = world.haoka("fault-endless").await;
     assert!(response.chunk().await.unwrap().is_some());
     drop(world.sandbox);
-    // A drip may be under way already; an error must follow.
+    // A chunk may be in flight already; an error must follow.
     while response.chunk().await.is_ok_and(|piece| {
         assert!(piece.is_some(), "the body ended as if it were whole");
         true

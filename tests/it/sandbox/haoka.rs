@@ -1,4 +1,4 @@
-//! Haoka, played: both forms, statuses and signatures.
+//! The simulated Haoka: both forms, statuses and signatures.
 
 use order_query::pb::Provider;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! WeChat, played: tokens, statuses and codes.
+//! The simulated WeChat: tokens, statuses and codes.
 
 use std::time::Duration;
 

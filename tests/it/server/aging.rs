@@ -1,4 +1,4 @@
-//! Connections of age: their calls are answered, and their watches end a while later.
+//! Connections older than max_connection_age: their calls are answered, their watches end later.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{ask, closes, say};
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::{Failed, connect, question, sandbox_at};
 
-/// How many callers ask all the time, each over a connection of its own.
+/// How many callers call continuously, each over its own connection.
 const CALLERS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn watches_end_30_s_after_their_connection_exceeds_max_age() {
         sandbox.accounts()
     );
     let server = Serving::start(&config);
-    // Begins, and then neither reads nor leaves.
+    // Starts HTTP/2, and then neither reads nor closes.
     let deaf = say(server.address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
     let mut client = OrderServiceClient::new(connect(server.address).await);
     let order = OrderRef {
@@ -63,7 +63,7 @@ async fn watches_end_30_s_after_their_connection_exceeds_max_age() {
     let ended = tokio::time::timeout(PATIENCE, watch.message()).await.unwrap().unwrap_err();
     let failed = Failed::from(&ended);
     assert_eq!((failed.code, failed.reason.as_str()), (Code::Unavailable, "SERVER_DRAINING"));
-    // The next call goes over another connection.
+    // The next call uses another connection.
     client.get_order(question(Provider::Haoka, "shipped")).await.unwrap();
     tokio::task::spawn_blocking(|| closes(deaf)).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What callers may call the server: HTTP/2's library reads `:authority` before anything of ours does.
+//! Which `:authority` callers may send: the HTTP/2 library parses it before our code.
 
 use std::io::Write as _;
 
@@ -8,7 +8,7 @@ use super::{Frames, HEADERS, PREFACE, RESET, call, frame, say};
 use crate::support::child::Serving;
 use crate::support::question;
 
-/// What docs/runbook.md says: a name with a port, and nothing else.
+/// As docs/runbook.md states: a name with a port, and nothing else.
 #[test]
 fn an_invalid_authority_ends_only_its_own_call() {
     let fine = [

@@ -1,5 +1,5 @@
-//! What peers can make the server hold: requests that do not come, watches without end, and answers that
-//! nobody takes.
+//! What peers can make the server hold: incomplete requests, endless watches, and answers that they
+//! do not read.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"
 
 const MIB: u64 = 1 << 20;
 
-/// A connection of HTTP/2 by hand, whose peer may send so much of each answer.
-async fn by_hand(
+/// A raw HTTP/2 connection with this receive window for each stream.
+async fn raw_http2(
     address: std::net::SocketAddr,
     window: u32,
 ) -> (SendRequest<axum::body::Bytes>, JoinHandle<Result<(), h2::Error>>) {
@@ -40,7 +40,7 @@ async fn by_hand(
     (client, tokio::spawn(connection))
 }
 
-/// Calls a method with that message, and returns the answer once its headers are here.
+/// Calls a method with that message, and returns the answer once its headers have arrived.
 async fn call(
     client: &mut SendRequest<axum::body::Bytes>,
     method: &str,
@@ -64,7 +64,7 @@ async fn is_serving(address: std::net::SocketAddr) -> bool {
     health.check(HealthCheckRequest::default()).await.is_ok()
 }
 
-/// Nobody has to show a token for that. HPACK makes kilobytes of headers of some bytes.
+/// This needs no token. HPACK expands a few bytes into kilobytes of headers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_without_a_message_are_ended_and_use_little_memory() {
     const CONNECTIONS: usize = 17;
@@ -73,7 +73,7 @@ async fn requests_without_a_message_are_ended_and_use_little_memory() {
     let long = "x".repeat(2000);
     let (mut connections, mut waiting) = (Vec::new(), Vec::new());
     for _ in 0..CONNECTIONS {
-        let (mut client, driver) = by_hand(server.address, 65_535).await;
+        let (mut client, driver) = raw_http2(server.address, 65_535).await;
         for _ in 0..STREAMS {
             let mut request = Request::post("http://localhost/grpc.health.v1.Health/Check")
                 .header("content-type", "application/grpc");
@@ -143,27 +143,27 @@ async fn a_call_keeps_its_permit_until_its_answer_is_read() {
     let vendor = shipped().await;
     let server = Serving::start(&format!("server.max_in_flight = 2\n{}", cards(&vendor)));
     for window in [0, 1] {
-        let (mut client, driver) = by_hand(server.address, window).await;
+        let (mut client, driver) = raw_http2(server.address, window).await;
         let mut untaken = Vec::new();
         for _ in 0..2 {
             let answer = call(&mut client, "GetOrder", &haoka("A1")).await.unwrap();
             assert!(!answer.headers().contains_key("grpc-status"), "{answer:?}");
             untaken.push(answer);
         }
-        let (mut other, _driver) = by_hand(server.address, 65_535).await;
+        let (mut other, _driver) = raw_http2(server.address, 65_535).await;
         let refused = call(&mut other, "GetOrder", &haoka("A1")).await.unwrap();
         assert_eq!(refused.headers()["grpc-status"], "8", "window {window}");
         driver.abort();
-        timeout(PATIENCE, async { while !let_in(&mut other).await {} }).await.unwrap();
+        timeout(PATIENCE, async { while !is_admitted(&mut other).await {} }).await.unwrap();
     }
 }
 
-async fn let_in(client: &mut SendRequest<axum::body::Bytes>) -> bool {
+async fn is_admitted(client: &mut SendRequest<axum::body::Bytes>) -> bool {
     let answer = call(client, "GetOrder", &haoka("A1")).await.unwrap();
     !answer.headers().contains_key("grpc-status")
 }
 
-/// An order of some 39 KB, a hundred times in each answer.
+/// An order of about 39 KB, a hundred times in each answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_answers_are_bounded_in_bytes() {
     const BATCHES: usize = 60;
@@ -180,14 +180,14 @@ async fn unread_answers_are_bounded_in_bytes() {
     let order =
         OrderRef { provider: Provider::Haoka.into(), id: "A1".to_owned(), ..Default::default() };
     let batch = BatchGetOrdersRequest { orders: vec![order; 100], max_age: None };
-    let (mut client, driver) = by_hand(server.address, 0).await;
+    let (mut client, driver) = raw_http2(server.address, 0).await;
     let mut untaken = Vec::new();
     for _ in 0..BATCHES {
         untaken.push(call(&mut client, "BatchGetOrders", &batch).await.unwrap().into_body());
     }
     let mut refused = 0;
     for mut body in untaken {
-        // An answer that was refused ends at once; the others wait for their peer.
+        // A refused answer ends at once; the others wait for their peer.
         let trailers = timeout(Duration::from_millis(200), async {
             assert!(body.data().await.is_none());
             body.trailers().await.unwrap().unwrap()
@@ -219,7 +219,7 @@ async fn large_page() -> std::net::SocketAddr {
 async fn a_stream_with_an_unread_answer_is_reset() {
     let address = large_page().await;
     let request = || Request::get("http://localhost/large").body(()).unwrap();
-    let (mut client, _driver) = by_hand(address, 0).await;
+    let (mut client, _driver) = raw_http2(address, 0).await;
     let begin = Instant::now();
     let (answer, _) = client.send_request(request(), true).unwrap();
     let mut body = answer.await.unwrap().into_body();
@@ -228,7 +228,7 @@ async fn a_stream_with_an_unread_answer_is_reset() {
     assert!((10..12).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
 }
 
-/// The windows of HTTP/2 are open, and the connection itself is not read.
+/// The HTTP/2 windows are open, but the socket is not read.
 #[tokio::test(start_paused = true)]
 async fn an_unread_connection_is_closed() {
     const WIDE: [u8; 4] = 0x3fff_ffff_u32.to_be_bytes();
@@ -246,7 +246,7 @@ async fn an_unread_connection_is_closed() {
     stream.set_nonblocking(true).unwrap();
     let stream = TcpStream::from_std(stream).unwrap();
     tokio::time::sleep(Duration::from_mins(2)).await;
-    // Until then it would be alive: its age would be an hour.
+    // Otherwise it would live for an hour, its maximum age.
     let mut read = vec![0; 64 * 1024];
     let mut total = 0;
     let ended = async {
@@ -267,7 +267,7 @@ async fn an_idle_connection_is_closed_where_an_idle_limit_is_set() {
     let page = get(|| async { "a page" });
     let routes: Routes = Routes::default().into_axum_router().route("/", page).into();
     let address = serve_within(routes, limits, CancellationToken::new()).await;
-    let idle = join_all((0..3).map(|_| by_hand(address, 65_535))).await;
+    let idle = join_all((0..3).map(|_| raw_http2(address, 65_535))).await;
     for (_client, driver) in idle {
         let _ = driver.await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! SIGTERM: not ready, but still answering for a while; then an end in time, whatever hangs.
+//! SIGTERM: not ready, but still answering for a while; then a bounded shutdown, whatever hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{knock, say};
+use super::{dial, say};
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::played::{Played, answer};
 use crate::support::{Failed, bare_client, connect, frame_of, question};
 
-/// A vendor that answers as soon as it is let, whatever it is asked for, and its account.
+/// A vendor that answers any request when the test permits it, and its account.
 async fn held() -> (Played, Arc<Semaphore>, String) {
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
@@ -57,7 +57,7 @@ async fn during_drain_delay_the_server_is_not_ready_and_still_answers() {
     for watch in &mut watches {
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     }
-    // Whoever has not heard of it yet is answered, on a new connection too.
+    // Callers that have not noticed yet are answered, on new connections too.
     let mut client = OrderServiceClient::new(connect(server.address).await);
     client.get_order(question(Provider::Haoka, "order-1")).await.unwrap();
     for watch in &mut watches {
@@ -80,7 +80,7 @@ async fn a_hundred_calls_in_flight_are_answered() {
             })
         })
         .collect();
-    vendor.was_asked(100).await;
+    vendor.until_asked(100).await;
     server.child.signal("TERM");
     server.child.err.with("stopping");
     let closed = async { while TcpStream::connect(server.address).await.is_ok() {} };
@@ -100,9 +100,9 @@ async fn a_hanging_client_does_not_block_shutdown() {
          server.request_timeout = \"1h\"\n{account}"
     );
     let mut server = Serving::start(&config);
-    let silent = knock(server.address);
+    let silent = dial(server.address);
     let halfway = say(server.address, b"PRI * HTTP/2.0\r\n");
-    // Sends a question, and never reads again.
+    // Sends a request, and never reads again.
     let stream = TcpStream::connect(server.address).await.unwrap();
     let (mut client, mut connection) = h2::client::handshake(stream).await.unwrap();
     let asked = http::Request::post("http://localhost/orderquery.v1.OrderService/GetOrder")
@@ -113,13 +113,13 @@ async fn a_hanging_client_does_not_block_shutdown() {
     body.send_data(frame_of(&question(Provider::Haoka, "order-1")), true).unwrap();
     let drive = tokio::time::timeout(Duration::from_millis(500), &mut connection);
     assert!(drive.await.is_err(), "it is still open");
-    // A call, a watch of an order and one of the health, all without end.
+    // A call, an order watch and a health watch, all endless.
     let mut client = OrderServiceClient::new(connect(server.address).await);
     let call = {
         let mut client = client.clone();
         tokio::spawn(async move { client.get_order(question(Provider::Haoka, "order-2")).await })
     };
-    vendor.was_asked(2).await;
+    vendor.until_asked(2).await;
     let order = OrderRef {
         provider: Provider::Haoka.into(),
         id: "order-2".to_owned(),
@@ -144,8 +144,8 @@ async fn a_hanging_client_does_not_block_shutdown() {
 fn shutdown_does_not_wait_for_silent_connections() {
     let account = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
     let server = Serving::start(&format!("server.drain_timeout = \"5s\"\n{account}"));
-    let crowd = [knock(server.address), say(server.address, b"PRI * HTTP/2.0\r\n")];
-    // By then they are let in: the connections are accepted in turn.
+    let crowd = [dial(server.address), say(server.address, b"PRI * HTTP/2.0\r\n")];
+    // By then they are accepted: connections are accepted in order.
     assert_eq!(server.get(&["haoka", "a/b"]).code, Some(1));
     let ended = server.stop();
     assert_eq!(ended.code, Some(0));
@@ -164,7 +164,7 @@ async fn vendor_answers_during_the_drain_are_stored() {
     let mut impatient = Request::new(question(Provider::Haoka, "order-1"));
     impatient.set_timeout(Duration::from_millis(300));
     assert_eq!(client.get_order(impatient).await.unwrap_err().code(), Code::DeadlineExceeded);
-    vendor.was_asked(1).await;
+    vendor.until_asked(1).await;
     server.child.signal("TERM");
     server.child.err.with("stopping");
     let closed = async { while TcpStream::connect(server.address).await.is_ok() {} };

@@ -1,4 +1,4 @@
-//! What a connection may take: the time until it speaks, and how many there may be.
+//! Limits of connections: the time until they speak, and their number.
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -17,7 +17,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use super::{Frames, GOAWAY, PREFACE, RESET, closes, frame, knock, say};
+use super::{Frames, GOAWAY, PREFACE, RESET, closes, dial, frame, say};
 use crate::support::authority::Authority;
 use crate::support::child::{self, Child, PATIENCE, Serving};
 use crate::support::{connect, raw, serve};
@@ -52,13 +52,13 @@ fn a_connection_without_a_handshake_is_closed_in_time() {
     ]
     .into_iter()
     .map(|(server, bytes)| say(server.address, bytes))
-    .chain([knock(plain.admin_address), say(encrypted.admin_address, PREFACE)])
+    .chain([dial(plain.admin_address), say(encrypted.admin_address, PREFACE)])
     .collect();
-    // One after the other: each has been waiting for as long as the first.
+    // One after the other: all have been waiting since the start.
     all.into_iter().for_each(closes);
 }
 
-/// Whether a new connection is let in and served.
+/// Whether a new connection is accepted and served.
 async fn serves(address: SocketAddr) -> bool {
     let mut health = HealthClient::new(connect(address).await);
     health.check(HealthCheckRequest::default()).await.is_ok()
@@ -69,13 +69,13 @@ async fn excess_connections_are_closed_at_once_and_probes_are_not() {
     let mut server = Serving::start(&format!("server.max_connections = 2\n{HAOKA}"));
     let crowd = [say(server.address, PREFACE), say(server.address, PREFACE)];
     for _ in 0..3 {
-        closes(knock(server.address));
+        closes(dial(server.address));
     }
     let line = server.child.err.with("the limit max_connections is reached");
     assert!(line.contains("\"listener\":\"server\",\"open\":2"), "{line}");
     assert!(serves(server.admin_address).await);
     drop(crowd);
-    // The server hears a little later that they have left.
+    // The server notices a little later that they have closed.
     let let_in = async { while !serves(server.address).await {} };
     tokio::time::timeout(PATIENCE, let_in).await.unwrap();
     let ended = server.stop();
@@ -84,7 +84,7 @@ async fn excess_connections_are_closed_at_once_and_probes_are_not() {
     assert_eq!(told, 1, "once, and not again for each");
 }
 
-/// How much processor time a process has used, in ticks of 10 ms.
+/// The processor time that a process has used, in ticks of 10 ms.
 fn processor_time(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
@@ -103,7 +103,7 @@ fn without_file_descriptors_the_server_waits_without_spinning() {
     let mut child = Child::start(limited);
     let line: serde_json::Value = serde_json::from_str(&child.err.with("listening")).unwrap();
     let address = line["address"].as_str().unwrap().parse().unwrap();
-    let crowd: Vec<TcpStream> = (0..60).map(|_| knock(address)).collect();
+    let crowd: Vec<TcpStream> = (0..60).map(|_| dial(address)).collect();
     child.err.with("connections cannot be accepted");
     let before = processor_time(child.id());
     thread::sleep(Duration::from_secs(1));
@@ -119,7 +119,7 @@ fn without_file_descriptors_the_server_waits_without_spinning() {
     assert_eq!(ended.err.matches("connections cannot be accepted").count(), 1, "{}", ended.err);
 }
 
-/// A connection may have so many calls under way, and no more.
+/// A connection has a maximum number of concurrent calls.
 #[tokio::test]
 async fn streams_and_headers_are_limited() {
     let server = Serving::start(HAOKA);
@@ -157,7 +157,7 @@ async fn streams_and_headers_are_limited() {
     driver.abort();
 }
 
-/// A stream's first frame, which is wrong in a way that is the stream's own error, or is not.
+/// A stream's first frame, either valid or with a stream error.
 fn headers(stream: u32, is_fine: bool) -> Vec<u8> {
     const HEADERS: u8 = 1;
     // POST http /, and a header that HTTP/2 does not have.
@@ -189,21 +189,20 @@ fn a_flood_of_stream_resets_ends_the_connection() {
     }
 }
 
-/// Begins as HTTP/2 wants it, and answers nothing from then on.
+/// Starts HTTP/2 correctly, and replies to nothing from then on.
 #[tokio::test(start_paused = true)]
 async fn a_connection_without_keepalive_replies_is_closed() {
     let address = serve(Routes::default(), CancellationToken::new()).await;
     let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
     silent.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
     let begin = Instant::now();
-    // Time is paused: it passes once nothing else can.
+    // Tokio's time is paused: it advances when every task is idle.
     silent.read_to_end(&mut Vec::new()).await.unwrap();
     let open = begin.elapsed();
     assert!((80..120).contains(&open.as_secs()), "{open:?}; its age would be an hour");
 }
 
-/// Nobody has to say who they are to ask for health or for reflection, so what they may take is
-/// bounded like a call.
+/// Health and reflection need no authentication, so their requests are bounded like calls.
 #[tokio::test]
 async fn unauthenticated_requests_are_bounded_in_size_and_time() {
     let server = Serving::start(&format!(
@@ -216,7 +215,7 @@ async fn unauthenticated_requests_are_bounded_in_size_and_time() {
             let answer = raw(address, &path, &grpc, body);
             tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time")
         };
-        // The length that a message begins with.
+        // The length prefix of a message.
         let too_large = [&[0][..], &(64 * 1024 + 1_u32).to_be_bytes()].concat();
         for method in ["Check", "Watch"] {
             let refused = ask(method, Some(too_large.clone())).await;

@@ -1,4 +1,4 @@
-//! Reflection: what it knows, and that a name that it does not know ends nothing.
+//! Reflection: the names that it knows, and that an unknown name does not end the stream.
 
 use prost::Message as _;
 use prost_types::FileDescriptorProto;
@@ -12,7 +12,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 use crate::support::child::Serving;
 use crate::support::connect;
 
-/// The same message in the other version, as the wire has it.
+/// The same message of the other protocol version, converted through the wire format.
 fn renamed<M: prost::Message + Default>(message: &impl prost::Message) -> M {
     M::decode(message.encode_to_vec().as_slice()).unwrap()
 }
@@ -38,7 +38,7 @@ fn shown(answer: MessageResponse) -> String {
     }
 }
 
-/// What is asked, and what comes of it.
+/// The requests, and their expected answers.
 fn cases() -> Vec<(Option<MessageRequest>, &'static str)> {
     use MessageRequest::{
         AllExtensionNumbersOfType, FileByFilename, FileContainingExtension, FileContainingSymbol,

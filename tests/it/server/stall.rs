@@ -1,25 +1,25 @@
-//! A server that stands still for a while, as one does whose processor time is spent: calls whose
-//! callers give up meanwhile cost the others of their connection nothing.
+//! A server that stalls for a while, as when its CPU quota is exhausted: calls whose callers give
+//! up meanwhile do not affect the others on their connection.
 
 use std::io::Write as _;
 use std::net::TcpStream;
 
 use order_query::pb::{OrderRef, Provider, WatchOrderRequest};
 
-use super::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, PREFACE, RESET, call, frame, knock};
+use super::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, PREFACE, RESET, call, dial, frame};
 use crate::support::child::Serving;
 use crate::support::question;
 
-/// As many calls as one connection may have under way beside a watch.
+/// The most concurrent calls that one connection may have beside a watch.
 const CALLS: u32 = 255;
 
 fn get(stream: u32) -> Vec<u8> {
     call(stream, None, "GetOrder", &question(Provider::Haoka, "shipped"))
 }
 
-/// A connection with a watch under way, on its first stream.
+/// A connection with an open watch, on its first stream.
 fn watching(server: &Serving) -> (TcpStream, Frames) {
-    let mut stream = knock(server.address);
+    let mut stream = dial(server.address);
     let mut frames = Frames::of(stream.try_clone().unwrap());
     let id = "shipped".to_owned();
     let order = OrderRef { provider: Provider::Haoka.into(), id, ..OrderRef::default() };
@@ -31,7 +31,7 @@ fn watching(server: &Serving) -> (TcpStream, Frames) {
 
 #[test]
 fn calls_canceled_during_a_stall_do_not_affect_their_connection() {
-    // Those that were there, and those that came in their place.
+    // The first calls, and those that replaced them.
     for rounds in [1, 3] {
         let server = Serving::start_with("", |command| {
             command.arg("--dev");
@@ -53,7 +53,7 @@ fn calls_canceled_during_a_stall_do_not_affect_their_connection() {
         let answer = frames.find(|frame| frame.kind == GOAWAY || frame.stream == last);
         let answer = answer.expect("the connection goes on");
         assert_eq!((answer.kind, answer.stream), (HEADERS, last), "{rounds}: {answer:?}");
-        // The watch is told when the server stops, and so was there until then.
+        // The watch is notified when the server stops, and so lived until then.
         server.child.signal("TERM");
         let told = frames.find(|frame| frame.stream == 1).expect("the watch goes on");
         assert_eq!((told.kind, told.flags & END_STREAM), (HEADERS, END_STREAM), "{told:?}");
@@ -62,8 +62,8 @@ fn calls_canceled_during_a_stall_do_not_affect_their_connection() {
     }
 }
 
-/// Who is answered before the message has come sends it all the same, and many may do so at one time:
-/// as many as a burst on a busy connection has, again and again.
+/// A client that is answered before it has sent its message still sends it, and many may do so at
+/// once: as many as a burst on a busy connection, repeatedly.
 #[test]
 fn messages_after_their_answers_do_not_affect_their_connection() {
     let server = Serving::start_with("", |command| {
@@ -74,7 +74,7 @@ fn messages_after_their_answers_do_not_affect_their_connection() {
     for round in 0..8 {
         let round_of: Vec<u32> = streams.by_ref().take(CALLS as usize).collect();
         let calls = round_of.iter().map(|&stream| call(stream, None, "NoSuchMethod", &()));
-        // All of a call but its last frame, and that frame.
+        // A call without its last frame, and that frame.
         let split = calls.map(|call| {
             let at = call.len() - (9 + 5);
             (call[..at].to_vec(), call[at..].to_vec())

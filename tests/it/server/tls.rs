@@ -1,4 +1,4 @@
-//! TLS on the callers' listener: who is let in, with what, and certificates that are swapped.
+//! TLS on the callers' listener: who is accepted, with what, and certificate rotation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +22,8 @@ use crate::support::scrape;
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
-/// Shakes hands, and waits for the server's first bytes: with TLS 1.3 a client hears only then
-/// that its certificate was refused.
+/// Performs a handshake, and waits for the server's first bytes: with TLS 1.3 a client learns only
+/// then that its certificate was refused.
 pub async fn handshake(
     server: &Serving,
     config: &Arc<ClientConfig>,
@@ -83,7 +83,7 @@ async fn callers_must_present_a_certificate_where_client_ca_file_is_set() {
     }
 }
 
-/// Whoever likes can make a handshake fail: it is told once a minute, by kind.
+/// Anyone can make a handshake fail: failures are logged once a minute, by kind.
 #[tokio::test]
 async fn failed_handshakes_are_logged_once_without_peer_content() {
     let (callers, strangers) = (Authority::new(), Authority::new());
@@ -98,7 +98,7 @@ async fn failed_handshakes_are_logged_once_without_peer_content() {
         ),
     ] {
         let mut secured = secured(Some(&callers));
-        // A probe that only looks whether the port is open.
+        // A probe that only checks whether the port is open.
         drop(TcpStream::connect(secured.server.address).await.unwrap());
         let trusted = trusts.unwrap_or(&secured.authority).pem.clone();
         let config = Arc::new(client(&trusted, BOTH, shows));
@@ -139,7 +139,7 @@ fn files<'a>(certificate: &'a Pair, key: &'a Pair) -> [(&'static str, &'a str); 
     [("tls.crt", &certificate.certificate), ("tls.key", &key.key)]
 }
 
-/// Which certificate a new handshake is shown.
+/// The certificate that a new handshake gets.
 async fn shown(server: &Serving, authority: &Authority) -> Vec<u8> {
     let config = Arc::new(client(&authority.pem, BOTH, None));
     let stream = handshake(server, &config).await.unwrap();
@@ -150,7 +150,7 @@ fn der(pair: &Pair) -> Vec<u8> {
     pair.der().0[0].to_vec()
 }
 
-/// What the metrics tell: when the certificate ends, and how often its files were taken and unfit.
+/// The metrics: when the certificate expires, and how often its files were reloaded and failed.
 async fn told(server: &Serving) -> (f64, f64, f64) {
     let page = scrape::page(server).await;
     let of = |series: &str| scrape::value(&page, series).unwrap();

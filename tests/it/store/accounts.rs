@@ -1,4 +1,4 @@
-//! What every store does with closed accounts, tokens and leases.
+//! What every store does with paused accounts, tokens and leases.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,58 +11,58 @@ use super::{Fixture, IN_FLIGHT, MINUTE, answer, assert_full, assert_paused, call
 
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Whether a call without limits may be made now.
-async fn knock(store: &Arc<dyn Store>, id: &str) -> Reservation {
+/// Reserves a call without limits.
+async fn reserve(store: &Arc<dyn Store>, id: &str) -> Reservation {
     store.reserve(&call(id, &[])).await.unwrap()
 }
 
 pub async fn a_pause_expires<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.pause(&"account".into(), WAIT, false).await.unwrap();
-    assert_paused::<F>(&knock(&store, "a").await, WAIT);
+    assert_paused::<F>(&reserve(&store, "a").await, WAIT);
     let other = Call { account: "another".into(), ..call("a", &[]) };
     assert_eq!(store.reserve(&other).await.unwrap(), Reservation::Reserved);
-    field.advance_almost(WAIT).await;
-    assert_paused::<F>(&knock(&store, "a").await, F::rest());
-    field.advance_the_rest().await;
+    fixture.advance_almost(WAIT).await;
+    assert_paused::<F>(&reserve(&store, "a").await, F::rest());
+    fixture.advance_the_rest().await;
     for id in ["a", "b", "c"] {
-        assert_eq!(knock(&store, id).await, Reservation::Reserved);
+        assert_eq!(reserve(&store, id).await, Reservation::Reserved);
     }
 }
 
 pub async fn a_paused_account_admits_one_probe_per_interval<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let probe = |id: &str| call(id, &[minute("w", 10)]);
     store.pause(&"account".into(), WAIT, true).await.unwrap();
     for n in 0..3 {
-        field.advance_almost(WAIT).await;
-        assert_paused::<F>(&knock(&store, "early").await, F::rest());
-        field.advance_the_rest().await;
+        fixture.advance_almost(WAIT).await;
+        assert_paused::<F>(&reserve(&store, "early").await, F::rest());
+        fixture.advance_the_rest().await;
         assert_eq!(
             store.reserve(&probe(&format!("probe {n}"))).await.unwrap(),
             Reservation::Reserved
         );
         assert_paused::<F>(&store.reserve(&probe("late")).await.unwrap(), WAIT);
     }
-    // A call that is kept out takes no slot.
+    // A refused call takes no slot.
     let spent = store.get(&"".into(), Some(&"w".into())).await.unwrap().unwrap().spent;
     assert_eq!(spent.len(), usize::from(WAIT < IN_FLIGHT + MINUTE) * 3);
     store.finish(&answer("account"), Outcome::Answered).await.unwrap();
     for id in ["a", "b"] {
-        assert_eq!(knock(&store, id).await, Reservation::Reserved);
+        assert_eq!(reserve(&store, id).await, Reservation::Reserved);
     }
 }
 
 pub async fn one_of_several_concurrent_probes_is_admitted<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.pause(&"account".into(), WAIT, true).await.unwrap();
-    field.advance(WAIT).await;
+    fixture.advance(WAIT).await;
     let takes = (0..50).map(|n| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { knock(&store, &format!("call {n}")).await })
+        tokio::spawn(async move { reserve(&store, &format!("call {n}")).await })
     });
     let takes = join_all(takes).await;
     assert_eq!(takes.iter().filter(|take| matches!(take, Ok(Reservation::Reserved))).count(), 1);
@@ -70,48 +70,48 @@ pub async fn one_of_several_concurrent_probes_is_admitted<F: Fixture>() {
 }
 
 pub async fn a_call_refused_by_a_full_window_is_no_probe<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let window = [minute("w", 1)];
     assert_eq!(store.reserve(&call("a", &window)).await.unwrap(), Reservation::Reserved);
     store.pause(&"account".into(), WAIT, true).await.unwrap();
-    field.advance(WAIT).await;
+    fixture.advance(WAIT).await;
     let refused = store.reserve(&call("b", &window)).await.unwrap();
     assert_full::<F>(&refused, Limit::PerMinute, IN_FLIGHT + MINUTE - WAIT);
-    assert_eq!(knock(&store, "c").await, Reservation::Reserved);
+    assert_eq!(reserve(&store, "c").await, Reservation::Reserved);
 }
 
 pub async fn a_repeated_pause_counts_from_then<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.pause(&"account".into(), WAIT, true).await.unwrap();
-    field.advance(WAIT / 2).await;
+    fixture.advance(WAIT / 2).await;
     store.pause(&"account".into(), WAIT, false).await.unwrap();
-    assert_paused::<F>(&knock(&store, "a").await, WAIT);
+    assert_paused::<F>(&reserve(&store, "a").await, WAIT);
     store.pause(&"account".into(), WAIT / 2, false).await.unwrap();
-    assert_paused::<F>(&knock(&store, "a").await, WAIT / 2);
-    field.advance(WAIT / 2).await;
+    assert_paused::<F>(&reserve(&store, "a").await, WAIT / 2);
+    fixture.advance(WAIT / 2).await;
     for id in ["a", "b"] {
-        assert_eq!(knock(&store, id).await, Reservation::Reserved);
+        assert_eq!(reserve(&store, id).await, Reservation::Reserved);
     }
 }
 
 pub async fn only_a_probe_resumes_an_account<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.finish(&answer("account"), Outcome::Answered).await.unwrap();
-    assert_eq!(knock(&store, "a").await, Reservation::Reserved);
+    assert_eq!(reserve(&store, "a").await, Reservation::Reserved);
     store.pause(&"another".into(), WAIT * 3, true).await.unwrap();
     for probe in [false, true] {
         store.pause(&"account".into(), WAIT, probe).await.unwrap();
-        // The answer to a call of before.
+        // The answer to an earlier call.
         store.finish(&answer("account"), Outcome::Answered).await.unwrap();
-        assert_paused::<F>(&knock(&store, "a").await, WAIT);
-        field.advance(WAIT).await;
-        assert_eq!(knock(&store, "probe").await, Reservation::Reserved);
+        assert_paused::<F>(&reserve(&store, "a").await, WAIT);
+        fixture.advance(WAIT).await;
+        assert_eq!(reserve(&store, "probe").await, Reservation::Reserved);
         store.finish(&answer("account"), Outcome::Answered).await.unwrap();
-        assert_eq!(knock(&store, "a").await, Reservation::Reserved);
-        assert_eq!(knock(&store, "b").await, Reservation::Reserved);
+        assert_eq!(reserve(&store, "a").await, Reservation::Reserved);
+        assert_eq!(reserve(&store, "b").await, Reservation::Reserved);
     }
     let other = Call { account: "another".into(), ..call("a", &[]) };
     assert_paused::<F>(&store.reserve(&other).await.unwrap(), WAIT);
@@ -124,8 +124,8 @@ pub fn token(value: &str) -> Token {
 }
 
 pub async fn load_returns_the_token_saved_last<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     assert_eq!(store.load("us").await.unwrap(), None);
     for value in ["first", "second"] {
         store.save("us", &token(value)).await.unwrap();
@@ -138,8 +138,8 @@ pub async fn load_returns_the_token_saved_last<F: Fixture>() {
 }
 
 pub async fn a_token_is_removed_only_if_unchanged<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.remove_if("us", &token("old")).await.unwrap();
     store.save("us", &token("new")).await.unwrap();
     store.save("them", &token("new")).await.unwrap();
@@ -153,8 +153,8 @@ pub async fn a_token_is_removed_only_if_unchanged<F: Fixture>() {
 }
 
 pub async fn a_lease_has_one_owner<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     for _ in 0..2 {
         assert!(store.lease("work", "we", MINUTE).await.unwrap());
         assert!(!store.lease("work", "they", MINUTE).await.unwrap());
@@ -163,23 +163,23 @@ pub async fn a_lease_has_one_owner<F: Fixture>() {
 }
 
 pub async fn a_lease_expires<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     assert!(store.lease("work", "we", WAIT).await.unwrap());
-    field.advance_almost(WAIT).await;
+    fixture.advance_almost(WAIT).await;
     assert!(!store.lease("work", "they", WAIT).await.unwrap());
-    // Once more by the same owner: it begins anew.
+    // Again by the same owner: the lease is renewed.
     assert!(store.lease("work", "we", WAIT).await.unwrap());
-    field.advance_almost(WAIT).await;
+    fixture.advance_almost(WAIT).await;
     assert!(!store.lease("work", "they", WAIT).await.unwrap());
-    field.advance_the_rest().await;
+    fixture.advance_the_rest().await;
     assert!(store.lease("work", "they", WAIT).await.unwrap());
     assert!(!store.lease("work", "we", WAIT).await.unwrap());
 }
 
 pub async fn only_the_owner_releases_a_lease<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.release("work", "we").await.unwrap();
     assert!(store.lease("work", "we", MINUTE).await.unwrap());
     store.release("work", "they").await.unwrap();
@@ -189,8 +189,8 @@ pub async fn only_the_owner_releases_a_lease<F: Fixture>() {
 }
 
 pub async fn one_of_several_concurrent_owners_gets_the_lease<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let owners = (0..50).map(|n| {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.lease("work", &n.to_string(), MINUTE).await.unwrap() })
@@ -200,10 +200,10 @@ pub async fn one_of_several_concurrent_owners_gets_the_lease<F: Fixture>() {
 }
 
 pub async fn a_pause_lasts_at_most_an_hour<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     for probe in [false, true] {
         store.pause(&"account".into(), Duration::from_hours(5), probe).await.unwrap();
-        assert_paused::<F>(&knock(&store, "a").await, Duration::from_hours(1));
+        assert_paused::<F>(&reserve(&store, "a").await, Duration::from_hours(1));
     }
 }

@@ -1,5 +1,5 @@
-//! That a store in a file survives what its process does not: these tests start this very binary
-//! again, as a process that they can kill, run out of space, and keep out.
+//! A file store survives what its process does not: these tests start this same binary again, as
+//! a process that they can kill, run out of space, and lock out.
 #![allow(clippy::print_stdout, reason = "how a process reports")]
 
 use std::env;
@@ -19,17 +19,17 @@ use super::{call, ended, minute, observed, recalled};
 use crate::support::child::exact;
 use crate::support::{CACHE_BYTES, manual_clock};
 
-/// Tells a process that it is one of these, and which file to open.
+/// Tells a child process its part, and which file to open.
 const PART: &str = "ORDER_QUERY_TEST_PART";
 const STORE_FILE: &str = "ORDER_QUERY_TEST_STORE";
 
-/// What stands before whatever a process reports.
+/// The prefix of everything that a process reports.
 const MARK: &str = "\u{1}";
 
-/// This binary once more, to run the one test that plays a part.
+/// This binary again, to run the test that is the child process.
 fn process(part: &str, path: &Path) -> Command {
     let mut command = Command::new("sh");
-    // A file that is too large is an error, and no end.
+    // Exceeding the file size limit is an error, and not fatal.
     command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(env::current_exe().unwrap());
     command.args([
         "--exact",
@@ -62,12 +62,12 @@ async fn the_child_process_runs_its_part() {
     }
 }
 
-/// For a day: no slot is free again while a test runs.
+/// For a day: no slot is freed while a test runs.
 fn day(key: &str) -> Window {
     Window { period: Duration::from_hours(24), ..minute(key, 1) }
 }
 
-/// Takes slots, several calls at a time, and reports each call that has its own.
+/// Reserves slots, several calls at a time, and reports each call that has one.
 async fn take_for_ever(path: &Path) {
     let store = Arc::new(File::open(path, CACHE_BYTES, Arc::new(SystemClock)).unwrap());
     let run = std::process::id();
@@ -142,7 +142,7 @@ fn a_full_disk_blocks_limited_calls_until_space_is_freed() {
     assert!(told.contains(&format!("{MARK}done")), "{told}");
 }
 
-/// Bounds the size of the files that this process writes; `None` takes the bound away.
+/// Limits the size of the files that this process writes; `None` removes the limit.
 fn bound_files(bytes: Option<u64>) {
     let bound = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
     let mut command = Command::new("prlimit");
@@ -163,13 +163,13 @@ async fn run_out_of_space(path: &Path) {
     store.put(&"known".into(), &ended(1, "known")).await.unwrap();
     store.reserve(&call("a", &full)).await.unwrap();
     drop(store);
-    // Opened anew: nothing but the file knows the order.
+    // Reopened: only the file has the order.
     let store = open();
     let dynamic = Arc::clone(&store) as Arc<dyn order_query::store::Store>;
     store.put(&"kept".into(), &observed(1, "kept")).await.unwrap();
 
     bound_files(Some(std::fs::metadata(path).unwrap().len()));
-    // Each with what takes room: one of them finds none.
+    // Each stores more: one of them runs out of space.
     let mut taken = 0;
     let refused = loop {
         let window = minute(&format!("{taken} {}", "x".repeat(2000)), 1);
@@ -182,7 +182,7 @@ async fn run_out_of_space(path: &Path) {
     assert_unavailable(&refused);
     let more = [minute(&format!("more {}", "x".repeat(100_000)), 1)];
     for attempt in 0..30 {
-        // What needs no room goes on.
+        // Operations that need no space still work.
         assert_eq!(store.peek(&"kept".into(), None).unwrap().state, Some(observed(1, "kept")));
         assert_eq!(recalled(&dynamic, "kept").await, Some(observed(1, "kept")));
         assert_eq!(recalled(&dynamic, "unknown").await, None);
@@ -191,7 +191,7 @@ async fn run_out_of_space(path: &Path) {
             store.reserve(&call("c", &full)).await.unwrap(),
             Reservation::Full(Limit::PerMinute, _)
         ));
-        // What does is refused, whether the disk is tried again or not.
+        // Those that need space are refused, whether the disk is retried or not.
         let refused = store.reserve(&call(&format!("refused {attempt}"), &more)).await;
         assert_unavailable(&refused.unwrap_err());
         assert_unavailable(
@@ -205,7 +205,7 @@ async fn run_out_of_space(path: &Path) {
     clock.advance(Duration::from_secs(16));
     let window = [minute(&format!("{taken} {}", "x".repeat(2000)), 1)];
     assert_eq!(store.reserve(&call("later", &window)).await.unwrap(), Reservation::Reserved);
-    // What was refused has taken nothing.
+    // Refused calls have taken no slots.
     assert_eq!(store.reserve(&call("later", &more)).await.unwrap(), Reservation::Reserved);
     store.put(&"kept".into(), &observed(2, "later")).await.unwrap();
     drop(dynamic);

@@ -1,4 +1,4 @@
-//! What version 0.1.0 stored, in a file and in Redis: it is read as what it is. See
+//! Data stored by version 0.1.0, in a file and in Redis, is still read. See
 //! `tests/stored/README.md` for how it was written.
 
 use std::fs;
@@ -27,7 +27,7 @@ fn clock() -> ManualClock {
     ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_934_598))
 }
 
-/// What both hold, to the last thing.
+/// The complete content of both.
 async fn assert_read(store: &dyn Store, clock: &ManualClock) {
     for (account, id, status, terminal) in [
         (HAOKA, "settled", OrderStatus::Settled, true),

@@ -1,4 +1,4 @@
-//! What the store in a file does with files: those of others, damaged ones, old ones.
+//! How the file store handles files: foreign, damaged and old ones.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -22,7 +22,7 @@ const SLOTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("slots");
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// A folder, and the file that is not there yet.
+/// A folder, and a file that does not exist yet.
 fn place() -> (TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.redb");
@@ -54,7 +54,7 @@ async fn fill(store: &dyn Store) {
     store.reserve(&call("last", &[minute("w", 4)])).await.unwrap();
 }
 
-/// Whether everything is there.
+/// Whether everything is stored.
 async fn is_whole(store: &dyn Store) -> bool {
     let state = async |order: &str| match store.get(&order.into(), Some(&"w".into())).await {
         Ok(Some(known)) if known.spent.len() == 4 => known.state,
@@ -67,7 +67,7 @@ async fn is_whole(store: &dyn Store) -> bool {
         && store.reserve(&knock).await == Ok(Reservation::Paused(MINUTE))
 }
 
-/// That the file is refused, for this reason, and stays as it was.
+/// The file is refused, for this reason, and unchanged.
 fn assert_refused(path: &Path, reason: &str) {
     let before = fs::read(path).unwrap();
     let problem = refusal(path);
@@ -126,7 +126,7 @@ fn a_table_of_another_type_is_refused() {
     assert_refused(&path, "is damaged");
 }
 
-/// Whether a damaged file is refused. If not, the damage must be where nothing is remembered.
+/// Whether a damaged file is refused. If not, the damage must be outside of the stored data.
 async fn is_refused(path: &Path, damaged: &[u8]) -> bool {
     fs::write(path, damaged).unwrap();
     match open(path) {
@@ -155,7 +155,7 @@ async fn a_file_with_a_flipped_bit_is_refused_or_intact() {
     let (_folder, path) = place();
     for bytes in filled(&path).await {
         let mut refused = 0;
-        // The pages in use are somewhere among those that are not empty.
+        // The pages in use are among those that are not empty.
         let used = (512..bytes.len()).filter(|at| bytes[*at] != 0).step_by(199);
         for at in used {
             let mut damaged = bytes.clone();
@@ -231,7 +231,7 @@ fn a_new_file_is_accessible_to_its_owner_only() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// Does something to a file that no store has open.
+/// Modifies a file that no store has open.
 fn raw<T>(path: &Path, work: impl FnOnce(&Database) -> T) -> T {
     work(&Database::open(path).unwrap())
 }
@@ -307,7 +307,7 @@ async fn an_unreadable_order_is_an_error_and_not_unknown() {
     });
     let store = open(&path).unwrap();
     assert_unavailable(&store.get(&"open".into(), None).await.unwrap_err());
-    // It may be terminal, so nothing takes its place.
+    // It may be terminal, so nothing replaces it.
     assert_unavailable(&store.put(&"open".into(), &observed(9, "later")).await.unwrap_err());
     assert_unavailable(&store.get(&"open".into(), None).await.unwrap_err());
     assert!(store.get(&"ended".into(), None).await.unwrap().is_some());
@@ -331,7 +331,7 @@ async fn reopening_the_file_never_frees_a_slot_early() {
     store.pause(&"closed".into(), MINUTE + Duration::from_nanos(1), true).await.unwrap();
     drop(store);
     let store = open();
-    // To the next whole millisecond, and no more.
+    // Rounded up to the next millisecond, and no more.
     let more = Duration::from_nanos(999_999);
     let full = store.reserve(&call("b", &windows)).await.unwrap();
     assert_eq!(full, Reservation::Full(Limit::PerMinute, IN_FLIGHT + MINUTE + more));

@@ -1,4 +1,4 @@
-//! What stores hold in memory: bytes, and as many as are set.
+//! What stores hold in memory: as many bytes as configured.
 #![allow(clippy::print_stdout, reason = "how a process reports")]
 
 use std::env;
@@ -17,14 +17,14 @@ use crate::support::redis_server::RedisServer;
 use crate::support::scrape::{page, value};
 use crate::support::{CACHE_BYTES, bare_client, peak_memory};
 
-/// An order of so many bytes.
+/// An order of this many bytes.
 fn large(seconds: i64, bytes: usize) -> Order {
     observed(seconds, &"x".repeat(bytes))
 }
 
 pub async fn cached_orders_are_bounded_by_their_bytes<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     assert_eq!(store.held(), Held::default());
     for number in 0..200 {
         store.put(&number.to_string().into(), &large(number, CACHE_BYTES / 100)).await.unwrap();
@@ -40,8 +40,8 @@ pub async fn cached_orders_are_bounded_by_their_bytes<F: Fixture>() {
 }
 
 pub async fn spent_calls_in_memory_are_counted<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     for id in ["1", "2"] {
         store.reserve(&call(id, &[minute("w", 9)])).await.unwrap();
     }
@@ -61,10 +61,10 @@ async fn terminal_orders_are_outside_the_memory_stores_cache_bound() {
     assert!(recalled(&store, "0").await.is_some());
 }
 
-/// Tells a process that it is to hold many orders.
+/// Tells a child process to cache many orders.
 const PART: &str = "ORDER_QUERY_TEST_HOLDS";
 
-/// How many bytes it is to hold.
+/// How many bytes it may cache.
 const MANY: usize = 64 << 20;
 
 /// Not a test by itself: the process that the test below starts.

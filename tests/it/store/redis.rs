@@ -1,4 +1,4 @@
-//! The shared store as the contract's checks want it: alone on a server, its time moved by hand.
+//! The shared store as the contract's checks need it: alone on a server, its time advanced by hand.
 
 mod faults;
 mod live_calls;
@@ -46,7 +46,7 @@ impl Fixture for RedisStore {
         self.clock.advance(by);
     }
 
-    /// Another replica takes its place.
+    /// Another replica replaces it.
     async fn restart(self) -> Self {
         Self::open(self.server, self.clock)
     }

@@ -1,5 +1,5 @@
-//! What every store does with a call from its reservation to its end: its lease, and what its answer
-//! brings.
+//! What every store does with a call from its reservation to its end: its lease, and the effects of
+//! its answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn leased(id: &str, order: &str) -> Call {
         owner: id.to_owned(),
         life: MINUTE,
         order: order.into(),
-        // Nothing of the future is unseen.
+        // No state can be newer than this.
         seen: observed(1_000_000, "").observe_time,
     };
     Call { lease: Some(lease), ..call(id, &[minute("w", 9)]) }
@@ -29,28 +29,28 @@ async fn reserve(store: &Arc<dyn Store>, call: &Call) -> Reservation {
 }
 
 pub async fn one_owner_at_a_time_holds_the_lease_of_an_order<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     for _ in 0..2 {
         assert_eq!(reserve(&store, &leased("we", "a")).await, Reservation::Reserved);
         assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Leased);
     }
     assert_eq!(reserve(&store, &leased("they", "b")).await, Reservation::Reserved);
-    // The call that was kept out took no slot.
+    // The refused call took no slot.
     assert_eq!(store.spent(&"w".into()).await.unwrap().len(), 2);
-    field.advance_almost(MINUTE).await;
+    fixture.advance_almost(MINUTE).await;
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Leased);
-    // Reserved again, it begins anew.
+    // A repeated reservation renews the lease.
     assert_eq!(reserve(&store, &leased("we", "a")).await, Reservation::Reserved);
-    field.advance(MINUTE / 2).await;
+    fixture.advance(MINUTE / 2).await;
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Leased);
     store.release("a lease", "we").await.unwrap();
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Reserved);
 }
 
 pub async fn a_call_is_refused_when_an_answer_arrived_meanwhile<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let seen = |id: &str, seen: Option<i64>| {
         let call = leased(id, "a");
         let seen = seen.and_then(|seconds| observed(seconds, "").observe_time);
@@ -70,12 +70,12 @@ pub async fn a_call_is_refused_when_an_answer_arrived_meanwhile<F: Fixture>() {
 }
 
 pub async fn a_refused_call_holds_no_lease<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let full = Call { windows: vec![minute("full", 1)], ..leased("we", "a") };
     assert_eq!(reserve(&store, &call("first", &full.windows)).await, Reservation::Reserved);
-    let kept_out = reserve(&store, &full).await;
-    assert_full::<F>(&kept_out, Limit::PerMinute, IN_FLIGHT + MINUTE);
+    let refused = reserve(&store, &full).await;
+    assert_full::<F>(&refused, Limit::PerMinute, IN_FLIGHT + MINUTE);
     assert_eq!(reserve(&store, &leased("they", "a")).await, Reservation::Reserved);
     store.pause(&"account".into(), MINUTE, false).await.unwrap();
     assert_paused::<F>(&reserve(&store, &leased("we", "b")).await, MINUTE);
@@ -84,12 +84,12 @@ pub async fn a_refused_call_holds_no_lease<F: Fixture>() {
 }
 
 pub async fn a_found_state_is_stored_and_releases_the_lease<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     for (id, state) in [("1", observed(1, "open")), ("2", ended(2, "end"))] {
         let finished = leased(id, "a");
         assert_eq!(reserve(&store, &finished).await, Reservation::Reserved);
-        // Only its own: a call that found nothing leaves the lease to be released.
+        // Only its own: a call that found nothing does not release the lease.
         store.finish(&finished, Outcome::Counted).await.unwrap();
         store.finish(&finished, Outcome::Answered).await.unwrap();
         assert_eq!(reserve(&store, &leased("other", "a")).await, Reservation::Leased);
@@ -101,15 +101,15 @@ pub async fn a_found_state_is_stored_and_releases_the_lease<F: Fixture>() {
     let earlier = observed(3, "after the end");
     store.finish(&late, Outcome::Found(&"a".into(), &earlier)).await.unwrap();
     assert_eq!(recalled(&store, "a").await, Some(ended(2, "end")), "put's own rules apply");
-    // A lease that is another's by now stays.
+    // A lease that has a new owner is kept.
     assert_eq!(reserve(&store, &leased("other", "a")).await, Reservation::Reserved);
     store.finish(&late, Outcome::Found(&"a".into(), &earlier)).await.unwrap();
     assert_eq!(reserve(&store, &leased("third", "a")).await, Reservation::Leased);
 }
 
 pub async fn finish_returns_the_calls_spent_of_the_orders_own_limit<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     let state = observed(1, "");
     for n in 1..=3 {
         let finished = call(&n.to_string(), &[minute("w", 9), own("of a", 9)]);
@@ -127,14 +127,14 @@ pub async fn finish_returns_the_calls_spent_of_the_orders_own_limit<F: Fixture>(
     assert_eq!(reserve(&store, &without).await, Reservation::Reserved);
     let spent = store.finish(&without, Outcome::Found(&"a".into(), &state)).await.unwrap();
     assert!(spent.is_empty());
-    // Finished, a slot is free a period later.
-    field.advance(MINUTE + Duration::from_secs(1)).await;
+    // Once finished, a slot is freed a period later.
+    fixture.advance(MINUTE + Duration::from_secs(1)).await;
     assert!(store.spent(&"of a".into()).await.unwrap().is_empty());
 }
 
 pub async fn only_an_answer_about_the_order_resumes_an_account<F: Fixture>() {
-    let field = F::start().await;
-    let store = field.store();
+    let fixture = F::start().await;
+    let store = fixture.store();
     store.pause(&"account".into(), MINUTE, true).await.unwrap();
     let (probe, state) = (call("probe", &[]), observed(1, ""));
     for (outcome, resumes) in [
@@ -143,7 +143,7 @@ pub async fn only_an_answer_about_the_order_resumes_an_account<F: Fixture>() {
         (Outcome::Found(&"a".into(), &state), true),
     ] {
         store.pause(&"account".into(), MINUTE, true).await.unwrap();
-        field.advance(MINUTE).await;
+        fixture.advance(MINUTE).await;
         assert_eq!(reserve(&store, &probe).await, Reservation::Reserved);
         store.finish(&probe, outcome).await.unwrap();
         let next = reserve(&store, &call("next", &[])).await;

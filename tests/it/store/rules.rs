@@ -1,5 +1,5 @@
-//! That a vendor never sees more calls than its limit, whatever happens: properties of the store
-//! in memory, whose rules the others share or repeat.
+//! A vendor never gets more calls than its limit, whatever happens: properties of the memory store,
+//! whose rules the others share or repeat.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -21,15 +21,15 @@ const IN_FLIGHT: Duration = Duration::from_secs(10);
 enum Event {
     /// Time passes.
     Wait(Duration),
-    /// A call is made. The vendor counts it that part of a thousand into its flight.
+    /// A call is made. The vendor counts it after this per mille of its time in flight.
     Call(u32),
-    /// An answer comes for the oldest call under way, and is noted.
+    /// An answer arrives for the oldest call in flight, and is recorded.
     Answer,
-    /// An answer comes for the newest one.
+    /// An answer arrives for the newest one.
     LateAnswer,
-    /// The oldest call under way is forgotten: a crash, a lost write.
+    /// The oldest call in flight is forgotten: a crash, a lost write.
     Lose,
-    /// A slot is taken, and given back: nothing was sent.
+    /// A slot is reserved, and canceled: nothing was sent.
     Change,
 }
 
@@ -46,7 +46,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A call on its way.
+/// A call in flight.
 struct Flight {
     call: Call,
     sent: SystemTime,
@@ -121,7 +121,7 @@ impl Scene {
         }
     }
 
-    /// A call that is out of time cannot be answered any more.
+    /// A call that has timed out cannot be answered any more.
     fn give_up(&mut self) {
         let now = self.clock.now();
         while self.under_way.front().is_some_and(|flight| flight.sent + IN_FLIGHT < now) {

@@ -1,4 +1,4 @@
-//! An authority of a test's own, and the certificates that it gives out.
+//! A test's certificate authority, and the certificates that it issues.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,10 +16,10 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion
 use tonic::transport::{Channel, Endpoint, Error, Uri};
 use tower::service_fn;
 
-/// The versions of TLS that are spoken.
+/// The supported versions of TLS.
 pub const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
-/// An authority that no system knows.
+/// An authority that no system trusts.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate.
@@ -42,7 +42,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// An authority that this one vouches for.
+    /// An intermediate authority signed by this one.
     pub fn subordinate(&self) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -57,7 +57,7 @@ impl Authority {
         self.issue_as(names, CertificateParams::default())
     }
 
-    /// The same, good until the first moment of that day.
+    /// The same, valid until the first moment of that day.
     pub fn issue_until(&self, names: &[&str], [year, month, day]: [u16; 3]) -> Pair {
         let mut params = CertificateParams::default();
         let [month, day] = [month, day].map(|part| u8::try_from(part).unwrap());
@@ -65,7 +65,7 @@ impl Authority {
         self.issue_as(names, params)
     }
 
-    /// The same, good from the first moment of one year to that of another.
+    /// The same, valid from the first moment of one year to that of another.
     pub fn issue_between(&self, names: &[&str], [begin, end]: [i32; 2]) -> Pair {
         let mut params = CertificateParams::default();
         params.not_before = rcgen::date_time_ymd(begin, 1, 1);
@@ -97,15 +97,15 @@ impl Pair {
         (chain.collect::<Result<_, _>>().unwrap(), key)
     }
 
-    /// Writes both into a folder, as Kubernetes names them.
+    /// Writes both into a folder, with the names that Kubernetes uses.
     pub fn write(&self, folder: &Path) {
         std::fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
         std::fs::write(folder.join("tls.key"), &self.key).unwrap();
     }
 }
 
-/// A client that trusts this authority, speaks these versions, and shows a certificate, if it has
-/// one.
+/// A client that trusts this authority, supports these versions, and presents a certificate, if it
+/// has one.
 pub fn client(
     authority: &str,
     versions: &[&'static SupportedProtocolVersion],

@@ -1,5 +1,5 @@
-//! The real binary as a child process: arguments in, lines out. Every wait on it is bounded, and
-//! one that is dropped is killed.
+//! The real binary as a child process: arguments in, lines out. Every wait for it is bounded, and
+//! dropping it kills it.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -12,25 +12,25 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a child may take to say or do what a test waits for.
+/// How long a child may take to do what a test waits for.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The binary with these arguments, and none of the environment's settings.
+/// The binary with these arguments, and none of the settings in the environment.
 pub fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
-    // `make siege` names one that is built for release.
+    // `make siege` uses a release build.
     let built = env!("CARGO_BIN_EXE_order-query").to_owned();
     let mut command = Command::new(std::env::var("SIEGE_BINARY").unwrap_or(built));
     command.args(arguments).env_remove("ORDER_QUERY_CONFIG").env_remove("ORDER_QUERY_LOG");
     command
 }
 
-/// The name of a test, given its `module_path!()`, as this binary takes it after `--exact`.
+/// The name of a test, given its `module_path!()`, as `--exact` requires it.
 pub fn exact(module_path: &str, test: &str) -> String {
     let (_, module) = module_path.split_once("::").unwrap();
     format!("{module}::{test}")
 }
 
-/// What a child said that has ended.
+/// The exit code and output of a child.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -55,7 +55,7 @@ impl Child {
         Self::start_into(command, Stdio::piped(), Stdio::piped())
     }
 
-    /// Starts one whose streams go where the test says; of those that are no pipes no line comes.
+    /// Starts one with these streams; those that are not pipes yield no lines.
     pub fn start_into(mut command: Command, out: Stdio, err: Stdio) -> Self {
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         let mut process = command.spawn().unwrap();
@@ -70,16 +70,16 @@ impl Child {
 
     /// Sends a signal: `TERM` or `INT`.
     pub fn signal(&self, name: &str) {
-        // The shell's own `kill` is everywhere.
+        // The shell's builtin `kill` is always available.
         let kill = format!("kill -{name} {}", self.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits for it to exit.
     pub fn end(mut self) -> Ended {
         let out = self.out.rest().to_owned();
         let err = self.err.rest().to_owned();
-        // Both pipes are closed, so it is about to end, if it has not.
+        // Both pipes are closed, so it has exited or is about to.
         let code = self.process.wait().unwrap().code();
         Ended { code, out, err }
     }
@@ -87,7 +87,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Fails where it has ended, which is as well.
+        // Fails if it has exited, which is fine.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -125,7 +125,7 @@ impl Lines {
         }
     }
 
-    /// Waits for a line that has this in it.
+    /// Waits for a line that contains this.
     pub fn with(&mut self, text: &str) -> String {
         while let Some(line) = self.next() {
             if line.contains(text) {
@@ -135,7 +135,7 @@ impl Lines {
         panic!("{text:?} was never written, but:\n{}", self.seen)
     }
 
-    /// The line that has this in it: one that has come before, or else the next one.
+    /// The line that contains this: an earlier one, or else the next one.
     pub fn ever(&mut self, text: &str) -> String {
         let before = self.seen.lines().find(|line| line.contains(text)).map(str::to_owned);
         before.unwrap_or_else(|| self.with(text))
@@ -159,14 +159,14 @@ pub struct Serving {
 /// The listeners of a test: free ports.
 pub const LISTEN: &str = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
 
-/// These tables beside the listeners, for a server that ends without a delay unless they say so.
+/// These tables and the listeners, for a server that stops without a delay unless they set one.
 pub fn with_listeners(config: &str) -> String {
     let at_once = if config.contains("drain_delay") { "" } else { "server.drain_delay = \"0s\"\n" };
     format!("{LISTEN}{at_once}{config}")
 }
 
 impl Serving {
-    /// Serves with these tables, beside the listeners.
+    /// Serves with these tables and the listeners.
     pub fn start(config: &str) -> Self {
         Self::start_with(config, |_| {})
     }
@@ -188,7 +188,7 @@ impl Serving {
         format!("http://{}", self.address)
     }
 
-    /// `order-query get` asks this server.
+    /// Runs `order-query get` against this server.
     pub fn get(&self, arguments: &[&str]) -> Ended {
         Child::start(self.get_command(arguments)).end()
     }
@@ -199,21 +199,21 @@ impl Serving {
         command
     }
 
-    /// Stops it in peace and waits for its end.
+    /// Stops it gracefully and waits for it to exit.
     pub fn stop(self) -> Ended {
         self.child.signal("TERM");
         self.child.end()
     }
 }
 
-/// Writes a configuration into the directory. Gives back its path.
+/// Writes a configuration into the directory. Returns its path.
 pub fn write(directory: &TempDir, config: &str) -> String {
     let path = directory.path().join("order-query.toml");
     std::fs::write(&path, config).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// An address out of a log line, in either format.
+/// An address from a log line, in either format.
 fn at(line: &str, name: &str) -> SocketAddr {
     let text = if let Ok(line) = serde_json::from_str::<Value>(line) {
         line[name].as_str().map(str::to_owned)

@@ -1,5 +1,5 @@
-//! A collector of spans that a test plays: it takes OTLP over gRPC as it is told to, and remembers
-//! what it was sent.
+//! A simulated collector of spans: it accepts OTLP over gRPC, behaves as configured, and records
+//! what it receives.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,22 +24,22 @@ use tonic::{Request, Response, Status};
 use crate::support::child::PATIENCE;
 use crate::support::serve;
 
-/// What the collector does with what it is sent.
+/// How the collector responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub enum Behavior {
     Takes,
-    /// With a status of the sender's own layer.
+    /// With a status of the transport.
     Unavailable,
-    /// Takes all but so many.
+    /// Rejects this many spans.
     Refuses(i64),
     /// Never answers.
     Hangs,
 }
 
-/// A message that came.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Message {
-    pub mood: Mood,
+    pub behavior: Behavior,
     pub metadata: MetadataMap,
     pub request: ExportTraceServiceRequest,
 }
@@ -51,7 +51,7 @@ pub struct Span {
     pub kind: SpanKind,
     pub trace: String,
     pub id: String,
-    /// Empty where it is the first of its trace.
+    /// Empty for the root of a trace.
     pub parent: String,
     pub state: String,
     pub failed: bool,
@@ -61,16 +61,16 @@ pub struct Span {
 /// The collector.
 #[derive(Clone)]
 pub struct Collector {
-    mood: Arc<Mutex<Mood>>,
+    behavior: Arc<Mutex<Behavior>>,
     messages: watch::Sender<Vec<Message>>,
 }
 
 impl Collector {
     pub fn new() -> Self {
-        Self { mood: Arc::new(Mutex::new(Mood::Takes)), messages: watch::Sender::default() }
+        Self { behavior: Arc::new(Mutex::new(Behavior::Takes)), messages: watch::Sender::default() }
     }
 
-    /// Starts in plaintext. Gives back where, as well.
+    /// Starts in plaintext. Returns its address as well.
     pub async fn start() -> (Self, SocketAddr) {
         let collector = Self::new();
         let routes = Routes::new(collector.service());
@@ -81,26 +81,26 @@ impl Collector {
         TraceServiceServer::new(self.clone())
     }
 
-    pub fn is(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+    pub fn set(&self, behavior: Behavior) {
+        *self.behavior.lock().unwrap() = behavior;
     }
 
     pub fn messages(&self) -> Vec<Message> {
         self.messages.borrow().clone()
     }
 
-    /// The spans that came while the collector was of that mood.
-    pub fn spans_while(&self, mood: Mood) -> Vec<Span> {
+    /// The spans that arrived while the collector behaved that way.
+    pub fn spans_while(&self, behavior: Behavior) -> Vec<Span> {
         let messages = self.messages();
-        let messages = messages.iter().filter(|message| message.mood == mood);
+        let messages = messages.iter().filter(|message| message.behavior == behavior);
         let resources = messages.flat_map(|message| &message.request.resource_spans);
         let scopes = resources.flat_map(|spans| &spans.scope_spans);
         scopes.flat_map(|spans| &spans.spans).map(Span::from).collect()
     }
 
-    /// The spans that it has taken.
+    /// The spans that it has accepted.
     pub fn spans(&self) -> Vec<Span> {
-        self.spans_while(Mood::Takes)
+        self.spans_while(Behavior::Takes)
     }
 
     /// Waits for a span of that name.
@@ -115,8 +115,8 @@ impl Collector {
         }
     }
 
-    /// Waits for so many messages.
-    pub async fn was_sent(&self, messages: usize) {
+    /// Waits for this many messages.
+    pub async fn until_sent(&self, messages: usize) {
         let mut news = self.messages.subscribe();
         let enough = news.wait_for(|all| all.len() >= messages);
         tokio::time::timeout(PATIENCE, enough).await.unwrap().unwrap();
@@ -129,15 +129,15 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mood = *self.mood.lock().unwrap();
+        let behavior = *self.behavior.lock().unwrap();
         let metadata = request.metadata().clone();
-        let message = Message { mood, metadata, request: request.into_inner() };
+        let message = Message { behavior, metadata, request: request.into_inner() };
         self.messages.send_modify(|all| all.push(message));
-        let rejected_spans = match mood {
-            Mood::Takes => 0,
-            Mood::Refuses(spans) => spans,
-            Mood::Unavailable => return Err(Status::unavailable("a text of the collector's")),
-            Mood::Hangs => std::future::pending().await,
+        let rejected_spans = match behavior {
+            Behavior::Takes => 0,
+            Behavior::Refuses(spans) => spans,
+            Behavior::Unavailable => return Err(Status::unavailable("a text of the collector's")),
+            Behavior::Hangs => std::future::pending().await,
         };
         let refused = ExportTracePartialSuccess { rejected_spans, ..Default::default() };
         Ok(Response::new(ExportTraceServiceResponse { partial_success: Some(refused) }))
@@ -161,7 +161,7 @@ impl From<&proto::Span> for Span {
     }
 }
 
-/// The attributes, numbers as words.
+/// The attributes, numbers as strings.
 pub fn words(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let word =
         |attribute: &KeyValue| match attribute.value.as_ref().and_then(|value| value.value.clone())

@@ -1,5 +1,5 @@
-//! The vendors as their fixtures describe them (`tests/fixtures/README.md`): accounts, questions and answers for
-//! tests that are about every vendor, and for those that are about none.
+//! The vendors as their fixtures describe them (`tests/fixtures/README.md`): accounts, requests and answers for
+//! tests about every vendor, and for those about none in particular.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +34,7 @@ pub struct Vendor {
 pub struct Sheet {
     /// The order of `order.answer.json`.
     pub id: String,
-    /// Where the id stands in the answer.
+    /// The path of the id in the answer.
     pub id_at: String,
     #[serde(default)]
     pub machine_no: String,
@@ -43,7 +43,7 @@ pub struct Sheet {
     /// Calls other than the one for the order, by name.
     #[serde(default)]
     pub calls: BTreeMap<String, Call>,
-    /// With which HTTP status an answer of the fixtures comes, where that is not 200; by the file's name.
+    /// The HTTP status of a fixture's answer, where it is not 200; by file name.
     #[serde(default)]
     pub status: BTreeMap<String, u16>,
 }
@@ -52,9 +52,9 @@ pub struct Sheet {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Call {
-    /// What its path begins with.
+    /// The prefix of its path.
     pub path: String,
-    /// What the vendor answers as a rule.
+    /// The vendor's default answer.
     pub answer: String,
 }
 
@@ -90,7 +90,7 @@ impl Vendor {
         serde_json::from_str(&self.text(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
     }
 
-    /// The names of the fixtures that end so, without that end.
+    /// The names of the fixtures with that suffix, without the suffix.
     pub fn files(&self, end: &str) -> Vec<String> {
         let entries = fs::read_dir(&self.folder).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -105,18 +105,18 @@ impl Vendor {
         self.json("order.answer.json")
     }
 
-    /// The order that the documented answer becomes.
+    /// The order that the documented answer maps to.
     pub fn expected(&self) -> Value {
         self.json("order.expected.json")
     }
 
-    /// What each call's path begins with; the order call's is whatever is left.
+    /// The path prefix of each call; the order call has all other paths.
     pub fn paths(&self) -> BTreeMap<&str, &str> {
         let others = self.sheet.calls.iter().map(|(name, call)| (name.as_str(), &*call.path));
         others.chain([(ORDER_CALL, "")]).collect()
     }
 
-    /// An account of that name at the vendor, at that address, changed as the test likes.
+    /// An account of that name at the vendor, at that address, changed by the test.
     pub fn account(
         &self,
         name: &str,
@@ -131,11 +131,11 @@ impl Vendor {
         format!("[accounts.{name}]\n{}", lines.collect::<String>())
     }
 
-    /// The question for the documented order.
+    /// The request for the documented order.
     pub fn question(&self) -> GetOrderRequest {
         GetOrderRequest {
             machine_no: self.sheet.machine_no.clone(),
-            // Always asked for anew, whatever the server keeps.
+            // Always fetched live, whatever the server has cached.
             max_age: Some(prost_types::Duration::default()),
             ..question(self.provider, &self.sheet.id)
         }
@@ -146,12 +146,12 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// An account at each vendor, called as the vendor is, at one address. `more` is set for each of them.
+/// An account at each vendor, named like the vendor, at one address. `more` is set for each of them.
 pub fn accounts(url: &str, more: &str) -> String {
     accounts_changed(url, more, |_| {})
 }
 
-/// The same, each changed as the test likes.
+/// The same, each changed by the test.
 pub fn accounts_changed(
     url: &str,
     more: &str,
@@ -169,7 +169,7 @@ pub fn accounts_changed(
     vendors().iter().map(account).collect()
 }
 
-/// An answer that is order 54 at each of the vendors, and what their other calls are answered with.
+/// An answer that is order 54 at each of the vendors, and the answer to their other calls.
 pub static ANSWER: LazyLock<String> = LazyLock::new(|| {
     let mut whole = json!({});
     for vendor in vendors() {
@@ -184,7 +184,7 @@ pub static ANSWER: LazyLock<String> = LazyLock::new(|| {
     whole.to_string()
 });
 
-/// How many calls it takes to ask each vendor for an order, the first time.
+/// How many calls the first order of each vendor takes.
 pub fn first_calls() -> usize {
     vendors().iter().map(|vendor| 1 + vendor.sheet.calls.len()).sum()
 }
@@ -200,7 +200,7 @@ fn merge(whole: &mut Value, part: Value) {
     }
 }
 
-/// The JSON with `raw` in the place of the member at that pointer, to the letter; without the
+/// The JSON with `raw` verbatim in place of the member at that pointer; without the
 /// member where `raw` is none.
 pub fn with_member(sample: &Value, at: &str, raw: Option<&str>) -> String {
     const PLACE: &str = "@@PLACE@@";
@@ -209,7 +209,7 @@ pub fn with_member(sample: &Value, at: &str, raw: Option<&str>) -> String {
     edited.to_string().replace(&format!("\"{PLACE}\""), raw.unwrap_or_default())
 }
 
-/// Puts the value at that pointer; takes away what is there where it is none.
+/// Sets the value at that pointer; removes the member if it is none.
 pub fn put(json: &mut Value, at: &str, value: Option<Value>) {
     let (parent, name) = at.rsplit_once('/').unwrap();
     let parent = json.pointer_mut(parent).unwrap_or_else(|| panic!("{at} has no parent"));

@@ -1,4 +1,4 @@
-//! A vendor's module without a vendor: what it answers is the test's own function, and each call goes through
+//! A vendor's module without a vendor: a function of the test gives its answers, and each call goes through
 //! the gate as every vendor's does.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ type Answer = BoxFuture<'static, Result<Order, Error>>;
 pub struct FakeVendor {
     rules: Rules,
     check: fn(&str),
-    /// How far a call got that fails.
+    /// How far a failing call got.
     failed: Delivery,
     answer: Box<dyn Fn(Query) -> Answer + Send + Sync>,
 }
@@ -33,10 +33,10 @@ impl FakeVendor {
     /// The account's name, where the vendor stands alone.
     pub const ACCOUNT: &str = "fake";
 
-    /// The provider that the account is of: any, for the module is asked and not the vendor.
+    /// The provider of the account: any, since the vendor is not called.
     pub const PROVIDER: Provider = Provider::Haoka;
 
-    /// No limits, and every question is for the vendor.
+    /// No limits, and every request goes to the vendor.
     pub const RULES: Rules = Rules {
         freshness: Duration::ZERO,
         calls_per_minute: None,
@@ -53,7 +53,7 @@ impl FakeVendor {
         Self { rules: Self::RULES, check: |_| {}, failed: Delivery::Unknown, answer }
     }
 
-    /// With rules of its own.
+    /// With these rules.
     pub fn ruled(self, rules: Rules) -> Self {
         Self { rules, ..self }
     }
@@ -63,7 +63,7 @@ impl FakeVendor {
         Self { check, ..self }
     }
 
-    /// Whose calls never arrive where they fail.
+    /// Its failing calls never reach the vendor.
     pub fn never_reached(self) -> Self {
         Self { failed: Delivery::NotSent, ..self }
     }

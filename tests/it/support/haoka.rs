@@ -1,6 +1,6 @@
-//! An account at Haoka, for tests that need a vendor with limits and are about none.
+//! An account at Haoka, for tests that need any vendor with limits.
 
-/// Haoka's answer about an order that is not done.
+/// Haoka's answer for an order that is not terminal.
 pub const OPEN: &str = r#"{"code":0,"data":{"orderStatus":"已发货"}}"#;
 
 /// An account of that name at Haoka.

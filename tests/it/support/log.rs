@@ -1,4 +1,4 @@
-//! The log of a test's own thread.
+//! The log of a test's thread.
 
 use std::io;
 use std::sync::{Arc, Mutex};

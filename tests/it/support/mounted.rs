@@ -1,5 +1,5 @@
-//! A folder of secrets as Kubernetes mounts one: each file is a link into a folder that is itself a
-//! link, and a change swaps that one. Used by the tests of files that change.
+//! A folder of secrets as Kubernetes mounts it: each file is a link into a folder that is itself a
+//! link, and a change swaps that link. Used by the tests of reloading.
 
 use std::cell::Cell;
 use std::fs;
@@ -15,10 +15,10 @@ use tonic::Request;
 use crate::support::child::PATIENCE;
 use crate::support::{Scripted, Server, question};
 
-/// How often a server looks for files that changed.
+/// How often a server polls its files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The file that tells which swap the server has read.
+/// The file that shows which swap the server has read.
 const MARKER: &str = "marker";
 
 /// The folder.
@@ -38,7 +38,7 @@ impl Mounted {
         mounted
     }
 
-    /// Puts other contents in the place of all.
+    /// Replaces all contents.
     pub fn swap(&self, files: &[(&str, &str)]) {
         let generation = self.generation.replace(self.generation.get() + 1);
         let name = format!("..{generation}");
@@ -64,13 +64,13 @@ impl Mounted {
         self.directory.path().join(name)
     }
 
-    /// A secret in this file, as the configuration writes it.
+    /// A secret in this file, as configuration.
     pub fn secret(&self, name: &str) -> String {
         format!("{{ file = {:?} }}", self.path(name).to_str().unwrap())
     }
 }
 
-/// An account whose vendor sees which swap the server has read. It is the last in its
+/// An account whose vendor sees which swap the server has read. It is the last one in its
 /// configuration, so that whatever else was swapped has been read by then.
 pub struct Witness(Scripted);
 
@@ -80,7 +80,7 @@ impl Witness {
         Self(Scripted::start().await)
     }
 
-    /// The account, as the configuration writes it.
+    /// The account as configuration.
     pub fn account(&self, mounted: &Mounted) -> String {
         format!(
             "[accounts.zz-witness]\nprovider = \"dingshang\"\napp_id = \"ds\"\n\
@@ -91,13 +91,13 @@ impl Witness {
         )
     }
 
-    /// Lets time pass until the server has read the last swap.
-    pub async fn has_read(&self, server: &Server, clock: &ManualClock, mounted: &Mounted) {
-        self.has_read_for("", server, clock, mounted).await;
+    /// Advances time until the server has read the last swap.
+    pub async fn until_reloaded(&self, server: &Server, clock: &ManualClock, mounted: &Mounted) {
+        self.until_reloaded_for("", server, clock, mounted).await;
     }
 
-    /// The same at a server that knows callers by their token.
-    pub async fn has_read_for(
+    /// The same for a server that authenticates callers by token.
+    pub async fn until_reloaded_for(
         &self,
         token: &str,
         server: &Server,
@@ -119,12 +119,12 @@ impl Witness {
     }
 }
 
-/// Lets time pass on the server's clock, so that it looks at its files, until it is so.
+/// Advances the server's clock, so that it polls its files, until the condition holds.
 pub async fn until(clock: &ManualClock, mut so: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !so().await {
             clock.advance(RELOAD_INTERVAL);
-            // The files are read on a thread of its own.
+            // The files are read on a separate thread.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

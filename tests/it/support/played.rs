@@ -1,5 +1,5 @@
-//! A vendor's server that a test plays: what it answers is the test's own function, over plain HTTP
-//! or TLS. It remembers what it was asked, and how often anyone connected at all.
+//! A simulated vendor's server: a function of the test gives its answers, over plain HTTP or TLS. It
+//! records its requests and counts its connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Played {
 }
 
 impl Played {
-    /// Plays over plain HTTP.
+    /// Starts over plain HTTP.
     pub async fn start<F>(answer: impl Fn(Asked) -> F + Clone + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response<Body>> + Send + 'static,
@@ -40,7 +40,7 @@ impl Played {
         Self::start_over(None, answer).await
     }
 
-    /// Plays over TLS, where there is an acceptor.
+    /// Starts over TLS, if there is an acceptor.
     pub async fn start_over<F>(
         tls: Option<TlsAcceptor>,
         answer: impl Fn(Asked) -> F + Clone + Send + Sync + 'static,
@@ -74,19 +74,19 @@ impl Played {
         format!("http://{}", self.address)
     }
 
-    /// What has been asked so far.
+    /// The requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.borrow().clone()
     }
 
-    /// Waits until so much has been asked.
-    pub async fn was_asked(&self, times: usize) {
+    /// Waits until this many requests have arrived.
+    pub async fn until_asked(&self, times: usize) {
         let mut asked = self.asked.clone();
         let enough = asked.wait_for(|asked| asked.len() >= times);
         tokio::time::timeout(PATIENCE, enough).await.unwrap().unwrap();
     }
 
-    /// How often anyone connected.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -95,7 +95,7 @@ impl Played {
 async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: axum::Router) {
     let service = TowerToHyperService::new(router);
     let http = hyper::server::conn::http1::Builder::new();
-    // A client that leaves, or trusts us not, ends its connection: no failure of the test's.
+    // A client that leaves or does not trust us closes its connection: not a failure of the test.
     match tls {
         None => drop(http.serve_connection(TokioIo::new(stream), service).await),
         Some(tls) => {

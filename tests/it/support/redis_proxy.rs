@@ -1,4 +1,4 @@
-//! A line between a store and its server that can lose what comes back, and lead elsewhere. Used
+//! A proxy between a store and its server that can drop replies, and switch servers. Used
 //! by the tests of the shared store.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A line to a server.
+/// A proxy to a server.
 pub struct Line {
     pub port: u16,
     server: Arc<AtomicU16>,
@@ -15,7 +15,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// A line to the server at this port.
+    /// A proxy to the server at this port.
     pub async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -32,12 +32,12 @@ impl Line {
         Self { port, server, deaf }
     }
 
-    /// From here on new connections are made to the server at this port.
+    /// From here on new connections go to the server at this port.
     pub fn lead_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
     }
 
-    /// From here on requests arrive, and answers do not.
+    /// From here on requests arrive, and replies do not.
     pub fn lose_answers(&self, lose: bool) {
         self.deaf.store(lose, Ordering::SeqCst);
     }

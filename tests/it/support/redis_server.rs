@@ -1,4 +1,4 @@
-//! A real Redis server for a test: its own, on a free port, empty, and gone with the test. Used by
+//! A real Redis server for one test, on a free port, initially empty, and stopped with the test. Used by
 //! the tests of the shared store.
 
 use std::fs;
@@ -15,14 +15,14 @@ use order_query::clock::{Clock, SystemClock};
 use order_query::store::Redis;
 use tempfile::TempDir;
 
-/// How long a server may take to start: it takes some 10 ms.
+/// How long a server may take to start; it usually takes 10 ms.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The user that stores have, with the rights that the documentation names and no others.
+/// The stores' user, with exactly the documented rights.
 const USER: &str = "order-query";
 const PASSWORD: &str = "least";
 
-/// That user's rule, as the documentation has it.
+/// That user's documented ACL rule.
 pub fn rights() -> Vec<&'static str> {
     let document = include_str!("../../../docs/configuration.md");
     let (_, rest) = document.split_once("ACL SETUSER order-query on >PASSWORD ").unwrap();
@@ -33,7 +33,7 @@ pub fn rights() -> Vec<&'static str> {
 /// A running server.
 pub struct RedisServer {
     pub port: u16,
-    /// The certificate that it shows, where it speaks TLS; it trusts nobody else.
+    /// Its certificate, where it uses TLS; it trusts no other.
     certificate: Option<PathBuf>,
     directory: TempDir,
     process: Option<Child>,
@@ -45,25 +45,25 @@ impl RedisServer {
         Self::start_in(tempfile::tempdir().unwrap(), None)
     }
 
-    /// A node of a cluster that has no slots.
+    /// A cluster node without slots.
     pub fn start_cluster_node() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("more.conf"), "cluster-enabled yes\n").unwrap();
         Self::start_in(directory, None)
     }
 
-    /// Takes its directory away: it can save nothing there any more.
+    /// Removes its directory, so that it can no longer save.
     pub fn remove_directory(&self) {
         fs::remove_dir_all(self.directory.path()).unwrap();
     }
 
-    /// Gives the stores' user another rule.
+    /// Sets another rule for the stores' user.
     pub fn set_rights(&self, rule: &[&str]) {
         let words = [&["ACL", "SETUSER", USER, "reset", "on", ">least"], rule].concat();
         let _: redis::Value = self.say(&words);
     }
 
-    /// A server that speaks TLS alone, as `localhost`, and the file of its certificate.
+    /// A server with TLS only, as `localhost`, and the file of its certificate.
     pub fn start_tls() -> (Self, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -86,9 +86,9 @@ impl RedisServer {
         panic!("redis-server found no free port");
     }
 
-    /// Starts it again where it was, without its data.
+    /// Restarts it on its port, without its data.
     pub fn restart(&mut self) {
-        // Another program may have the port for a moment: a connection that goes out from it.
+        // Another program's outgoing connection may use the port for a moment.
         let started = (0..100).any(|_| {
             self.process.is_none() && self.try_start() || {
                 std::thread::sleep(Duration::from_millis(100));
@@ -98,7 +98,7 @@ impl RedisServer {
         assert!(started, "redis-server did not get its port again");
     }
 
-    /// Ends it at once.
+    /// Kills it.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -106,47 +106,47 @@ impl RedisServer {
         }
     }
 
-    /// Lets it hang: it holds its connections, takes new ones, and answers nothing.
+    /// Suspends it: it keeps its connections, accepts new ones, and answers nothing.
     pub fn stop(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it go on.
-    pub fn go_on(&self) {
+    /// Resumes it.
+    pub fn resume(&self) {
         self.signal("CONT");
     }
 
-    /// The address of its first database, for the user with the least rights.
+    /// The URL of its first database, for the user with the fewest rights.
     pub fn url(&self) -> String {
         Self::url_at(self.port)
     }
 
-    /// The same, where something else leads to the server.
+    /// The same, through another port.
     pub fn url_at(port: u16) -> String {
         format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}/0")
     }
 
-    /// A store in it, over the system's clock.
+    /// A store in it, using the system's clock.
     pub fn store(&self) -> Redis {
         self.store_at(Arc::new(SystemClock))
     }
 
-    /// A store in it, over a clock of its own; the server's own time counts.
+    /// A store in it, using this clock for its own time; the server's time decides.
     pub fn store_at(&self, clock: Arc<dyn Clock>) -> Redis {
         Redis::open(&self.url(), CACHE_BYTES, clock).unwrap()
     }
 
-    /// Says something to it, as an operator does.
+    /// Sends it a command, as an operator does.
     pub fn say<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         redis::from_redis_value(self.try_say(words).unwrap()).unwrap()
     }
 
-    /// Says something that it may turn down.
+    /// Sends a command that it may refuse.
     pub fn try_say(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.operator()?)
     }
 
-    /// Puts a key there, as `DUMP` has it.
+    /// Restores a key from a `DUMP`.
     pub fn restore(&self, key: &str, value: &[u8]) {
         let mut operator = self.operator().unwrap();
         redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut operator).unwrap();
@@ -156,11 +156,11 @@ impl RedisServer {
         redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port))?.get_connection()
     }
 
-    /// Whether it runs; not where the port is taken.
+    /// Whether it started; false if the port is in use.
     fn try_start(&mut self) -> bool {
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
-        // What scripts/install could not have without a service, it puts there.
+        // scripts/install puts programs here that it cannot install without a service.
         let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:{installed}"));
@@ -186,7 +186,7 @@ impl RedisServer {
         );
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (ready, is_ready) = mpsc::channel();
-        // Reads to the end, so that the server never waits for someone to read its log.
+        // Reads to the end, so that the server never blocks on its log.
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if line.contains("Ready to accept connections") {
@@ -194,7 +194,7 @@ impl RedisServer {
                 }
             }
         });
-        // The channel closes where the server ended instead.
+        // The channel closes if the server exits instead.
         let started = is_ready.recv_timeout(START_LIMIT).is_ok();
         self.process = Some(process);
         if !started {

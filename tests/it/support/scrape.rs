@@ -1,4 +1,4 @@
-//! The page of metrics, as a scraper reads it.
+//! The metrics page, as a scraper reads it.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::child::{PATIENCE, Serving};
 
-/// What an HTTP/1.1 peer gets for a request's first lines; nothing where it is hung up on.
+/// The response to a request's first lines over HTTP/1.1; empty if the connection is closed.
 pub async fn http1(address: SocketAddr, head: &str) -> String {
     http1_over(TcpStream::connect(address).await.unwrap(), head).await
 }
@@ -17,7 +17,7 @@ async fn http1_over(mut stream: TcpStream, head: &str) -> String {
     let request = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // A peer that resets has answered all that it will.
+    // After a reset no more data follows.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -35,22 +35,22 @@ pub async fn page_at(admin_address: SocketAddr) -> String {
     page.to_owned()
 }
 
-/// The value of a series; `None` where it is not told.
+/// The value of a series; `None` where it is absent.
 pub fn value(page: &str, series: &str) -> Option<f64> {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
 }
 
-/// Fails where the page does not hold these lines.
+/// Fails if the page does not contain these lines.
 #[track_caller]
-pub fn assert_told(page: &str, lines: &[&str]) {
+pub fn assert_reported(page: &str, lines: &[&str]) {
     let missing: Vec<_> =
         lines.iter().filter(|wanted| page.lines().all(|line| line != **wanted)).collect();
     assert!(missing.is_empty(), "{missing:#?} is not in\n{page}");
 }
 
-/// Waits until the page holds these lines: a call is counted once all of it has ended.
-pub async fn until_told(server: &Serving, lines: &[&str]) -> String {
+/// Waits until the page contains these lines: a call is counted once it has ended completely.
+pub async fn until_reported(server: &Serving, lines: &[&str]) -> String {
     let mut last = String::new();
     let told = async {
         loop {

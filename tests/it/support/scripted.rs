@@ -1,4 +1,4 @@
-//! A vendor's server that answers from a script. It plays as [`Played`] does, and is asked after in the same way.
+//! A vendor's server that answers from a script, built on [`Played`].
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -18,7 +18,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A reply without headers of its own.
+    /// A reply without extra headers.
     pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
         Self { status, headers: Vec::new(), body: body.into() }
     }
@@ -32,7 +32,7 @@ impl Reply {
     }
 }
 
-/// The replies to the paths that begin so. Each is given once, and the last one again and again.
+/// The replies to paths with this prefix. Each is given once, and the last one repeatedly.
 struct Script {
     prefix: String,
     replies: VecDeque<Reply>,
@@ -53,7 +53,7 @@ impl Deref for Scripted {
 }
 
 impl Scripted {
-    /// Starts with an empty object as its answer to everything.
+    /// Starts with an empty object as the answer to everything.
     pub async fn start() -> Self {
         let scripts = Arc::new(Mutex::new(Vec::new()));
         let plays = Arc::clone(&scripts);
@@ -67,18 +67,18 @@ impl Scripted {
         scripted
     }
 
-    /// From here on everything without an answer of its own is answered so.
+    /// Sets the answer to every path without its own.
     pub fn answers(&self, status: u16, body: impl Into<Bytes>) {
         self.answers_at("", status, body);
     }
 
-    /// From here on the paths that begin so are answered so. The longest beginning that fits
-    /// counts.
+    /// Sets the answer to paths with this prefix. The longest matching prefix
+    /// applies.
     pub fn answers_at(&self, prefix: &str, status: u16, body: impl Into<Bytes>) {
         self.replies_at(prefix, [Reply::new(status, body)]);
     }
 
-    /// The same with whole replies, given in turn; the last one stays.
+    /// The same with full replies, given in turn; the last one repeats.
     pub fn replies_at(&self, prefix: &str, replies: impl IntoIterator<Item = Reply>) {
         let mut scripts = self.scripts.lock().unwrap();
         scripts.retain(|script| script.prefix != prefix);

@@ -1,4 +1,4 @@
-//! A vendor's server that speaks TLS.
+//! A vendor's server with TLS.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::authority::{Authority, Pair};
 use super::played::{Played, answer};
 use crate::support::facts::ANSWER;
 
-/// An authority that no system knows, and a vendor with a certificate of it for this name.
+/// An authority that no system trusts, and a vendor with its certificate for this name.
 pub struct Secured {
     pub vendor: Played,
     directory: TempDir,
@@ -62,7 +62,7 @@ impl Secured {
     }
 }
 
-/// Shows that certificate, and asks for none.
+/// Presents that certificate, and requests none.
 pub fn acceptor(pair: &Pair) -> TlsAcceptor {
     let (chain, key) = pair.der();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

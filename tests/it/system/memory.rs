@@ -1,5 +1,5 @@
-//! The memory of a pod as docs/operations.md computes it, and ordinary use within that: nothing that a
-//! well-behaved caller does is cut.
+//! The memory of a pod as docs/operations.md computes it, and ordinary use within that: no request of a
+//! well-behaved caller is shed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const DEPLOYMENT: &str = include_str!("../../../deploy/base/deployment.yaml");
 
 const MIB: u64 = 1 << 20;
 
-/// The rows of the table in docs/operations.md: what it is, and how many MiB it takes at worst.
+/// The rows of the table in docs/operations.md: the part, and how many MiB it takes at most.
 fn rows() -> Vec<(&'static str, u64)> {
     let (_, section) = OPERATIONS.split_once("\n### Memory\n").unwrap();
     let lines = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
@@ -36,7 +36,7 @@ fn rows() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// The bytes of the row that begins with these words.
+/// The bytes of the row with this prefix.
 fn row(begin: &str) -> u64 {
     rows().into_iter().find(|(what, _)| what.starts_with(begin)).unwrap().1 * MIB
 }
@@ -46,7 +46,7 @@ pub fn documented() -> u64 {
     rows().iter().map(|(_, mib)| mib * MIB).sum()
 }
 
-/// The number that stands between these two texts.
+/// The number between these two texts.
 fn number(text: &str, before: &str, after: &str) -> u64 {
     let (_, rest) = text.split_once(before).unwrap();
     rest.split_once(after).unwrap().0.parse().unwrap()
@@ -61,7 +61,7 @@ fn the_documented_memory_adds_up_and_fits_the_pod_limit() {
     assert!(sum <= limit, "{sum} MiB of {limit}");
 }
 
-/// A vendor that has every order, and no limit of calls.
+/// A vendor that has every order, without limits.
 async fn vendor() -> Played {
     Played::start(move |asked| async move {
         sleep(Duration::from_millis(50)).await;
@@ -148,7 +148,7 @@ async fn a_thousand_watches_use_no_more_memory_than_documented() {
     assert_eq!(all.iter().sum::<usize>(), 1024);
     let grown = memory(server.child.id()).saturating_sub(before);
     println!("{} KiB a watch", grown / 1024 / 1024);
-    // The row is of as many health watches again.
+    // The row includes as many health watches again.
     assert!(grown <= row("watches") / 2, "{grown} bytes");
 }
 

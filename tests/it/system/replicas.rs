@@ -1,5 +1,5 @@
-//! Three replicas, each the real binary in a process of its own, on one real Redis: they share
-//! limits, answers and WeChat's token; and what is played with Redis, they outlive.
+//! Three replicas, each the real binary in its own process, on one real Redis: they share limits,
+//! answers and WeChat's token, and survive the loss of Redis.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Fixture {
         Self { sandbox, redis, replicas }
     }
 
-    /// One question to one replica.
+    /// One request to one replica.
     async fn ask(
         &self,
         replica: usize,
@@ -47,7 +47,7 @@ impl Fixture {
         answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
     }
 
-    /// How often each order was asked for, and how often a token.
+    /// How many calls each order had, and how many fetched a token.
     fn asked(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for arrival in self.sandbox.arrivals() {
@@ -64,7 +64,7 @@ impl Fixture {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_share_limits_answers_and_the_token() {
     let fixture = Fixture::new(str::to_owned).await;
-    // Equal questions at all replicas at one time.
+    // Concurrent equal requests at all replicas.
     let calls = (0..60).map(|n| fixture.ask(n % 3, Provider::Haoka, "shipped", false));
     assert!(join_all(calls).await.iter().all(Result::is_ok));
     assert_eq!(fixture.asked()["shipped"], 1);
@@ -76,14 +76,14 @@ async fn replicas_share_limits_answers_and_the_token() {
     assert!(join_all(calls).await.iter().all(Result::is_ok));
     assert_eq!(fixture.asked()["token"], 1);
 
-    // A terminal order is known everywhere, and never asked for again.
+    // A terminal order is known everywhere, and never fetched again.
     for n in 0..30 {
         let answer = fixture.ask(n % 3, Provider::Haoka, "settled", true).await.unwrap();
         assert_eq!(answer.source() == Source::Live, n == 0);
     }
     assert_eq!(fixture.asked()["settled"], 1);
 
-    // Ten calls a day for one order, whoever makes them.
+    // Ten calls a day for one order, across replicas.
     let mut answered = 0;
     for n in 0..15 {
         answered += usize::from(fixture.ask(n % 3, Provider::Haoka, "pending", true).await.is_ok());
@@ -118,7 +118,7 @@ async fn without_redis_cached_orders_are_served_and_no_uncounted_call_is_sent() 
     assert_eq!(settled.source(), Source::Cache);
     let shipped = fixture.ask(0, Provider::Haoka, "shipped", false).await.unwrap();
     assert_eq!(shipped.source(), Source::Cache);
-    // A limited account fails closed; one without limits goes on, with the token at hand.
+    // A limited account fails closed; one without limits continues, with its cached token.
     let failed = fixture.ask(0, Provider::Haoka, "pending", false).await.unwrap_err();
     assert_eq!(failed.reason, "STORE_UNAVAILABLE");
     assert!(failed.retry_delay.is_some());
@@ -127,7 +127,7 @@ async fn without_redis_cached_orders_are_served_and_no_uncounted_call_is_sent() 
     assert_eq!(fixture.asked().get("pending"), before.get("pending"));
     assert_eq!(fixture.asked()["token"], 1);
 
-    // Back, and empty: all goes on by itself.
+    // Redis is back, and empty: everything recovers by itself.
     fixture.redis.restart();
     loop {
         match fixture.ask(0, Provider::Haoka, "pending", false).await {

@@ -1,5 +1,5 @@
-//! What holds over restarts, with the file store: the vendor is asked no more than it allows,
-//! whoever runs the server and however often.
+//! What survives restarts, with the file store: the vendor gets no more calls than it allows,
+//! however often the server restarts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::{Failed, Server, connect, manual_clock, question, sandbox_at
 
 const HOUR: Duration = Duration::from_hours(1);
 
-/// A server that is stopped and started over one file, with vendors that go on.
+/// A server that is stopped and started over one file, with vendors that keep running.
 struct Fixture {
     clock: ManualClock,
     sandbox: Sandbox,
@@ -39,7 +39,7 @@ impl Fixture {
         Server::start_at(&config, Arc::new(self.clock.clone())).await
     }
 
-    /// One question to a server that is started for it and stopped after it.
+    /// One request to a server that is started for it and stopped after it.
     async fn once(&self, id: &str, insists: bool) -> Result<GetOrderResponse, Failed> {
         let server = self.start().await;
         let max_age = insists.then(prost_types::Duration::default);
@@ -122,7 +122,7 @@ async fn a_paused_account_stays_paused_after_a_restart() {
     assert_eq!(fixture.sandbox.arrivals().len(), 2);
 }
 
-/// The real binary, killed again and again with a call under way: no call is forgotten.
+/// The real binary, killed repeatedly with a call in flight: no call is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_at_any_moment_loses_no_call() {
     let sandbox = sandbox_at(Arc::new(SystemClock)).await;
@@ -135,7 +135,7 @@ async fn a_server_killed_at_any_moment_loses_no_call() {
         let max_age = Some(prost_types::Duration::default());
         let request = GetOrderRequest { max_age, ..question(Provider::Haoka, "shipped") };
         let call = tokio::spawn(async move { client.get_order(request).await });
-        // In every other round with the call at the vendor, in the others at some moment before.
+        // In every other round while the call is at the vendor, otherwise at some moment before.
         let before = sandbox.arrivals().len();
         let moment = if round % 2 == 0 { usize::MAX } else { round };
         for _ in 0..moment {

@@ -1,5 +1,5 @@
-//! Canaries: unique texts in the place of every secret and of everything personal. They go through
-//! the real binary while it logs all it can, and must come out nowhere but where they belong.
+//! Canaries: unique texts in place of every secret and all personal data. They go through
+//! the real binary while it logs everything, and must appear only where they belong.
 
 mod callers;
 mod check;
@@ -11,7 +11,7 @@ mod vendor;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 
-/// Who may never read them: anyone but the vendor.
+/// Texts that only the vendor may see.
 const WECHAT_SECRET: &str = "canaryWechatSecret4f1c";
 const ACCESS_TOKEN: &str = "canaryAccessToken9b2e";
 const DINGSHANG_SECRET: &str = "canaryDingshangSecret77aa";
@@ -21,7 +21,7 @@ const PROXY_WORD: &str = "canaryProxyWord31d0";
 const SECRETS: [&str; 6] =
     [WECHAT_SECRET, ACCESS_TOKEN, DINGSHANG_SECRET, DINGSHANG_KEY, HAOKA_SECRET, PROXY_WORD];
 
-/// What callers may read in an order, and nobody in a log or in an error.
+/// Texts that callers may see in an order, and that must not appear in a log or an error.
 const NAME: &str = "canaryName田先生";
 const PHONE: &str = "13095542718";
 const REMARK: &str = "canaryRemark-third-floor";
@@ -34,8 +34,8 @@ const PERSONAL: [&str; 6] = [NAME, PHONE, REMARK, TRACKING, ID_MIDDLE, NUMBER_MI
 const WORD_ID: &str = "DD77-CANARYMIDDLE-0042";
 const NUMBER_ID: &str = "170833160042";
 
-/// The forms in which a text may come out: as it is, escaped for people, for JSON and for URLs, as
-/// base64 wherever in it the text begins, and as bytes.
+/// The forms in which a text may leak: as it is, escaped for people, for JSON and for URLs, as
+/// base64 at any offset, and as bytes.
 fn forms(canary: &str) -> Vec<String> {
     let escaped = canary.escape_default().to_string();
     let url: String = form_urlencoded::byte_serialize(canary.as_bytes()).collect();
@@ -47,14 +47,14 @@ fn forms(canary: &str) -> Vec<String> {
     let mut forms = vec![canary.to_owned(), escaped, in_json, url, hex.to_uppercase(), hex, list];
     for before in 0..3 {
         let encoded = BASE64.encode([&vec![0; before][..], bytes].concat());
-        // Without the characters that hold bits of what is beside it.
+        // Without the characters that depend on adjacent bytes.
         let inner = &encoded[(before * 8).div_ceil(6)..(before + bytes.len()) * 8 / 6];
         forms.extend([inner.to_owned(), inner.replace('+', "-").replace('/', "_")]);
     }
     forms
 }
 
-/// The canaries that a text holds, in any form.
+/// The canaries that a text contains, in any form.
 fn found<'a>(canaries: &[&'a str], text: &str) -> Vec<&'a str> {
     let holds = |canary: &str| forms(canary).iter().any(|form| text.contains(form));
     canaries.iter().copied().filter(|canary| holds(canary)).collect()
@@ -66,7 +66,7 @@ fn assert_none(canaries: &[&str], text: &str) {
     assert!(found.is_empty(), "{found:?} in:\n{text}");
 }
 
-/// Below INFO only we may write: of libraries nobody knows what they will write tomorrow.
+/// Below INFO only this crate may log: what libraries log can change.
 #[track_caller]
 fn assert_libraries_are_quiet(log: &str) {
     let low = |line: &&str| ["DEBUG", "TRACE"].iter().any(|level| line.contains(level));

@@ -1,5 +1,5 @@
-//! Every attack on memory, places and probes at one time, against the real binary with the settings of
-//! `deploy/base`. `make siege` keeps it up for a minute; `make test` for some seconds.
+//! All attacks on memory, permits and probes at once, against the real binary with the settings of
+//! `deploy/base`. `make siege` runs it for a minute; `make test` for some seconds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,20 +21,20 @@ use crate::support::played::{Asked, Played, answer};
 use crate::support::{bare_client, connect, frame_of, peak_memory};
 use crate::system::memory::documented;
 
-/// The most memory that the server may have had.
+/// The peak memory that the server may reach.
 const MEMORY: u64 = 256 << 20;
 
 /// The tokens of the caller that attacks, and of the one that does not.
 const HOSTILE: &str = "token-of-the-hostile-one";
 const FRIENDLY: &str = "token-of-the-friendly-one";
 
-/// For how long the siege is kept up.
+/// How long the siege lasts.
 fn duration() -> Duration {
     let seconds = std::env::var("SIEGE_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(6))
 }
 
-/// A vendor of Dingshang's that is as bad as its order's id says.
+/// A Dingshang server that misbehaves as the order's id states.
 async fn bad_vendor() -> Played {
     let item = r#"{"id":70,"product_id":121,"quantity":1,"price":"2.50","status":"IS_SUCCESS"}"#;
     let order = |items: String| {
@@ -54,7 +54,7 @@ async fn bad_vendor() -> Played {
             Some(b'3') => empty.clone(),
             _ => small.clone(),
         };
-        // The vendor repeats the id that it was asked for.
+        // The vendor echoes the requested id.
         let body = body.replacen("\"order_id\":1", &format!("\"order_id\":{id}"), 1);
         async move {
             if id.starts_with('4') {
@@ -71,8 +71,8 @@ async fn good_vendor() -> Played {
     Played::start(move |_| async move { answer(200, text) }).await
 }
 
-/// A connection of HTTP/2 by hand, whose peer may send so much of each answer.
-async fn by_hand(address: SocketAddr, window: u32) -> Option<SendRequest<Bytes>> {
+/// A raw HTTP/2 connection with this receive window for each stream.
+async fn raw_http2(address: SocketAddr, window: u32) -> Option<SendRequest<Bytes>> {
     let stream = TcpStream::connect(address).await.ok()?;
     let handshake = h2::client::Builder::new().initial_window_size(window).handshake(stream);
     let (client, connection) = handshake.await.ok()?;
@@ -84,11 +84,11 @@ fn post(path: &str) -> axum::http::request::Builder {
     Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc")
 }
 
-/// Half of many requests, whose headers HPACK expands.
+/// Many incomplete requests, whose headers HPACK expands.
 async fn half_sent(address: SocketAddr) {
     let long = "x".repeat(3500);
     loop {
-        let Some(mut client) = by_hand(address, 65_535).await else { continue };
+        let Some(mut client) = raw_http2(address, 65_535).await else { continue };
         let mut open = Vec::new();
         for _ in 0..256 {
             let mut request = post("/grpc.health.v1.Health/Check");
@@ -105,9 +105,9 @@ async fn half_sent(address: SocketAddr) {
     }
 }
 
-/// As many health watches as it gets.
+/// As many health watches as are accepted.
 async fn health_watches(address: SocketAddr) {
-    let Some(mut client) = by_hand(address, 65_535).await else { return };
+    let Some(mut client) = raw_http2(address, 65_535).await else { return };
     let mut open = Vec::new();
     for _ in 0..256 {
         let request = post("/grpc.health.v1.Health/Watch").body(()).unwrap();
@@ -121,7 +121,7 @@ async fn health_watches(address: SocketAddr) {
     std::future::pending::<()>().await;
 }
 
-/// Batches whose answers are never taken.
+/// Batches whose answers are never read.
 async fn untaken_batches(address: SocketAddr) {
     let order = OrderRef {
         provider: Provider::Dingshang.into(),
@@ -130,7 +130,7 @@ async fn untaken_batches(address: SocketAddr) {
     };
     let batch = frame_of(&BatchGetOrdersRequest { orders: vec![order; 40], max_age: None });
     loop {
-        let Some(mut client) = by_hand(address, 0).await else { continue };
+        let Some(mut client) = raw_http2(address, 0).await else { continue };
         let mut open = Vec::new();
         for _ in 0..250 {
             let request = post("/orderquery.v1.OrderService/BatchGetOrders")
@@ -155,7 +155,7 @@ fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
     request
 }
 
-/// Orders that are large, too large, full of nothing, or late: of each kind so many a second.
+/// Orders that are large, too large, mostly empty, or late: of each kind `a_second`.
 async fn bad_orders(address: SocketAddr, kind: u64, a_second: u32) {
     let mut calls = JoinSet::new();
     let client = bare_client(address);
@@ -173,12 +173,12 @@ async fn bad_orders(address: SocketAddr, kind: u64, a_second: u32) {
     }
 }
 
-/// Connections to the port of probes that are idle, or ask for pages that they do not read.
+/// Connections to the admin listener that are idle, or request pages that they do not read.
 async fn crowd_of_probes(address: SocketAddr) {
     let mut open = Vec::new();
     loop {
         for window in [0, 65_535] {
-            let Some(mut client) = by_hand(address, window).await else { continue };
+            let Some(mut client) = raw_http2(address, window).await else { continue };
             if window == 0 {
                 for _ in 0..40 {
                     let request = Request::get("http://localhost/metrics").body(()).unwrap();
@@ -213,7 +213,7 @@ impl Tally {
     }
 }
 
-/// A probe as a kubelet makes one: on a connection of its own.
+/// A probe as a kubelet makes it: on its own connection.
 async fn probes(address: SocketAddr, tally: Arc<Tally>) {
     loop {
         let probe = async {
@@ -255,7 +255,7 @@ async fn concurrent_attacks_exhaust_neither_memory_nor_permits_nor_probes() {
         good.url()
     ));
     let (of_probes, of_calls) = (Arc::<Tally>::default(), Arc::<Tally>::default());
-    // On threads of their own, so that a probe that is late is the server's fault.
+    // On separate threads, so that a late probe is the server's fault.
     let threads =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let (threads, mut attackers) = (threads.unwrap(), JoinSet::new());

@@ -1,5 +1,5 @@
-//! The log, as whoever reads it sees it: one line a call, nothing that forges or hides a line, and
-//! no reader, however slow, that holds the service up.
+//! The log as its readers see it: one line per call, nothing that forges or hides a line, and no
+//! slow reader that blocks the service.
 
 mod documented;
 mod greetings;
@@ -39,7 +39,7 @@ impl Logged {
         }))
     }
 
-    /// The next line, without its time; figures of time are only told to be there.
+    /// The next line, without its time; durations are only checked to be present.
     fn next(&mut self) -> Value {
         let line = self.0.child.err.next().expect("one more line");
         let mut line: Value = serde_json::from_str(&line).expect(&line);
@@ -58,7 +58,7 @@ impl Logged {
         line
     }
 
-    /// The next line is this one, and no more.
+    /// The next line is exactly this one.
     #[track_caller]
     fn tells(&mut self, expected: &Value) {
         let mut whole = json!({ "level": "INFO", "target": "order_query::grpc::record" });
@@ -141,7 +141,7 @@ async fn a_batch_logs_its_counts_and_a_probe_logs_nothing() {
             HealthClient::new(connect(address).await).check(request.clone()).await.unwrap();
         }
     }
-    // Nothing is told of probes: what is next is the next call's.
+    // Probes are not logged: the next line is that of the next call.
     log.get(question(Provider::Haoka, "a/b"), None).await;
     log.tells(&json!({
         "message": "the id must be 1 to 64 letters, digits, \"_\" and \"-\"", "method": "GetOrder",

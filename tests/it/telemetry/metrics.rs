@@ -1,4 +1,4 @@
-//! `GET /metrics` of the real binary: what happened is counted, what is so now is told, and nothing
+//! `GET /metrics` of the real binary: events are counted, current values are reported, and nothing
 //! else is served.
 
 mod server;
@@ -15,19 +15,19 @@ use crate::support::facts::ANSWER;
 use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Asked, Played, answer};
 use crate::support::redis_server::RedisServer;
-use crate::support::scrape::{assert_told, page, until_told, value};
+use crate::support::scrape::{assert_reported, page, until_reported, value};
 use crate::support::{bare_client, question};
 
 fn order(id: &str) -> OrderRef {
     OrderRef { provider: Provider::Haoka.into(), id: id.to_owned(), ..OrderRef::default() }
 }
 
-/// Whether the vendor is asked for that order.
+/// Whether the request is for that order.
 fn is_about(asked: &Asked, id: &str) -> bool {
     String::from_utf8_lossy(&asked.body).contains(id)
 }
 
-/// A vendor that knows every order, but for what the ids say.
+/// A vendor that knows every order, except where the ids state otherwise.
 async fn vendor() -> Played {
     Played::start(|asked| async move {
         for (id, status, body) in [
@@ -62,7 +62,7 @@ async fn calls_and_answers_are_counted_by_outcome() {
     client.batch_get_orders(BatchGetOrdersRequest { orders, max_age: None }).await.unwrap();
     client.get_order(GetOrderRequest::default()).await.unwrap_err();
     let last = "order_query_errors_total{account=\"\",reason=\"INVALID_REQUEST\"} 1";
-    let page = until_told(&server, &[last]).await;
+    let page = until_reported(&server, &[last]).await;
     let of = |method: &str, code: &str| {
         format!(
             "grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"{method}\",\
@@ -77,7 +77,7 @@ async fn calls_and_answers_are_counted_by_outcome() {
     ] {
         assert_eq!(value(&page, &of(method, code)), Some(count), "{method} {code}");
     }
-    assert_told(
+    assert_reported(
         &page,
         &[
             "grpc_server_handling_seconds_count{grpc_method=\"GetOrder\",\
@@ -100,7 +100,7 @@ async fn calls_and_answers_are_counted_by_outcome() {
     assert_eq!(vendor.asked().len(), 4);
 }
 
-/// Of a counter that begins with 1, the 1 is no increase, and no alert sees it.
+/// `increase()` misses the first event of a counter that is created with 1, and so do alerts.
 #[tokio::test]
 async fn counters_start_at_0() {
     let vendor = vendor().await;
@@ -108,7 +108,7 @@ async fn counters_start_at_0() {
                   base_url = \"http://127.0.0.1:1\"\n";
     let server = Serving::start(&format!("{}{market}", cards(&vendor.url(), "")));
     let page = page(&server).await;
-    assert_told(
+    assert_reported(
         &page,
         &[
             "order_query_ready 1",
@@ -144,7 +144,7 @@ async fn a_terminal_answer_has_no_age_metric() {
     let told = client.get_order(question(Provider::Haoka, "done")).await.unwrap().into_inner();
     assert!(told.order.unwrap().terminal);
     let page = page(&server).await;
-    assert_told(&page, &["order_query_answers_total{account=\"cards\",source=\"live\"} 1"]);
+    assert_reported(&page, &["order_query_answers_total{account=\"cards\",source=\"live\"} 1"]);
     assert_eq!(value(&page, "order_query_answer_age_seconds_count{account=\"cards\"}"), None);
 }
 
@@ -166,7 +166,7 @@ async fn remaining_quota_is_reported_and_refusals_are_counted() {
     };
     client.get_order(fresh).await.unwrap_err();
     let page = page(&server).await;
-    assert_told(
+    assert_reported(
         &page,
         &[
             &format!("{left} 0"),
@@ -223,22 +223,22 @@ async fn breaker_credential_and_pause_metrics_are_reported() {
             let question = question(Provider::Haoka, &format!("{id}-{call}"));
             client.get_order(question).await.unwrap_err();
         }
-        // What is not sent is no call.
+        // An unsent call does not count.
         client.get_order(question(Provider::Haoka, &format!("{id}-more"))).await.unwrap_err();
         let page = page(&server).await;
         if id == "refused" {
-            // Nothing keeps the next question from the vendor.
+            // Nothing keeps the next call from the vendor.
             let asked_again = lines[3].replace("} 1", "} 2");
-            assert_told(&page, &[lines[0], lines[1], lines[2], &asked_again]);
+            assert_reported(&page, &[lines[0], lines[1], lines[2], &asked_again]);
         } else {
-            assert_told(&page, &lines);
+            assert_reported(&page, &lines);
         }
     }
 }
 
 #[tokio::test]
 async fn token_renewals_and_retried_calls_are_counted() {
-    // It gives a token at each call, and takes none.
+    // It issues a token at each call, and accepts none.
     let given = Arc::new(AtomicUsize::new(0));
     let vendor = Played::start(move |asked| {
         let is_token = asked.uri.path() == "/cgi-bin/stable_token";
@@ -256,14 +256,14 @@ async fn token_renewals_and_retried_calls_are_counted() {
     ));
     let mut client = bare_client(server.address);
     let calls = "order_query_vendor_calls_total{account=\"market\",outcome=";
-    // Both tokens are refused; after that none is asked for, for a while.
+    // Both tokens are refused; after that none is fetched for a while.
     for _ in 0..2 {
         client.get_order(question(Provider::Wechat, "54")).await.unwrap_err();
     }
     // Nothing listens there, so nothing is sent.
     client.get_order(question(Provider::Haoka, "one")).await.unwrap_err();
     let page = page(&server).await;
-    assert_told(
+    assert_reported(
         &page,
         &[
             "order_query_tokens_refreshed_total{account=\"market\",outcome=\"OK\"} 2",
@@ -303,12 +303,12 @@ async fn clock_skew_and_retries_are_reported() {
         max_age: Some(prost_types::Duration::default()),
         ..question(Provider::Dingshang, "54")
     };
-    // Ten calls pay for one that is made once more.
+    // Ten calls fund one retry.
     for call in 0..11 {
         assert_eq!(client.get_order(ask.clone()).await.is_ok(), call < 10);
     }
     let page = page(&server).await;
-    assert_told(
+    assert_reported(
         &page,
         &[
             "order_query_vendor_retries_total{account=\"one\"} 1",
@@ -329,13 +329,13 @@ async fn an_unavailable_shared_store_is_reported() {
     let store = format!("store.url = \"{}\"\n", redis.url());
     let server = Serving::start(&format!("{store}{}", cards(&vendor.url(), "")));
     let left = "order_query_quota_left{account=\"cards\",limit=\"calls_per_minute\"}";
-    until_told(&server, &["order_query_ready 1", &format!("{left} 200")]).await;
+    until_reported(&server, &["order_query_ready 1", &format!("{left} 200")]).await;
     redis.kill();
     let mut client = bare_client(server.address);
     client.get_order(question(Provider::Haoka, "one")).await.unwrap_err();
     let page = page(&server).await;
     assert_eq!(value(&page, left), None, "{page}");
-    assert_told(&page, &["order_query_ready 1"]);
+    assert_reported(&page, &["order_query_ready 1"]);
     let errors = value(&page, "order_query_store_errors_total{operation=\"get\"}");
     assert!(errors.unwrap() >= 1.0, "{page}");
 }

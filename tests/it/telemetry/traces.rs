@@ -1,5 +1,5 @@
-//! Traces: what a collector gets of a call, and what a call notices of the collector, which is
-//! nothing.
+//! Traces: what a collector receives about a call, and that a call is not affected by the
+//! collector.
 
 mod collectors;
 
@@ -43,7 +43,7 @@ impl Traced {
         Self { server, collector }
     }
 
-    /// The same, with a vendor that the test scripts.
+    /// The same, with a scripted vendor.
     async fn start_scripted(config: &str) -> (Self, Scripted) {
         let vendor = Scripted::start().await;
         let account = cards(&format!("http://{}", vendor.address), "");
@@ -59,7 +59,7 @@ impl Traced {
         let _ = bare_client(self.server.address).get_order(request).await;
     }
 
-    /// Stops the server, which sends what is left.
+    /// Stops the server, which sends its remaining spans.
     fn stop(self) -> (Vec<Span>, Ended) {
         let ended = self.server.stop();
         assert_eq!(ended.code, Some(0), "{}", ended.err);

@@ -1,5 +1,5 @@
-//! The store of a server that may be running: WeChat's classic tokens, each of which ends the life of the
-//! one before, are shared with it or not asked for.
+//! The store of a server that may be running: a new WeChat classic token invalidates its
+//! predecessor, so tokens are shared with the server or not requested.
 
 use std::fs;
 use std::process::Command;
@@ -28,7 +28,7 @@ fn config(sandbox: &Sandbox, store: &str, token: &str) -> String {
     format!("store.url = \"{store}\"\n{accounts}")
 }
 
-/// All but WeChat's account are fine, and that one is not asked.
+/// All accounts but WeChat's pass, and that one is not called.
 #[track_caller]
 fn assert_not_asked(checked: &Ended, why: &str) {
     let line = checked.line(&format!("not asked: {WECHAT}"));
@@ -49,7 +49,7 @@ async fn a_store_file_in_use_by_a_server_is_not_opened() {
     assert_eq!((checked.code, checked.err.as_str()), (Some(0), ""), "{checked:?}");
     assert_not_asked(&checked, "store in use: ");
     assert_eq!(count(&sandbox, Kind::Token), 0);
-    // The stable way gives everyone the same one, so it needs no store.
+    // A stable token is the same for everyone, so it needs no store.
     let checked = check(&config(&sandbox, &store, "stable"));
     assert_eq!(checked.code, Some(0), "{checked:?}");
     checked.line(&format!("ok: {WECHAT}"));
@@ -137,7 +137,7 @@ async fn a_token_that_cannot_be_saved_is_a_failure() {
     let redis = RedisServer::start();
     let url = redis.url();
     let redis = Arc::new(Mutex::new(redis));
-    // It answers once the store is gone.
+    // The vendor answers after the store is gone.
     let vendor = Played::start(move |_| {
         redis.lock().unwrap().kill();
         async { answer(200, r#"{"access_token":"t","expires_in":7200}"#) }
@@ -187,7 +187,7 @@ async fn the_check_shares_its_token_through_redis_under_the_lease() {
     }
     assert_eq!(count(&sandbox, Kind::Token), 2, "the servers have the token of the proof");
 
-    // Whoever renews the token has the lease.
+    // Renewing the token requires the lease.
     let address = sandbox.address("wechat").unwrap();
     let lease = format!("http://{address}/ wxfeed5a0db0c00001 Classic lease");
     let store = redis.store();
@@ -220,7 +220,7 @@ async fn unreachable_redis_is_a_failure() {
     }
 }
 
-/// The real binary, where no file can get any longer, as on a full disk.
+/// The real binary, unable to extend any file, as on a full disk.
 fn on_a_full_disk(arguments: &[&str]) -> Ended {
     let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
@@ -231,7 +231,7 @@ fn on_a_full_disk(arguments: &[&str]) -> Ended {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unwritable_store_file_is_a_failure_for_every_account() {
     let sandbox = sandbox().await;
-    // Nobody makes files there, not even root.
+    // Not even root can create files there.
     let checked = check(&config(&sandbox, "file:/sys/orders.redb", "stable"));
     assert_eq!(checked.code, Some(1), "{checked:?}");
     let line = checked.line("failed: store.url");
@@ -252,7 +252,7 @@ async fn an_unwritable_store_file_is_a_failure_for_every_account() {
         assert!(
             line.contains("orders.redb cannot be written: ") && line.contains("; free disk space")
         );
-        // `serve` says the same, and does not begin.
+        // `serve` reports the same and does not start.
         let served = on_a_full_disk(&["serve", "--config", &path]);
         assert_eq!(served.code, Some(1), "{served:?}");
         assert!(served.err.contains("orders.redb cannot be written: "), "{served:?}");

@@ -1,4 +1,4 @@
-//! `accounts`: which accounts a caller may use, and that it learns nothing of the others.
+//! `accounts`: which accounts a caller may use; it learns nothing about the others.
 
 use order_query::pb::order_result::Result as Outcome;
 use order_query::pb::{BatchGetOrdersRequest, ErrorReason, OrderRef, Provider};
@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::{AUDIT, BILLING, Fixture, haoka, order, order_of, with_token};
 
-/// Billing may use all, audit only `cards` and `other`.
+/// Billing may use all accounts, audit only `cards` and `other`.
 async fn fixture(default: &str) -> Fixture {
     Fixture::new(&format!(
         "clients.billing.token = \"{BILLING}\"\n\
@@ -43,7 +43,7 @@ async fn a_forbidden_account_looks_like_a_missing_one() {
         assert_eq!((watch.message, watch.metadata), (failed.message, failed.metadata), "{what}");
     }
     assert_eq!(fixture.vendor.asked().len(), 0);
-    // Its own, and another caller's all.
+    // Its own account works, and all of them for the other caller.
     fixture.get(AUDIT, &order_of("cards", "A1")).await.unwrap();
     for own in [order_of("cards", "A1"), order_of("gifts", "A1"), order("A1")] {
         fixture.get(BILLING, &own).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_malformed_account_name_is_still_an_invalid_request() {
         (failed.reason.as_str(), failed.field.as_deref()),
         ("INVALID_REQUEST", Some("account"))
     );
-    // Its own, at another vendor: nothing that it does not know.
+    // Its own account at another vendor reveals nothing new.
     let failed = fixture.get(AUDIT, &order_of("ds", "A1")).await.unwrap_err();
     assert_eq!(failed.reason, "PROVIDER_NOT_CONFIGURED");
 }

@@ -1,4 +1,4 @@
-//! Clients that are known by a name of their certificate, with and without a token, over TLS.
+//! Clients identified by a name in their certificate, with and without a token, over TLS.
 
 use order_query::pb::Provider;
 use order_query::pb::order_service_client::OrderServiceClient;
@@ -25,7 +25,7 @@ token = "token-of-audit-000002"
 /// The first one's name.
 const API: &str = "spiffe://cluster.local/ns/billing/sa/api";
 
-/// A server that asks for certificates, and a vendor behind it.
+/// A server that requests client certificates, and its vendor.
 struct Listener {
     vendor: Scripted,
     server: Serving,
@@ -50,14 +50,14 @@ impl Listener {
         Self { vendor, server, servers, callers, _folder: folder }
     }
 
-    /// Who the caller is taken for that shows these names and these tokens, by the log.
-    async fn taken_for(&mut self, names: &[&str], tokens: &[&str]) -> Result<String, String> {
+    /// The client that a caller with these names and tokens is identified as, according to the log.
+    async fn identified_as(&mut self, names: &[&str], tokens: &[&str]) -> Result<String, String> {
         let shows = self.callers.issue(names);
         let tls = authority::client(&self.servers.pem, BOTH, Some(&shows));
         let channel = authority::channel(self.server.address, tls).await.unwrap();
         let headers: Vec<_> = tokens.iter().map(|token| format!("Bearer {token}")).collect();
         let headers: Vec<&[u8]> = headers.iter().map(String::as_bytes).collect();
-        // Another order each time, so that the vendor has to be asked.
+        // A new order each time, so that the vendor is called.
         let id = format!("A{}", self.vendor.asked().len());
         let request = with_headers(question(Provider::Haoka, &id), &headers);
         let answer = OrderServiceClient::new(channel).get_order(request).await;
@@ -80,25 +80,25 @@ async fn a_caller_must_match_every_credential_configured_for_it() {
         (&["billing.example", API], &[BILLING], Some("billing")),
         (&[], &[AUDIT], Some("audit")),
         (&[API], &[AUDIT], Some("audit")),
-        // The certificate of one that needs a token, too; and the other way round.
+        // A certificate whose client also needs a token, and the reverse.
         (&["billing.example"], &[], None),
         (&[], &[BILLING], None),
         (&["jobs.example"], &[BILLING], None),
-        // A header counts, and it alone.
+        // A token header takes precedence over certificates.
         (&[API], &["token-of-nobody-0001"], None),
         (&[API], &[""], None),
-        // Almost the name.
+        // Nearly the configured name.
         (&["Jobs.example"], &[], None),
         (&["a.jobs.example"], &[], None),
         (&["*.example"], &[], None),
         (&["jobs.example."], &[], None),
         (&["spiffe://cluster.local/ns/billing/sa/api/x"], &[], None),
         (&[], &[], None),
-        // Either could be meant.
+        // Ambiguous: two clients match.
         (&[API, "jobs.example"], &[], None),
     ] {
         let before = listener.vendor.asked().len();
-        let taken = listener.taken_for(names, tokens).await;
+        let taken = listener.identified_as(names, tokens).await;
         let expected = client.map(str::to_owned).ok_or("CALLER_UNAUTHENTICATED".to_owned());
         assert_eq!(taken, expected, "{names:?} {tokens:?}");
         let sent = listener.vendor.asked().len() - before;

@@ -8,14 +8,14 @@ use super::{AUDIT, BILLING, two_clients};
 use crate::support::authority::{self, Authority};
 use crate::support::child::{Child, Ended, Serving, command};
 
-/// A server of the binary's own, over its sandbox vendors, that knows two clients.
+/// The real binary over its sandbox vendors, with two clients.
 fn serving() -> Serving {
     Serving::start_with(&two_clients(), |command| {
         command.arg("--dev");
     })
 }
 
-/// Asks with these arguments, and a token in the environment.
+/// Runs the command with these arguments and a token in the environment.
 async fn asks(arguments: &[&str], token: Option<impl AsRef<OsStr>>) -> Ended {
     let mut command = command(arguments);
     command.env_remove("ORDER_QUERY_TOKEN");
@@ -44,7 +44,7 @@ async fn get_and_watch_send_the_token() {
     for (file, environment, refused) in [
         (Some(&right), None, None),
         (None, Some(AUDIT), None),
-        // The argument goes first.
+        // The argument overrides the environment.
         (Some(&right), Some("token-of-nobody-0001"), None),
         (Some(&wrong), Some(AUDIT), Some(unknown)),
         (None, Some("token-of-nobody-0001"), Some(unknown)),
@@ -74,7 +74,7 @@ async fn get_and_watch_send_the_token() {
     }
 }
 
-/// What is empty is not set, and what cannot be read is told.
+/// An empty variable counts as unset, and an invalid one is reported.
 #[tokio::test]
 async fn a_token_in_the_environment_must_be_utf_8() {
     let server = serving();
@@ -110,7 +110,7 @@ async fn commands_use_tls_and_present_a_certificate() {
     ] {
         for (endpoint, tls, code) in [
             (&url, &whole[..], Some(code)),
-            // Nobody is asked who is not vouched for, or is another; nobody is let in unnamed.
+            // An untrusted or differently named server is not called; an unidentified caller is not accepted.
             (&url, &whole[2..], Some(1)),
             (&numeric, &whole[..], Some(1)),
             (&url, &whole[..2], Some(1)),

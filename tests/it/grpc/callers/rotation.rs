@@ -1,5 +1,5 @@
-//! Tokens in files that change: the new one is taken at once, the old one for an overlap, and then
-//! on no connection any more.
+//! Tokens in files that change: the new one is accepted at once, the old one for an overlap, and then
+//! on no connection.
 
 use std::time::Duration;
 
@@ -34,11 +34,11 @@ impl Rotating {
         Self { fixture, mounted, witness }
     }
 
-    /// Puts this into the token's file, and waits until it is read.
+    /// Writes this to the token's file, and waits until it is reloaded.
     async fn swap(&self, content: &str) {
         self.mounted.swap(&[("token", content)]);
         let Fixture { server, clock, .. } = &self.fixture;
-        self.witness.has_read_for(AUDIT, server, clock, &self.mounted).await;
+        self.witness.until_reloaded_for(AUDIT, server, clock, &self.mounted).await;
     }
 
     async fn takes(&self, token: &str) -> bool {
@@ -49,7 +49,7 @@ impl Rotating {
         }
     }
 
-    /// Which of the three are taken.
+    /// Which of the three are accepted.
     async fn taken(&self) -> [bool; 3] {
         [self.takes(FIRST).await, self.takes(SECOND).await, self.takes(THIRD).await]
     }
@@ -66,7 +66,7 @@ async fn an_old_token_is_accepted_for_one_overlap_and_then_on_no_connection() {
     let start = rotating.fixture.clock.now();
     rotating.swap(SECOND).await;
     assert_eq!(rotating.taken().await, [true, true, false]);
-    // It was read some time between the start and now.
+    // It was reloaded some time between the start and now.
     let read = rotating.fixture.clock.now().duration_since(start).unwrap();
     assert!(read < Duration::from_mins(1), "{read:?}");
     rotating.pass(299 - read.as_secs());
@@ -81,7 +81,7 @@ async fn the_token_before_the_old_one_is_rejected_at_once() {
     rotating.swap(SECOND).await;
     rotating.swap(THIRD).await;
     assert_eq!(rotating.taken().await, [false, true, true]);
-    // Back again, as after a mistake.
+    // The previous token returns, as after a mistake.
     rotating.swap(SECOND).await;
     assert_eq!(rotating.taken().await, [false, true, true]);
     rotating.pass(300);
@@ -120,7 +120,7 @@ async fn an_open_watch_ends_before_its_next_update_once_its_token_expires() {
     rotating.swap(SECOND).await;
     let mut new = rotating.fixture.watch(SECOND, &order("W1")).await.unwrap();
     new.message().await.unwrap().unwrap();
-    // Within the overlap it goes on.
+    // Within the overlap the watch continues.
     vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已提运营商\"}}");
     let asked = vendor.asked().len();
     rotating.fixture.get_now(SECOND, &order("W1")).await.unwrap();

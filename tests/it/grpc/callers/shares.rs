@@ -1,5 +1,5 @@
-//! `vendor_calls_per_minute`: a caller's share of the calls to vendors, counted as the vendors' own
-//! limits are, and nobody else's affair.
+//! `vendor_calls_per_minute`: a caller's share of the vendor calls, counted like the vendors' own
+//! limits, and without effect on other callers.
 
 use std::time::Duration;
 
@@ -49,15 +49,15 @@ async fn an_exhausted_share_is_an_exhausted_limit_with_the_callers_name() {
     let wait = details.retry_info().unwrap().retry_delay.unwrap();
     assert_eq!(wait, Duration::from_mins(1));
     assert_eq!(fixture.vendor.asked().len(), 2);
-    // What is known costs nothing, and an older answer takes the place of the error.
+    // A cached answer costs nothing, and a stale answer replaces the error.
     assert_eq!(fixture.get(BILLING, &order("A1")).await.unwrap(), "SOURCE_CACHE");
     fixture.clock.advance(Duration::from_secs(1));
     assert_eq!(reason(fixture.get_now(BILLING, &order("A1")).await), "PROVIDER_QUOTA_EXHAUSTED");
-    // The other caller has all that the account has.
+    // The other caller still has the whole limit of the account.
     for id in ["B1", "B2", "B3"] {
         assert_eq!(fixture.get(AUDIT, &order(id)).await.unwrap(), "SOURCE_LIVE");
     }
-    // And what it had asked is there for all.
+    // Its answers are cached for all callers.
     assert_eq!(fixture.get(BILLING, &order("B1")).await.unwrap(), "SOURCE_CACHE");
     fixture.clock.advance(wait);
     assert_eq!(fixture.get(BILLING, &order("A3")).await.unwrap(), "SOURCE_LIVE");
@@ -97,7 +97,7 @@ async fn a_watch_waits_for_its_share_and_receives_updates_from_other_calls() {
     }
     let mut own = fixture.watch(BILLING, &order("W1")).await.unwrap();
     let mut other = fixture.watch(AUDIT, &order("W1")).await.unwrap();
-    // Whoever has no share is not held up by one that is spent, and tells it.
+    // A caller without a share is not delayed by an exhausted one, and updates its watch.
     for stream in [&mut other, &mut own] {
         let news = stream.message().await.unwrap().unwrap();
         assert_eq!(news.order.unwrap().provider_status, "已发货");
@@ -130,14 +130,14 @@ async fn a_poller_stops_with_the_watchers_whose_share_it_spends() {
     let mut own = fixture.watch(BILLING, &order("W1")).await.unwrap();
     own.message().await.unwrap().unwrap();
     drop(other);
-    // The one that is left has no calls for now, and the other's are not its to spend.
+    // The remaining watcher's share is exhausted, and it cannot spend the other's.
     for _ in 0..30 {
         tokio::time::sleep(Duration::from_millis(2)).await;
         fixture.clock.advance(Duration::from_secs(1));
     }
     let asked = fixture.vendor.asked().len();
     assert!(asked < 8, "{asked}");
-    // Whoever watches again after it has left finds a poller at work.
+    // A new watch after it has left finds a working poller.
     drop(own);
     tokio::time::sleep(Duration::from_millis(20)).await;
     fixture.vendor.answers(200, "{\"code\":0,\"data\":{\"orderStatus\":\"已结算\"}}");
@@ -194,7 +194,7 @@ async fn replicas_count_a_callers_share_together() {
     let outcomes = join_all(calls).await;
     assert_eq!(outcomes.iter().filter(|outcome| refused(outcome)).count(), 8, "{outcomes:?}");
     assert_eq!(vendor.asked().len(), 2);
-    // Without the store a share cannot be counted; who has none goes on.
+    // Without the store a share cannot be counted; callers without one are unaffected.
     redis.kill();
     let asked = vendor.asked().len();
     assert_eq!(ask(&servers[0], fresh, 20).await, Err("STORE_UNAVAILABLE".to_owned()));
@@ -203,7 +203,7 @@ async fn replicas_count_a_callers_share_together() {
     assert_eq!(vendor.asked().len(), asked + 1);
 }
 
-/// A repeated order call is one more call.
+/// A repeated order call counts as another call.
 #[tokio::test]
 async fn every_vendor_call_counts_against_the_share() {
     let fixture = Fixture::new(&format!(

@@ -1,4 +1,4 @@
-//! Every kind of wrong caller, and that none of them has anything asked or told.
+//! Every kind of unidentified caller: none of them causes a vendor call or gets data.
 
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{BatchGetOrdersRequest, Provider, WatchOrderRequest};
@@ -35,7 +35,7 @@ impl Fixture {
     }
 }
 
-/// The same for every wrong caller: nobody learns what was wrong.
+/// The same error for every wrong caller: it does not reveal what was wrong.
 fn assert_unknown(status: &Status, case: &str) {
     let failed = Failed::from(status);
     assert_eq!(
@@ -89,7 +89,7 @@ fn wrong() -> Vec<Vec<Vec<u8>>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_caller_is_refused_on_every_method_and_nothing_is_sent() {
     let fixture = Fixture::new(&two_clients()).await;
-    // Known, so that it could be told.
+    // A cached order, which could be returned.
     fixture.get("known", &[format!("Bearer {BILLING}").as_bytes()]).await.unwrap();
     let asked = fixture.vendor.asked().len();
     for headers in wrong() {
@@ -110,7 +110,7 @@ async fn an_unknown_caller_is_refused_on_every_method_and_nothing_is_sent() {
         }
     }
     assert_eq!(fixture.vendor.asked().len(), asked);
-    // Probes have no token.
+    // Probes need no token.
     let mut health = HealthClient::new(connect(fixture.server.address).await);
     health.check(HealthCheckRequest { service: "readiness".to_owned() }).await.unwrap();
 }

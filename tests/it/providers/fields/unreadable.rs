@@ -1,5 +1,5 @@
-//! What cannot be read of an answer costs as little as it may: a side field itself, a line itself, and only
-//! what an order cannot do without the order.
+//! An unreadable part of an answer costs as little as possible: an optional field or a line costs
+//! itself, and only a required field costs the order.
 
 use order_query::pb::Provider;
 use serde::Deserialize;
@@ -39,12 +39,12 @@ async fn an_unreadable_required_field_fails_the_order() {
     }
 }
 
-/// A terminal order stays one, whatever stands beside its status.
+/// A terminal order stays terminal, whatever the other fields.
 #[tokio::test]
 async fn no_unreadable_optional_field_changes_a_terminal_state() {
     let vendor = Vendor::of(Provider::Haoka);
     let fields = Fields::of(&vendor).field;
-    let wrong = |field: &&Field| !field.must && field.is_told() && field.of == order();
+    let wrong = |field: &&Field| !field.must && field.is_mapped() && field.of == order();
     for raw in ["[]", "\"0001-01-01 00:00:00\"", "\"@CUT@\"", "{\"a\":[null]}"] {
         let mut answer = vendor.sample();
         put(&mut answer, "/data/orderStatus", Some(json!("已取消")));
@@ -61,7 +61,7 @@ async fn no_unreadable_optional_field_changes_a_terminal_state() {
 async fn a_truncated_text_is_kept_up_to_the_cut() {
     for vendor in vendors() {
         for field in Fields::of(&vendor).field {
-            if field.kind != Kind::Text || !field.is_told() {
+            if field.kind != Kind::Text || !field.is_mapped() {
                 continue;
             }
             for raw in ["\"号@CUT@\"", "\"号\\ud83d\"", "\"号\\x0\"", "\"号@CUT@号\""] {
@@ -70,7 +70,7 @@ async fn a_truncated_text_is_kept_up_to_the_cut() {
                 field.check(&vendor, Some(raw), &order).await;
             }
             field.check(&vendor, Some("\"@CUT@\""), &field.unset(&vendor)).await;
-            // All of these can be read.
+            // All of these are readable.
             for (raw, text) in [("\"\\ud83d\\ude9a\"", "🚚"), ("\"a\nb\"", "a\nb")] {
                 let mut order = field.expected(&vendor);
                 put(&mut order, &field.order[0], Some(json!(text)));
@@ -80,7 +80,7 @@ async fn a_truncated_text_is_kept_up_to_the_cut() {
     }
 }
 
-/// What databases and languages write where no time is, in the zone that they think they are in.
+/// What databases and languages write for no time, in their assumed zone.
 #[tokio::test]
 async fn a_placeholder_time_is_unset() {
     let dates = [
@@ -106,7 +106,7 @@ async fn a_placeholder_time_is_unset() {
                 Kind::Day => {
                     dates.iter().map(|date| format!("\"{date}\"")).chain(of_dates.clone()).collect()
                 }
-                // Whatever the unit is, these are no times of orders.
+                // In any unit, these are no times of orders.
                 Kind::Time => {
                     seconds.iter().flat_map(|s| [s.to_string(), format!("\"{s}000\"")]).collect()
                 }
@@ -121,13 +121,13 @@ async fn a_placeholder_time_is_unset() {
     assert!(Provider::all().all(|provider| seen.contains(&provider)), "{seen:?}");
 }
 
-/// Whether such a number of units is a time of none: thousands of seconds may be another time.
+/// Whether the number is a placeholder in the field's unit: thousands of seconds may be a real time.
 fn fits(field: &Field, raw: &str) -> bool {
     let is_in_milliseconds = ["/order/createTime", "/order/updateTime"].contains(&&*field.at);
     raw.ends_with("000\"") == is_in_milliseconds
 }
 
-/// JSON that no reader of ours asks for.
+/// JSON in fields that are not read.
 const UNKNOWN: &[&str] = &[
     "\"@CUT@\"",
     "\"田@CUT@\\ud83d\\ude9a\\udd00\"",
@@ -173,7 +173,7 @@ async fn an_unknown_field_may_hold_anything() {
     }
 }
 
-/// Most readers take the last; where it decides over the order, none may be taken.
+/// Most parsers use the last value; where it decides about the order, neither may be used.
 #[tokio::test]
 async fn a_duplicate_field_is_refused_where_it_decides() {
     for vendor in vendors() {
@@ -184,7 +184,7 @@ async fn a_duplicate_field_is_refused_where_it_decides() {
             if name.parse::<u32>().is_ok() {
                 continue;
             }
-            // A second member of that name goes in with the value of the first one.
+            // The value of the first member carries a second member of that name.
             let twice = |first: &str, last: &str| format!("{first},\"{name}\":{last}");
             let expected = field.expected(&vendor);
             field.check(&vendor, Some(&twice(&own, &own)), &expected).await;
@@ -202,7 +202,7 @@ async fn a_duplicate_field_is_refused_where_it_decides() {
     }
 }
 
-/// A line of an order that cannot be read is still a line, of which nothing is known.
+/// An unreadable line of an order is kept as an empty line.
 #[tokio::test]
 async fn an_unreadable_line_does_not_affect_the_others() {
     let vendor = Vendor::of(Provider::Dingshang);
@@ -221,11 +221,11 @@ async fn an_unreadable_line_does_not_affect_the_others() {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unreadable {
-    /// Successes that hold no order.
+    /// Successful answers without an order.
     no_order: Vec<String>,
-    /// Successes that hold another order.
+    /// Successful answers with another order.
     other_order: Vec<String>,
-    /// Lists in the place of objects.
+    /// Lists in place of objects.
     list: Vec<String>,
 }
 

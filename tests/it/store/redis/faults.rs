@@ -1,5 +1,5 @@
-//! The shared store when its server is in trouble: emptied, gone, hung, back again, full of
-//! garbage, or unheard. What is at stake: no call too many, and no question that waits.
+//! The shared store when its server fails: emptied, down, hung, back again, full of
+//! garbage, or unheard. Required: no call too many, and no request that hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::support::CACHE_BYTES;
 use crate::support::redis_proxy::Line;
 use crate::support::redis_server::RedisServer;
 
-/// Long past every bound: only a store that hangs takes so long.
+/// Far beyond every timeout: only a hanging store takes so long.
 pub const NEVER: Duration = Duration::from_secs(20);
 
-/// What every operation comes to, by name. They work on the window, order and account `of`.
+/// The result of every operation, by name. They use the window, order and account `of`.
 async fn everything(store: &Redis, of: &str) -> Vec<(&'static str, Result<(), Error>)> {
     let call = call(of, of, 9);
     let token = Token { value: Secret::from("secret"), renew_at: SystemClock.now() + 60 * SECOND };
@@ -62,7 +62,7 @@ pub fn assert_unavailable(error: &Error) {
     assert!(error.detail.as_ref().is_some_and(|detail| detail.starts_with("redis")), "{error:?}");
 }
 
-/// Asks until the store works again, by itself.
+/// Retries until the store recovers by itself.
 pub async fn until_it_works(store: &Redis) {
     let works = async {
         while store.get(&"-".into(), None).await.is_err() {
@@ -108,7 +108,7 @@ async fn a_replica_still_counts_its_own_calls_after_a_flush() {
     let known = a.get(&"1".into(), Some(&"minute".into())).await.unwrap().unwrap();
     assert_eq!((known.state, known.spent.len()), (Some(last), 2));
     assert_eq!(b.reserve(&call("4", "minute", 2)).await, Ok(Reservation::Reserved));
-    // What the server refuses does not count here.
+    // Calls that the server refuses do not count here.
     assert_eq!(b.reserve(&call("5", "minute", 2)).await, Ok(Reservation::Reserved));
     let b = server.store();
     assert!(matches!(
@@ -130,10 +130,10 @@ async fn without_a_server_everything_but_peek_fails_until_it_returns() {
     server.kill();
     assert_all_fail(&store, "2").await;
     assert_all_fail(&store, "2").await;
-    // Nobody can have counted it.
+    // It cannot have been counted.
     assert_eq!(spent(&store, "2"), 0);
     assert_eq!(store.peek(&"final".into(), None).unwrap().state, Some(last));
-    // What the vendor has said meanwhile is known here.
+    // Answers that arrived meanwhile are known here.
     assert_eq!(store.peek(&"2".into(), None).unwrap().state.unwrap().status(), OrderStatus::Paid);
 
     server.restart();
@@ -157,7 +157,7 @@ async fn a_hanging_server_counts_as_unavailable() {
     for outcomes in tokio::time::timeout(NEVER, join_all(crowd)).await.expect("nobody queues") {
         assert!(outcomes.iter().all(|(_, outcome)| outcome.is_err()));
     }
-    server.go_on();
+    server.resume();
     until_it_works(&store).await;
     assert_all_work(&store, "3").await;
 }
@@ -207,19 +207,19 @@ async fn a_reservation_with_a_lost_reply_counts_as_reserved() {
     let line = Line::to(server.port).await;
     let url = RedisServer::url_at(line.port);
     let store = Redis::open(&url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
-    // The server knows the scripts by now, so that what is sent once is what runs.
+    // The server has cached the scripts by now, so each call is sent once.
     assert_all_work(&store, "another").await;
     let (lost, next) = (call("1", "minute", 2), call("2", "minute", 1));
     line.lose_answers(true);
     assert_unavailable(&store.reserve(&lost).await.unwrap_err());
-    // It ran in the server.
+    // The server has executed it.
     let another = server.store();
     assert_eq!(
         another.get(&"-".into(), Some(&"minute".into())).await.unwrap().unwrap().spent.len(),
         1
     );
     assert!(matches!(another.reserve(&next).await, Ok(Reservation::Full(Limit::PerMinute, _))));
-    // And it counts here, wherever else it may not.
+    // And it counts in this replica in any case.
     assert_eq!(spent(&store, "minute"), 1);
     let () = server.say(&["FLUSHALL"]);
     assert!(matches!(store.reserve(&next).await, Ok(Reservation::Full(Limit::PerMinute, _))));
@@ -325,7 +325,7 @@ async fn oversized_values_are_never_read() {
             store.release("1", "another").await.unwrap();
         }
         let stats: String = server.say(&["INFO", "commandstats"]);
-        // The lease that was just made is read where another one wants to release it.
+        // The new lease is read when another owner tries to release it.
         let reads = usize::from(!key.contains("closed"));
         assert_eq!(stats.matches("cmdstat_hmget:").count(), reads, "{key}: {stats}");
         assert_eq!(stats.matches("cmdstat_hmget:calls=1,").count(), reads, "{key}: {stats}");

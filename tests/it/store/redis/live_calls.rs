@@ -1,5 +1,5 @@
-//! What one live answer costs a shared store: how many scripts run in a real Redis, and how many of
-//! them the caller waits for.
+//! The cost of one live answer in a shared store: how many scripts run in a real Redis, and how many
+//! of them the caller waits for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn scripts(redis: &RedisServer) -> u64 {
         let line = stats.lines().find_map(|line| line.strip_prefix(command)).unwrap_or("calls=0,");
         line.split("calls=").nth(1).unwrap().split(',').next().unwrap().parse().unwrap()
     };
-    // A script that the server does not know yet is sent whole after one attempt.
+    // A script that the server has not cached is sent in full after one attempt.
     calls("cmdstat_evalsha:") + calls("cmdstat_eval:")
 }
 
@@ -42,7 +42,7 @@ async fn a_live_answer_costs_three_scripts_with_or_without_limits() {
                 assert_eq!(answer.source(), Source::Live);
             }
         };
-        // From here on the server knows the scripts.
+        // From here on the server has cached the scripts.
         live().await;
         let before = scripts(&redis);
         live().await;

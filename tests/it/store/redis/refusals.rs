@@ -1,5 +1,5 @@
-//! A Redis server that is there and does not let the store work: the real binary is not ready before
-//! it does, its log says why, once, and so does `check --live`. And which rights are needed.
+//! A Redis server that refuses the store's commands: the real binary is not ready until it accepts
+//! them, and its log (once) and `check --live` report why. Also: which rights are needed.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,12 +20,12 @@ type Words = &'static [&'static [&'static str]];
 
 /// A server that refuses.
 struct Case {
-    /// The word of its error.
+    /// The code of its error.
     word: &'static str,
-    /// What the log says of it.
+    /// The log's message about it.
     message: &'static str,
     spoil: Words,
-    /// What makes it well again, where that can be done to a running server.
+    /// How to fix it, where a running server can be fixed.
     mend: Option<Words>,
 }
 
@@ -74,7 +74,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// A store in that server, and an account that nobody asks.
+/// A store in that server, and an account that is not used.
 fn config(url: &str) -> String {
     format!(
         "store.url = \"{url}\"\n[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\n\
@@ -87,7 +87,7 @@ fn is_ready(server: &Serving) -> bool {
     run(["health", "--endpoint", &endpoint]).code == Some(0)
 }
 
-/// The server waits, and its log and `check --live` say why.
+/// The server waits, and its log and `check --live` report why.
 fn refused(url: &str, word: &str, message: &str) -> Serving {
     let config = config(url);
     let mut server = Serving::start(&config);
@@ -109,9 +109,9 @@ fn refused(url: &str, word: &str, message: &str) -> Serving {
     server
 }
 
-/// It said so once, and no password.
+/// It was logged once, and without a password.
 #[track_caller]
-fn assert_said_once(ended: &Ended, word: &str, message: &str) {
+fn assert_logged_once(ended: &Ended, word: &str, message: &str) {
     let said = ended.err.lines().filter(|line| line.contains(message));
     assert_eq!(said.filter(|line| line.contains(word)).count(), 1, "{}", ended.err);
     for secret in ["least", "hunter2", "another"] {
@@ -130,12 +130,12 @@ fn until(mut so: impl FnMut() -> bool, what: &str) {
     panic!("never: {what}");
 }
 
-/// Until it is mended the server is not ready, and then it is.
-fn mended(server: Serving, word: &str, message: &str, mend: impl FnOnce()) {
+/// The server is not ready until Redis is fixed, and then it is.
+fn recovers(server: Serving, word: &str, message: &str, mend: impl FnOnce()) {
     mend();
     until(|| is_ready(&server), word);
     let ended = server.stop();
-    assert_said_once(&ended, word, message);
+    assert_logged_once(&ended, word, message);
     let again = "the shared store accepts commands again";
     assert_eq!(ended.err.contains(again), message == REFUSES, "{}", ended.err);
 }
@@ -149,7 +149,7 @@ fn a_refusing_server_is_retried_and_reported_once() {
         say(case.spoil);
         let server = refused(&redis.url(), case.word, case.message);
         if let Some(mend) = case.mend {
-            mended(server, case.word, case.message, || say(mend));
+            recovers(server, case.word, case.message, || say(mend));
         }
     };
     thread::scope(|scope| {
@@ -170,7 +170,7 @@ fn a_server_that_cannot_save_is_reported() {
         || redis.say::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err");
     until(failed, "the save fails");
     let server = refused(&redis.url(), "MISCONF", REFUSES);
-    mended(server, "MISCONF", REFUSES, || {
+    recovers(server, "MISCONF", REFUSES, || {
         let _: redis::Value = redis.say(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
     });
 }
@@ -179,11 +179,11 @@ fn a_server_that_cannot_save_is_reported() {
 fn a_url_without_credentials_is_reported() {
     let redis = RedisServer::start();
     let _: redis::Value = redis.say(&["CONFIG", "SET", "requirepass", "hunter2"]);
-    // With a database to select, the first word is that of the connection.
+    // With a database to select, the first error is that of the connection.
     for (database, message) in [(0, REFUSES), (1, NOT_CONNECTED)] {
         let url = format!("redis://127.0.0.1:{}/{database}", redis.port);
         let ended = refused(&url, "NOAUTH", message).stop();
-        assert_said_once(&ended, "NOAUTH", message);
+        assert_logged_once(&ended, "NOAUTH", message);
     }
 }
 
@@ -191,16 +191,16 @@ fn a_url_without_credentials_is_reported() {
 fn a_cluster_node_is_reported() {
     let redis = RedisServer::start_cluster_node();
     let ended = refused(&redis.url(), "CLUSTERDOWN", REFUSES).stop();
-    assert_said_once(&ended, "CLUSTERDOWN", REFUSES);
-    // One that has all the slots is no better: what belongs together would be kept apart.
+    assert_logged_once(&ended, "CLUSTERDOWN", REFUSES);
+    // A node with all slots is refused too: related keys would be in different slots.
     let _: redis::Value = redis.say(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let is_up = || redis.say::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
     until(is_up, "the cluster is up");
     let ended = refused(&redis.url(), "CROSSSLOT", REFUSES).stop();
-    assert_said_once(&ended, "CROSSSLOT", REFUSES);
+    assert_logged_once(&ended, "CROSSSLOT", REFUSES);
 }
 
-/// What a server answers to everything while it reads its data.
+/// What a server replies to every command while it loads its data.
 #[test]
 fn a_loading_server_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -209,7 +209,7 @@ fn a_loading_server_is_reported() {
         for stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
                 let mut answers = stream.try_clone().unwrap();
-                // A command is one list, which begins with its length.
+                // A command is one array, prefixed with its length.
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
                     let loading = b"-LOADING Redis is loading the dataset in memory\r\n";
                     if line.starts_with('*') && answers.write_all(loading).is_err() {
@@ -222,7 +222,7 @@ fn a_loading_server_is_reported() {
     for (database, message) in [(0, REFUSES), (1, NOT_CONNECTED)] {
         let url = format!("redis://127.0.0.1:{port}/{database}");
         let ended = refused(&url, "LOADING", message).stop();
-        assert_said_once(&ended, "LOADING", message);
+        assert_logged_once(&ended, "LOADING", message);
     }
 }
 
@@ -239,7 +239,7 @@ async fn the_documented_rights_are_sufficient_and_each_is_necessary() {
     for right in without {
         let fewer: Vec<_> = rights.iter().copied().filter(|other| other != right).collect();
         redis.set_rights(&fewer);
-        // A script that is known already needs not be sent.
+        // A cached script need not be sent.
         let _: redis::Value = redis.say(&["SCRIPT", "FLUSH"]);
         let error = redis.store().ping().await.expect_err(right);
         assert_eq!(error.detail.as_deref(), Some("redis refuses: NOPERM"), "{right}");
@@ -249,7 +249,7 @@ async fn the_documented_rights_are_sufficient_and_each_is_necessary() {
     assert!(needed > 10, "{rights:?}");
     redis.set_rights(&rights);
     redis.store().ping().await.unwrap();
-    // Another database needs one more.
+    // Another database needs one more right.
     let elsewhere = redis.url().replace("/0", "/1");
     let clock = std::sync::Arc::new(order_query::clock::SystemClock);
     let store = order_query::store::Redis::open(&elsewhere, CACHE_BYTES, clock).unwrap();
@@ -267,7 +267,7 @@ async fn a_ping_leaves_no_keys() {
     }
     let keys: Vec<String> = redis.say(&["KEYS", "*"]);
     assert_eq!(keys, [""; 0]);
-    // Cut short, it is gone soon.
+    // If the ping is interrupted, its key expires soon.
     redis.set_rights(&rights().into_iter().filter(|right| *right != "+del").collect::<Vec<_>>());
     redis.store().ping().await.unwrap_err();
     let keys: Vec<String> = redis.say(&["KEYS", "*"]);
@@ -278,7 +278,7 @@ async fn a_ping_leaves_no_keys() {
     }
 }
 
-/// The table of the document has the words that the code has.
+/// The documented table has the same error words as the code.
 #[test]
 fn the_error_words_are_documented() {
     let document = fs::read_to_string("docs/configuration.md").unwrap();

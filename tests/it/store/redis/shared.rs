@@ -1,6 +1,6 @@
-//! The shared store: what several replicas make of one Redis server. What every store must do is
-//! in `tests/it/store.rs`; what happens when the server is in trouble, in `faults.rs`; what is
-//! said of it, in `words.rs`.
+//! The shared store: several replicas on one Redis server. What every store must do is
+//! in `tests/it/store.rs`; what happens when the server fails, in `faults.rs`; what is
+//! reported about it, in `words.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,13 +31,13 @@ pub fn call(id: &str, window: &str, max_calls: u32) -> Call {
     }
 }
 
-/// An order as it was seen at that time.
+/// An order as observed at that time.
 pub fn order(seconds: i64, nanos: i32, status: OrderStatus, terminal: bool) -> Order {
     let observe_time = Some(Timestamp { seconds, nanos });
     Order { id: "1".into(), observe_time, status: status.into(), terminal, ..Order::default() }
 }
 
-/// Three replicas on one server, whose time the test moves.
+/// Three replicas on one server, whose time the test advances.
 struct Replicas {
     server: RedisServer,
     clock: ManualClock,
@@ -72,7 +72,7 @@ async fn replicas_share_a_window_whatever_their_clocks() {
     for take in join_all(asked).await {
         match take.unwrap() {
             Reservation::Reserved => taken += 1,
-            // Both ends of a wait are rounded against the caller.
+            // Waits are rounded up at both ends.
             Reservation::Full(Limit::PerMinute, wait) => {
                 assert!(wait <= 80 * SECOND + MILLISECOND, "{wait:?}");
             }
@@ -89,7 +89,7 @@ async fn a_slot_is_freed_to_the_millisecond_for_every_replica() {
     assert_eq!(a.reserve(&first).await, Ok(Reservation::Reserved));
     assert_eq!(b.reserve(&second).await, Ok(Reservation::Full(Limit::PerMinute, 80 * SECOND)));
     clock.advance(5 * SECOND);
-    // Any replica may note it, and only shorten it.
+    // Any replica may finish it, which can only shorten it.
     a.finish(&first, Outcome::Counted).await.unwrap();
     clock.advance(SECOND);
     c.finish(&first, Outcome::Counted).await.unwrap();
@@ -130,7 +130,7 @@ async fn keys_expire_and_never_early() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, _], .. } = replicas;
     a.reserve(&call("1", "minute", 9)).await.unwrap();
-    // A later call that is free earlier does not shorten it.
+    // A later call that is freed earlier does not shorten it.
     let quick = Call { in_flight: Duration::ZERO, ..call("2", "minute", 9) };
     b.reserve(&quick).await.unwrap();
     a.lease("renewal", "a", 5 * SECOND).await.unwrap();
@@ -141,7 +141,7 @@ async fn keys_expire_and_never_early() {
         let never_early = seconds * 1000..=(seconds + 60) * 1000;
         assert!(never_early.contains(&left), "{key}: {left}");
     }
-    // With a probe it lasts until it is opened.
+    // With a probe it lasts until the account is resumed.
     a.pause(&"the-account".into(), 7 * SECOND, true).await.unwrap();
     assert_eq!(replicas.time_to_live("closed:the-account"), -1);
 }
@@ -153,7 +153,7 @@ async fn a_paused_account_is_paused_for_all_replicas_and_one_probes() {
     let calls = ["1", "2", "3"].map(|id| call(id, "minute", 9));
     assert_eq!(b.reserve(&calls[0]).await, Ok(Reservation::Paused(60 * SECOND)));
     clock.advance(60 * SECOND);
-    // Without windows too the probe is known by its id.
+    // The probe is recognized by its id without windows too.
     let probe = Call { windows: Vec::new(), ..calls[0].clone() };
     assert_eq!(b.reserve(&probe).await, Ok(Reservation::Reserved));
     assert_eq!(c.reserve(&calls[1]).await, Ok(Reservation::Paused(60 * SECOND)));
@@ -184,7 +184,7 @@ async fn spent_calls_are_reported_by_the_replicas_own_clock() {
 async fn the_latest_state_wins_for_all_replicas_and_a_terminal_one_stays() {
     let replicas = &Replicas::start();
     let Replicas { stores: [a, b, c], .. } = replicas;
-    // These differ by less than a 64-bit float can tell.
+    // These differ by less than a 64-bit float can represent.
     let late = 1_790_000_000;
     let paid = order(late, 999_999_999, OrderStatus::Paid, false);
     let before = order(late, 999_999_998, OrderStatus::AwaitingPayment, false);
@@ -231,7 +231,7 @@ async fn times_before_1970_and_missing_times_are_ordered() {
                 break;
             }
         }
-        // This one has kept nothing itself.
+        // This replica has cached nothing.
         assert_eq!(c.get(&"1".into(), None).await.unwrap().unwrap().state.as_ref(), Some(state));
     }
 }
@@ -248,7 +248,7 @@ async fn a_token_is_shared_until_it_should_be_renewed() {
     assert_eq!(b.load("wx").await, Ok(Some(first.clone())));
     let second = token("second", clock.now() + 200 * SECOND);
     b.save("wx", &second).await.unwrap();
-    // The first one's refusal comes late.
+    // The first token's refusal arrives late.
     c.remove_if("wx", &first).await.unwrap();
     assert_eq!(a.load("wx").await, Ok(Some(second.clone())));
     assert_eq!(a.load("another").await, Ok(None));
@@ -274,7 +274,7 @@ async fn a_lease_has_one_owner_and_expires_without_it() {
     assert_eq!(a.lease("other", "a", 5 * SECOND).await, Ok(true), "again for the same owner");
     clock.advance(Duration::from_millis(4_999));
     assert_eq!(b.lease("other", "b", 5 * SECOND).await, Ok(false));
-    // Its holder dies here: nobody releases it.
+    // Its owner dies here without releasing it.
     clock.advance(MILLISECOND);
     assert_eq!(b.lease("other", "b", 5 * SECOND).await, Ok(true));
     a.release("other", "a").await.unwrap();

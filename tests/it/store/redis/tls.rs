@@ -15,12 +15,12 @@ use crate::support::redis_server::RedisServer;
 /// Where this test finds the server when it runs a second time, in a process of its own.
 const SERVER: &str = "ORDER_QUERY_TEST_REDISS";
 
-/// Asks until it is told that, or works where nothing is to be told.
+/// Retries until that error is reported, or until it works where none is expected.
 async fn ask_until(url: &str, told: Option<&str>) {
     let store = Redis::open(url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
     let asks = async {
         loop {
-            // On a busy machine a handshake takes longer than one question waits for it.
+            // On a busy machine a handshake takes longer than one attempt waits for it.
             match (store.spent(&"minute".into()).await.map(drop), told) {
                 (Ok(()), None) => return,
                 (Err(error), Some(told)) if error.detail.as_deref() == Some(told) => return,
@@ -43,7 +43,7 @@ async fn a_certificate_must_be_trusted_by_the_system() {
     let url = format!("rediss://localhost:{}/0", server.port);
     let refused = "redis: not retried yet: cannot be reached: I/O error";
     ask_until(&url, Some(refused)).await;
-    // Whom the system trusts is read from the environment, which is one for all tests here.
+    // The system's trusted authorities are read from the environment, which all tests here share.
     let again = Command::new(env::current_exe().unwrap())
         .args(["--exact", &exact(module_path!(), "a_certificate_must_be_trusted_by_the_system")])
         .env("SSL_CERT_FILE", certificate)

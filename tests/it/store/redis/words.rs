@@ -1,4 +1,4 @@
-//! What the shared store says: of its address, to the operator's log, and nothing of its secrets.
+//! What the shared store reports: about its address, in the operator's log, and without its secrets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn rejected_credentials_and_missing_tls_are_reported_without_secrets() {
     let _: redis::Value = server.say(&["ACL", "SETUSER", "app", "on", ">right", "~*", "+@all"]);
     for (scheme, password, expected) in [
         ("redis", "hunter2", "cannot be reached: WRONGPASS"),
-        // The server waits for more, and so do we, for a while.
+        // Both sides wait for more data, for a while.
         ("rediss", "right", "cannot be reached in time"),
     ] {
         let url = format!("{scheme}://app:{password}@127.0.0.1:{}/0", server.port);
@@ -118,7 +118,7 @@ async fn each_later_change_of_the_eviction_policy_is_logged() {
         let last = log.text().lines().rfind(|line| line.contains(part)).unwrap().to_owned();
         assert!(last.contains(level), "{last}");
     }
-    // A server that does not answer is no other policy.
+    // A server that does not answer is not a changed policy.
     let _: u32 = server.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     pass(Duration::from_mins(1)).await;
     until_it_works(&store).await;
@@ -126,7 +126,7 @@ async fn each_later_change_of_the_eviction_policy_is_logged() {
     assert_eq!(said("maxmemory-policy"), 4, "{}", log.text());
 }
 
-/// Moves the time, and lets what waits for it happen.
+/// Advances the time, and runs the tasks that wait for it.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -134,7 +134,7 @@ async fn pass(time: Duration) {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-/// Waits for something that happens by itself.
+/// Waits until the condition holds.
 async fn until(mut happened: impl FnMut() -> bool) {
     let wait = async {
         while !happened() {

@@ -1,4 +1,4 @@
-//! Clients' tokens: they come in with every call, and go nowhere.
+//! Clients' tokens: they arrive with every call, and must not leak.
 
 use std::fs;
 
@@ -64,7 +64,7 @@ async fn no_token_appears_in_a_log_or_an_error() {
     }
     let forbidden = ask(&format!("Bearer {OLD_TOKEN}"), Provider::Wechat).await;
     assert_eq!(forbidden, Err("CALLER_FORBIDDEN".to_owned()));
-    // Unfit, which is told, and not shown.
+    // Invalid content, which is reported but not shown.
     fs::write(&file, format!("{TOKEN} {TOKEN}")).unwrap();
     server.child.err.with("clients.billing.token\",\"problem\"");
     assert_eq!(ask(&format!("Bearer {OLD_TOKEN}"), Provider::Haoka).await, Ok(()));

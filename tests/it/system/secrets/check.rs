@@ -1,4 +1,4 @@
-//! A configuration that is wrong at the very place of a secret.
+//! A configuration with a mistake at the position of a secret.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,8 +7,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use super::{HAOKA_SECRET, SECRETS, assert_none, found};
 use crate::support::child::{Child, command, write};
 
-/// Runs `check` and `serve` with these lines for an account of Haoka's. Both must turn them down,
-/// at the path and without the secret. Gives back what they say.
+/// Runs `check` and `serve` with these lines for a Haoka account. Both must reject them,
+/// at the path and without the secret. Returns their output.
 fn refused(lines: &str, path: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path();
@@ -95,7 +95,7 @@ fn a_secret_in_a_wrong_place_is_not_shown() {
     }
 }
 
-/// The control: what may be shown is found where it is.
+/// The control: text that may be shown is found.
 #[test]
 fn a_mistake_is_reported_by_its_key() {
     let said = refused("secret = \"s\"\ncolour = \"red\"", "accounts.cards.colour");

@@ -1,6 +1,6 @@
 //! The whole life of a server in one log: every kind of secret, rotated ones too, through answers,
-//! failures, retries, the breaker, watches, batches, wrong callers, unfit files, a lost store and an
-//! end that cuts off what hangs.
+//! failures, retries, the breaker, watches, batches, wrong callers, invalid files, a lost store and a
+//! shutdown that cuts off hanging calls.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::serve::LOUDEST;
-use super::vendor::{Deed, PLAYED, Vendor, error, order};
+use super::vendor::{Behavior, PLAYED, Vendor, error, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, NAME, NUMBER_ID, PERSONAL,
     SECRETS, WECHAT_SECRET, WORD_ID, assert_libraries_are_quiet, assert_none,
@@ -29,11 +29,11 @@ const OTHER_TOKEN: &str = "canaryCallerToken-0042";
 const STRANGERS: &str = "canaryCallerToken-ee21";
 const COOKIE: &str = "canaryCallerCookie88c1";
 
-/// What is in the place of each secret after the first rotation, and after one that is unfit.
+/// The content of each secret after the first rotation, and after an invalid one.
 const ROTATED: &str = "canaryRotatedSecret0e6b";
 const UNFIT: &str = "canaryUnfitSecret93d4";
 
-/// Every file with a secret, and what is in it at first.
+/// Every file with a secret, and its initial content.
 const FILES: [(&str, &str); 5] = [
     ("wechat", WECHAT_SECRET),
     ("dingshang", DINGSHANG_SECRET),
@@ -42,7 +42,7 @@ const FILES: [(&str, &str); 5] = [
     ("token", TOKEN),
 ];
 
-/// Puts these into the files.
+/// Writes these into the files.
 fn swap(mounted: &Mounted, content: impl Fn(&str, &str) -> String, pair: &Pair) {
     let contents = FILES.map(|(name, first)| (name, content(name, first)));
     let mut files: Vec<_> =
@@ -51,7 +51,7 @@ fn swap(mounted: &Mounted, content: impl Fn(&str, &str) -> String, pair: &Pair) 
     mounted.swap(&files);
 }
 
-/// Each secret's own canary once it is rotated.
+/// Each secret's canary after rotation.
 fn rotated(name: &str, _: &str) -> String {
     format!("{ROTATED}-{name}")
 }
@@ -60,7 +60,7 @@ fn second_token() -> String {
     rotated("token", "")
 }
 
-/// The base64 of a private key, without its lines about what it is.
+/// The base64 of a private key, without its header and footer.
 fn inside(pair: &Pair) -> Vec<String> {
     pair.key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned).collect()
 }
@@ -72,7 +72,7 @@ struct Life {
     authority: Authority,
     server: Serving,
     channel: Channel,
-    /// Everything that a caller was told of failures.
+    /// Every error that a caller got.
     told: Vec<String>,
     reasons: BTreeSet<String>,
 }
@@ -121,7 +121,7 @@ impl Life {
         OrderServiceClient::new(self.channel.clone())
     }
 
-    /// Asks now. Whether there was an answer; what else was told is remembered.
+    /// Fetches live. Returns whether it succeeded; an error is recorded.
     async fn ask(&mut self, token: &str, question: GetOrderRequest) -> bool {
         let max_age = Some(prost_types::Duration::default());
         let request = with(token, GetOrderRequest { max_age, ..question });
@@ -134,7 +134,7 @@ impl Life {
         }
     }
 
-    /// Asks each vendor so often. How many answers there were.
+    /// Calls each vendor this often. Returns the number of answers.
     async fn ask_all(&mut self, token: &str, times: usize) -> usize {
         let mut answers = 0;
         for _ in 0..times {
@@ -152,7 +152,7 @@ impl Life {
         self.reasons.insert(failed.reason);
     }
 
-    /// A batch of known and unknown orders, and a watch that goes on.
+    /// A batch of known and unknown orders, and an open watch.
     async fn batch_and_watch(&mut self) -> tonic::Streaming<order_query::pb::WatchOrderResponse> {
         let orders = PLAYED.map(reference).to_vec();
         let malformed = OrderRef { id: format!("{WORD_ID}/"), ..orders[0].clone() };
@@ -166,7 +166,7 @@ impl Life {
         watch
     }
 
-    /// Everyone who may not ask, or not for that.
+    /// Every caller that is refused, or for that account.
     async fn wrong_callers(&mut self) {
         for token in [STRANGERS, "", "with a space"] {
             assert_eq!(self.ask_all(token, 1).await, 0);
@@ -177,7 +177,7 @@ impl Life {
         self.failed(&status);
     }
 
-    /// Lets a command fail over TLS, with a token.
+    /// Runs a command that fails over TLS, with a token.
     fn command(&mut self) {
         let ca = self.mounted.folder().join("ca.crt");
         std::fs::write(&ca, &self.authority.pem).unwrap();
@@ -190,43 +190,43 @@ impl Life {
         self.told.extend([ended.out, ended.err]);
     }
 
-    /// Swaps every file, for what is fit and then for what is not.
+    /// Swaps every file, with valid and then with invalid content.
     async fn rotate(&mut self, pairs: &[Pair; 3]) {
         swap(&self.mounted, rotated, &pairs[1]);
-        self.told_of_files("reloaded");
+        self.expect_file_logs("reloaded");
         let token = second_token();
         assert!(self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert!(self.ask(TOKEN, question(Provider::Dingshang, NUMBER_ID)).await, "for the overlap");
-        // The access token is refused, so another one is asked for with the new secret.
-        self.vendor.does(&Deed::Answers(200, error(40_001, 4_006, "签名")));
+        // The access token is refused, so another one is fetched with the new secret.
+        self.vendor.does(&Behavior::Answers(200, error(40_001, 4_006, "签名")));
         assert_eq!(self.ask_all(&token, 1).await, 0);
         let broken = Pair { key: pairs[2].key.replace("END", "AND"), ..pairs[2].clone() };
         swap(&self.mounted, |name, _| format!("{UNFIT}-{name}\n{UNFIT}\n"), &broken);
-        self.told_of_files("reload failed");
+        self.expect_file_logs("reload failed");
     }
 
-    /// The vendors repeat secrets, and then fail until they are left alone.
+    /// The vendors echo secrets, and then fail until the breaker opens.
     async fn trouble(&mut self) {
         let token = second_token();
-        // Each vendor repeats what it knows.
+        // Each vendor echoes the secrets that it knows.
         for (provider, known) in [
             (Provider::Wechat, format!("{} {ACCESS_TOKEN}", rotated("wechat", ""))),
             (Provider::Dingshang, format!("{} {}", rotated("dingshang", ""), rotated("key", ""))),
             (Provider::Haoka, rotated("haoka", "")),
         ] {
-            self.vendor.does(&Deed::Answers(200, error(7, 7, &known)));
+            self.vendor.does(&Behavior::Answers(200, error(7, 7, &known)));
             assert!(!self.ask(&token, question(provider, id(provider))).await);
         }
         assert!(self.told.concat().contains("[secret] [secret]"), "{:?}", self.told);
         let before = self.vendor.played.asked().len();
-        self.vendor.does(&Deed::Answers(503, NAME.to_owned()));
+        self.vendor.does(&Behavior::Answers(503, NAME.to_owned()));
         assert!(!self.ask(&token, question(Provider::Dingshang, NUMBER_ID)).await);
         assert_eq!(self.vendor.played.asked().len() - before, 2, "it is asked once more");
         assert_eq!(self.ask_all(&token, 6).await, 0);
         self.server.child.err.with("its circuit breaker is open until a probe");
     }
 
-    /// The secrets were there to be leaked.
+    /// The secrets were used, so they could have leaked.
     fn assert_arrived(&self) {
         let arrived = arrived(&self.vendor);
         for canary in [WECHAT_SECRET, DINGSHANG_SECRET, ACCESS_TOKEN, NUMBER_ID, WORD_ID] {
@@ -240,8 +240,8 @@ impl Life {
         }
     }
 
-    /// What is logged of each file that changes.
-    fn told_of_files(&mut self, what: &str) {
+    /// Waits for the log lines about each changed file.
+    fn expect_file_logs(&mut self, what: &str) {
         for _ in 0..=FILES.len() {
             self.server.child.err.with(what);
         }
@@ -257,7 +257,7 @@ fn reference(provider: Provider) -> OrderRef {
     OrderRef { provider: provider.into(), id, ..OrderRef::default() }
 }
 
-/// The message with this token, and what else a caller may send along.
+/// The message with this token, and other metadata of a caller.
 fn with<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let metadata = request.metadata_mut();
@@ -266,7 +266,7 @@ fn with<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// All that the vendor has been asked, in one text.
+/// All requests to the vendor, in one text.
 fn arrived(vendor: &Vendor) -> String {
     let asked = vendor.played.asked();
     let texts = asked.iter().map(|asked| {
@@ -282,8 +282,8 @@ async fn no_canary_leaks_in_the_whole_life_of_a_server() {
     let pairs = [(); 3].map(|()| authority.issue(&["localhost"]));
     let mut life = Life::start(&pairs[0], authority).await;
 
-    life.vendor.does(&Deed::Answers(200, order().to_string()));
-    // Ten calls pay for a retry; Haoka takes ten of an order in a day.
+    life.vendor.does(&Behavior::Answers(200, order().to_string()));
+    // Ten calls fund a retry; Haoka allows ten for an order in a day.
     assert_eq!(life.ask_all(TOKEN, 9).await, 27);
     let mut watch = life.batch_and_watch().await;
     life.wrong_callers().await;
@@ -292,7 +292,7 @@ async fn no_canary_leaks_in_the_whole_life_of_a_server() {
     life.rotate(&pairs).await;
     life.trouble().await;
     life.assert_arrived();
-    life.vendor.does(&Deed::Hangs);
+    life.vendor.does(&Behavior::Hangs);
     life.redis.kill();
     life.ask_all(&second_token(), 1).await;
     life.server.child.signal("TERM");

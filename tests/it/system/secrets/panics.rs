@@ -1,4 +1,4 @@
-//! A task that panics over what it works on.
+//! A task that panics with secrets in its message.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -9,10 +9,10 @@ use order_query::telemetry::metrics::Metrics;
 use super::{HAOKA_SECRET, NAME, PERSONAL, SECRETS, assert_none};
 use crate::support::child::exact;
 
-/// Set in the process of its own that the test runs itself in.
+/// Set in the child process that the test starts.
 const INSIDE: &str = "ORDER_QUERY_TEST_PANICS";
 
-/// The logs belong to the whole process, so this runs itself once more, in one of its own.
+/// Logging is global to the process, so this test runs itself again in a child process.
 #[test]
 fn a_panic_is_logged_by_its_location_only() {
     if env::var_os(INSIDE).is_some() {

@@ -1,4 +1,4 @@
-//! A server that logs all it can, over everything that vendors can do to it.
+//! A server that logs everything, with every behavior of vendors.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::vendor::{Deed, PLAYED, Vendor, bad_deeds, order};
+use super::vendor::{Behavior, PLAYED, Vendor, bad_behaviors, order};
 use super::{
     ACCESS_TOKEN, DINGSHANG_KEY, DINGSHANG_SECRET, HAOKA_SECRET, ID_MIDDLE, NAME, NUMBER_ID,
     NUMBER_MIDDLE, PERSONAL, PHONE, PROXY_WORD, REMARK, SECRETS, WECHAT_SECRET, WORD_ID,
@@ -25,8 +25,8 @@ use crate::support::collector::Collector;
 use crate::support::played::{Asked, Played, answer};
 use crate::support::{Failed, connect, question};
 
-/// The three accounts, each with its secrets in another place. The time is short, so that silence
-/// does not hold the test up.
+/// The three accounts, each with its secrets in another place. The timeout is short, so that silence
+/// does not delay the test.
 fn accounts(url: &str, more: &str, directory: &TempDir) -> String {
     let file = directory.path().join("secret");
     fs::write(&file, format!("{WECHAT_SECRET}\n")).unwrap();
@@ -47,7 +47,7 @@ fn accounts(url: &str, more: &str, directory: &TempDir) -> String {
 pub const LOUDEST: &str = "trace,h2=trace,hyper=trace,hyper_util=trace,rustls=trace,\
     tokio_rustls=trace,reqwest=trace,tonic=trace,tower=trace,redis=trace,redb=trace";
 
-/// How a server is made to log all it can.
+/// How a server is made to log everything.
 #[derive(Debug, Clone, Copy)]
 enum Loud {
     ByFile,
@@ -64,7 +64,7 @@ impl Loud {
 
     fn environment(self, command: &mut Command) {
         command.env("ORDER_QUERY_TEST_SECRET", DINGSHANG_SECRET);
-        // It would put a way to the code into a panic, and help nobody here.
+        // It would put source paths into a panic.
         command.env("RUST_BACKTRACE", "1");
         if matches!(self, Self::ByEnvironment) {
             command.env("ORDER_QUERY_LOG", LOUDEST);
@@ -77,14 +77,14 @@ impl Loud {
     }
 }
 
-/// The question that all of this is about.
+/// The order call of these tests.
 async fn ask(channel: &Channel, provider: Provider) -> Result<GetOrderResponse, Status> {
     let id = if provider == Provider::Dingshang { NUMBER_ID } else { WORD_ID };
     let mut client = OrderServiceClient::new(channel.clone());
     client.get_order(question(provider, id)).await.map(tonic::Response::into_inner)
 }
 
-/// Everything that the caller of a failed call is told. Gives back the reason.
+/// Checks all details of a failed call. Returns the reason.
 fn check_failure(name: &str, status: &Status) -> String {
     let failed = Failed::from(status);
     let details = String::from_utf8_lossy(status.details());
@@ -107,7 +107,7 @@ async fn nothing_leaks(loud: Loud) {
     prove_loud(&mut server);
     let channel = connect(server.address).await;
 
-    vendor.does(&Deed::Answers(200, order().to_string()));
+    vendor.does(&Behavior::Answers(200, order().to_string()));
     for provider in PLAYED {
         let answer = ask(&channel, provider).await.unwrap().order.unwrap();
         if provider == Provider::Haoka {
@@ -120,11 +120,11 @@ async fn nothing_leaks(loud: Loud) {
 
     let mut log = server.stop().err;
     let mut reasons = BTreeSet::new();
-    for (name, deed) in bad_deeds(&trap.url()) {
-        // A server of its own for each: one deed closes an account to the next.
+    for (name, behavior) in bad_behaviors(&trap.url()) {
+        // A new server for each: one behavior may pause an account for the next.
         let server = loud.serve(&config);
         let channel = connect(server.address).await;
-        vendor.does(&deed);
+        vendor.does(&behavior);
         let calls = PLAYED.map(|provider| ask(&channel, provider));
         for status in join_all(calls).await.into_iter().filter_map(Result::err) {
             reasons.insert(check_failure(&name, &status));
@@ -152,14 +152,14 @@ async fn nothing_leaks(loud: Loud) {
     check_spans(&collector);
 }
 
-/// Waits for an event that is written at the level of debugging only.
+/// Waits for an event that is logged at debug level only.
 fn prove_loud(server: &mut Serving) {
     let mut stranger = TcpStream::connect(server.address).unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\nHost: order-query\r\n\r\n").unwrap();
     assert!(server.child.err.with("a connection failed").contains("DEBUG"));
 }
 
-/// The vendor was given the secrets, so they were there to be leaked.
+/// The vendor received the secrets, so they could have leaked.
 fn check_arrived(asked: &[Asked]) {
     let of = |path: &str| {
         let asked = asked.iter().find(|asked| asked.uri.path().starts_with(path));
@@ -173,7 +173,7 @@ fn check_arrived(asked: &[Asked]) {
     assert!(of("/api/order/").2.contains(ID_MIDDLE));
 }
 
-/// Spans tell of the requests that had the secrets, and nothing of the canaries.
+/// Spans describe the requests that had the secrets, without the canaries.
 fn check_spans(collector: &Collector) {
     let told = format!("{:?}", collector.messages());
     assert_none(&SECRETS, &told);
@@ -185,11 +185,11 @@ fn check_spans(collector: &Collector) {
     assert_eq!(found(&expected, &told), expected, "{told}");
 }
 
-/// The log has what it should have, and nothing of the canaries.
+/// The log has the expected lines, without the canaries.
 fn check_log(log: &str) {
     assert_none(&SECRETS, log);
     assert_none(&PERSONAL, log);
-    // The search works on this very text: it finds what may be there.
+    // The search works on this text: it finds what may be there.
     let expected = ["…0042", "cards", "PROVIDER_UNAVAILABLE", "listening", "stopped"];
     assert_eq!(found(&expected, log), expected, "{log}");
     assert_libraries_are_quiet(log);
@@ -205,8 +205,8 @@ async fn nothing_leaks_when_the_environment_enables_all_logs() {
     nothing_leaks(Loud::ByEnvironment).await;
 }
 
-/// The transport's own failures have URLs and hosts in them: nobody there, nobody who speaks TLS,
-/// no way through the proxy.
+/// Transport errors contain URLs and hosts: no listener, no TLS,
+/// no route through the proxy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_leaks_when_the_vendor_is_unreachable() {
     let directory = tempfile::tempdir().unwrap();
@@ -235,20 +235,20 @@ async fn nothing_leaks_when_the_vendor_is_unreachable() {
         assert_none(&PERSONAL, &log);
         assert_eq!(found(&["…0042"], &log), ["…0042"]);
     }
-    // It was there to be leaked, in the only way in which it is sent.
+    // It could have leaked, in the only form in which it is sent.
     let sent = refusing.asked();
     assert!(sent.iter().all(|asked| asked.headers.contains_key("proxy-authorization")));
-    // Where no way to the vendor was made, the calls for an order are made once more.
+    // Where no connection was made, order calls are retried.
     assert_eq!(sent.len(), 3 + 3 + 2);
 }
 
-/// The commands show a person what it asked for, and no secret.
+/// The commands print the order, and no secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_print_the_order_and_no_secret() {
     let directory = tempfile::tempdir().unwrap();
     let vendor = Vendor::start().await;
     let server = Loud::ByFile.serve(&accounts(&vendor.played.url(), "", &directory));
-    vendor.does(&Deed::Answers(200, order().to_string()));
+    vendor.does(&Behavior::Answers(200, order().to_string()));
     for provider in PLAYED {
         let id = if provider == Provider::Dingshang { NUMBER_ID } else { WORD_ID };
         for json in [None, Some("--json")] {
@@ -261,7 +261,7 @@ async fn commands_print_the_order_and_no_secret() {
             assert_eq!(found(&[middle], &got.out), [middle]);
         }
     }
-    vendor.does(&Deed::Answers(503, NAME.to_owned()));
+    vendor.does(&Behavior::Answers(503, NAME.to_owned()));
     let failed = server.get(&["haoka", WORD_ID, "--max-age", "0s"]);
     assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""));
     assert_none(&SECRETS, &failed.err);

@@ -1,5 +1,4 @@
-//! A vendor of several protocols that has the canaries, and everything that it can do to a
-//! question.
+//! A vendor of several protocols that has the canaries, and all of its possible behaviors.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,17 +11,17 @@ use serde_json::{Value, json};
 use super::{ACCESS_TOKEN, NAME, NUMBER_ID, PHONE, REMARK, TRACKING, WORD_ID};
 use crate::support::played::{Asked, Played, answer};
 
-/// The vendors whose protocols it speaks, each with canaries in its account and its order.
+/// The vendors whose protocols it implements, each with canaries in its account and its order.
 pub const PLAYED: [Provider; 3] = [Provider::Wechat, Provider::Dingshang, Provider::Haoka];
 
-/// What the vendor does to a question for an order.
+/// What the vendor does with an order call.
 #[derive(Debug, Clone)]
-pub enum Deed {
+pub enum Behavior {
     /// Answers with this status and body.
     Answers(u16, String),
-    /// Sends the caller elsewhere.
+    /// Redirects the caller.
     Redirects(u16, String),
-    /// Says nothing.
+    /// Never answers.
     Hangs,
     /// Cuts the connection in the middle of the answer.
     Breaks,
@@ -31,46 +30,46 @@ pub enum Deed {
 /// The vendor.
 pub struct Vendor {
     pub played: Played,
-    deed: Arc<Mutex<Deed>>,
+    behavior: Arc<Mutex<Behavior>>,
 }
 
 impl Vendor {
     pub async fn start() -> Self {
-        let deed = Arc::new(Mutex::new(Deed::Hangs));
-        let current = Arc::clone(&deed);
+        let behavior = Arc::new(Mutex::new(Behavior::Hangs));
+        let current = Arc::clone(&behavior);
         let played = Played::start(move |asked: Asked| {
-            let deed = current.lock().unwrap().clone();
-            async move { respond(&asked, deed).await }
+            let behavior = current.lock().unwrap().clone();
+            async move { respond(&asked, behavior).await }
         })
         .await;
-        Self { played, deed }
+        Self { played, behavior }
     }
 
-    pub fn does(&self, deed: &Deed) {
-        *self.deed.lock().unwrap() = deed.clone();
+    pub fn does(&self, behavior: &Behavior) {
+        *self.behavior.lock().unwrap() = behavior.clone();
     }
 }
 
-async fn respond(asked: &Asked, deed: Deed) -> Response<Body> {
+async fn respond(asked: &Asked, behavior: Behavior) -> Response<Body> {
     if asked.uri.path().starts_with("/cgi-bin/") {
         let token = json!({ "access_token": ACCESS_TOKEN, "expires_in": 7200 });
         return answer(200, token.to_string());
     }
-    match deed {
-        Deed::Answers(status, body) => {
+    match behavior {
+        Behavior::Answers(status, body) => {
             let mut response = answer(status, body);
             let cookie = format!("name={PHONE}-{ACCESS_TOKEN}");
             response.headers_mut().insert(SET_COOKIE, cookie.parse().unwrap());
             response
         }
-        Deed::Redirects(status, target) => {
+        Behavior::Redirects(status, target) => {
             let mut response = answer(status, format!("{NAME} went there"));
             let target = format!("{target}{}?access_token={ACCESS_TOKEN}", asked.uri.path());
             response.headers_mut().insert(LOCATION, target.parse().unwrap());
             response
         }
-        Deed::Hangs => std::future::pending().await,
-        Deed::Breaks => {
+        Behavior::Hangs => std::future::pending().await,
+        Behavior::Breaks => {
             let half = format!("{{\"name\":\"{NAME}\",\"remark\":\"{REMARK}");
             let end = Err(std::io::Error::other("cut"));
             answer(200, Body::from_stream(futures_util::stream::iter([Ok(half), end])))
@@ -78,7 +77,7 @@ async fn respond(asked: &Asked, deed: Deed) -> Response<Body> {
     }
 }
 
-/// An order at each of the vendors, with everything personal in it.
+/// An order at each of the vendors, with all personal data.
 pub fn order() -> Value {
     let number: u64 = NUMBER_ID.parse().unwrap();
     json!({
@@ -97,7 +96,7 @@ pub fn order() -> Value {
     })
 }
 
-/// The order, with another value at these places.
+/// The order, with other values at these paths.
 fn changed(places: &[(&str, Value)]) -> String {
     let mut order = order();
     for (place, value) in places {
@@ -113,17 +112,17 @@ pub fn error(errcode: i64, code: i64, text: &str) -> String {
         .to_string()
 }
 
-/// Everything that goes wrong, by a name for the failure of a test. A redirect leads to `trap`.
-pub fn bad_deeds(trap: &str) -> Vec<(String, Deed)> {
+/// Every wrong behavior, with a name for failure messages. A redirect leads to `trap`.
+pub fn bad_behaviors(trap: &str) -> Vec<(String, Behavior)> {
     let page = format!("<html>{NAME} {PHONE} {REMARK} {ACCESS_TOKEN}</html>");
     let whole = order().to_string();
     let (first, _) = whole.split_at(whole.len() - 40);
-    let mut deeds: Vec<(String, Deed)> = Vec::new();
+    let mut deeds: Vec<(String, Behavior)> = Vec::new();
     for status in [400, 401, 403, 404, 408, 413, 429, 500, 502, 503] {
-        deeds.push((format!("HTTP {status}"), Deed::Answers(status, page.clone())));
+        deeds.push((format!("HTTP {status}"), Behavior::Answers(status, page.clone())));
     }
     for status in [301, 302, 303, 307, 308] {
-        deeds.push((format!("HTTP {status}"), Deed::Redirects(status, trap.to_owned())));
+        deeds.push((format!("HTTP {status}"), Behavior::Redirects(status, trap.to_owned())));
     }
     for (errcode, code, text) in [
         (10_120_800, 80_002, "订单不存在"),
@@ -135,7 +134,7 @@ pub fn bad_deeds(trap: &str) -> Vec<(String, Deed)> {
         (40_001, 30_003, "拦截"),
         (7, 7, "what nobody knows"),
     ] {
-        deeds.push((format!("code {errcode}"), Deed::Answers(200, error(errcode, code, text))));
+        deeds.push((format!("code {errcode}"), Behavior::Answers(200, error(errcode, code, text))));
     }
     let bodies = [
         ("no JSON", page.clone()),
@@ -165,8 +164,8 @@ pub fn bad_deeds(trap: &str) -> Vec<(String, Deed)> {
             changed(&[("/order/status", json!([PHONE])), ("/data", json!(NAME))]),
         ),
     ];
-    deeds.extend(bodies.map(|(name, body)| (name.to_owned(), Deed::Answers(200, body))));
-    deeds.push(("a cut".to_owned(), Deed::Breaks));
-    deeds.push(("silence".to_owned(), Deed::Hangs));
+    deeds.extend(bodies.map(|(name, body)| (name.to_owned(), Behavior::Answers(200, body))));
+    deeds.push(("a cut".to_owned(), Behavior::Breaks));
+    deeds.push(("silence".to_owned(), Behavior::Hangs));
     deeds
 }

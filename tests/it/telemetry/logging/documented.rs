@@ -1,17 +1,17 @@
-//! Every line that the code may write, but for those about calls, is in the document with its
+//! Every line that the code may log, except for those about calls, is documented with its
 //! fields, and nothing else is.
 
 use super::DOCUMENTED;
 use crate::architecture::source::sources;
 
-/// Something that is logged.
+/// A log event.
 struct Event {
     place: String,
     message: String,
     fields: Vec<String>,
 }
 
-/// The events of the sources whose message is written out.
+/// The events in the sources with a literal message.
 fn events() -> Vec<Event> {
     let mut events = Vec::new();
     for file in sources("src") {
@@ -19,7 +19,7 @@ fn events() -> Vec<Event> {
             for rest in after(file.without_tests(), &format!("tracing::{level}!(")) {
                 let Some((fields, message)) = rest.split_once('"') else { continue };
                 let message = message.split('"').next().unwrap();
-                // The macro about calls hands its fields on, and a warning of the configuration
+                // The macro for calls passes its fields on, and a warning of the configuration
                 // its text. The sandbox is for tests.
                 if fields.contains('$') || message.contains('{') || file.root() == "sandbox" {
                     continue;
@@ -33,7 +33,7 @@ fn events() -> Vec<Event> {
     events
 }
 
-/// What follows each place where the text has that.
+/// The text after each occurrence of `what`.
 fn after<'a>(text: &'a str, what: &str) -> Vec<&'a str> {
     text.match_indices(what).map(|(at, what)| &text[at + what.len()..]).collect()
 }
@@ -45,7 +45,7 @@ fn field(text: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// A row of the document's table of lines: what their messages begin with, and all its text.
+/// A row of the documented table: the prefixes of its messages, and its whole text.
 fn rows() -> Vec<(Vec<&'static str>, &'static str)> {
     let (_, table) = DOCUMENTED.split_once("## What else is logged").unwrap();
     let (table, _) = table.split_once("\n## ").unwrap();

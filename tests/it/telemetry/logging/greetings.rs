@@ -1,4 +1,4 @@
-//! TLS greetings of strangers, who need no token for them.
+//! TLS client hellos of unauthenticated peers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use crate::support::child::{PATIENCE, Serving};
 
 const HAOKA: &str = "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"agent\"\nsecret = \"s\"\n";
 
-/// What no host is called.
+/// Invalid host names.
 fn illegal_names() -> Vec<Vec<u8>> {
     vec![
         b"10.1.2.3".to_vec(),
@@ -24,13 +24,13 @@ fn illegal_names() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What is before a length of so many bytes.
+/// The content, prefixed with its length in `width` bytes.
 fn sized(width: usize, content: &[u8]) -> Vec<u8> {
     let length = u64::try_from(content.len()).unwrap().to_be_bytes();
     [&length[8 - width..], content].concat()
 }
 
-/// A greeting that asks for a host of that name: TLS 1.2 and 1.3, and all that goes with them.
+/// A client hello for a host of that name, for TLS 1.2 and 1.3.
 fn greeting(name: &[u8]) -> Vec<u8> {
     let extension =
         |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &sized(2, content)].concat();
@@ -57,16 +57,16 @@ fn greeting(name: &[u8]) -> Vec<u8> {
     records.collect::<Vec<_>>().concat()
 }
 
-/// Greets, hears what comes, and leaves in the middle of the handshake.
+/// Sends a client hello, reads the reply, and closes in the middle of the handshake.
 fn greet(address: SocketAddr, name: &[u8]) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The server may have hung up before it has all of it.
+    // The server may have closed before reading all of it.
     let _ = stream.write_all(&greeting(name));
     let _ = stream.read(&mut [0; 1]);
 }
 
-/// The log of a server that was greeted with each name so many times, up to when it is told to stop.
+/// The log of a server that got a client hello with each name `times` times, until it is stopped.
 fn log_of_flood(log: &str, times: usize) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     Authority::new().issue(&["localhost"]).write(folder.path());
@@ -96,7 +96,7 @@ fn a_flood_of_invalid_client_hellos_logs_a_few_lines() {
     }
 }
 
-/// A library that is named may tell what a stranger says, but no more than a line can bear.
+/// A library that is named in the log level may log what a peer sends, but truncated.
 #[test]
 fn library_lines_about_a_peer_are_truncated() {
     for format in ["json", "text"] {

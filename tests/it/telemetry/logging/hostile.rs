@@ -1,4 +1,4 @@
-//! Texts of strangers: callers and vendors may write what they like.
+//! Untrusted text: callers and vendors may send anything.
 
 use order_query::pb::{GetOrderRequest, Provider};
 use serde_json::{Value, json};
@@ -8,14 +8,14 @@ use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
 use crate::support::{bare_client, framed, question, raw};
 
-/// What a terminal obeys, what ends a line for some reader, and what hides text.
+/// Characters that control a terminal, end a line for some reader, or hide text.
 const HOSTILE: &str = "\"}\n{\"level\":\"ERROR\"}\r\u{1b}[31m\u{9b}2J\u{7}\u{7f}\u{85}\u{2028}\u{2029}\u{202e}\u{2066}";
 
 fn is_hostile(c: char) -> bool {
     HOSTILE.contains(c) && !c.is_ascii_graphic() && !c.is_ascii_alphanumeric()
 }
 
-/// Each text that a stranger writes and that may come near a log, with all of that in it.
+/// Every untrusted text that may reach a log, with all of those characters in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn untrusted_text_neither_forges_nor_hides_a_line() {
     let verbose = format!("{HOSTILE}{}", "x".repeat(300));
@@ -62,7 +62,7 @@ fn serve(url: &str, format: &str) -> Serving {
     ))
 }
 
-/// Puts it into everything that a caller writes. Gives back how many calls that were.
+/// Puts it into everything that a caller sends. Returns the number of calls.
 async fn ask_all(server: &Serving) -> usize {
     let mut client = bare_client(server.address);
     let mut calls = 0;
@@ -79,7 +79,7 @@ async fn ask_all(server: &Serving) -> usize {
             calls += 1;
         }
     }
-    // Headers cannot hold a line's end, but all that is not ASCII.
+    // Headers cannot contain line breaks, but any non-ASCII bytes.
     let header: String = HOSTILE.chars().filter(|c| !c.is_ascii_control()).collect();
     for name in ["traceparent", "grpc-encoding", "grpc-timeout", "authorization", "user-agent"] {
         let headers = [GRPC, (name, &header)];

@@ -1,4 +1,4 @@
-//! A log that nobody reads.
+//! A log that is not read.
 
 use std::io::{BufRead as _, BufReader, PipeReader};
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +16,7 @@ use crate::support::{BareChannel, bare_client, question};
 /// How many lines a call is: one for each order of a batch, and its own.
 const LINES: usize = 101;
 
-/// The binary, with a log that nobody reads once it listens.
+/// The binary, with a log that is not read once it listens.
 struct Unread {
     child: Child,
     log: BufReader<PipeReader>,
@@ -30,7 +30,7 @@ struct Unread {
 impl Unread {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // It takes what is sent to it, and says nothing.
+        // It accepts what is sent to it, and never answers.
         let vendor = TcpListener::bind("127.0.0.1:0").unwrap();
         let account = format!(
             "[accounts.cards]\nprovider = \"haoka\"\nuser_id = \"u\"\nsecret = \"s\"\n\
@@ -55,7 +55,7 @@ impl Unread {
         Self { child, log, address, admin_address, client, vendor, _directory: directory }
     }
 
-    /// Makes so many calls, each of which is [`LINES`] lines. All are answered.
+    /// Makes this many calls, each of which logs [`LINES`] lines. All are answered.
     async fn flood(&self, calls: usize) {
         for _ in 0..calls {
             let order = |number| OrderRef {
@@ -77,7 +77,7 @@ async fn an_unread_log_blocks_no_call_and_reports_lost_lines() {
     let unread = Unread::start();
     // Far more than the pipe and the queue hold.
     unread.flood(60).await;
-    // Before anyone reads.
+    // Before the log is read.
     let page = page_at(unread.admin_address).await;
     let counted = value(&page, "order_query_log_lines_lost_total").unwrap();
     assert!(counted > 0.0, "{page}");
@@ -100,7 +100,7 @@ async fn an_unread_log_blocks_no_call_and_reports_lost_lines() {
 async fn lines_that_cannot_be_written_are_counted() {
     const { assert!(3 * LINES == 303) };
     let mut unread = Unread::start();
-    // Nobody holds the other end of the log's pipe any more.
+    // The other end of the log's pipe is closed.
     drop(std::mem::replace(&mut unread.log, BufReader::new(std::io::pipe().unwrap().0)));
     unread.flood(3).await;
     let all_counted = async {
@@ -127,13 +127,13 @@ async fn an_unread_log_does_not_block_shutdown() {
         let Unread { child, log, vendor, address, .. } = unread;
         let mut silent = None;
         if asking.is_some() {
-            // With a call under way, only a second signal ends it now.
+            // With a call in flight, only a second signal stops it now.
             let asked = tokio::task::spawn_blocking(move || vendor.accept().unwrap());
             silent = Some(timeout(PATIENCE, asked).await.unwrap().unwrap());
         }
         child.signal("TERM");
         if asking.is_some() {
-            // Nobody can read that it has the first one; it stops to accept then.
+            // The log cannot show that it has the first one; but it stops accepting then.
             while tokio::net::TcpStream::connect(address).await.is_ok() {}
             child.signal("TERM");
         }

@@ -1,5 +1,5 @@
-//! What the page tells of the server itself, who waits for it and whom it turns away, and what the
-//! listener of the page serves.
+//! The metrics of the server itself: waiting and shed requests, and what the metrics listener
+//! serves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::{order, vendor};
 use crate::support::child::{PATIENCE, Serving};
 use crate::support::haoka::{OPEN, cards};
 use crate::support::played::{Played, answer};
-use crate::support::scrape::{assert_told, http1, until_told};
+use crate::support::scrape::{assert_reported, http1, until_reported};
 use crate::support::{bare_client, question};
 
-/// A server whose one vendor answers once the gate lets it, one call at a time.
+/// A server whose one vendor answers when the gate permits it, one call at a time.
 async fn held(gate: &Arc<Semaphore>) -> (Played, Serving) {
     let gate = Arc::clone(gate);
     let vendor = Played::start(move |_| {
@@ -47,7 +47,7 @@ async fn joined_and_waiting_callers_are_counted() {
     let (_vendor, server) = held(&gate).await;
     let calls: JoinSet<_> =
         ["one", "one", "one", "two"].map(|id| asks(&server, id)).into_iter().collect();
-    until_told(
+    until_reported(
         &server,
         &[
             "order_query_calls_in_flight 4",
@@ -61,7 +61,7 @@ async fn joined_and_waiting_callers_are_counted() {
     .await;
     gate.add_permits(2);
     assert_eq!(calls.join_all().await, [true; 4]);
-    until_told(
+    until_reported(
         &server,
         &[
             "order_query_calls_in_flight 0",
@@ -78,7 +78,7 @@ async fn shed_requests_are_counted_beside_their_limit() {
     let gate = Arc::new(Semaphore::new(0));
     let (_vendor, server) = held(&gate).await;
     let calls: JoinSet<_> = ["1", "2", "3", "4"].map(|id| asks(&server, id)).into_iter().collect();
-    until_told(&server, &["order_query_calls_in_flight 4"]).await;
+    until_reported(&server, &["order_query_calls_in_flight 4"]).await;
     assert!(!asks(&server, "5").await);
     let watch = || {
         let mut client = bare_client(server.address);
@@ -87,9 +87,9 @@ async fn shed_requests_are_counted_beside_their_limit() {
     let watching = watch().await.unwrap();
     watch().await.unwrap_err();
     // Each call and watch has a connection; those of the refused ones go.
-    until_told(&server, &["order_query_connections{listener=\"server\"} 5"]).await;
+    until_reported(&server, &["order_query_connections{listener=\"server\"} 5"]).await;
     let idle = join_all((0..8).map(|_| TcpStream::connect(server.address))).await;
-    until_told(
+    until_reported(
         &server,
         &[
             "order_query_watches 1",
@@ -106,7 +106,7 @@ async fn shed_requests_are_counted_beside_their_limit() {
     drop((idle, watching));
     gate.add_permits(4);
     assert_eq!(calls.join_all().await, [true; 4]);
-    until_told(&server, &["order_query_calls_in_flight 0", "order_query_watches 0"]).await;
+    until_reported(&server, &["order_query_calls_in_flight 0", "order_query_watches 0"]).await;
 }
 
 #[tokio::test]
@@ -117,9 +117,9 @@ async fn excess_probes_count_as_admin_connections_and_block_no_scrape() {
     let crowd: Vec<_> = join_all(crowd).await.into_iter().map(Result::unwrap).collect();
     let line = server.child.err.with("the limit admin_connections is reached");
     assert!(line.contains("\"listener\":\"admin\",\"open\":100"), "{line}");
-    // The one that is idle for longest has given way to each further one.
+    // Each excess connection replaced the one that had been idle for longest.
     let page = http1(server.admin_address, "GET /metrics").await;
-    assert_told(
+    assert_reported(
         &page,
         &[
             "order_query_shed_total{limit=\"admin_connections\"} 2",
@@ -139,7 +139,7 @@ async fn excess_probes_count_as_admin_connections_and_block_no_scrape() {
     assert_eq!(closed, 2);
 }
 
-/// How many pages may be under way, in all and on a connection.
+/// How many pages may be in flight, in total and per connection.
 const PAGES: usize = 32;
 const PAGES_OF_CONNECTION: usize = 2;
 
@@ -150,7 +150,7 @@ async fn unread_pages_are_bounded() {
     let (mut unread, mut connections) = (Vec::new(), Vec::new());
     for connection in 0..=PAGES / PAGES_OF_CONNECTION {
         let stream = TcpStream::connect(server.admin_address).await.unwrap();
-        // Nothing of a page can be sent.
+        // No part of a page can be sent.
         let handshake =
             h2::client::Builder::new().initial_window_size(0).handshake::<_, &[u8]>(stream);
         let (client, driver) = handshake.await.unwrap();

@@ -1,4 +1,4 @@
-//! Collectors that do not take what they are sent, and those that are spoken to over TLS.
+//! Collectors that refuse spans, and collectors over TLS.
 
 use std::net::SocketAddr;
 
@@ -11,12 +11,12 @@ use super::{GET, Traced, only};
 use crate::config::pem::glued;
 use crate::support::authority::Authority;
 use crate::support::child::{Ended, Serving};
-use crate::support::collector::{Collector, Mood};
+use crate::support::collector::{Behavior, Collector};
 use crate::support::haoka::cards;
 use crate::support::question;
 use crate::support::scrape::{page_at, value};
 
-/// What the lines about spans begin with.
+/// The log lines about spans.
 fn told(ended: &Ended) -> Vec<String> {
     let lines = ended.err.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let lines = lines.filter(|line| line["target"] == "order_query::telemetry::otlp");
@@ -24,7 +24,7 @@ fn told(ended: &Ended) -> Vec<String> {
     messages.map(|message| message.split(',').next().unwrap().to_owned()).collect()
 }
 
-/// Nobody is asked there.
+/// An address that is not called.
 const VENDOR: &str = "http://127.0.0.1:1";
 
 const LOST: &str = "spans are lost";
@@ -34,7 +34,7 @@ const LAST: &str = "the last spans are lost";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spans_refused_by_the_collector_are_counted_and_logged_once() {
     let (mut traced, _vendor) = Traced::start_scripted("").await;
-    traced.collector.is(Mood::Unavailable);
+    traced.collector.set(Behavior::Unavailable);
     let ask = || question(Provider::Haoka, "a/b");
     traced.get(ask(), &[]).await;
     let line = traced.server.child.err.with(LOST);
@@ -42,13 +42,13 @@ async fn spans_refused_by_the_collector_are_counted_and_logged_once() {
     assert!(!line.contains("a text of the collector's"), "{line}");
     for number in 2..=3 {
         traced.get(ask(), &[]).await;
-        traced.collector.was_sent(number).await;
+        traced.collector.until_sent(number).await;
     }
-    // Whatever it says, it refuses no more than it was sent, and no less than none.
+    // Whatever it claims, it refuses between none and all of the spans.
     for (number, refused) in [(4, 1), (5, i64::MAX), (6, i64::MAX), (7, i64::MAX), (8, -1)] {
-        traced.collector.is(Mood::Refuses(refused));
+        traced.collector.set(Behavior::Refuses(refused));
         traced.get(ask(), &[]).await;
-        traced.collector.was_sent(number).await;
+        traced.collector.until_sent(number).await;
     }
     let line = traced.server.child.err.with(TAKES);
     assert!(line.contains("\"lost\":7"), "{line}");
@@ -57,13 +57,13 @@ async fn spans_refused_by_the_collector_are_counted_and_logged_once() {
     let collector = traced.collector.clone();
     let (_, ended) = traced.stop();
     assert_eq!(collector.messages().len(), 8);
-    assert_eq!(collector.spans_while(Mood::Unavailable).len(), 3);
+    assert_eq!(collector.spans_while(Behavior::Unavailable).len(), 3);
     assert_eq!(told(&ended), [LOST, TAKES], "each once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreachable_collector_does_not_delay_a_call() {
-    // Whoever had the port has left it.
+    // The port is free again.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("telemetry.otlp_endpoint = \"http://{nobody}\"\n");
     let server = Serving::start(&format!("{endpoint}{}", cards(VENDOR, "")));
@@ -78,15 +78,15 @@ async fn an_unreachable_collector_does_not_delay_a_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hanging_collector_blocks_neither_calls_nor_shutdown() {
     let (traced, _vendor) = Traced::start_scripted("").await;
-    traced.collector.is(Mood::Hangs);
+    traced.collector.set(Behavior::Hangs);
     traced.get(question(Provider::Haoka, "a/b"), &[]).await;
-    traced.collector.was_sent(1).await;
+    traced.collector.until_sent(1).await;
     traced.get(question(Provider::Haoka, "a/b"), &[]).await;
     let (_, ended) = traced.stop();
     assert_eq!(told(&ended), [LAST]);
 }
 
-/// A collector that speaks TLS, with a certificate of the authority.
+/// A collector with TLS, with a certificate of the authority.
 fn secured(authority: &Authority) -> (Collector, SocketAddr) {
     let collector = Collector::new();
     let pair = authority.issue(&["127.0.0.1"]);

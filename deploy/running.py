@@ -1,4 +1,4 @@
-"""What the tests of this folder run: the real binary and other processes, each with an end."""
+"""What the tests in this folder run: the real binary and other processes, each with a time limit."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ SECONDS = 60
 
 
 def run(*command: str | pathlib.Path, code: int = 0) -> str:
-    """What a command writes; it must end with this exit code."""
+    """The output of a command; it must exit with this code."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
     done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8",
                           timeout=SECONDS, check=False)
@@ -33,7 +33,7 @@ def run(*command: str | pathlib.Path, code: int = 0) -> str:
 
 @contextlib.contextmanager
 def process(*command: str | pathlib.Path) -> Iterator[tuple[subprocess.Popen, queue.Queue]]:
-    """A process and the lines that it writes, `None` at the end; SIGTERM must end it well."""
+    """A process and its output lines, `None` at the end; it must exit with 0 on SIGTERM."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
     child = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, encoding="utf-8")
@@ -65,8 +65,8 @@ def next_line(lines: queue.Queue, wanted: str) -> str:
 
 
 def page(address: str, path: str = "/metrics") -> str:
-    """What Prometheus gets from an admin listener."""
-    # Whatever proxies the machine has are not for loopback.
+    """The metrics page of an admin listener."""
+    # The machine's proxies do not apply to loopback.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(f"http://{address}{path}", timeout=SECONDS) as answer:
         return answer.read().decode()

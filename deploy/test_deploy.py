@@ -28,14 +28,14 @@ from running import BINARY, DEPLOY, ROOT, SECONDS, next_line, page, process, run
 
 KUBECTL = pathlib.Path(sys.executable).with_name("kubectl")
 
-# The oldest that has all that is used here, and the newest that there are schemas of.
+# The oldest version with everything used here, and the newest with schemas.
 KUBERNETES = ["1.31", "1.37"]
 NAMESPACE = "order-query"
 PLACEHOLDER = "REPLACE-ME"
 TOKEN = "token-of-the-tests-of-the-manifests"
 
 OVERLAYS = sorted(f"overlays/{path.name}" for path in (DEPLOY / "overlays").iterdir())
-# Those with all that a pod needs. What `example` becomes is made below.
+# Those with everything that a pod needs. `example` is filled in below.
 WHOLE = ["filled", "filled-standalone", "overlays/sandbox", "overlays/sandbox-redis"]
 SANDBOXES = [name for name in WHOLE if "sandbox" in name]
 EVERY = [*OVERLAYS, "example", *WHOLE[:2]]
@@ -95,13 +95,13 @@ def named(objects: list[dict], kind: str, name: str = "order-query") -> dict:
 
 
 def pods(objects: list[dict]) -> list[dict]:
-    """What every pod is made from."""
+    """The templates of all pods."""
     return [found["spec"]["template"]["spec"] for found in objects
             if "template" in found.get("spec", {})]
 
 
 def server_pod(objects: list[dict]) -> dict:
-    """What the server's pods are made from."""
+    """The template of the server's pods."""
     return named(objects, "Deployment")["spec"]["template"]["spec"]
 
 
@@ -117,13 +117,13 @@ def server_container(objects: list[dict]) -> dict:
 
 
 def seconds(text: str) -> int:
-    """A duration that is written in seconds."""
+    """A duration in seconds."""
     assert text.endswith("s")
     return int(text[:-1])
 
 
 def longest_stop(config: str) -> int:
-    """How many seconds the server with this configuration takes to stop, at most."""
+    """The most seconds that the server with this configuration takes to stop."""
     [row] = [line for line in (ROOT / "docs/configuration.md").read_text().splitlines()
              if line.startswith("| `drain_timeout` |")]
     default = row.split("|")[-2].strip().strip('`"')
@@ -168,7 +168,7 @@ POD_SECURITY = {
         {**pod["securityContext"], **container["securityContext"]}.get("seccompProfile")
         == {"type": "RuntimeDefault"}
     ),
-    # Not of the standard: ours.
+    # Not part of the standard: our own rules.
     "read-only root": lambda _, container: (
         container["securityContext"].get("readOnlyRootFilesystem") is True
     ),
@@ -267,12 +267,12 @@ def test_replicas_are_replaced_one_by_one(built, name):
     spec = named(built[name], "Deployment")["spec"]
     rolling = {"maxSurge": 1, "maxUnavailable": 0}
     assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": rolling}
-    # The autoscaler's to say: a number here would undo its own at each `kubectl apply`.
+    # Set by the autoscaler: a number here would override it at each `kubectl apply`.
     assert "replicas" not in spec
     autoscaler = named(built[name], "HorizontalPodAutoscaler")["spec"]
     assert autoscaler["minReplicas"] == 3
     assert autoscaler["scaleTargetRef"]["name"] == "order-query"
-    # It goes by the request for CPU.
+    # It scales by the CPU request.
     assert server_container(built[name])["resources"]["requests"]["cpu"]
 
 
@@ -328,13 +328,13 @@ def rewrite(path: pathlib.Path, *changes: tuple[str, str]) -> None:
 
 
 def config_file(args: list[str]) -> pathlib.Path:
-    """The one that a command names."""
+    """The configuration file that a command names."""
     return pathlib.Path(args[args.index("--config") + 1])
 
 
 def here(objects: list[dict], root: pathlib.Path) -> list[str]:
-    """Lays the container out for this machine, and returns its command. Only the folders' places
-    are other ones."""
+    """Lays the container out for this machine, and returns its command. Only the paths of the
+    folders differ."""
     mounted(objects, root)
     args = [arg.replace("/etc/order-query", f"{root}/etc/order-query")
             for arg in server_container(objects)["args"]]
@@ -354,7 +354,7 @@ def test_the_configuration_passes_check(built, tmp_path, name):
 def test_unfilled_placeholders_prevent_the_start(built, tmp_path):
     [_, *config] = here(built["example"], tmp_path)
     told = run(BINARY, "check", *config, code=78)
-    # All that is to be filled in, and nothing else.
+    # Exactly what has to be filled in.
     assert {line.split(": ")[0] for line in told.splitlines()[1:]} == {
         "server.tls.cert_file", "server.tls.key_file", "store.url", "clients.billing.token",
         "accounts.service-market.app_id", "accounts.service-market.app_secret",
@@ -366,7 +366,7 @@ def test_unfilled_placeholders_prevent_the_start(built, tmp_path):
 
 @pytest.mark.parametrize("name", ["example", "filled", "filled-standalone"])
 def test_a_filled_in_installation_can_be_checked(deploy, name):
-    """As docs/install.md says, with its files as they are kept."""
+    """As in docs/install.md, with its files as they are stored."""
     command = "order-query check --root deploy/production --config deploy/production/config.toml"
     assert f"\n{command}\n" in (ROOT / "docs/install.md").read_text()
     arguments = command.replace("deploy/production", str(deploy / name)).split()[1:]
@@ -379,7 +379,7 @@ def test_a_filled_in_installation_can_be_checked(deploy, name):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_files_of_a_pod_can_be_checked_elsewhere(built, tmp_path, name):
-    """Below a root, whatever is mounted: the volume of the store needs not be there."""
+    """Below a root, with everything mounted except the volume of the store."""
     mounted(built[name], tmp_path)
     shutil.rmtree(tmp_path / "var", ignore_errors=True)
     [_, *arguments] = server_container(built[name])["args"]
@@ -396,7 +396,7 @@ def test_the_grace_period_outlasts_the_drain(built, name):
 
 
 def config_text(objects: list[dict]) -> str:
-    """The configuration that is mounted."""
+    """The mounted configuration."""
     [found] = of_kind(objects, "ConfigMap")
     return found["data"]["config.toml"]
 
@@ -410,7 +410,7 @@ def test_listeners_match_ports_and_probes(built, name):
     assert config["admin"]["listen"] == f"0.0.0.0:{ports['admin']}"
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
         assert container[probe]["grpc"]["port"] == ports["admin"]
-    # Nobody asks in plaintext, and nobody without a name.
+    # No plaintext, and no unidentified callers.
     assert config["server"]["tls"]
     assert config["clients"]
 
@@ -476,7 +476,7 @@ def serving(root: pathlib.Path, args: list[str], drain_delay: str = "0s",
 
 
 def serves(address: str, probe: dict) -> None:
-    """Asks as the kubelet does, until the answer is SERVING: a shared store is reached a moment
+    """Probes as the kubelet does, until the answer is SERVING: a shared store connects a moment
     after the start."""
     request = health_pb2.HealthCheckRequest(service=probe["grpc"]["service"])
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -488,21 +488,21 @@ def serves(address: str, probe: dict) -> None:
 
 
 def ask(address: str, root: pathlib.Path, *more: str, code: int = 0) -> str:
-    """Asks for an order as the documentation does."""
+    """Fetches an order as documented."""
     return run(BINARY, "get", "haoka", "shipped", "--endpoint",
                f"https://localhost:{address.rsplit(':')[-1]}",
                "--ca-file", root / "etc/order-query/tls/ca.crt", *more, code=code)
 
 
 def orders_are_answered(address: str, root: pathlib.Path) -> None:
-    """An order of the sandbox comes with a token, and not without."""
+    """An order of the sandbox is returned with a token, and refused without."""
     token = root / "etc/order-query/callers/trial"
     assert "SHIPPED" in ask(address, root, "--token-file", str(token))
     assert "CALLER_UNAUTHENTICATED" in ask(address, root, code=1)
 
 
 def trial_redis(objects: list[dict]) -> list[str]:
-    """How the overlay runs its Redis; one that is not part of it needs no more than this."""
+    """How the overlay runs its Redis; an external one needs no more than this."""
     for found in of_kind(objects, "Deployment"):
         if found["metadata"]["name"] == "redis":
             return found["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -510,7 +510,7 @@ def trial_redis(objects: list[dict]) -> list[str]:
 
 
 def sidecar(objects: list[dict]) -> list[str]:
-    """How the sandbox is run beside the server."""
+    """How the sandbox runs beside the server."""
     [found] = server_pod(objects)["initContainers"]
     assert found["restartPolicy"] == "Always"
     return found["args"]
@@ -559,7 +559,7 @@ def test_no_call_is_lost_when_a_replica_stops(built, tmp_path):
             grpc.ssl_channel_credentials((etc / "tls/ca.crt").read_bytes()),
             options=[("grpc.service_config", (ROOT / "clients/service-config.json").read_text()),
                      ("grpc.enable_http_proxy", 0),
-                     # Else it is the list of addresses, which is no name of a host.
+                     # Otherwise it is the list of addresses, which is not a host name.
                      ("grpc.default_authority", "localhost")]))
         get = services.OrderServiceStub(channel).GetOrder
         token = (etc / "callers/trial").read_text().strip()
@@ -586,8 +586,8 @@ def test_no_call_is_lost_when_a_replica_stops(built, tmp_path):
         answered = []
         while (line := leaving[2].get(timeout=SECONDS)) is not None:
             answered += [json.loads(line)["code"]] if "answered" in line else []
-        # It said that it would end before it did: nearly all went to the other one, and nobody
-        # was turned away.
+        # It announced its shutdown before stopping: nearly all calls went to the other one, and
+        # none was refused.
         assert len(answered) * 4 < asked_meanwhile
         assert set(answered) <= {"OK"}
 
@@ -596,7 +596,7 @@ def test_compose(deploy, tmp_path):
     compose = yaml.safe_load((deploy / "compose.yaml").read_text())
     services = compose["services"]
     server, sandbox = services["server"], services["sandbox"]
-    # The vendors and Redis are on the server's loopback, and nowhere else.
+    # The vendors and Redis are on the server's loopback only.
     for name in ["sandbox", "redis"]:
         assert services[name]["network_mode"] == "service:server"
         assert "ports" not in services[name]

@@ -26,12 +26,12 @@ CARGO = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
 
 
 def blocks(document: str, language: str) -> list[str]:
-    """The code of a document that is in that language."""
+    """The code blocks of a document in that language."""
     return re.findall(rf"^```{language}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
 
 
 def command(document: str, beginning: str) -> str:
-    """The one command of a document that begins so, with the lines that it goes on in."""
+    """The one command of a document with this prefix, with its continuation lines."""
     found = [line.split(" #")[0].strip() for block in blocks(document, "sh")
              for line in block.replace("\\\n", " ").splitlines() if line.startswith(beginning)]
     assert len(found) == 1, f"{beginning}: {found}"
@@ -39,9 +39,9 @@ def command(document: str, beginning: str) -> str:
 
 
 def shell(folder: pathlib.Path, line: str, **more: str) -> subprocess.CompletedProcess:
-    """Runs a line as its reader would, with the tests' own Python."""
+    """Runs a line as its reader would, with the Python of the tests."""
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    # A reader's `make` is not one that another `make` has started, as `make test` starts this.
+    # A reader's `make` is not started by another `make`, as this one is by `make test`.
     outer = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS"}
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(line, shell=True, cwd=folder, env={**environment, "PATH": path, **more},
@@ -50,7 +50,7 @@ def shell(folder: pathlib.Path, line: str, **more: str) -> subprocess.CompletedP
 
 @pytest.fixture
 def checkout(tmp_path) -> pathlib.Path:
-    """A repository with this one's files in it, all committed but for what is ignored."""
+    """A repository with this one's files, all committed except ignored ones."""
     copy = tmp_path / "checkout"
     left_out = shutil.ignore_patterns("target", ".git", "__pycache__", "corpus", "artifacts",
                                       "made-by-*")
@@ -61,16 +61,16 @@ def checkout(tmp_path) -> pathlib.Path:
     return copy
 
 
-# What makes files in the reader's own checkout, and one of them that must be there then.
+# Commands that create files in the reader's checkout, and one of the files that must exist then.
 WRITES = [
     (command(INSTALL, "cp -r deploy/example"), "deploy/production/secrets/vendors/haoka-secret"),
     (command(INSTALL, "cp -r deploy/example").replace("production", "staging"),
      "deploy/staging/kustomization.yaml"),
-    # No cluster is asked.
+    # No cluster is called.
     (command(INSTALL, "deploy/trial-secrets").split("&&")[0],
      "deploy/components/sandbox/made-by-trial-secrets"),
     (command(README, "python -m grpc_tools.protoc"), "orderquery/v1/order_service_pb2.py"),
-    # Where the documents name a file that the reader brings.
+    # Where the documents name a file that the reader provides.
     *((f"mkdir -p $(dirname {path}) && echo secret > {path}", path) for path in [
         "order-query/config.toml", "order-query/secrets/wechat", "order-query/tls/tls.key",
         "secrets/billing", "tls/tls.key", "billing.crt", "billing.key", "billing-token", "ca.crt",
@@ -117,7 +117,7 @@ def test_the_container_command_works_with_the_documented_configuration(tmp_path)
     user = re.search(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[1]
     assert f"--chown={user} /store {volume}\n" in DOCKERFILE
 
-    # What is said for a container, before the accounts.
+    # The settings for a container, before the accounts.
     [container] = blocks(INSTALL, "toml")
     text = container + blocks(README, "toml")[0]
     config = tomllib.loads(text)
@@ -126,7 +126,7 @@ def test_the_container_command_works_with_the_documented_configuration(tmp_path)
     ports = [config[table]["listen"].split(":")[1] for table in ["server", "admin"]]
     assert option["-p"] == [f"127.0.0.1:{port}:{port}" for port in ports]
 
-    # Laid out as the documents say, it is a configuration that nothing is wrong with.
+    # Laid out as documented, the configuration is valid.
     place = tmp_path / folder.removeprefix("$PWD/")
     for path in re.findall(r'file = "([^"]+)"', text):
         (place / path).parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def test_the_readme_states_the_rust_version():
 def test_the_commands_page_has_every_option(name):
     [row] = re.findall(rf"^\| `order-query {name}([^`]*)`", COMMANDS, re.MULTILINE)
     told = set(re.findall(r"--[a-z-]+", row))
-    # Not those that an option's own explanation mentions.
+    # Not those mentioned in an option's explanation.
     known = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", run(BINARY, name, "--help"), re.MULTILINE))
     assert told == known - {"--help"}
 
@@ -202,7 +202,7 @@ def test_the_errors_example_prints_as_documented_and_pauses_no_account(tmp_path)
             run(BINARY, "get", *order.split(), "--endpoint", f"http://{address}")
 
 
-# What may be installed: none of these packages has a service.
+# The permitted packages: none of them has a service.
 WITHOUT_SERVICE = {"python3", "python3-venv", "gcc", "g++", "libc6-dev", "redis-tools", "openssl",
                    "git"}
 

@@ -31,12 +31,12 @@ DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 
-# What Prometheus adds to each series: who told it, and in a cluster where that is.
+# The labels that Prometheus adds to each series: its source, and in a cluster its location.
 ADDED = {"job", "instance", "namespace"}
 # The one metric that is Prometheus' own.
 UP = "up"
-# Not every reason comes up below: a fault of the server itself, a question without time, a store
-# that is gone. They are names of the contract.
+# Not every reason occurs below: a fault of the server itself, an expired deadline, a lost
+# store. They are names of the contract.
 REASONS = set(re.findall(r"\bERROR_REASON_(\w+) =",
                          (ROOT / "proto/orderquery/v1/order_service.proto").read_text()))
 
@@ -65,7 +65,7 @@ ENDS = [
 
 
 class Server:
-    """A server that is up, as its callers and Prometheus see it."""
+    """A running server, as its callers and Prometheus see it."""
 
     def __init__(self, address: str, admin_address: str, root: pathlib.Path) -> None:
         self.admin_address = admin_address
@@ -78,7 +78,7 @@ class Server:
         self.orders = services.OrderServiceStub(self.channel)
 
     def ask(self, method, request, token: str | None = None) -> str:
-        """The code that a call ends with; a stream's at its end."""
+        """The status code of a call; of a stream, at its end."""
         sent = [("authorization", f"Bearer {token or self.token}")]
         try:
             answer = method(request, timeout=SECONDS, metadata=sent)
@@ -95,14 +95,14 @@ class Server:
                                 machine_no=machine_no)
 
     def get(self, *order: str, token: str | None = None) -> str:
-        """Asks for one order."""
+        """Fetches one order."""
         named = self.order(*order)
         request = self.pb.GetOrderRequest(provider=named.provider, id=named.id,
                                           account=named.account, machine_no=named.machine_no)
         return self.ask(self.orders.GetOrder, request, token)
 
     def batch(self, *orders) -> str:
-        """Asks for several."""
+        """Fetches several orders."""
         request = self.pb.BatchGetOrdersRequest(orders=orders)
         return self.ask(self.orders.BatchGetOrders, request)
 
@@ -116,14 +116,14 @@ class Server:
         return self.ask(self.channel.unary_unary(method), b"")
 
     def page(self) -> str:
-        """What is measured, as Prometheus gets it."""
+        """The metrics page, as Prometheus gets it."""
         return page(self.admin_address)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    """A server with TLS, a caller, the sandbox's accounts, and one whose vendor is not there; it
-    has been asked all of `ENDS`."""
+    """A server with TLS, a caller, the sandbox's accounts, and one whose vendor is unreachable; it
+    has handled all of `ENDS`."""
     root = tmp_path_factory.mktemp("monitored")
     run(DEPLOY / "trial-secrets", root)
     with contextlib.ExitStack() as beside:
@@ -167,7 +167,7 @@ secret = "secret-of-the-gone"
 
 @pytest.fixture(scope="module")
 def told(server) -> dict[str, Metric]:
-    """What the server tells, by the metric's name: a counter's ends with `_total` here as well."""
+    """The server's metrics, by name: counters end with `_total` here as well."""
     return {family.name + ("_total" if family.type == "counter" else ""): family
             for family in text_string_to_metric_families(server.page())}
 
@@ -184,7 +184,7 @@ def values(told) -> dict[str, dict[str, set[str]]]:
 
 
 def rules(path: pathlib.Path, expressions: list[str]) -> str:
-    """What promtool says of these expressions, as rules in that file."""
+    """promtool's output for these expressions, as rules in that file."""
     group = {"name": "panels", "rules": [{"record": f"panel:{number}", "expr": expression}
                                          for number, expression in enumerate(expressions)]}
     path.write_text(yaml.safe_dump({"groups": [group]}))
@@ -192,7 +192,7 @@ def rules(path: pathlib.Path, expressions: list[str]) -> str:
 
 
 def filled(expression: str) -> str:
-    """An expression of the dashboard as Grafana sends it, with all that there is chosen."""
+    """An expression of the dashboard as Grafana sends it, with everything selected."""
     whole = expression.replace("$__rate_interval", "5m")
     unknown = set(re.findall(r"\$(\w+)", whole)) - set(VARIABLES)
     assert not unknown, f"not variables of the dashboard: {unknown}"
@@ -214,11 +214,11 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 def parts(expression: str, kind: type) -> list:
-    """The parts of an expression that are of this kind."""
+    """The parts of an expression of this kind."""
     found = []
 
     def visit(part) -> None:
-        # A range's selector is no expression to the parser.
+        # The parser does not treat a range's selector as an expression.
         part = getattr(part, "vector_selector", part)
         if isinstance(part, kind):
             found.append(part)
@@ -228,7 +228,7 @@ def parts(expression: str, kind: type) -> list:
 
 
 def labels_named(expression: str) -> set[str]:
-    """What series are put together or matched by."""
+    """The labels that series are aggregated or matched by."""
     modifiers = [part.modifier for part in parts(expression, promql.AggregateExpr)]
     modifiers += [part.modifier.matching for part in parts(expression, promql.BinaryExpr)
                   if part.modifier]
@@ -255,7 +255,7 @@ def test_every_alert_has_a_firing_and_a_silent_case():
     assert {name for name, _ in cases} <= set(ALERTS)
     for name in ALERTS:
         assert {(name, True), (name, False)} <= set(cases), name
-    # A case that does not fire has series of its own, and not only an earlier minute.
+    # A case that does not fire has its own series, and is not only an earlier minute.
     quiet = {test["alert_rule_test"][0]["alertname"] for test in CASES
              if not any(case.get("exp_alerts") for case in test["alert_rule_test"])}
     assert quiet == set(ALERTS)
@@ -370,7 +370,7 @@ def test_the_page_names_no_order_and_no_secret(server):
     ids = {order for _, _, order, _ in ENDS if not order.isdecimal()}
     for kept in [*SECRETS, server.token, *ids, "no-such-order"]:
         assert kept not in text
-    # Numbers may stand there as values, but in no label.
+    # Numbers may appear as values, but in no label.
     for order in (order for _, _, order, _ in ENDS if order.isdecimal()):
         assert f'"{order}"' not in text
 
@@ -394,7 +394,7 @@ def test_caller_input_creates_no_series(server):
         return {(sample.name, *sorted(sample.labels.items()))
                 for family in families for sample in family.samples}
 
-    # A first one of each kind may be the first of its end, which is one more series.
+    # The first one of each kind may be the first with its outcome, which adds a series.
     send(0)
     before = series()
     for number in range(1, 501):

@@ -21,7 +21,7 @@ def name(path: pathlib.Path) -> str:
 
 
 def prose(path: pathlib.Path) -> list[str]:
-    """The lines of a page that are no code."""
+    """The lines of a page that are not code."""
     return re.sub(r"^ *```.*?^ *```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL).splitlines()
 
 
@@ -91,7 +91,7 @@ def test_every_page_is_reachable_from_the_readme():
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_file_named_on_a_page_exists(page):
     paths = re.findall(r"`((?:src|tests|deploy|proto|clients|scripts|fuzz)/[^`\s]+)`", page.read_text())
-    # What the reader makes, by the page.
+    # Files that the reader creates, by page.
     made = (
         "deploy/production",
         "fuzz/corpus",

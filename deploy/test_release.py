@@ -66,7 +66,7 @@ def test_the_current_version_is_complete(repository, folder):
     assert done.stdout == f"release-check: {VERSION} is whole\n"
 
 
-# A file, what is changed in it, and what the script says of it.
+# A file, the change to it, and the script's message.
 WRONG = [
     ("Cargo.toml", f'version = "{VERSION}"', 'version = "9.9.9"', "Cargo.lock has version"),
     ("Cargo.toml", 'license = "MIT OR', 'license = "GPL OR', "another licence"),

@@ -1,4 +1,4 @@
-"""What `test_client.py` stands on: stubs generated from `proto/`, and the real server.
+"""What `test_client.py` needs: stubs generated from `proto/`, and the real server.
 
 The server is `target/debug/order-query`, or what ORDER_QUERY_BIN names.
 """
@@ -44,7 +44,7 @@ sys.path.insert(0, STUBS)
 
 @dataclasses.dataclass
 class Server:
-    """A server that is up."""
+    """A running server."""
 
     address: str
     admin_address: str
@@ -58,7 +58,7 @@ def running(directory: pathlib.Path, server_settings: str = "") -> Iterator[Serv
     config.write_text(
         f'[server]\nlisten = "127.0.0.1:0"\n{server_settings}\n[admin]\nlisten = "127.0.0.1:0"\n'
     )
-    # The settings of whoever runs the tests are not the test's.
+    # The test does not use the settings of the environment that runs it.
     env = {key: value for key, value in os.environ.items() if not key.startswith("ORDER_QUERY_")}
     process = subprocess.Popen(
         [BINARY, "serve", "--dev", "--config", config],
@@ -86,7 +86,7 @@ def running(directory: pathlib.Path, server_settings: str = "") -> Iterator[Serv
         if code != 0:
             pytest.fail(f"the server ended with exit code {code}; its log:\n{''.join(log)}")
     finally:
-        # Does nothing to a server that has ended.
+        # No effect on a server that has exited.
         process.kill()
         process.wait()
 
@@ -94,7 +94,7 @@ def running(directory: pathlib.Path, server_settings: str = "") -> Iterator[Serv
 def _read_log(lines: Iterator[str], log: list[str], events: queue.Queue) -> None:
     for line in lines:
         log.append(line)
-        # A panic is no JSON.
+        # A panic is not JSON.
         with contextlib.suppress(json.JSONDecodeError):
             entry = json.loads(line)
             if entry.get("message") == "listening" and "admin_address" in entry:
@@ -104,7 +104,7 @@ def _read_log(lines: Iterator[str], log: list[str], events: queue.Queue) -> None
 
 @pytest.fixture
 def server(tmp_path: pathlib.Path) -> Iterator[Server]:
-    """A server for one test alone: a vendor's error may close an account for a while."""
+    """A server for one test alone: a vendor's error may pause an account for a while."""
     with running(tmp_path) as up:
         yield up
     # pytest shows it where the test failed.

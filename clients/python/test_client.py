@@ -44,7 +44,7 @@ SLOW = "fault-slow"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A question that fails, and how."""
+    """A request that fails, and its error."""
 
     provider: int
     id: str
@@ -62,7 +62,7 @@ class Case:
 
 Code = grpc.StatusCode
 CASES = [
-    # What is turned down before a vendor is asked.
+    # Rejected before a vendor is called.
     Case(pb.PROVIDER_UNSPECIFIED, "1", Code.INVALID_ARGUMENT, "INVALID_REQUEST", field="provider"),
     Case(99, "1", Code.INVALID_ARGUMENT, "INVALID_REQUEST", field="provider"),
     Case(WECHAT, "", Code.INVALID_ARGUMENT, "INVALID_REQUEST", field="id"),
@@ -99,7 +99,7 @@ CASES = [
     Case(WECHAT, "fault-hang", Code.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
     Case(WECHAT, "errcode-48001", Code.FAILED_PRECONDITION, "PROVIDER_CREDENTIALS_REJECTED",
          provider_code="48001"),
-    # A token that stays refused after it was asked for again.
+    # A token that is still refused after its renewal.
     Case(WECHAT, "errcode-40001", Code.FAILED_PRECONDITION, "PROVIDER_CREDENTIALS_REJECTED",
          provider_code="40001"),
     Case(DINGSHANG, "10014", Code.FAILED_PRECONDITION, "PROVIDER_CREDENTIALS_REJECTED",
@@ -129,7 +129,7 @@ class WithDeadline(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInter
 
 
 def connect(address: str) -> grpc.Channel:
-    """A channel straight to the server, whatever proxy the environment names."""
+    """A channel straight to the server, whatever proxy the environment sets."""
     channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
     return grpc.intercept_channel(channel, WithDeadline())
 
@@ -155,7 +155,7 @@ def orders(channel: grpc.Channel) -> order_service_pb2_grpc.OrderServiceStub:
 
 
 def failure(call, *args, **kwargs) -> grpc.RpcError:
-    """What the call fails with."""
+    """The error of the call."""
     with pytest.raises(grpc.RpcError) as caught:
         call(*args, **kwargs)
     return caught.value
@@ -177,14 +177,14 @@ def details(error: grpc.RpcError) -> dict:
 
 
 def info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
-    """Why it failed."""
+    """The reason of the failure."""
     found = details(error)[error_details_pb2.ErrorInfo]
     assert found.domain == "orderquery"
     return found
 
 
 def assert_live(response: pb.GetOrderResponse) -> None:
-    """The answer was read from the vendor just now."""
+    """The answer was just fetched from the vendor."""
     assert response.source == pb.SOURCE_LIVE
     assert abs(time.time() - response.order.observe_time.ToSeconds()) < 60
     assert response.order.terminal is False
@@ -289,7 +289,7 @@ def test_error(orders, case):
     assert metadata.get("provider_code", "") == case.provider_code
     if case.code != Code.INVALID_ARGUMENT:
         assert metadata["provider"] == NAMES[case.provider]
-        # The name of an account that there is not may be repeated, but never replaced.
+        # The name of an unknown account may be repeated, but never replaced.
         expected = {None, case.account} if case.account else {f"{NAMES[case.provider]}-sandbox"}
         assert metadata.get("account") in expected
     if case.reason == "PROVIDER_CREDENTIALS_REJECTED":
@@ -333,7 +333,7 @@ def test_no_call_is_lost_when_connections_exceed_max_age(tmp_path):
     asked = pb.GetOrderRequest(provider=HAOKA, id=HAOKA_SETTLED)
 
     def caller(address):
-        # Else the channels of one process share a connection.
+        # Otherwise the channels of one process share a connection.
         options = [("grpc.use_local_subchannel_pool", 1)]
         end = time.monotonic() + 5
         with grpc.insecure_channel(address, options=options) as channel:
@@ -347,13 +347,13 @@ def test_no_call_is_lost_when_connections_exceed_max_age(tmp_path):
             call.result()
 
 
-# What callers are told to use. deploy/test_deploy.py has what it does where there are replicas.
+# The documented service config. deploy/test_deploy.py tests its effect with replicas.
 SERVICE_CONFIG = [("grpc.service_config", (CLIENTS / "service-config.json").read_text()),
                   ("grpc.enable_http_proxy", 0)]
 
 
 def calls(server: Server) -> list[dict]:
-    """The log's lines of calls."""
+    """The log lines of calls."""
     entries = [json.loads(line) for line in list(server.log)]
     return [entry for entry in entries if entry["target"] == "order_query::grpc::record"]
 
@@ -369,9 +369,9 @@ def test_the_service_config_retries_unavailable_only(
         stub = order_service_pb2_grpc.OrderServiceStub(channel)
         error = failure(stub.GetOrder, pb.GetOrderRequest(provider=HAOKA, id=order), timeout=20)
         assert error.code() == code
-        # One that is answered, so that the lines of those before it are in the log.
+        # An answered call, so that the lines of the calls before it are in the log.
         stub.GetOrder(pb.GetOrderRequest(provider=WECHAT, id=WECHAT_PAID), timeout=20)
-    # The log is read by a thread of its own, to the end of the server.
+    # A separate thread reads the log until the server exits.
     while "OK" not in (codes := [call["code"] for call in calls(server)]):
         time.sleep(0.01)
     assert codes == [code.name] * attempts + ["OK"]
@@ -438,7 +438,7 @@ def test_no_orders_on_the_admin_listener(admin_channel):
 
 
 def example(server: Server, *arguments: str) -> subprocess.CompletedProcess:
-    """What `example.py` prints, run as its reader would."""
+    """Runs `example.py` as its reader would."""
     return subprocess.run(
         [sys.executable, pathlib.Path(__file__).with_name("example.py"),
          *arguments, "--endpoint", server.address],

@@ -1,4 +1,4 @@
-"""What a person sees who starts the server at a terminal, and what a program gets instead."""
+"""What a user sees who starts the server at a terminal, and what a program gets instead."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ ENVIRONMENT = {key: value for key, value in os.environ.items()
 
 
 def read_until(terminal: int, *wanted: str) -> str:
-    """What comes, up to the end of a line with one of these in it."""
+    """The output up to the end of a line that contains one of these."""
     text = b""
     end = time.monotonic() + START_SECONDS
     while not any(word in text.decode().rpartition("\n")[0] for word in wanted):
@@ -30,7 +30,7 @@ def read_until(terminal: int, *wanted: str) -> str:
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen) -> Iterator[None]:
-    """Ends it with Ctrl-C's signal, and well."""
+    """Stops it with SIGINT, and expects success."""
     try:
         yield
         process.send_signal(signal.SIGINT)
@@ -57,7 +57,7 @@ def test_at_a_terminal_it_prints_what_runs_and_the_next_step(tmp_path):
         orders = re.search(r"orders +(http://\S+)", told)[1]
         admin = re.search(r"health and metrics +(http://\S+)", told)[1]
         next_command = told.split("In another terminal: ")[1].splitlines()[0]
-        # As it was started: it need not be on the PATH.
+        # The path that it was started with: it need not be on the PATH.
         assert next_command == f"{BINARY} get haoka shipped --endpoint {orders}"
         shown = subprocess.run(next_command.split(), env=ENVIRONMENT, capture_output=True,
                                encoding="utf-8", timeout=START_SECONDS, check=True)
@@ -66,7 +66,7 @@ def test_at_a_terminal_it_prints_what_runs_and_the_next_step(tmp_path):
         subprocess.run([BINARY, "health", "--endpoint", health], env=ENVIRONMENT, check=True,
                        timeout=START_SECONDS)
     os.close(ours)
-    # What goes to a file is as ever.
+    # The output to a file is unchanged.
     assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
@@ -83,7 +83,7 @@ def test_without_a_terminal_it_logs_json_and_prints_nothing(tmp_path):
 
 def test_a_terminal_gets_json_only_if_configured():
     ours, its = pty.openpty()
-    # The default ports may be taken by whoever runs the tests: it says so, in one way or the other.
+    # The default ports may be in use on this machine: either message will do.
     process = subprocess.Popen([BINARY, "serve", "--dev"], env=ENVIRONMENT,
                                stdin=subprocess.DEVNULL, stdout=its, stderr=its)
     os.close(its)

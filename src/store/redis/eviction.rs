@@ -62,8 +62,8 @@ fn log_policy(policy: &str, changed: bool) {
         }
         _ => tracing::warn!(
             policy,
-            "the shared store may evict final orders and spent calls, and so the vendors' limits, \
-             when its memory is full: set its maxmemory-policy to noeviction"
+            "the shared store may evict spent calls and final orders when its memory is full, and \
+             the vendors' limits then fail: set its maxmemory-policy to noeviction"
         ),
     }
 }

@@ -68,7 +68,7 @@ async fn rejected_credentials_and_missing_tls_are_reported_without_secrets() {
 
 #[tokio::test]
 async fn an_eviction_policy_that_may_drop_data_is_a_warning() {
-    let may_drop = "may evict final orders";
+    let may_drop = "may evict spent calls";
     for (words, level, part) in [
         (&["CONFIG", "SET", "maxmemory-policy", "noeviction"][..], "DEBUG", "evicts nothing"),
         (&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"], "WARN", may_drop),
@@ -107,10 +107,10 @@ async fn each_later_change_of_the_eviction_policy_is_logged() {
     let said = |part: &str| log.text().lines().filter(|line| line.contains(part)).count();
     until(|| said("evicts nothing") == 1).await;
     for (policy, level, part, count) in [
-        ("allkeys-lru", "WARN", "may evict final orders", 1),
-        ("allkeys-lru", "WARN", "may evict final orders", 1),
+        ("allkeys-lru", "WARN", "may evict spent calls", 1),
+        ("allkeys-lru", "WARN", "may evict spent calls", 1),
         ("noeviction", "INFO", "evicts nothing again", 1),
-        ("volatile-lfu", "WARN", "may evict final orders", 2),
+        ("volatile-lfu", "WARN", "may evict spent calls", 2),
     ] {
         set(policy);
         pass(Duration::from_mins(1)).await;

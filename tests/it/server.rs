@@ -36,7 +36,7 @@ const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const GOAWAY: u8 = 7;
 
-/// The flags END_STREAM, and END_HEADERS.
+/// The flags `END_STREAM` and `END_HEADERS`.
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 

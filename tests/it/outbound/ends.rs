@@ -12,7 +12,7 @@ use crate::support::facts::{ANSWER, accounts};
 use crate::support::secured::acceptor;
 
 /// A vendor that answers token calls correctly, and everything else with these bytes; then its
-/// connection ends, over TLS without close_notify.
+/// connection ends, over TLS without `close_notify`.
 async fn vendor(tls: Option<TlsAcceptor>, bytes: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Connections older than max_connection_age: their calls are answered, their watches end later.
+//! Connections older than `max_connection_age`: their calls are answered, their watches end later.
 
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use http::Request;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,7 +28,8 @@ use crate::config::{Problem, Problems, Reload, Section};
 use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
 use crate::orders::Orders;
-use crate::server::{Limits, Listener, ListenerOptions, Tls};
+use crate::peer::Peer;
+use crate::server::{Arriving, Handler, Limits, Listener, ListenerOptions, Replying, Tls};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::{grpc, server, store};
@@ -160,26 +162,43 @@ impl App {
         // order service.
         let health =
             || Routes::new(health.service().max_decoding_message_size(grpc::REQUEST_LIMIT));
-        let (asks, pages) = (orders.clone(), metrics.clone());
+        let admission = grpc::Admission::new(&grpc_limits(&config.server), &metrics);
+        let admin_routes = admin::routes(
+            health(),
+            orders.clone(),
+            callers.clone(),
+            admission.clone(),
+            is_ready,
+            metrics.clone(),
+        );
         let admin = ListenerOptions {
             listener: ADMIN,
             metrics: metrics.clone(),
-            routes: admin::routes(health(), asks, callers.clone(), is_ready, pages),
+            handler: Arc::new(admin_routes),
             bounds_itself: "",
             tls: None,
             limits: admin_limits(&config.server),
             stopping: stopping.clone(),
         };
-        let service =
-            grpc::service(orders.clone(), callers, &grpc_limits(&config.server), &metrics);
-        let mut routes = health().add_service(service);
+        let calls = grpc::service(
+            orders.clone(),
+            callers,
+            admission,
+            config.server.request_timeout,
+            &metrics,
+            config.telemetry.log_calls,
+        );
+        let mut routes = health();
         if config.server.reflection {
             routes = reflection::add(routes).map_err(io::Error::other)?;
         }
         let public = ListenerOptions {
             listener: SERVER,
             metrics,
-            routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
+            handler: Arc::new(Public {
+                calls: Arc::new(calls),
+                routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
+            }),
             bounds_itself: grpc::PATH,
             tls,
             limits: server_limits(&config.server),
@@ -226,6 +245,23 @@ impl App {
             self.servers.iter().for_each(JoinHandle::abort);
         }
         tracing::info!("stopped");
+    }
+}
+
+/// What the listener for callers serves. Calls of the service need no router: they go there at once.
+struct Public<S> {
+    calls: Arc<grpc::CallLayer<S>>,
+    /// Health, reflection, and the answer to everything else.
+    routes: Routes,
+}
+
+impl<S: grpc::Generated> Handler for Public<S> {
+    fn handle(&self, request: Request<Arriving>, peer: &Arc<Peer>) -> Replying {
+        if request.uri().path().starts_with(grpc::PATH) {
+            Box::pin(Arc::clone(&self.calls).call(request, Arc::clone(peer)))
+        } else {
+            self.routes.handle(request, peer)
+        }
     }
 }
 

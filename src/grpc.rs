@@ -6,12 +6,15 @@ mod admission;
 pub mod auth;
 mod context;
 mod layer;
+mod message;
 mod meters;
+mod method;
 mod record;
 mod status;
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -22,21 +25,21 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use self::admission::Admission;
-pub use self::admission::Limits;
+pub use self::admission::{Admission, Limits};
 use self::auth::{Clients, Identity};
 use self::context::{CallContext, out_of_time};
-use self::layer::CallLayer;
-pub use self::layer::no_such_service;
-use self::record::{Counts, Record};
+pub use self::layer::{CallLayer, Generated, RequestBody, no_such_service};
+use self::meters::Meters;
+use self::record::{Counts, SharedRecord};
 use crate::error::Error;
 use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
 use crate::pb::order_service_server::{OrderService, OrderServiceServer};
 use crate::pb::{
     BatchGetOrdersRequest, BatchGetOrdersResponse, ErrorReason, GetOrderRequest, GetOrderResponse,
-    OrderRef, OrderResult, WatchOrderRequest, WatchOrderResponse,
+    OrderRef, OrderResult, Source, WatchOrderRequest, WatchOrderResponse,
 };
+use crate::telemetry::LogCalls;
 use crate::telemetry::metrics::Metrics;
 
 /// The largest accepted request, in bytes. `app` applies it to the other services too.
@@ -52,19 +55,26 @@ const BATCH_LIMIT: usize = 100;
 const BATCH_ANSWER_LIMIT: usize = 4 * 1024 * 1024;
 
 /// The service, ready for a listener. It authenticates its callers. Every call except a watch ends
-/// within `request_timeout`; a watch ends with its connection. Calls over `max_in_flight` and watches
-/// over `max_watches` are refused.
+/// within `request_timeout`; a watch ends with its connection. Calls without a permit of `admission`
+/// are refused. `log_calls` says which calls are logged.
 #[must_use]
 pub fn service(
     orders: Orders,
     clients: Clients,
-    limits: &Limits,
+    admission: Admission,
+    request_timeout: Duration,
     metrics: &Metrics,
+    log_calls: LogCalls,
 ) -> CallLayer<OrderServiceServer<impl OrderService>> {
-    let admission = Admission::new(limits, metrics);
-    let service = OrderServiceServer::new(Service { orders, admission: admission.clone() });
-    let service = service.max_decoding_message_size(REQUEST_LIMIT);
-    CallLayer::new(service, admission, clients, limits, metrics)
+    let service = Service { orders: orders.clone(), admission: admission.clone() };
+    CallLayer {
+        inner: OrderServiceServer::new(service).max_decoding_message_size(REQUEST_LIMIT),
+        orders,
+        admission,
+        clients,
+        limit: request_timeout,
+        meters: Arc::new(Meters::new(metrics, log_calls)),
+    }
 }
 
 struct Service {
@@ -81,13 +91,13 @@ impl OrderService for Service {
         let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
         let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
         let order = OrderRef { provider, id, account, machine_no };
-        record.asks(&order);
+        record.lock().asks(order.provider, &order.id);
         let answer = async {
-            record.hold_share(identity.permits(1)?);
+            record.lock().hold_share(identity.permits(1)?);
             self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline.answer).await
         };
-        let answer = answer.await.map_err(|error| record.fail(&error))?;
-        record.found(&answer);
+        let answer = answer.await.map_err(|error| record.lock().fail(&error))?;
+        record.lock().found(&answer);
         Ok(Response::new(answer.response))
     }
 
@@ -101,7 +111,7 @@ impl OrderService for Service {
         let now = Instant::now();
         let deadline = now + deadline.answer.saturating_duration_since(now) / 10 * 9;
         let answer = self.batch(&identity, request, deadline, &record).await;
-        answer.map(Response::new).map_err(|error| record.fail(&error))
+        answer.map(Response::new).map_err(|error| record.lock().fail(&error))
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -113,9 +123,9 @@ impl OrderService for Service {
         let (context, request) = CallContext::of(request)?;
         let CallContext { deadline, identity, record, leaving } = context;
         let order = request.order.unwrap_or_default();
-        record.asks(&order);
+        record.lock().asks(order.provider, &order.id);
         let watching = self.orders.watch(&identity.caller, &order);
-        let watching = watching.map_err(|error| record.fail(&error))?;
+        let watching = watching.map_err(|error| record.lock().fail(&error))?;
         let (watching, deadline) = (Some(watching), deadline.stream);
         let watch = Watch { watching, identity, leaving, deadline, record };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
@@ -129,7 +139,7 @@ impl Service {
         identity: &Identity,
         request: BatchGetOrdersRequest,
         deadline: Instant,
-        record: &Record,
+        record: &SharedRecord,
     ) -> Result<BatchGetOrdersResponse, Error> {
         let BatchGetOrdersRequest { orders, max_age } = request;
         if !(1..=BATCH_LIMIT).contains(&orders.len()) {
@@ -148,18 +158,22 @@ impl Service {
                 })
             })
             .collect();
-        record.hold(self.admission.batch(distinct.len())?);
-        record.hold_share(identity.permits(distinct.len())?);
+        record.lock().hold_more(self.admission.batch(distinct.len())?);
+        record.lock().hold_share(identity.permits(distinct.len())?);
         let (distinct, calls): (Vec<_>, Vec<_>) = distinct.into_iter().unzip();
         let outcomes = join_all(calls).await;
         let mut failed = 0;
         for (order, outcome) in distinct.into_iter().zip(&outcomes) {
             if let Err(error) = outcome {
-                record.order_failed(order, error);
+                record.lock().order_failed(order, error);
                 failed += 1;
             }
         }
-        record.counts(Counts { orders: outcomes.len(), failed });
+        let is_cached = |outcome: &&Result<Answer, Error>| {
+            outcome.as_ref().is_ok_and(|answer| answer.response.source() == Source::Cache)
+        };
+        let cached = outcomes.iter().filter(is_cached).count();
+        record.lock().counts(Counts { orders: outcomes.len(), failed, cached });
         let size = |outcome: &Result<Answer, Error>| {
             outcome.as_ref().map_or(0, |answer| answer.response.encoded_len())
         };
@@ -199,7 +213,7 @@ struct Watch {
     leaving: CancellationToken,
     /// The caller's own deadline, if it has set one.
     deadline: Option<Instant>,
-    record: Record,
+    record: SharedRecord,
 }
 
 impl Watch {
@@ -225,16 +239,17 @@ impl Watch {
         let news = news.map(|news| self.identity.check().and(news));
         match news {
             None => {
-                self.record.succeed();
+                self.record.lock().succeed();
                 None
             }
             Some(Ok(message)) => {
-                self.record.sends(&message);
+                self.record.lock().sends(&message);
                 Some((Ok(message), self))
             }
             Some(Err(error)) => {
                 self.watching = None;
-                Some((Err(self.record.fail(&error)), self))
+                let status = self.record.lock().fail(&error);
+                Some((Err(status), self))
             }
         }
     }

@@ -79,11 +79,12 @@ impl health_server::Health for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let serving = self.0.get(&request.get_ref().service).cloned();
-        let Peer { leaving, health_watches, .. } = Peer::of(request.extensions());
-        let Some(place) = health_watches.take(1) else {
+        let peer = Peer::of(request.extensions());
+        let Some(place) = peer.health_watches.take(1) else {
             let message = "too many health watches are open; open only one on each connection";
             return Err(Status::resource_exhausted(message));
         };
+        let leaving = peer.leaving.clone();
         let watch = Watch { serving, leaving, next: Next::First, _place: place };
         Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
     }

@@ -2,6 +2,7 @@
 //! asks questions here; `app` provides the accounts and the store.
 
 mod freshness;
+mod hit;
 mod measures;
 mod question;
 mod search;
@@ -16,6 +17,7 @@ use lru::LruCache;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
+pub use self::hit::Hit;
 pub use self::watch::Watching;
 
 use self::question::Question;
@@ -86,7 +88,7 @@ impl Orders {
     /// while it rejects the account's credentials, or while it fails and its breaker is open.
     pub fn availability(&self) -> impl Iterator<Item = (&str, tokio::sync::watch::Receiver<bool>)> {
         let accounts = self.0.accounts.iter();
-        accounts.map(|account| (account.name.as_str(), account.availability.subscribe()))
+        accounts.map(|account| (&*account.name, account.availability.subscribe()))
     }
 
     /// Returns the order, at most `max_age` old. Without `max_age` the account's configured freshness
@@ -190,13 +192,18 @@ impl Orders {
         self.0.not_found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the cached not-found answer, if it is fresh enough.
+    fn not_found_at_hand(&self, question: &Question) -> Option<Error> {
+        let mut not_found = self.not_found();
+        let (error, observed) = not_found.get(&question.key)?;
+        let max_age = question.max_age.unwrap_or(NOT_FOUND_FRESHNESS).min(NOT_FOUND_FRESHNESS);
+        (*observed + max_age > question.arrival).then(|| error.clone())
+    }
+
     /// Returns an answer that needs no I/O.
     fn at_hand(&self, question: &Question) -> Option<Result<GetOrderResponse, Error>> {
-        if let Some((error, observed)) = self.not_found().get(&question.key).cloned() {
-            let max_age = question.max_age.unwrap_or(NOT_FOUND_FRESHNESS).min(NOT_FOUND_FRESHNESS);
-            if observed + max_age > question.arrival {
-                return Some(Err(error));
-            }
+        if let Some(error) = self.not_found_at_hand(question) {
+            return Some(Err(error));
         }
         let known = self.0.store.peek(&question.key, question.day_window.as_ref())?;
         let now = self.0.clock.now();

@@ -1,15 +1,16 @@
-//! What is known about the peer of a connection. `server` puts it into every request; `grpc`, `health`
-//! and `app` read it.
+//! What `server` and the services tell each other: `server` hands each request's peer down, and a
+//! service hands its reply up. Used by `server`, `grpc`, `health` and `app`.
 
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Response};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 
 use crate::budget::Budget;
 
 /// The peer of the connection that a request came on.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Peer {
     /// The DNS names and URIs in the peer's certificate, which a trusted authority has signed. Empty if
     /// the peer has presented none.
@@ -22,35 +23,37 @@ pub struct Peer {
     pub pages: Arc<Budget>,
 }
 
-/// What must live until the peer has received the answer. A handler puts this into the response's
-/// extensions.
-#[derive(Clone)]
-pub struct Outstanding(Arc<dyn Fn() -> HeaderMap + Send + Sync>);
+/// An answer, and what it holds until its peer has received it.
+pub struct Reply {
+    /// The answer.
+    pub response: Response<Body>,
+    /// Dropped once the peer has received the answer; `None` if nothing has to live that long.
+    pub outstanding: Option<Box<dyn Outstanding>>,
+}
 
-impl Outstanding {
-    /// Keeps everything alive that `refusal` captures. If there is no memory for the answer, `refusal`
-    /// is called, and returns the answer's trailers.
-    pub fn new(refusal: impl Fn() -> HeaderMap + Send + Sync + 'static) -> Self {
-        Self(Arc::new(refusal))
-    }
+/// What must live until the peer has received the answer.
+pub trait Outstanding: Send {
+    /// Ends the call, because there is no memory for its answer. Returns the trailers that say so.
+    fn refuse(self: Box<Self>) -> HeaderMap;
+}
 
-    /// The trailers for an answer that there is no memory for.
-    #[must_use]
-    pub fn refuse(&self) -> HeaderMap {
-        (self.0)()
+impl From<Response<Body>> for Reply {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, outstanding: None }
     }
 }
 
 impl Peer {
     /// The peer that sent a request with these extensions.
     #[must_use]
-    pub fn of(extensions: &Extensions) -> Self {
+    pub fn of(extensions: &Extensions) -> Arc<Self> {
         // Without `server` no connection can end, and no authority has signed a name.
-        extensions.get().cloned().unwrap_or_else(|| Self {
+        let nobody = || Self {
             names: Arc::default(),
             leaving: CancellationToken::new(),
             health_watches: Budget::new(1),
             pages: Budget::new(1),
-        })
+        };
+        extensions.get().cloned().unwrap_or_else(|| Arc::new(nobody()))
     }
 }

@@ -24,8 +24,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
+pub use self::body::Arriving;
+pub use self::service::{Handler, Replying};
 pub use self::settings::Settings;
 pub use self::tls::Tls;
 
@@ -55,8 +56,8 @@ pub struct ListenerOptions {
     pub listener: Listener,
     /// Where its connections are counted.
     pub metrics: Metrics,
-    /// The services on the listener.
-    pub routes: Routes,
+    /// What answers the requests.
+    pub handler: Arc<dyn Handler>,
     /// The path of the service that limits its calls itself, with both slashes; empty where there is
     /// none.
     pub bounds_itself: &'static str,

@@ -21,8 +21,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+pub use self::cache::Encoded;
 pub use self::call::{
-    AccountKey, Call, Known, Lease, Limit, OrderKey, Outcome, Reservation, Window, WindowKey,
+    AccountKey, Call, Known, Lease, Limit, OrderKey, Outcome, Reservation, Snapshot, Window,
+    WindowKey,
 };
 pub use self::file::File;
 pub use self::memory::Memory;
@@ -51,9 +53,14 @@ const OPENING_POLL: Duration = Duration::from_millis(100);
 /// out; every method is safe to repeat.
 #[async_trait]
 pub trait Store: TokenStore {
-    /// Returns the known state of an order without any I/O; it may be out of date. `window` is the
-    /// order's own limit: see [`Known::spent`].
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known>;
+    /// Returns the known state of an order without any I/O, as it is encoded; it may be out of date.
+    /// `window` is the order's own limit: see [`Known::spent`].
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot;
+
+    /// Returns the same, decoded; `None` if nothing is known.
+    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+        self.snapshot(order, window).decode()
+    }
 
     /// Returns the known state of an order.
     async fn get(

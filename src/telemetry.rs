@@ -1,6 +1,7 @@
 //! Logs and traces. `cli` sets them up once; every module logs through `tracing`, and `spans` creates
 //! the spans.
 
+mod line;
 pub mod metrics;
 mod otlp;
 mod queue;
@@ -25,7 +26,7 @@ use tracing_subscriber::{Registry, registry};
 use self::metrics::Metrics;
 use self::otlp::SpanExport;
 use self::queue::Queue;
-pub use self::settings::{LogFormat, Settings, Traces};
+pub use self::settings::{LogCalls, LogFormat, Settings, Traces};
 pub(crate) use self::text::is_harmful;
 use crate::config::Section;
 
@@ -60,7 +61,7 @@ impl Drop for Outgoing {
 /// Where no thread can be started, or the system has no root certificates to check a collector's
 /// certificate with.
 pub fn init(settings: &Settings, metrics: &Metrics) -> io::Result<Outgoing> {
-    let queue = Arc::new(Queue::new(settings.log_format, metrics.log_lines_lost.with([])));
+    let queue = Arc::new(Queue::new(metrics.log_lines_lost.with([])));
     let layer = layer(settings, Arc::clone(&queue));
     if registry().with(layer).try_init().is_ok() {
         std::panic::set_hook(Box::new(log_panic));
@@ -97,16 +98,12 @@ where
     // A line that cannot be written must not reach standard error in another way.
     let layer = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     match settings.log_format {
-        LogFormat::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
+        LogFormat::Json => layer.event_format(line::Json).with_filter(filter).boxed(),
+        LogFormat::Text => layer
+            .event_format(line::Text::default())
+            .fmt_fields(debug_fn(text::write_field))
             .with_filter(filter)
             .boxed(),
-        LogFormat::Text => {
-            layer.fmt_fields(debug_fn(text::write_field)).with_filter(filter).boxed()
-        }
     }
 }
 
@@ -143,7 +140,8 @@ mod tests {
     fn logged(level: &str, log_format: LogFormat) -> String {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let log_level = level.parse().unwrap();
-        let layer = layer(&Settings { log_level, log_format, traces: None }, Arc::clone(&file));
+        let settings = Settings { log_level, log_format, ..Settings::default() };
+        let layer = layer(&settings, Arc::clone(&file));
         tracing::subscriber::with_default(registry().with(layer), || {
             tracing::trace!("ours, in detail");
             tracing::warn!("ours");

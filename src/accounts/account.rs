@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
+
 use super::availability::{Availability, Impairment};
 use super::limiter::{ConcurrencyPermit, Limiter};
 use super::meters::Meters;
@@ -44,7 +46,9 @@ struct Settings {
 /// One configured account.
 pub struct Account {
     /// The name that callers put in `account`.
-    pub name: String,
+    pub name: Arc<str>,
+    /// The field `account` of the orders that callers get, encoded.
+    pub(crate) encoded_name: Vec<u8>,
     /// The account's vendor.
     pub provider: pb::Provider,
     /// The metrics of this account.
@@ -91,7 +95,8 @@ impl Account {
         let Settings { rules, max_concurrency, max_in_flight, is_default } = settings;
         let availability = Arc::new(Availability::default());
         Self {
-            name: name.to_owned(),
+            encoded_name: Order { account: name.to_owned(), ..Order::default() }.encode_to_vec(),
+            name: name.into(),
             provider,
             limiter: Limiter::new(name, max_concurrency, &rules, Arc::clone(&availability)),
             availability,
@@ -185,8 +190,7 @@ impl Account {
 
     /// Builds the order's key in the stores.
     pub(crate) fn order_key(&self, query: &Query) -> OrderKey {
-        let vendor = self.vendor.identity();
-        key(&[&self.provider.word(), &vendor, &query.id, &query.machine_no]).into()
+        key_within(self.key.as_str(), &[&query.id, &query.machine_no]).into()
     }
 
     /// Checks the request and builds the vendor's query.
@@ -206,13 +210,16 @@ impl Account {
         // Possibly no caller waited for this answer, so nothing else may log it.
         match error {
             Some(error) if !accepted => tracing::warn!(
-                account = self.name,
+                account = &*self.name,
                 provider_code = error.provider_code,
                 detail = error.detail,
                 "the vendor rejects the account's credentials"
             ),
             _ => {
-                tracing::info!(account = self.name, "the vendor accepts the account's credentials");
+                tracing::info!(
+                    account = &*self.name,
+                    "the vendor accepts the account's credentials"
+                );
             }
         }
     }
@@ -233,9 +240,28 @@ impl Account {
     }
 }
 
-/// Joins the parts into one text that no other parts produce.
+/// Joins the parts into one text that no other parts produce: a JSON array.
 fn key(parts: &[&str]) -> String {
     serde_json::Value::from(parts).to_string()
+}
+
+/// The text of the parts of `outer`, which is such a text, followed by `parts`. The key of an order is
+/// built for every question, and that of its account is always the same.
+fn key_within(outer: &str, parts: &[&str]) -> String {
+    let mut text = outer.strip_suffix(']').unwrap_or(outer).to_owned();
+    for part in parts {
+        text.push(',');
+        let is_plain = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
+        if part.bytes().all(is_plain) {
+            text.push('"');
+            text.push_str(part);
+            text.push('"');
+        } else {
+            text.push_str(&serde_json::Value::from(*part).to_string());
+        }
+    }
+    text.push(']');
+    text
 }
 
 /// Reads a limit on calls: it may be lower than the vendor's limit, but not higher.
@@ -248,4 +274,22 @@ fn limit(section: &mut Section, key: &str, vendors: Option<u32>) -> Option<u32> 
 fn max_concurrency(section: &mut Section) -> usize {
     let given = section.count("max_concurrency", 1..=CONCURRENCY_CEILING);
     given.and_then(|given| usize::try_from(given).ok()).unwrap_or(MAX_CONCURRENCY)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_key_of_an_order_extends_the_key_of_its_account(vendor in ".*", id in ".*", no in ".*") {
+            let account = key(&["haoka", &vendor]);
+            prop_assert_eq!(
+                key_within(&account, &[&id, &no]),
+                key(&["haoka", &vendor, &id, &no]),
+            );
+        }
+    }
 }

@@ -61,6 +61,6 @@ impl Account {
             }
             Err(error) => Err(presentable(error)),
         });
-        LiveChecked { account: self.name.clone(), outcome, time: begin.elapsed() }
+        LiveChecked { account: self.name.to_string(), outcome, time: begin.elapsed() }
     }
 }

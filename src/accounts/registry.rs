@@ -38,7 +38,7 @@ impl Accounts {
         for (name, table) in tables {
             // A copy, so that problems of several accounts can be recorded at the later one.
             let place = table.place();
-            if accounts.iter().any(|account| account.name == name) {
+            if accounts.iter().any(|account| *account.name == *name) {
                 place.problem("", "is configured twice");
             }
             let Some(account) = Account::read(&name, table, share, clock, metrics) else {
@@ -106,12 +106,12 @@ impl Accounts {
             self.0.iter().filter(|account| account.provider == provider).collect();
         let mut fitting = candidates.iter().filter(|account| match order.account.as_str() {
             "" => account.is_default || candidates.len() == 1,
-            name => account.name == name,
+            name => *account.name == *name,
         });
         let fitting = fitting.next();
-        let own = candidates.iter().map(|account| account.name.as_str());
+        let own = candidates.iter().map(|account| &*account.name);
         let own: Vec<&str> = own.filter(|name| caller.may_use(name)).collect();
-        let name = fitting.map_or(order.account.as_str(), |account| account.name.as_str());
+        let name = fitting.map_or(order.account.as_str(), |account| &*account.name);
         let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
         if !may && caller.accounts.is_some() {
             // The error is the same whether the account exists or not, so callers cannot probe for

@@ -13,6 +13,7 @@ use tokio::sync::watch::Receiver;
 use tonic::service::Routes;
 
 use crate::budget::{Budget, Share};
+use crate::grpc::Admission;
 use crate::grpc::auth::Clients;
 use crate::orders::Orders;
 use crate::peer::Peer;
@@ -24,12 +25,14 @@ pub(super) fn routes(
     health: Routes,
     orders: Orders,
     callers: Clients,
+    admission: Admission,
     ready: Receiver<bool>,
     metrics: Metrics,
 ) -> Routes {
     let page = get(move |request: Request| {
-        let Peer { pages, .. } = Peer::of(request.extensions());
+        let pages = Arc::clone(&Peer::of(request.extensions()).pages);
         callers.measure();
+        admission.measure();
         metrics.ready.with([]).set(f64::from(*ready.borrow()));
         page(pages, orders.clone(), metrics.clone())
     });

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use crate::budget::{Budget, Share};
 use crate::error::Error;
 use crate::pb::ErrorReason;
 use crate::telemetry::metrics::{Counter, Gauge, Metrics};
@@ -27,14 +26,15 @@ pub struct Limits {
 
 /// The permits for calls in progress. Clones share them.
 #[derive(Clone)]
-pub(super) struct Admission {
+pub struct Admission {
     calls: Pool,
-    max_in_flight: u32,
     watches: Pool,
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits, metrics: &Metrics) -> Self {
+    /// Creates the permits that these limits allow.
+    #[must_use]
+    pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
         let Limits { max_in_flight, max_watches, .. } = *limits;
         let pool = |limit: &'static str, size: u32, what, used| {
             metrics.server_limit.with([limit]).set(size.into());
@@ -43,8 +43,14 @@ impl Admission {
         let (calls, watches) = (metrics.calls_in_flight.with([]), metrics.watches.with([]));
         Self {
             calls: pool("max_in_flight", max_in_flight, "calls in progress", calls),
-            max_in_flight,
             watches: pool("max_watches", max_watches, "open watches", watches),
+        }
+    }
+
+    /// Updates the gauges of calls in progress and of open watches.
+    pub fn measure(&self) {
+        for Pool { permits, used, .. } in [&self.calls, &self.watches] {
+            used.set(u32::try_from(permits.used()).unwrap_or(u32::MAX).into());
         }
     }
 
@@ -52,7 +58,7 @@ impl Admission {
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn call(&self) -> Result<Permits, Error> {
+    pub(super) fn call(&self) -> Result<Share, Error> {
         self.calls.take(1)
     }
 
@@ -61,16 +67,15 @@ impl Admission {
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn batch(&self, orders: usize) -> Result<Permits, Error> {
-        let permits = u32::try_from(orders).unwrap_or(u32::MAX).min(self.max_in_flight);
-        self.calls.take(permits.saturating_sub(1))
+    pub(super) fn batch(&self, orders: usize) -> Result<Share, Error> {
+        self.calls.take(orders.min(self.calls.permits.limit()).saturating_sub(1))
     }
 
     /// The permit of a watch.
     ///
     /// # Errors
     /// `SERVER_OVERLOADED`
-    pub(super) fn watch(&self) -> Result<Permits, Error> {
+    pub(super) fn watch(&self) -> Result<Share, Error> {
         self.watches.take(1)
     }
 }
@@ -80,7 +85,7 @@ impl Admission {
 struct Pool {
     /// What a permit is for.
     what: &'static str,
-    free: Arc<Semaphore>,
+    permits: Arc<Budget>,
     used: Gauge,
     shed: Counter,
 }
@@ -88,31 +93,15 @@ struct Pool {
 impl Pool {
     fn new(what: &'static str, size: u32, used: Gauge, shed: Counter) -> Self {
         used.set(0.0);
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let free = Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS)));
-        Self { what, free, used, shed }
+        let permits = Budget::new(usize::try_from(size).unwrap_or(usize::MAX));
+        Self { what, permits, used, shed }
     }
 
-    fn take(&self, count: u32) -> Result<Permits, Error> {
-        let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(count) else {
+    fn take(&self, count: usize) -> Result<Share, Error> {
+        self.permits.take(count).ok_or_else(|| {
             self.shed.inc();
             let message = format!("this server has too many {}; retry later", self.what);
-            return Err(Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY));
-        };
-        self.used.add(count.into());
-        Ok(Permits { used: self.used.clone(), count, _permit: permit })
-    }
-}
-
-/// The permits of a call. Dropping them returns them.
-pub(super) struct Permits {
-    used: Gauge,
-    count: u32,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Permits {
-    fn drop(&mut self) {
-        self.used.add(-f64::from(self.count));
+            Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY)
+        })
     }
 }

@@ -273,6 +273,15 @@ struct Proof {
 }
 
 impl Identity {
+    /// Takes one permit of the client's own limit, if it has one. `None` if none is left, which is
+    /// [`permits`](Self::permits)' to report.
+    pub(super) fn try_permit(&self) -> Option<Option<Share>> {
+        match &self.in_flight {
+            Some(InFlight { budget, .. }) => budget.take(1).map(Some),
+            None => Some(None),
+        }
+    }
+
     /// Takes `count` permits of the client's own limit.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::auth::Identity;
-use super::record::Record;
+use super::record::SharedRecord;
 use super::status;
 use crate::error::Error;
 use crate::pb::ErrorReason;
@@ -23,7 +23,7 @@ use crate::pb::ErrorReason;
 pub(super) struct CallContext {
     pub(super) deadline: Deadline,
     pub(super) identity: Identity,
-    pub(super) record: Record,
+    pub(super) record: SharedRecord,
     /// Canceled when the connection is about to end.
     pub(super) leaving: CancellationToken,
 }
@@ -52,14 +52,13 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a call that arrives now: its caller's, but at most `limit` for the answer.
-    pub(super) fn new(headers: &HeaderMap, limit: Duration) -> Self {
+    /// The deadline of a call that arrived then: its caller's, but at most `limit` for the answer.
+    pub(super) fn new(headers: &HeaderMap, arrival: Instant, limit: Duration) -> Self {
         let time = grpc_timeout(headers);
-        let now = Instant::now();
         Self {
-            answer: now + time.map_or(limit, |time| time.min(limit)),
+            answer: arrival + time.map_or(limit, |time| time.min(limit)),
             // A time too far away for an `Instant` counts as none.
-            stream: time.and_then(|time| now.checked_add(time)),
+            stream: time.and_then(|time| arrival.checked_add(time)),
         }
     }
 }

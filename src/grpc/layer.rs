@@ -1,34 +1,43 @@
 //! The one layer around every call of the service. It admits the call, identifies the caller,
-//! enforces the deadline, gives every failure a status with details, and keeps the call's log line
-//! and span. Used by `grpc` only.
+//! enforces the deadline, gives every failure a status with details, and keeps the call's record.
+//! Used by `grpc` only; `app` puts it on a listener.
+//!
+//! A `GetOrder` that memory can answer takes a shorter way: the answer is copied out of the cache as it
+//! is encoded there, without a timer, a task or a second message. All other calls go through the
+//! service that `tonic` generates. Callers cannot tell the two ways apart.
 #![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
 use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use tokio::time::{Instant, timeout_at};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use tokio::time::timeout_at;
 use tonic::body::Body;
-use tonic::server::NamedService;
+use tonic::codegen::StdError;
 use tonic::{Code, Status};
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 
-use super::admission::{Admission, Limits, RETRY};
-use super::auth::Clients;
+use super::REQUEST_LIMIT;
+use super::admission::Admission;
+use super::auth::{Clients, Identity};
 use super::context::{CallContext, Deadline, out_of_time};
+use super::message::{Found, Gathered, framed};
 use super::meters::Meters;
-use super::record::Record;
-use super::status;
+use super::method::Method;
+use super::record::{Record, SharedRecord};
+use super::{max_age_of, status};
 use crate::error::Error;
-use crate::pb::ErrorReason;
-use crate::peer::{Outstanding, Peer};
-use crate::telemetry::metrics::Metrics;
+use crate::orders::Orders;
+use crate::pb::{ErrorReason, GetOrderRequest, OrderRef};
+use crate::peer::{Peer, Reply};
 
 /// How long the layer waits beyond a call's deadline. Handlers know more about what they were doing,
 /// so they get the time to answer for themselves.
@@ -38,143 +47,148 @@ const GRACE: Duration = Duration::from_millis(50);
 const ENCODING: &str = "grpc-encoding";
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// How a method answers, and so what limits it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// With one message.
-    Answer,
-    /// With a stream of messages, until its caller has enough.
-    Stream,
-    /// With an error: there is no such method.
-    Unknown,
-}
-
-/// The methods. A name outside this table must not reach a log: its caller wrote it.
-const METHODS: [(&str, Kind); 3] =
-    [("GetOrder", Kind::Answer), ("BatchGetOrders", Kind::Answer), ("WatchOrder", Kind::Stream)];
+/// The content type of every answer.
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// A service that limits its calls in number and in time, and that identifies its callers.
-#[derive(Clone)]
 pub struct CallLayer<S> {
-    inner: S,
-    admission: Admission,
-    clients: Clients,
-    limit: Duration,
-    meters: Arc<Meters>,
+    /// The service that `tonic` generates.
+    pub(super) inner: S,
+    pub(super) orders: Orders,
+    pub(super) admission: Admission,
+    pub(super) clients: Clients,
+    /// How long a call may take that is no watch.
+    pub(super) limit: Duration,
+    pub(super) meters: Arc<Meters>,
 }
 
-impl<S> CallLayer<S> {
-    pub(super) fn new(
-        inner: S,
-        admission: Admission,
-        clients: Clients,
-        limits: &Limits,
-        metrics: &Metrics,
-    ) -> Self {
-        let meters = Arc::new(Meters::new(
-            METHODS.map(|(name, kind)| (name, kind == Kind::Stream)),
-            metrics,
-        ));
-        Self { inner, admission, clients, limit: limits.request_timeout, meters }
+/// The body of a request, as `server` hands it in.
+pub trait RequestBody:
+    http_body::Body<Data = Bytes, Error: Into<StdError> + Send + Unpin> + Send + Unpin + 'static
+{
+}
+
+impl<B> RequestBody for B where
+    B: http_body::Body<Data = Bytes, Error: Into<StdError> + Send + Unpin> + Send + Unpin + 'static
+{
+}
+
+/// A service that `tonic` generates.
+pub trait Generated:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Generated for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl<S: Generated> CallLayer<S> {
+    /// Answers a call.
+    pub async fn call<B: RequestBody>(
+        self: Arc<Self>,
+        request: Request<B>,
+        peer: Arc<Peer>,
+    ) -> Reply {
+        let method = Method::of(request.uri().path());
+        let mut record = Record::new(method, request.headers(), &self.meters);
+        if !speaks_grpc(request.headers()) {
+            let message = "the content-type is not application/grpc";
+            let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
+            return unsupported().into();
+        }
+        let deadline = Deadline::new(request.headers(), record.begin(), self.limit);
+        let identity = match self.enter(method, &mut record, request.headers(), deadline, &peer) {
+            Ok(identity) => identity,
+            Err(error) => return record.fail(&error).into_http().into(),
+        };
+        let (parts, body) = request.into_parts();
+        let mut body = Gathered::new(body);
+        if method == Method::GetOrder {
+            poll_fn(|context| Poll::Ready(body.gather(REQUEST_LIMIT, context))).await;
+            let hit = body.message().and_then(|message| self.hit(message, &identity, &mut record));
+            if let Some(frame) = hit {
+                let mut response = Response::new(Body::new(Found::new(frame)));
+                response.headers_mut().insert(CONTENT_TYPE, GRPC);
+                return Reply { response, outstanding: Some(Box::new(record)) };
+            }
+        }
+        let record = SharedRecord::new(record);
+        let leaving = peer.leaving.clone();
+        let context = CallContext { deadline, identity, record, leaving };
+        Box::pin(self.ask(method, Request::from_parts(parts, Body::new(body)), context)).await
     }
 
     /// Admits a call of an identified caller, or returns why not.
     fn enter(
         &self,
-        kind: Kind,
-        record: &Record,
-        request: &Request<Body>,
-    ) -> Result<CallContext, Error> {
-        let deadline = Deadline::new(request.headers(), self.limit);
-        self.admit(kind, record, deadline)?;
-        let peer = Peer::of(request.extensions());
-        let identity = self.clients.identify(request.headers(), &peer)?;
-        record.caller(&identity.caller.name);
-        Ok(CallContext { deadline, identity, record: record.clone(), leaving: peer.leaving })
-    }
-
-    fn admit(&self, kind: Kind, record: &Record, deadline: Deadline) -> Result<(), Error> {
-        if deadline.answer <= Instant::now() {
+        method: Method,
+        record: &mut Record,
+        headers: &HeaderMap,
+        deadline: Deadline,
+        peer: &Peer,
+    ) -> Result<Identity, Error> {
+        if deadline.answer <= record.begin() {
             return Err(out_of_time());
         }
-        match kind {
-            Kind::Answer => record.hold(self.admission.call()?),
-            Kind::Stream => record.hold(self.admission.watch()?),
-            Kind::Unknown => {}
+        match method {
+            Method::GetOrder | Method::BatchGetOrders => record.hold(self.admission.call()?),
+            Method::WatchOrder => record.hold(self.admission.watch()?),
+            Method::Unknown => {}
         }
-        Ok(())
-    }
-}
-
-impl<S: NamedService> NamedService for CallLayer<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for CallLayer<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+        let identity = self.clients.identify(headers, peer)?;
+        record.caller(&identity.caller.name);
+        Ok(identity)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (name, kind) = method(S::NAME, request.uri().path());
-        let record = Record::new(name, kind == Kind::Stream, request.headers(), &self.meters);
-        if !speaks_grpc(request.headers()) {
-            let message = "the content-type is not application/grpc";
-            let _ = record.fail(&Error::new(ErrorReason::InvalidRequest, message));
-            return Box::pin(async { Ok(unsupported()) });
-        }
-        let context = match self.enter(kind, &record, &request) {
-            Ok(context) => context,
-            Err(error) => return Box::pin(async move { Ok(record.fail(&error).into_http()) }),
+    /// The framed answer to a plain question that memory can answer. `None` leaves everything else to
+    /// the handler: other answers, every mistake in the question, and a panic.
+    fn hit(&self, message: &[u8], identity: &Identity, record: &mut Record) -> Option<Bytes> {
+        let hit = || {
+            let request = GetOrderRequest::decode(message).ok()?;
+            let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
+            let max_age = max_age_of(max_age).ok()?;
+            let share = identity.try_permit()?;
+            let order = OrderRef { provider, id, account, machine_no };
+            let hit = self.orders.hit(&identity.caller, &order, max_age)?;
+            Some((hit, order, share))
         };
-        let deadline = context.deadline;
+        let (hit, order, share) = catch_unwind(AssertUnwindSafe(hit)).ok().flatten()?;
+        record.hold_share(share);
+        record.asks(order.provider, &order.id);
+        record.hit(hit.account());
+        Some(framed(hit.size(), |frame| hit.encode(frame)))
+    }
+
+    /// Answers any call, by the generated service.
+    async fn ask(&self, method: Method, mut request: Request<Body>, context: CallContext) -> Reply {
+        let (deadline, record) = (context.deadline, context.record.clone());
         // A message itself says whether it is compressed. Short ones are not, even where the client
         // is set to compress, but tonic would refuse them because of the header.
         let compression = request.headers_mut().remove(ENCODING).is_some();
         request.extensions_mut().insert(context);
-        let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            let span = record.span();
-            let answer = match span.within(timeout_at(deadline.answer + GRACE, call)).await {
-                Ok(Ok(Ok(answer))) => answer,
-                Ok(Err(_panic)) => {
-                    record.fail(&Error::internal("the handler panicked")).into_http()
-                }
-                Err(_elapsed) => record.fail(&out_of_time()).into_http(),
-            };
-            let mut answer = explained(answer, kind, compression, &record);
-            // The call keeps its permits until its caller has read the answer.
-            answer.extensions_mut().insert(Outstanding::new(move || refusal(&record)));
-            Ok(answer)
-        })
+        let call = AssertUnwindSafe(self.inner.clone().oneshot(request)).catch_unwind();
+        let span = record.lock().span();
+        let answer = match span.within(timeout_at(deadline.answer + GRACE, call)).await {
+            Ok(Ok(Ok(answer))) => answer,
+            Ok(Err(_panic)) => {
+                record.lock().fail(&Error::internal("the handler panicked")).into_http()
+            }
+            Err(_elapsed) => record.lock().fail(&out_of_time()).into_http(),
+        };
+        let response = explained(answer, method, compression, &record);
+        // The call keeps its permits until its caller has read the answer.
+        Reply { response, outstanding: Some(Box::new(record)) }
     }
-}
-
-/// The method of the service that a path names.
-fn method(service: &str, path: &str) -> (&'static str, Kind) {
-    let name = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
-    let name = name.and_then(|name| name.strip_prefix('/'));
-    let known = METHODS.into_iter().find(|(known, _)| name == Some(*known));
-    known.unwrap_or(("", Kind::Unknown))
-}
-
-/// The trailers of an answer that exceeds the memory budget.
-fn refusal(record: &Record) -> HeaderMap {
-    let message = "this server holds too many answers that their callers have not read; read the \
-                   answers, and retry later";
-    let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
-    let mut trailers = HeaderMap::new();
-    // The text is plain ASCII, so this cannot fail.
-    let _ = record.fail(&error).add_header(&mut trailers);
-    trailers
 }
 
 /// Whether a request speaks gRPC with protobuf messages, as the contract needs.
@@ -206,9 +220,9 @@ fn unsupported() -> Response<Body> {
 /// already have details. `compression` is whether the caller has named one.
 fn explained(
     mut answer: Response<Body>,
-    kind: Kind,
+    method: Method,
     compression: bool,
-    record: &Record,
+    record: &SharedRecord,
 ) -> Response<Body> {
     let headers = answer.headers();
     if headers.contains_key("grpc-status-details-bin") {
@@ -216,8 +230,8 @@ fn explained(
     }
     match Status::from_header_map(headers).map(|status| (status.code(), status)) {
         // The outcome of a stream is known at its end.
-        None if kind == Kind::Stream => {}
-        None | Some((Code::Ok, _)) => record.succeed(),
+        None if method.streams() => {}
+        None | Some((Code::Ok, _)) => record.lock().succeed(),
         // The caller no longer listens.
         Some((Code::Cancelled, _)) => {}
         Some((code, status)) => {
@@ -230,7 +244,7 @@ fn explained(
             };
             // Other headers stay, such as the list of compressions that can be read. The added ones
             // are plain ASCII, so this cannot fail.
-            let _ = record.fail(&unread(code)).add_header(answer.headers_mut());
+            let _ = record.lock().fail(&unread(code)).add_header(answer.headers_mut());
         }
     }
     answer
@@ -251,18 +265,24 @@ fn unread(code: Code) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::future;
+    use std::task::Context;
 
+    use futures_util::future::{self, BoxFuture};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::admission::Limits;
     use super::*;
+    use crate::accounts::Accounts;
+    use crate::budget::Budget;
+    use crate::clock::SystemClock;
+    use crate::store::Memory;
+    use crate::telemetry::LogCalls;
+    use crate::telemetry::metrics::Metrics;
 
     /// A service that panics, or never answers.
     #[derive(Clone)]
     struct Bad {
         panics: bool,
-    }
-
-    impl NamedService for Bad {
-        const NAME: &'static str = "orderquery.v1.OrderService";
     }
 
     impl Service<Request<Body>> for Bad {
@@ -284,37 +304,52 @@ mod tests {
     }
 
     /// The gRPC status that a call of `method` gets, where the limit is one call.
-    async fn call(calls: &mut CallLayer<Bad>, method: &str) -> String {
+    async fn call(calls: &Arc<CallLayer<Bad>>, method: &str) -> String {
         let path = format!("/orderquery.v1.OrderService/{method}");
         let request = Request::post(path).header("content-type", "application/grpc");
-        let answer = calls.call(request.body(Body::empty()).unwrap()).await.unwrap();
-        answer.headers()["grpc-status"].to_str().unwrap().to_owned()
+        let peer = Peer {
+            names: Arc::default(),
+            leaving: CancellationToken::new(),
+            health_watches: Budget::new(1),
+            pages: Budget::new(1),
+        };
+        let request = request.body(Body::empty()).unwrap();
+        let reply = Arc::clone(calls).call(request, Arc::new(peer)).await;
+        reply.response.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
-    fn calls(panics: bool) -> CallLayer<Bad> {
-        let request_timeout = Duration::from_millis(1);
-        let limits = Limits { request_timeout, max_in_flight: 1, max_watches: 1 };
+    fn calls(panics: bool) -> Arc<CallLayer<Bad>> {
+        let limit = Duration::from_millis(1);
+        let limits = Limits { request_timeout: limit, max_in_flight: 1, max_watches: 1 };
         let metrics = Metrics::default();
-        let admission = Admission::new(&limits, &metrics);
-        CallLayer::new(Bad { panics }, admission, Clients::default(), &limits, &metrics)
+        let clock = Arc::new(SystemClock);
+        let store = Arc::new(Memory::new(0, clock.clone()));
+        Arc::new(CallLayer {
+            inner: Bad { panics },
+            orders: Orders::new(Accounts::new(Vec::new()), store, clock),
+            admission: Admission::new(&limits, &metrics),
+            clients: Clients::default(),
+            limit,
+            meters: Arc::new(Meters::new(&metrics, LogCalls::All)),
+        })
     }
 
     #[tokio::test]
     async fn a_call_that_panics_or_hangs_releases_its_permit() {
         for (panics, status) in [(true, Code::Internal), (false, Code::DeadlineExceeded)] {
-            let mut calls = calls(panics);
+            let calls = calls(panics);
             for method in ["GetOrder", "BatchGetOrders", "WatchOrder"].repeat(2) {
                 let expected = (status as i32).to_string();
-                assert_eq!(call(&mut calls, method).await, expected, "{method}");
+                assert_eq!(call(&calls, method).await, expected, "{method}");
             }
         }
     }
 
     #[tokio::test]
     async fn a_dropped_call_releases_its_permit() {
-        let mut calls = calls(false);
+        let calls = calls(false);
         for _ in 0..2 {
-            assert_eq!(call(&mut calls, "GetOrder").now_or_never(), None);
+            assert_eq!(call(&calls, "GetOrder").now_or_never(), None);
         }
     }
 }

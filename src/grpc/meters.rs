@@ -1,14 +1,15 @@
 //! The metrics of calls: the handles of each method, looked up once. Used by the record of a call.
 
+use super::method::Method;
 use crate::pb::order_service_server::SERVICE_NAME;
+use crate::telemetry::LogCalls;
 use crate::telemetry::metrics::{ByWord, Counter, Histogram, Metrics};
 
-/// The label of a method that the service does not have: its name comes from the caller.
+/// The label of [`Method::Unknown`].
 const UNKNOWN: &str = "unknown";
 
 /// The handles of one method.
 struct MethodMeters {
-    name: &'static str,
     /// Calls that have ended, by code.
     handled: ByWord<Counter>,
     seconds: Histogram,
@@ -16,38 +17,37 @@ struct MethodMeters {
 
 /// The handles of all methods.
 pub(super) struct Meters {
-    methods: Vec<MethodMeters>,
+    methods: [MethodMeters; Method::ALL.len()],
     pub(super) metrics: Metrics,
+    /// Which calls are logged.
+    pub(super) log_calls: LogCalls,
 }
 
 impl MethodMeters {
-    fn new(name: &'static str, streams: bool, metrics: &Metrics) -> Self {
-        let kind = if streams { "server_stream" } else { "unary" };
+    fn new(method: Method, metrics: &Metrics) -> Self {
+        let kind = if method.streams() { "server_stream" } else { "unary" };
+        let name = if method == Method::Unknown { UNKNOWN } else { method.name() };
         let labels = [kind, SERVICE_NAME, name];
-        Self {
-            name,
-            handled: metrics.rpcs.by_last(labels),
-            seconds: metrics.rpc_seconds.with(labels),
-        }
+        Self { handled: metrics.rpcs.by_last(labels), seconds: metrics.rpc_seconds.with(labels) }
     }
 }
 
 impl Meters {
-    /// The handles of these methods, each with whether it streams.
-    pub(super) fn new<const METHODS: usize>(
-        methods: [(&'static str, bool); METHODS],
-        metrics: &Metrics,
-    ) -> Self {
-        let known = methods.into_iter().chain([(UNKNOWN, false)]);
-        let methods = known.map(|(name, streams)| MethodMeters::new(name, streams, metrics));
-        Self { methods: methods.collect(), metrics: metrics.clone() }
+    /// Creates the handles.
+    pub(super) fn new(metrics: &Metrics, log_calls: LogCalls) -> Self {
+        let methods = Method::ALL.map(|method| MethodMeters::new(method, metrics));
+        Self { methods, metrics: metrics.clone(), log_calls }
     }
 
     /// The counter of a method's calls that ended with `code`, and the histogram of their durations.
-    pub(super) fn of(&self, method: &str, code: &'static str) -> Option<(Counter, &Histogram)> {
-        let method = self.methods.iter().find(|known| known.name == method);
-        // The last entry is for unknown methods.
-        let MethodMeters { handled, seconds, .. } = method.or(self.methods.last())?;
-        Some((handled.of(code), seconds))
+    pub(super) fn of(&self, method: Method, code: &'static str) -> (Counter, &Histogram) {
+        let [get, batch, watch, unknown] = &self.methods;
+        let MethodMeters { handled, seconds } = match method {
+            Method::GetOrder => get,
+            Method::BatchGetOrders => batch,
+            Method::WatchOrder => watch,
+            Method::Unknown => unknown,
+        };
+        (handled.of(code), seconds)
     }
 }

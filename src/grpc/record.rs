@@ -1,8 +1,9 @@
-//! The one log line of a call, filled in by every part that handles the call. It also holds what
-//! lasts as long as the call: its permits and its span. Used by `grpc` only; docs/logging.md explains
-//! the fields.
+//! The record of a call, filled in by every part that handles the call: at the end it is counted, traced
+//! and logged. It also holds what lasts as long as the call: its permits and its span. Used by `grpc`
+//! only; docs/logging.md explains the fields of the log line.
 #![allow(clippy::disallowed_types, reason = "one of the modules of tonic::Status")]
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,31 +12,33 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::Level;
 
-use super::admission::Permits;
+use super::admission::RETRY;
 use super::meters::Meters;
+use super::method::Method;
 use super::status::{self, code_name};
 use crate::budget::Share;
 use crate::error::{Error, Fault, Verdict};
 use crate::orders::Answer;
-use crate::pb::{self, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+use crate::pb::{self, ErrorReason, GetOrderResponse, OrderRef, Source, WatchOrderResponse};
+use crate::peer::Outstanding;
+use crate::telemetry::LogCalls;
 use crate::telemetry::spans::{self, CallEnd, Span};
 
-/// The log line of a call. When the last clone is dropped, the line is written and the call's permits
-/// are returned. This happens exactly once, however the call ends.
-#[derive(Clone)]
-pub(super) struct Record(Arc<Mutex<Line>>);
+/// A call that takes longer is logged in any case.
+const SLOW: Duration = Duration::from_millis(100);
 
-struct Line {
-    method: &'static str,
+/// The record of a call. Its drop ends the call: this happens exactly once, however the call ends.
+pub(super) struct Record {
+    method: Method,
     begin: Instant,
     /// When the answer was ready; its caller may read it later.
     end: Option<Instant>,
     span: Span,
     trace_id: Option<String>,
-    caller: Option<String>,
-    provider: Option<String>,
-    account: Option<String>,
-    order: Option<String>,
+    caller: Option<Arc<str>>,
+    provider: Option<pb::Provider>,
+    account: Option<Arc<str>>,
+    order: Option<Tail>,
     source: Option<Source>,
     vendor_latency: Option<Duration>,
     batch: Option<Counts>,
@@ -43,9 +46,38 @@ struct Line {
     messages: Option<u64>,
     /// `None` until it is known; it stays `None` where the caller leaves first.
     outcome: Option<Result<(), Box<Error>>>,
-    permits: Vec<Permits>,
-    shares: Vec<Share>,
+    /// The call's permits: its own, and those of the further orders of a batch.
+    permits: [Option<Share>; 2],
+    /// The permits of the caller's own limit.
+    share: Option<Share>,
     meters: Arc<Meters>,
+}
+
+/// A record that the parts of one call share.
+#[derive(Clone)]
+pub(super) struct SharedRecord(Arc<Mutex<Record>>);
+
+impl SharedRecord {
+    pub(super) fn new(record: Record) -> Self {
+        Self(Arc::new(Mutex::new(record)))
+    }
+
+    /// Locks the record. Nobody holds this lock across an await.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outstanding for SharedRecord {
+    fn refuse(self: Box<Self>) -> HeaderMap {
+        self.lock().refuse()
+    }
+}
+
+impl Outstanding for Record {
+    fn refuse(mut self: Box<Self>) -> HeaderMap {
+        Record::refuse(&mut self)
+    }
 }
 
 /// The result of a batch.
@@ -55,6 +87,8 @@ pub(super) struct Counts {
     pub(super) orders: usize,
     /// How many of them cannot be read.
     pub(super) failed: usize,
+    /// How many of them come from the cache.
+    pub(super) cached: usize,
 }
 
 /// Logs at a level that is known only at run time: the level is part of an event's type.
@@ -70,14 +104,9 @@ macro_rules! event {
 
 impl Record {
     /// The record of a call that begins now.
-    pub(super) fn new(
-        method: &'static str,
-        streams: bool,
-        headers: &HeaderMap,
-        meters: &Arc<Meters>,
-    ) -> Self {
-        let (span, trace_id) = spans::call(method, headers);
-        Self(Arc::new(Mutex::new(Line {
+    pub(super) fn new(method: Method, headers: &HeaderMap, meters: &Arc<Meters>) -> Self {
+        let (span, trace_id) = spans::call(method.name(), headers);
+        Self {
             method,
             begin: Instant::now(),
             end: None,
@@ -90,101 +119,119 @@ impl Record {
             source: None,
             vendor_latency: None,
             batch: None,
-            messages: streams.then_some(0),
+            messages: method.streams().then_some(0),
             outcome: None,
-            permits: Vec::new(),
-            shares: Vec::new(),
+            permits: [None, None],
+            share: None,
             meters: Arc::clone(meters),
-        })))
+        }
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the call arrived.
+    pub(super) fn begin(&self) -> Instant {
+        self.begin
     }
 
     /// The call's span.
     pub(super) fn span(&self) -> Span {
-        self.line().span.clone()
+        self.span.clone()
     }
 
-    /// Holds permits for as long as the call lasts.
-    pub(super) fn hold(&self, permits: Permits) {
-        self.line().permits.push(permits);
+    /// Holds the call's permit for as long as the call lasts.
+    pub(super) fn hold(&mut self, permit: Share) {
+        self.permits[0] = Some(permit);
+    }
+
+    /// Holds the permits of further orders, too.
+    pub(super) fn hold_more(&mut self, permits: Share) {
+        self.permits[1] = Some(permits);
     }
 
     /// Holds a client's own permits for as long as the call lasts.
-    pub(super) fn hold_share(&self, share: Option<Share>) {
-        self.line().shares.extend(share);
+    pub(super) fn hold_share(&mut self, share: Option<Share>) {
+        self.share = share;
     }
 
     /// Records the caller, by its name in the configuration.
-    pub(super) fn caller(&self, name: &str) {
-        self.line().caller = Some(name.to_owned()).filter(|name| !name.is_empty());
+    pub(super) fn caller(&mut self, name: &Arc<str>) {
+        self.caller = Some(Arc::clone(name)).filter(|name| !name.is_empty());
     }
 
     /// Records the order that is asked for. Its account is recorded later, once it is known to exist.
-    pub(super) fn asks(&self, order: &OrderRef) {
-        let mut line = self.line();
-        line.provider = provider(order.provider);
-        line.order = shortened(&order.id);
+    pub(super) fn asks(&mut self, provider: i32, id: &str) {
+        self.provider = known(provider);
+        self.order = Tail::of(id);
     }
 
     /// Records the answer for the order.
-    pub(super) fn found(&self, answer: &Answer) {
+    pub(super) fn found(&mut self, answer: &Answer) {
         let GetOrderResponse { order, source, .. } = &answer.response;
-        let mut line = self.line();
-        line.account = order.as_ref().map(|order| order.account.clone());
-        line.source = Source::try_from(*source).ok();
-        line.vendor_latency = answer.vendor_latency;
+        self.account = order.as_ref().map(|order| order.account.as_str().into());
+        self.source = Source::try_from(*source).ok();
+        self.vendor_latency = answer.vendor_latency;
+    }
+
+    /// Records an answer from the cache, which ends the call.
+    pub(super) fn hit(&mut self, account: &Arc<str>) {
+        self.account = Some(Arc::clone(account));
+        self.source = Some(Source::Cache);
+        self.succeed();
     }
 
     /// Records a message that a stream is about to send.
-    pub(super) fn sends(&self, message: &WatchOrderResponse) {
-        let mut line = self.line();
-        line.account = message.order.as_ref().map(|order| order.account.clone());
-        line.messages = line.messages.map(|count| count + 1);
+    pub(super) fn sends(&mut self, message: &WatchOrderResponse) {
+        self.account = message.order.as_ref().map(|order| order.account.as_str().into());
+        self.messages = self.messages.map(|count| count + 1);
     }
 
     /// Records the result of a batch.
-    pub(super) fn counts(&self, counts: Counts) {
-        self.line().batch = Some(counts);
+    pub(super) fn counts(&mut self, counts: Counts) {
+        self.batch = Some(counts);
     }
 
     /// Logs one order of a batch that cannot be read, in its own line beside the call's.
     pub(super) fn order_failed(&self, order: &OrderRef, error: &Error) {
-        let line = self.line();
-        line.count(error);
+        self.count(error);
         event!(
             error.verdict().level,
-            method = line.method,
-            caller = line.caller,
-            provider = provider(order.provider),
+            method = self.method.name(),
+            caller = self.caller.as_deref(),
+            provider = known(order.provider).map(pb::Provider::word),
             account = error.account,
-            order = shortened(&order.id),
+            order = Tail::of(&order.id).map(tracing::field::display),
             reason = pb::short_name(error.reason),
             code = code_name(error.verdict().code),
             field = error.field,
             provider_code = error.provider_code,
             detail = error.detail,
-            trace_id = line.trace_id,
+            trace_id = self.trace_id,
             "an order of a batch: {}",
             error.message
         );
     }
 
     /// Records that the call has its answer.
-    pub(super) fn succeed(&self) {
-        self.line().ends(Ok(()));
+    pub(super) fn succeed(&mut self) {
+        self.ends(Ok(()));
     }
 
     /// Records that the call has failed, and returns the status for its caller.
-    pub(super) fn fail(&self, error: &Error) -> Status {
-        self.line().ends(Err(Box::new(error.clone())));
+    pub(super) fn fail(&mut self, error: &Error) -> Status {
+        self.ends(Err(Box::new(error.clone())));
         status::status(error)
     }
-}
 
-impl Line {
+    /// Ends a call whose answer exceeds the memory budget. Returns the trailers that say so.
+    fn refuse(&mut self) -> HeaderMap {
+        let message = "this server holds too many answers that their callers have not read; read the \
+                       answers, and retry later";
+        let error = Error::new(ErrorReason::ServerOverloaded, message).retry_after(RETRY);
+        let mut trailers = HeaderMap::new();
+        // The text is plain ASCII, so this cannot fail.
+        let _ = self.fail(&error).add_header(&mut trailers);
+        trailers
+    }
+
     /// Counts an error that a caller gets instead of an order.
     fn count(&self, error: &Error) {
         let account = error.account.as_deref().unwrap_or_default();
@@ -195,9 +242,18 @@ impl Line {
         self.outcome = Some(outcome);
         self.end = Some(Instant::now());
     }
+
+    /// Whether the call is more than a plain answer from the cache.
+    fn is_notable(&self, time: Duration) -> bool {
+        let is_cached = match self.batch {
+            Some(Counts { orders, cached, .. }) => orders == cached,
+            None => self.source == Some(Source::Cache),
+        };
+        !is_cached || !matches!(self.outcome, Some(Ok(()))) || time >= SLOW
+    }
 }
 
-impl Drop for Line {
+impl Drop for Record {
     fn drop(&mut self) {
         let failure = match &self.outcome {
             Some(Err(error)) => Some(error.as_ref()),
@@ -217,28 +273,36 @@ impl Drop for Line {
             ),
         };
         let time = self.end.unwrap_or_else(Instant::now) - self.begin;
-        if let Some((handled, seconds)) = self.meters.of(self.method, code_name(code)) {
-            handled.inc();
-            seconds.observe(time);
+        let (handled, seconds) = self.meters.of(self.method, code_name(code));
+        handled.inc();
+        seconds.observe(time);
+        let is_logged = self.meters.log_calls == LogCalls::All || self.is_notable(time);
+        if !is_logged && !self.span.is_some() {
+            return;
         }
-        let account = self.account.as_ref().or(failure.and_then(|error| error.account.as_ref()));
+        let provider = self.provider.map(pb::Provider::word);
+        let account =
+            self.account.as_deref().or(failure.and_then(|error| error.account.as_deref()));
         self.span.end_call(&CallEnd {
             code: code_name(code),
             reason: failure.map(|error| error.reason),
             is_at_fault: failure.is_some_and(|error| error.verdict().fault == Fault::Server),
             caller: self.caller.as_deref(),
-            provider: self.provider.as_deref(),
-            account: account.map(String::as_str),
+            provider: provider.as_deref(),
+            account,
             source: self.source,
         });
+        if !is_logged {
+            return;
+        }
         let latency = milliseconds(time);
         event!(
             level,
-            method = self.method,
-            caller = self.caller,
-            provider = self.provider,
+            method = self.method.name(),
+            caller = self.caller.as_deref(),
+            provider,
             account,
-            order = self.order,
+            order = self.order.map(tracing::field::display),
             orders = self.batch.map(|counts| counts.orders),
             found = self.batch.map(|counts| counts.orders - counts.failed),
             failed = self.batch.map(|counts| counts.failed),
@@ -258,20 +322,36 @@ impl Drop for Line {
     }
 }
 
-fn provider(number: i32) -> Option<String> {
-    let provider = pb::Provider::try_from(number).ok();
-    provider.filter(|provider| *provider != pb::Provider::Unspecified).map(pb::Provider::word)
+fn known(provider: i32) -> Option<pb::Provider> {
+    let provider = pb::Provider::try_from(provider).ok();
+    provider.filter(|provider| *provider != pb::Provider::Unspecified)
+}
+
+/// The last four characters of an order's id: enough to find the order in a log, with the caller's help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tail([Option<char>; 4]);
+
+impl Tail {
+    /// `None` for an empty id.
+    fn of(id: &str) -> Option<Self> {
+        let mut last = [None; 4];
+        for (place, c) in last.iter_mut().rev().zip(id.chars().rev()) {
+            *place = Some(c);
+        }
+        Some(Self(last)).filter(|_| !id.is_empty())
+    }
+}
+
+impl fmt::Display for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Write::write_char(f, '…')?;
+        self.0.into_iter().flatten().try_for_each(|c| fmt::Write::write_char(f, c))
+    }
 }
 
 /// Milliseconds, rounded to the microsecond.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
-}
-
-/// The end of an order's id for the log: enough to find the order, with the caller's help.
-fn shortened(id: &str) -> Option<String> {
-    let start = id.char_indices().rev().nth(3).map_or(0, |(start, _)| start);
-    Some(format!("…{}", &id[start..])).filter(|_| !id.is_empty())
 }
 
 #[cfg(test)]
@@ -280,9 +360,11 @@ mod tests {
 
     #[test]
     fn an_id_is_truncated_by_characters_not_bytes() {
-        assert_eq!(shortened("DD2981741311549200000").as_deref(), Some("…0000"));
-        assert_eq!(shortened("号号号号号").as_deref(), Some("…号号号号"));
-        assert_eq!(shortened("").as_deref(), None);
+        let tail = |id| Tail::of(id).map(|tail| tail.to_string());
+        assert_eq!(tail("DD2981741311549200000").as_deref(), Some("…0000"));
+        assert_eq!(tail("号号号号号").as_deref(), Some("…号号号号"));
+        assert_eq!(tail("a号").as_deref(), Some("…a号"));
+        assert_eq!(tail(""), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::accounts::calls_per_day;
 use crate::pb::Order;
 use crate::providers::Rules;
-use crate::store::Known;
+use crate::store::Encoded;
 
 /// The upper bound of a freshness that grows with the day's calls.
 const LONGEST: Duration = Duration::from_hours(6);
@@ -21,16 +21,37 @@ pub(super) fn default_max_age(rules: &Rules, spent: usize) -> Duration {
     rules.freshness.saturating_mul(factor).min(LONGEST.max(rules.freshness))
 }
 
+/// What the age of a state depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Observation {
+    /// Whether the state is terminal: then it never gets old.
+    terminal: bool,
+    /// When the state was observed.
+    at: Option<SystemTime>,
+}
+
+impl From<&Order> for Observation {
+    fn from(state: &Order) -> Self {
+        Self { terminal: state.terminal, at: observed(state) }
+    }
+}
+
+impl From<&Encoded> for Observation {
+    fn from(state: &Encoded) -> Self {
+        Self { terminal: state.terminal, at: state.observed }
+    }
+}
+
 /// Whether the state is fresh enough for a question asked at that time. A state from the future comes
 /// from a machine whose clock is ahead, so its age is unknown.
 pub(super) fn is_young(
-    state: &Order,
+    state: Observation,
     max_age: Duration,
     arrival: SystemTime,
     now: SystemTime,
 ) -> bool {
     let fits = |observed| observed <= now && observed + max_age >= arrival;
-    state.terminal || observed(state).is_some_and(fits)
+    state.terminal || state.at.is_some_and(fits)
 }
 
 /// When the state was observed.
@@ -40,16 +61,20 @@ pub(super) fn observed(state: &Order) -> Option<SystemTime> {
 
 /// When asking again without `max_age` can return something new; `None` for a terminal order. A state
 /// that seems to be from the future counts as observed now.
-pub(super) fn refresh_time(rules: &Rules, known: &Known, now: SystemTime) -> Option<SystemTime> {
-    let state = known.state.as_ref().filter(|state| !state.terminal)?;
-    let observed = observed(state)?.min(now);
+pub(super) fn refresh_time(
+    rules: &Rules,
+    state: Observation,
+    spent: &[SystemTime],
+    now: SystemTime,
+) -> Option<SystemTime> {
+    let observed = state.at.filter(|_| !state.terminal)?.min(now);
     let limit = calls_per_day(rules, false).and_then(|limit| usize::try_from(limit).ok());
-    let taken = known.spent.len();
+    let taken = spent.len();
     // Each slot that becomes free shortens the freshness and may allow a call.
     let times =
         (0..=taken).filter(|freed| limit.is_none_or(|limit| taken - freed < limit)).map(|freed| {
             let old = observed + default_max_age(rules, taken - freed);
-            let slot = freed.checked_sub(1).and_then(|last| known.spent.get(last));
+            let slot = freed.checked_sub(1).and_then(|last| spent.get(last));
             slot.map_or(old, |free_at| old.max(*free_at))
         });
     times.min()
@@ -58,6 +83,11 @@ pub(super) fn refresh_time(rules: &Rules, known: &Known, now: SystemTime) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Known;
+
+    fn refresh(rules: &Rules, known: &Known, now: SystemTime) -> Option<SystemTime> {
+        refresh_time(rules, known.state.as_ref()?.into(), &known.spent, now)
+    }
 
     const RULES: Rules = Rules {
         freshness: Duration::from_mins(15),
@@ -84,19 +114,19 @@ mod tests {
         let state = Order { observe_time: Some(start.into()), ..Order::default() };
         let day = |hours| start + Duration::from_hours(hours);
         let mut known = Known { state: Some(state), spent: vec![day(20); 3] };
-        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(30)));
+        assert_eq!(refresh(&RULES, &known, start), Some(start + Duration::from_mins(30)));
         known.spent = (1..=9).map(|slot| day(slot * 2)).collect();
-        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_hours(6)));
+        assert_eq!(refresh(&RULES, &known, start), Some(start + Duration::from_hours(6)));
         // Six calls of the previous day shorten the freshness as they leave the 24-hour window.
         known.spent = (0..6).map(|slot| start + Duration::from_mins(5 + slot)).collect();
-        assert_eq!(refresh_time(&RULES, &known, start), Some(start + Duration::from_mins(15)));
+        assert_eq!(refresh(&RULES, &known, start), Some(start + Duration::from_mins(15)));
         known.spent = (11..=19).map(day).collect();
-        assert_eq!(refresh_time(&RULES, &known, start), Some(day(12)), "two of nine must be free");
+        assert_eq!(refresh(&RULES, &known, start), Some(day(12)), "two of nine must be free");
         known.spent.clear();
         let before = start - Duration::from_hours(1000);
         let soon = before + Duration::from_mins(15);
-        assert_eq!(refresh_time(&RULES, &known, before), Some(soon), "observed in the future");
+        assert_eq!(refresh(&RULES, &known, before), Some(soon), "observed in the future");
         known.state.as_mut().unwrap().terminal = true;
-        assert_eq!(refresh_time(&RULES, &known, start), None);
+        assert_eq!(refresh(&RULES, &known, start), None);
     }
 }

@@ -13,7 +13,7 @@ use super::{Answer, Orders};
 use crate::accounts::{Account, Impairment, Priority, Quota, QuotaClass};
 use crate::error::{Error, outcome};
 use crate::pb::{GetOrderResponse, Order, Source};
-use crate::store::Held;
+use crate::store::{Encoded, Held};
 use crate::telemetry::metrics::Metrics;
 
 /// How long to wait for the store to report an account's remaining calls.
@@ -32,7 +32,7 @@ impl Orders {
     }
 
     async fn measure_account(&self, account: &Arc<Account>, metrics: &Metrics) {
-        let name = account.name.as_str();
+        let name = &*account.name;
         let (under_way, waiting) = account.concurrency();
         let meters = &account.meters;
         meters.vendor_calls_under_way.set(under_way);
@@ -64,11 +64,21 @@ impl Orders {
 /// Counts an answer that a caller got.
 pub(super) fn answered(question: &Question, answer: &Answer, now: SystemTime) {
     let GetOrderResponse { order, source, .. } = &answer.response;
-    let meters = &question.account.meters;
-    meters.answers(Source::try_from(*source).unwrap_or_default()).inc();
-    let age = order.as_ref().filter(|order| !order.terminal).and_then(observed);
-    if let Some(age) = age.and_then(|observed| now.duration_since(observed).ok()) {
-        meters.answer_age.get().observe(age);
+    let source = Source::try_from(*source).unwrap_or_default();
+    let observed = order.as_ref().filter(|order| !order.terminal).and_then(observed);
+    count(&question.account, source, observed, now);
+}
+
+/// Counts a plain answer from memory.
+pub(super) fn hit(account: &Account, state: &Encoded, now: SystemTime) {
+    count(account, Source::Cache, state.observed.filter(|_| !state.terminal), now);
+}
+
+/// Counts an answer from that source. `observed` is when its state was observed, if it can get old.
+fn count(account: &Account, source: Source, observed: Option<SystemTime>, now: SystemTime) {
+    account.meters.answers(source).inc();
+    if let Some(age) = observed.and_then(|observed| now.duration_since(observed).ok()) {
+        account.meters.answer_age.get().observe(age);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::freshness::{default_max_age, is_young, refresh_time};
+use super::freshness::{Observation, default_max_age, is_young, refresh_time};
 use crate::accounts::{Account, Caller, Priority, Quota, QuotaClass, day_window};
 use crate::error::Error;
 use crate::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Source};
@@ -54,9 +54,14 @@ impl Question {
 
     /// Whether the known state is fresh enough.
     pub(super) fn is_satisfied_by(&self, known: &Known, now: SystemTime) -> bool {
-        let max_age =
-            self.max_age.unwrap_or_else(|| default_max_age(&self.account.rules, known.spent.len()));
-        known.state.as_ref().is_some_and(|state| is_young(state, max_age, self.arrival, now))
+        let state = known.state.as_ref();
+        state.is_some_and(|state| self.accepts(state.into(), known.spent.len(), now))
+    }
+
+    /// Whether that state is fresh enough, with so many calls spent in the order's own window.
+    pub(super) fn accepts(&self, state: Observation, spent: usize, now: SystemTime) -> bool {
+        let default = || default_max_age(&self.account.rules, spent);
+        is_young(state, self.max_age.unwrap_or_else(default), self.arrival, now)
     }
 
     /// Whether this question may get an answer although one of that class failed with `error`, because
@@ -86,10 +91,11 @@ impl Question {
 
     /// Builds the answer from the known state.
     pub(super) fn found(&self, known: Known, source: Source, now: SystemTime) -> GetOrderResponse {
-        let refresh_time = refresh_time(&self.account.rules, &known, now).map(Into::into);
         let state = known.state.unwrap_or_default();
+        let refresh_time = refresh_time(&self.account.rules, (&state).into(), &known.spent, now);
+        let refresh_time = refresh_time.map(Into::into);
         GetOrderResponse {
-            order: Some(Order { account: self.account.name.clone(), ..state }),
+            order: Some(Order { account: self.account.name.to_string(), ..state }),
             source: source.into(),
             refresh_time,
         }

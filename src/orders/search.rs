@@ -169,7 +169,11 @@ impl Orders {
             };
             account.meters.pauses.inc();
             let seconds = wait.as_secs();
-            tracing::warn!(account = account.name, seconds, "requests to the vendor are suspended");
+            tracing::warn!(
+                account = &*account.name,
+                seconds,
+                "requests to the vendor are suspended"
+            );
             self.0.store.pause(&account.key, *wait, *probe).await
         };
         let (spent, paused) = tokio::join!(gate.finish(outcome), pause);

@@ -122,7 +122,7 @@ impl Watching {
                 let source =
                     if self.joined && self.sent.is_none() { Source::Cache } else { source };
                 self.sent = Some(state.clone());
-                let order = Order { account: self.question.account.name.clone(), ..state };
+                let order = Order { account: self.question.account.name.to_string(), ..state };
                 return Some(Ok(WatchOrderResponse { order: Some(order), source: source.into() }));
             }
             if let Some(error) = end {
@@ -208,7 +208,7 @@ impl Poller {
                     if failing.replace(error.reason) != Some(error.reason) {
                         let Error { reason, detail, .. } = &error;
                         let (account, reason) =
-                            (&self.question.account.name, pb::short_name(*reason));
+                            (&*self.question.account.name, pb::short_name(*reason));
                         tracing::warn!(
                             account,
                             reason,
@@ -248,8 +248,9 @@ impl Poller {
                 self.sender.send_if_modified(|news| news.learn(state, Source::Cache, now));
                 // A state that seems to be from the future has an unknown age, and postpones nothing.
                 if observed(state).is_some_and(|observed| observed <= now) {
-                    next = refresh_time(&self.question.account.rules, &known, now)
-                        .map_or(next, |refresh| next.max(refresh));
+                    next =
+                        refresh_time(&self.question.account.rules, state.into(), &known.spent, now)
+                            .map_or(next, |refresh| next.max(refresh));
                 }
             }
         }

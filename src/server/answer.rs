@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::budget::Budgets;
 use crate::budget::Share;
-use crate::peer::Outstanding;
+use crate::peer::{Outstanding, Reply};
 
 /// The largest piece, in bytes: the largest frame that every HTTP/2 peer accepts.
 const PIECE: usize = 16 * 1024;
@@ -37,7 +37,7 @@ pub(super) struct Answer {
     /// The budget share for the bytes of the last frame.
     share: Option<Share>,
     budgets: Arc<Budgets>,
-    outstanding: Option<Outstanding>,
+    outstanding: Option<Box<dyn Outstanding>>,
     _stream: Share,
 }
 
@@ -70,13 +70,9 @@ impl Drop for Piece {
 impl Answer {
     /// Takes over a response, and everything that its handler wants to last until the peer has read
     /// it.
-    pub(super) fn of(
-        response: Response<tonic::body::Body>,
-        budgets: Arc<Budgets>,
-        stream: Share,
-    ) -> Response<Self> {
-        let (mut parts, body) = response.into_parts();
-        let outstanding = parts.extensions.remove();
+    pub(super) fn of(reply: Reply, budgets: Arc<Budgets>, stream: Share) -> Response<Self> {
+        let Reply { response, outstanding } = reply;
+        let (parts, body) = response.into_parts();
         let body = Self {
             // An answer can consist of headers only; then nothing has to last longer.
             outstanding: outstanding.filter(|_| !body.is_end_stream()),
@@ -114,7 +110,7 @@ impl Answer {
     /// Ends an answer that exceeds the memory budget.
     fn refused(&mut self) -> Result<Frame<Bytes>, Box<dyn Error + Send + Sync>> {
         self.body = None;
-        match &self.outstanding {
+        match self.outstanding.take() {
             Some(outstanding) => Ok(Frame::trailers(outstanding.refuse())),
             None => Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM).into()),
         }

@@ -28,7 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_LIMIT: usize = 64 * 1024;
 
 /// A body that is limited until it is complete, and whose rest is read after it is dropped.
-pub(super) struct Arriving {
+pub struct Arriving {
     body: Option<Incoming>,
     /// When it must be complete; `None` where its handler limits the time itself.
     deadline: Option<Instant>,

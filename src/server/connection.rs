@@ -84,15 +84,15 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let leaving = stopping.child_token();
     // However this function ends, nothing that serves the connection outlives it.
     let _left = leaving.clone().drop_guard();
-    let peer = Peer {
+    let peer = Arc::new(Peer {
         names,
         leaving: leaving.clone(),
         health_watches: Arc::clone(&budgets.health_watches),
         pages: Arc::clone(&budgets.pages),
-    };
-    let (routes, bounds_itself) = (options.routes.clone(), options.bounds_itself);
+    });
+    let (handler, bounds_itself) = (Arc::clone(&options.handler), options.bounds_itself);
     let activity_of_probes = options.limits.idle.map(|_| Arc::clone(&activity));
-    let service = Service { routes, bounds_itself, peer, budgets, activity: activity_of_probes };
+    let service = Service { handler, bounds_itself, peer, budgets, activity: activity_of_probes };
     let patience = options.limits.longest_call + ANSWER_GRACE;
     let stream = Io::new(stream, deadline);
     let progress = stream.progress();

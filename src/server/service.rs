@@ -12,14 +12,13 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
-use tower::util::Oneshot;
 
 use super::activity::Activity;
 use super::answer::Answer;
 use super::body::{Arriving, Fate};
 use super::budget::Budgets;
 use crate::budget::Share;
-use crate::peer::Peer;
+use crate::peer::{Peer, Reply};
 
 /// How many headers a request may have.
 const HEADERS: usize = 100;
@@ -49,12 +48,32 @@ const WHOLE_WITHIN: &[(&str, Duration)] =
 /// The same for all other paths.
 const OTHERS_WHOLE_WITHIN: Duration = Duration::from_secs(2);
 
+/// Answers the requests of a listener.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request of that peer.
+    fn handle(&self, request: Request<Arriving>, peer: &Arc<Peer>) -> Replying;
+}
+
+/// A request in progress, whose reply is to come.
+pub type Replying = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+impl Handler for Routes {
+    fn handle(&self, mut request: Request<Arriving>, peer: &Arc<Peer>) -> Replying {
+        request.extensions_mut().insert(Arc::clone(peer));
+        let answer = self.clone().oneshot(request);
+        Box::pin(async move {
+            let response = answer.await.unwrap_or_else(|never| match never {});
+            response.into()
+        })
+    }
+}
+
 /// Answers the requests of one connection.
 pub(super) struct Service {
-    pub(super) routes: Routes,
+    pub(super) handler: Arc<dyn Handler>,
     /// The path of the service that limits its calls itself; empty where there is none.
     pub(super) bounds_itself: &'static str,
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
     pub(super) budgets: Arc<Budgets>,
     /// Set where the time of the last request matters.
     pub(super) activity: Option<Arc<Activity>>,
@@ -87,12 +106,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             return Call(State::Answered(Some((empty(status), budgets, stream))));
         }
         shed(&mut parts.headers);
-        parts.extensions.insert(self.peer.clone());
         let fate = Arc::<Fate>::default();
         let deadline = self.whole_by(parts.uri.path());
         let body = Arriving::new(body, deadline, Arc::clone(&budgets), Arc::clone(&fate));
-        let answer = self.routes.clone().oneshot(Request::from_parts(parts, body));
-        Call(State::UnderWay { answer: Box::pin(answer), fate, ends: Some((budgets, stream)) })
+        let answer = self.handler.handle(Request::from_parts(parts, body), &self.peer);
+        Call(State::UnderWay { answer, fate, ends: Some((budgets, stream)) })
     }
 }
 
@@ -104,7 +122,7 @@ enum State {
     Refused,
     Answered(Option<(Response<Body>, Arc<Budgets>, Share)>),
     UnderWay {
-        answer: Pin<Box<Oneshot<Routes, Request<Arriving>>>>,
+        answer: Replying,
         fate: Arc<Fate>,
         ends: Option<(Arc<Budgets>, Share)>,
     },
@@ -119,7 +137,7 @@ impl Future for Call {
         let (answer, ends) = match &mut self.0 {
             State::Refused => return refused(),
             State::Answered(answer) => match answer.take() {
-                Some((answer, budgets, stream)) => (answer, Some((budgets, stream))),
+                Some((answer, budgets, stream)) => (answer.into(), Some((budgets, stream))),
                 None => return refused(),
             },
             State::UnderWay { answer, fate, ends } => {
@@ -131,8 +149,8 @@ impl Future for Call {
                 }
                 // The service's own answer does not count: it had no message.
                 let overdue = fate.is_overdue();
-                let answer = answer.unwrap_or_else(|never| match never {});
-                (if overdue { empty(StatusCode::REQUEST_TIMEOUT) } else { answer }, ends.take())
+                let late = || empty(StatusCode::REQUEST_TIMEOUT).into();
+                (if overdue { late() } else { answer }, ends.take())
             }
         };
         let Some((budgets, stream)) = ends else { return refused() };

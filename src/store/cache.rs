@@ -2,6 +2,7 @@
 //! Used by all stores.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use lru::LruCache;
 use prost::Message as _;
@@ -10,14 +11,38 @@ use crate::pb::Order;
 
 /// The size of an entry besides its key and its order, in bytes: its slots in the table and in the
 /// list, two counters, and the allocator's rounding.
-const OVERHEAD: usize = 192;
+const OVERHEAD: usize = 224;
 
-/// An encoded order, in the cache or on its way to a disk.
-pub(super) type Encoded = Arc<[u8]>;
+/// An encoded order, in the cache, on its way to a disk or to a caller. Clones share the bytes.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    bytes: Arc<[u8]>,
+    /// Whether the order is terminal.
+    pub terminal: bool,
+    /// When the state was observed, if that is a time.
+    pub observed: Option<SystemTime>,
+}
 
-/// Encodes an order for the cache.
-pub(super) fn encoded(order: &Order) -> Encoded {
-    order.encode_to_vec().into()
+impl Encoded {
+    /// Encodes an order.
+    #[must_use]
+    pub fn new(order: &Order) -> Self {
+        let observed = order.observe_time.and_then(|time| SystemTime::try_from(time).ok());
+        Self { bytes: order.encode_to_vec().into(), terminal: order.terminal, observed }
+    }
+
+    /// The encoded message.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Decodes the order.
+    #[must_use]
+    pub fn decode(&self) -> Order {
+        // This cannot fail: `new` has encoded it.
+        Order::decode(&*self.bytes).unwrap_or_default()
+    }
 }
 
 /// Encoded orders by their key.
@@ -43,11 +68,8 @@ impl Cache {
     }
 
     /// Returns the order with that key, and marks it as the most recently used.
-    pub(super) fn get(&self, key: &str) -> Option<Order> {
-        let order = self.entries().orders.get(key).cloned();
-        // Decode after the lock is released. Decoding cannot fail: the cache holds only orders encoded
-        // here.
-        order.and_then(|order| Order::decode(&*order).ok())
+    pub(super) fn get(&self, key: &str) -> Option<Encoded> {
+        self.entries().orders.get(key).cloned()
     }
 
     /// Stores an order, replacing any other with the same key.
@@ -64,11 +86,11 @@ impl Cache {
         wins: impl FnOnce(&Order, &Order) -> bool,
     ) -> Order {
         let mut entries = self.entries();
-        let known = entries.orders.get(key).and_then(|known| Order::decode(&**known).ok());
+        let known = entries.orders.get(key).map(Encoded::decode);
         match known {
             Some(known) if !wins(&order, &known) => known,
             _ => {
-                entries.put(key, encoded(&order), self.limit);
+                entries.put(key, Encoded::new(&order), self.limit);
                 order
             }
         }
@@ -103,7 +125,7 @@ impl Entries {
 
 /// The size of an entry in bytes.
 pub(super) fn size(key: &str, order: &Encoded) -> usize {
-    key.len() + order.len() + OVERHEAD
+    key.len() + order.bytes.len() + OVERHEAD
 }
 
 #[cfg(test)]
@@ -115,26 +137,30 @@ mod tests {
     }
 
     fn put(cache: &Cache, key: &str, remark: &str) {
-        cache.put(key, encoded(&order(remark)));
+        cache.put(key, Encoded::new(&order(remark)));
     }
 
     #[test]
     fn the_least_recently_used_entries_are_evicted_and_every_byte_is_counted() {
-        let one = size("a", &encoded(&order("1")));
+        let one = size("a", &Encoded::new(&order("1")));
         let cache = Cache::new(2 * one);
         put(&cache, "a", "1");
         put(&cache, "b", "2");
         assert_eq!(cache.bytes(), 2 * one);
-        assert_eq!(cache.get("a"), Some(order("1")));
+        assert_eq!(cache.get("a").map(|order| order.decode()), Some(order("1")));
         put(&cache, "c", "3");
-        assert_eq!((cache.get("b"), cache.bytes()), (None, 2 * one));
+        assert_eq!((cache.get("b").map(|order| order.decode()), cache.bytes()), (None, 2 * one));
         put(&cache, "a", "four");
-        assert_eq!((cache.get("c"), cache.bytes()), (None, one + 3));
+        assert_eq!((cache.get("c").map(|order| order.decode()), cache.bytes()), (None, one + 3));
         cache.remove("b");
         cache.remove("a");
-        assert_eq!((cache.get("a"), cache.bytes()), (None, 0));
+        assert_eq!((cache.get("a").map(|order| order.decode()), cache.bytes()), (None, 0));
         put(&cache, "a", &"x".repeat(2 * one));
-        assert_eq!((cache.get("a"), cache.bytes()), (None, 0), "it is larger than all of it");
+        assert_eq!(
+            (cache.get("a").map(|order| order.decode()), cache.bytes()),
+            (None, 0),
+            "it is larger than all of it"
+        );
     }
 
     #[test]
@@ -143,6 +169,6 @@ mod tests {
         assert_eq!(cache.update("a", order("1"), |_, _| unreachable!()), order("1"));
         assert_eq!(cache.update("a", order("2"), |_, known| *known != order("1")), order("1"));
         assert_eq!(cache.update("a", order("2"), |_, known| *known == order("1")), order("2"));
-        assert_eq!(cache.get("a"), Some(order("2")));
+        assert_eq!(cache.get("a").map(|order| order.decode()), Some(order("2")));
     }
 }

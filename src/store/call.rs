@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 
+use super::cache::Encoded;
 use crate::pb::Order;
 
 macro_rules! keys {
@@ -17,7 +18,7 @@ macro_rules! keys {
         pub struct $name(String);
 
         impl $name {
-            pub(super) fn as_str(&self) -> &str {
+            pub(crate) fn as_str(&self) -> &str {
                 &self.0
             }
         }
@@ -174,6 +175,24 @@ pub struct Known {
     pub state: Option<Order>,
     /// When each used slot in the order's own window becomes free, earliest first.
     pub spent: Vec<SystemTime>,
+}
+
+/// The same as [`Known`], with the state as it is encoded.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// See [`Known::state`].
+    pub state: Option<Encoded>,
+    /// See [`Known::spent`].
+    pub spent: Vec<SystemTime>,
+}
+
+impl Snapshot {
+    /// Decodes the state. `None` if nothing is known.
+    #[must_use]
+    pub fn decode(self) -> Option<Known> {
+        let state = self.state.as_ref().map(Encoded::decode);
+        Known { state, spent: self.spent }.some()
+    }
 }
 
 impl Known {

@@ -20,11 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use self::disk::{Draft, Locked};
 use self::tables::Put;
 use self::writer::{Job, Report, Shared, Writer};
-use super::cache::{Cache, encoded};
+use super::cache::{Cache, Encoded};
 use super::ends::Ahead;
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
-use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
+use super::{
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
+};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::Order;
@@ -215,7 +217,7 @@ impl File {
 }
 
 fn put(order: &OrderKey, state: &Order) -> Put {
-    Put { order: order.to_string(), state: state.clone(), encoded: encoded(state) }
+    Put { order: order.to_string(), state: state.clone(), encoded: Encoded::new(state) }
 }
 
 impl Drop for File {
@@ -231,9 +233,9 @@ impl Drop for File {
 
 #[async_trait]
 impl Store for File {
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
         let spent = self.spent_now(window);
-        Known { state: self.shared.recent.get(order.as_str()), spent }.some()
+        Snapshot { state: self.shared.recent.get(order.as_str()), spent }
     }
 
     async fn get(
@@ -241,7 +243,8 @@ impl Store for File {
         order: &OrderKey,
         window: Option<&WindowKey>,
     ) -> Result<Option<Known>, Error> {
-        let mut state = self.shared.recent.get(order.as_str());
+        let recent = self.shared.recent.get(order.as_str());
+        let mut state = recent.map(|recent| recent.decode());
         if state.is_none() {
             state = self.shared.read(order.to_string()).await?;
         }

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use prost::Message as _;
 
-use super::cache::{self, Cache, Encoded, encoded};
+use super::cache::{self, Cache, Encoded};
 use super::leases::Leases;
 use super::ledger::{Fact, Ledger};
 use super::{
-    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey, newer,
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
+    newer,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -73,30 +73,28 @@ impl State {
     fn put(&mut self, open_orders: &Cache, order: &OrderKey, state: &Order, now: SystemTime) {
         let order = order.as_str();
         let is_terminal = self.terminal_orders.contains_key(order);
-        let known = open_orders.get(order);
+        let known = open_orders.get(order).map(|known| known.decode());
         if is_terminal || !known.is_none_or(|known| newer(state, &known, now)) {
             return;
         }
-        let bytes = encoded(state);
+        let encoded = Encoded::new(state);
         if state.terminal {
-            self.terminal_bytes += cache::size(order, &bytes);
-            self.terminal_orders.insert(order.into(), bytes);
+            self.terminal_bytes += cache::size(order, &encoded);
+            self.terminal_orders.insert(order.into(), encoded);
             open_orders.remove(order);
         } else {
-            open_orders.put(order, bytes);
+            open_orders.put(order, encoded);
         }
     }
 }
 
 #[async_trait]
 impl Store for Memory {
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
         self.with(|all, now| {
-            // Decoding cannot fail: the store holds only orders encoded here.
-            let terminal = all.terminal_orders.get(order.as_str());
-            let terminal = terminal.and_then(|order| Order::decode(&**order).ok());
+            let terminal = all.terminal_orders.get(order.as_str()).cloned();
             let state = terminal.or_else(|| self.open_orders.get(order.as_str()));
-            Known { state, spent: all.ledger.spent(window, now) }.some()
+            Snapshot { state, spent: all.ledger.spent(window, now) }
         })
     }
 

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Store, WindowKey};
+use super::{
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
+};
 use crate::error::Error;
 use crate::pb::Order;
 use crate::providers::{Token, TokenStore};
@@ -46,8 +48,8 @@ impl<S: Store> Observed<S> {
 
 #[async_trait]
 impl<S: Store> Store for Observed<S> {
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
-        self.store.peek(order, window)
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
+        self.store.snapshot(order, window)
     }
 
     async fn get(

@@ -35,7 +35,8 @@ use self::scripts::{Input, Runner, millis};
 use super::cache::Cache;
 use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Store, WindowKey, newer,
+    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Snapshot, Store,
+    WindowKey, newer,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -203,9 +204,9 @@ impl Redis {
 
 #[async_trait]
 impl Store for Redis {
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
         let spent = self.spent_at_least(window, Vec::new());
-        Known { state: self.recent.get(order.as_str()), spent }.some()
+        Snapshot { state: self.recent.get(order.as_str()), spent }
     }
 
     async fn get(
@@ -223,7 +224,7 @@ impl Store for Redis {
         // A state that the server has lost is still known here.
         let state = match self.read(found, bytes.as_deref()) {
             Some(there) => Some(self.learn(order, there)),
-            None => self.recent.get(order.as_str()),
+            None => self.recent.get(order.as_str()).map(|recent| recent.decode()),
         };
         Ok(Known { state, spent: self.spent_at_least(window, spent) }.some())
     }

@@ -21,6 +21,7 @@ pub(super) struct Json;
 impl<S, N> FormatEvent<S, N> for Json
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(
         &self,
@@ -92,7 +93,7 @@ impl Visit for Members<'_, '_> {
 fn quoted(writer: &mut Writer<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
     writer.write_char('"')?;
     // This fails where the text is cut, and the line continues.
-    let _ = Quoted::new(writer).write_fmt(text);
+    let _ = Quoted::new(&mut *writer).write_fmt(text);
     writer.write_char('"')
 }
 
@@ -197,11 +198,8 @@ mod tests {
             let texts =
                 [c.repeat(200), c.repeat(201), format!("{}{}", "x".repeat(199), c.repeat(60_000))];
             let lines = lines(|| texts.iter().for_each(|text| tracing::info!(text, after = "y")));
-            let kept = [
-                c.repeat(200),
-                format!("{}…", c.repeat(200)),
-                format!("{}{c}…", "x".repeat(199)),
-            ];
+            let kept =
+                [c.repeat(200), format!("{}…", c.repeat(200)), format!("{}{c}…", "x".repeat(199))];
             assert_eq!(lines.len(), 3);
             for (line, kept) in lines.iter().zip(kept) {
                 assert_eq!((&line["text"], &line["after"]), (&kept.into(), &"y".into()));

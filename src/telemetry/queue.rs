@@ -3,6 +3,8 @@
 //! The log's reader may stop reading. The lines then wait here, up to a bound; further lines are lost
 //! and counted, and code that writes one never waits. Lines that cannot be written, because the
 //! reader has left or the disk is full, are lost and counted too.
+//!
+//! Lines are gathered for some milliseconds: waking the writing thread costs more than a line.
 
 use std::io::{self, Write};
 use std::mem;
@@ -10,20 +12,22 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::metrics::Counter;
-use super::settings::LogFormat;
-use super::text::harmless;
 
 /// The most bytes that may wait: a few thousand lines.
 const LIMIT: usize = 1024 * 1024;
 
+/// How long lines wait for further ones.
+const GATHERING: Duration = Duration::from_millis(4);
+
+/// How many bytes are written without waiting for further lines.
+const ENOUGH: usize = 64 * 1024;
+
 /// The lines that wait to be written.
 pub(super) struct Queue {
-    /// The format of the lines.
-    format: LogFormat,
     /// Counts lost lines.
     lost: Counter,
     state: Mutex<State>,
-    /// Notified when there is something to write.
+    /// Notified when there is something to write, and when there is enough.
     filled: Condvar,
     /// Notified when everything has been written.
     emptied: Condvar,
@@ -35,13 +39,14 @@ struct State {
     /// How many lines did not fit since the last report.
     lost: u64,
     writing: bool,
+    /// Somebody waits until everything has been written.
+    hurried: bool,
 }
 
 impl Queue {
-    /// A queue for lines of that format.
-    pub(super) fn new(format: LogFormat, lost: Counter) -> Self {
+    pub(super) fn new(lost: Counter) -> Self {
         let [filled, emptied] = Default::default();
-        Self { format, lost, state: Mutex::default(), filled, emptied }
+        Self { lost, state: Mutex::default(), filled, emptied }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -50,17 +55,31 @@ impl Queue {
 
     /// Accepts a whole line, or nothing of it.
     fn put(&self, line: &[u8]) {
-        let line = harmless(&String::from_utf8_lossy(line), self.format);
         let mut state = self.lock();
-        if state.waiting.len() + line.len() > LIMIT {
+        let before = state.waiting.len();
+        if before + line.len() > LIMIT {
             state.lost += 1;
             // Counted at once: the log line that reports the loss waits in the queue, too.
             self.lost.inc();
         } else {
-            state.waiting.extend_from_slice(line.as_bytes());
+            state.waiting.extend_from_slice(line);
         }
+        let is_first = before == 0;
+        let is_enough = before < ENOUGH && state.waiting.len() >= ENOUGH;
         drop(state);
-        self.filled.notify_one();
+        if is_first || is_enough {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for lines, and for further ones.
+    fn gather(&self) -> MutexGuard<'_, State> {
+        let nothing = |state: &mut State| state.waiting.is_empty() && state.lost == 0;
+        let state = self.filled.wait_while(self.lock(), nothing);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let few = |state: &mut State| !state.hurried && state.waiting.len() < ENOUGH;
+        let gathered = self.filled.wait_timeout_while(state, GATHERING, few);
+        gathered.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Writes the lines as they come, forever. A line that cannot be written does not end this.
@@ -68,9 +87,7 @@ impl Queue {
         let mut out = Lines { out, is_torn: false };
         let (mut batch, mut unwritten) = (Vec::new(), 0);
         loop {
-            let nothing = |state: &mut State| state.waiting.is_empty() && state.lost == 0;
-            let state = self.filled.wait_while(self.lock(), nothing);
-            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.gather();
             mem::swap(&mut batch, &mut state.waiting);
             let lost = mem::take(&mut state.lost);
             state.writing = true;
@@ -96,8 +113,12 @@ impl Queue {
 
     /// Waits until every line is written, or until `time` has passed.
     pub(super) fn flush(&self, time: Duration) {
+        let mut state = self.lock();
+        state.hurried = true;
+        self.filled.notify_one();
         let unwritten = |state: &mut State| state.writing || !state.waiting.is_empty();
-        drop(self.emptied.wait_timeout_while(self.lock(), time, unwritten));
+        let flushed = self.emptied.wait_timeout_while(state, time, unwritten);
+        flushed.unwrap_or_else(PoisonError::into_inner).0.hurried = false;
     }
 }
 
@@ -174,8 +195,7 @@ mod tests {
 
     #[test]
     fn unread_log_lines_are_bounded_and_kept_lines_arrive_whole() {
-        let queue =
-            Arc::new(Queue::new(LogFormat::Text, Metrics::default().log_lines_lost.with([])));
+        let queue = Arc::new(Queue::new(Metrics::default().log_lines_lost.with([])));
         let (let_through, may_read) = channel();
         let (read, was_read) = channel();
         let writer = Arc::clone(&queue);

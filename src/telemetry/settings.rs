@@ -12,6 +12,8 @@ use crate::config::{Ratio, Section};
 pub struct Settings {
     /// The format of log lines.
     pub log_format: LogFormat,
+    /// Which calls are logged.
+    pub log_calls: LogCalls,
     /// Which events are logged: a level, or `target=level` pairs, separated by commas.
     pub log_level: Targets,
     /// Where traces are sent; `None` to send none.
@@ -40,10 +42,20 @@ pub enum LogFormat {
     Text,
 }
 
+/// Which calls are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogCalls {
+    /// All.
+    All,
+    /// All but plain answers from the cache.
+    Notable,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             log_format: LogFormat::Json,
+            log_calls: LogCalls::Notable,
             log_level: Targets::new().with_default(LevelFilter::INFO),
             traces: None,
         }
@@ -59,6 +71,9 @@ impl Settings {
             log_format: section
                 .choice("log_format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])
                 .unwrap_or(default.log_format),
+            log_calls: section
+                .choice("log_calls", &[("all", LogCalls::All), ("notable", LogCalls::Notable)])
+                .unwrap_or(default.log_calls),
             log_level: log_level.or(of_file).unwrap_or(default.log_level),
             traces: Traces::read(&mut section),
         };

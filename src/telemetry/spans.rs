@@ -141,6 +141,12 @@ pub fn vendor_request(
 }
 
 impl Span {
+    /// Whether there is a span.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Runs the work as a part of this span.
     pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         match &self.0 {

@@ -7,8 +7,6 @@ use std::fmt::{self, Write as _};
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::Writer;
 
-use super::settings::LogFormat;
-
 /// The longest text of a line, in characters. Our own are shorter.
 const LONGEST: usize = 200;
 
@@ -16,55 +14,61 @@ const LONGEST: usize = 200;
 const CUT: char = '…';
 
 /// The line without any character that a terminal obeys, and with no line end but its own. An escape
-/// replaces each such character. The escape is valid in JSON as well, where such a character is
-/// always within a string. JSON shows where a text ends, so texts in JSON are cut here;
-/// [`write_field`] cuts the others.
-pub(super) fn harmless(line: &str, format: LogFormat) -> String {
+/// replaces each such character.
+pub(super) fn harmless(line: &str) -> String {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let mut clean = String::with_capacity(line.len() + 1);
-    let mut texts = Texts::default();
     for c in line.chars() {
-        let kept = if format == LogFormat::Json { texts.keep(c) } else { Some(c) };
-        match kept {
-            Some(c) if is_harmful(c) => {
-                // Writing to a `String` cannot fail.
-                let _ = write!(clean, "\\u{:04x}", u32::from(c));
-            }
-            kept => clean.extend(kept),
+        if is_harmful(c) {
+            // Writing to a `String` cannot fail.
+            let _ = write_escape(&mut clean, c);
+        } else {
+            clean.push(c);
         }
     }
     clean.push('\n');
     clean
 }
 
-/// The position of a character in a line of JSON.
-#[derive(Default)]
-struct Texts {
-    within: bool,
-    /// How many characters the text has had so far; an escape counts as one.
-    length: usize,
-    /// How many characters of a started escape are still to come.
-    escape: u8,
+/// Writes what replaces a harmful character. All of them are in the basic plane, so it is JSON, too.
+fn write_escape(writer: &mut impl fmt::Write, c: char) -> fmt::Result {
+    write!(writer, "\\u{:04x}", u32::from(c))
 }
 
-impl Texts {
-    /// What to write for the next character; `None` writes nothing.
-    fn keep(&mut self, c: char) -> Option<char> {
-        let begins = self.escape == 0;
-        match c {
-            'u' if !begins => self.escape = 4,
-            _ if !begins => self.escape -= 1,
-            '"' => (self.within, self.length) = (!self.within, 0),
-            _ if self.within => {
-                self.length += 1;
-                self.escape = u8::from(c == '\\');
+/// Writes the inside of a JSON string, of at most [`LONGEST`] characters. Fails where the text is cut.
+pub(super) struct Quoted<W> {
+    writer: W,
+    /// How many characters may follow.
+    left: usize,
+}
+
+impl<W: fmt::Write> Quoted<W> {
+    pub(super) fn new(writer: W) -> Self {
+        Self { writer, left: LONGEST }
+    }
+}
+
+impl<W: fmt::Write> fmt::Write for Quoted<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let is_plain = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
+        if text.len() <= self.left && text.bytes().all(is_plain) {
+            self.left -= text.len();
+            return self.writer.write_str(text);
+        }
+        for c in text.chars() {
+            let Some(left) = self.left.checked_sub(1) else {
+                self.writer.write_char(CUT)?;
+                return Err(fmt::Error);
+            };
+            self.left = left;
+            match c {
+                '"' => self.writer.write_str("\\\"")?,
+                '\\' => self.writer.write_str("\\\\")?,
+                c if is_harmful(c) => write_escape(&mut self.writer, c)?,
+                c => self.writer.write_char(c)?,
             }
-            _ => {}
         }
-        match self.length {
-            ..=LONGEST => Some(c),
-            length => (begins && length == LONGEST + 1).then_some(CUT),
-        }
+        Ok(())
     }
 }
 
@@ -116,12 +120,10 @@ pub(crate) fn is_harmful(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
-    fn control_characters_in_a_line_are_escaped() {
+    fn no_line_holds_what_a_terminal_obeys() {
         for (line, clean) in [
             ("plain\n", "plain\n"),
             ("订单…0042\n", "订单…0042\n"),
@@ -131,34 +133,12 @@ mod tests {
             ("\u{9b}31m\u{85}\u{90}\n", "\\u009b31m\\u0085\\u0090\n"),
             ("\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}\n", "\\u2028\\u2029\\u202e\\u2066\\u061c\n"),
         ] {
-            for format in [LogFormat::Json, LogFormat::Text] {
-                assert_eq!(harmless(line, format), clean, "{line:?}");
-            }
+            assert_eq!(harmless(line), clean, "{line:?}");
         }
     }
 
-    /// What remains of a text in a line of JSON, between two other texts.
-    fn kept(text: &str) -> String {
-        let line = serde_json::json!({ "a": "x", "b": text, "c": [1, "y"] });
-        let line: Value =
-            serde_json::from_str(&harmless(&line.to_string(), LogFormat::Json)).unwrap();
-        assert_eq!((&line["a"], &line["c"][1]), (&"x".into(), &"y".into()), "{line}");
-        line["b"].as_str().unwrap().to_owned()
-    }
-
     #[test]
-    fn a_json_string_is_truncated_to_200_characters_and_its_line_stays_valid() {
-        for c in ["x", "号", "\"", "\\", "\n", "\u{1b}", "u", "\u{202e}"] {
-            assert_eq!(kept(&c.repeat(200)), c.repeat(200));
-            assert_eq!(kept(&c.repeat(201)), format!("{}…", c.repeat(200)));
-            let mixed = format!("{}{}", "x".repeat(199), c.repeat(60_000));
-            assert_eq!(kept(&mixed), format!("{}{c}…", "x".repeat(199)));
-        }
-        assert_eq!(kept(""), "");
-    }
-
-    #[test]
-    fn a_field_in_text_format_is_truncated_to_200_characters() {
+    fn a_field_for_people_has_200_characters() {
         let written = |text: &str| {
             let mut line = String::new();
             let mut short = Short { writer: &mut Writer::new(&mut line), left: LONGEST };

@@ -33,12 +33,11 @@ use order_query::config::Section;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Order, Provider};
 use order_query::sandbox::Sandbox;
-use order_query::server::{self, Limits, Listener, ListenerOptions};
+use order_query::server::{self, Handler, Limits, Listener, ListenerOptions};
 use order_query::telemetry::metrics::Metrics;
 use prost::Message;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -136,14 +135,14 @@ pub fn limits() -> Limits {
     }
 }
 
-/// Serves a test's routes on a free port, in plaintext, until `stopping` is canceled.
-pub async fn serve(routes: Routes, stopping: CancellationToken) -> SocketAddr {
-    serve_within(routes, limits(), stopping).await
+/// Serves what a test serves on a free port, in plaintext, until `stopping` is canceled.
+pub async fn serve(handler: impl Handler, stopping: CancellationToken) -> SocketAddr {
+    serve_within(handler, limits(), stopping).await
 }
 
 /// The same, within these limits.
 pub async fn serve_within(
-    routes: Routes,
+    handler: impl Handler,
     limits: Limits,
     stopping: CancellationToken,
 ) -> SocketAddr {
@@ -153,7 +152,7 @@ pub async fn serve_within(
     let options = ListenerOptions {
         listener: of_test,
         metrics: Metrics::default(),
-        routes,
+        handler: Arc::new(handler),
         bounds_itself: "",
         tls: None,
         limits,

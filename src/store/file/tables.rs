@@ -189,7 +189,7 @@ fn put(orders: &mut Table<&str, &[u8]>, new: &Put, now: SystemTime) -> Result<St
         Err(detail) => Stored::Unreadable(detail),
         Ok(Some(known)) if !newer(&new.state, &known, now) => Stored::Passed,
         Ok(known) => {
-            orders.insert(new.order.as_str(), &*new.encoded)?;
+            orders.insert(new.order.as_str(), new.encoded.bytes())?;
             Stored::Written(known.map_or(Duration::ZERO, |known| ends::ahead(&known, now)))
         }
     })

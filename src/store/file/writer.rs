@@ -13,7 +13,7 @@ use redb::{Builder, Database};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::super::cache::{Cache, encoded};
+use super::super::cache::{Cache, Encoded};
 use super::super::ends::Ahead;
 use super::super::ledger::{Fact, Ledger};
 use super::disk::{Disk, Locked};
@@ -56,7 +56,7 @@ impl Shared {
             let state = tables::read_order(&shared.database(), &order)?;
             if let Some(state) = state.as_ref().filter(|state| state.terminal) {
                 // A terminal order cannot have changed meanwhile; any other order can.
-                shared.recent.put(&order, encoded(state));
+                shared.recent.put(&order, Encoded::new(state));
             }
             Ok(state)
         });

@@ -14,12 +14,13 @@ use order_query::grpc;
 use order_query::grpc::auth::Clients;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{Order, OrderStatus, Provider};
+use order_query::peer::Peer;
 use order_query::sandbox::Sandbox;
+use order_query::server::{Arriving, Handler, Replying};
 use order_query::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::service::Routes;
 
 use crate::support::facts::accounts;
 use crate::support::fake_vendor::FakeVendor;
@@ -195,6 +196,15 @@ async fn a_dropped_connection_is_unavailable_and_retried_only_without_limits() {
     assert_eq!(accepted.load(std::sync::atomic::Ordering::SeqCst), Provider::all().count() + 1);
 }
 
+/// Serves the calls of the service alone.
+struct Calls<S>(Arc<grpc::CallLayer<S>>);
+
+impl<S: grpc::Generated> Handler for Calls<S> {
+    fn handle(&self, request: http::Request<Arriving>, peer: &Arc<Peer>) -> Replying {
+        Box::pin(Arc::clone(&self.0).call(request, Arc::clone(peer)))
+    }
+}
+
 #[tokio::test]
 async fn a_panic_is_an_internal_error_and_the_server_survives() {
     let vendor = FakeVendor::new(|query| async move {
@@ -211,9 +221,18 @@ async fn a_panic_is_an_internal_error_and_the_server_survives() {
         max_in_flight: config.server.max_in_flight,
         max_watches: config.server.max_watches,
     };
-    let routes =
-        Routes::new(grpc::service(orders, Clients::default(), &limits, &Metrics::default()));
-    let address = serve(routes, CancellationToken::new()).await;
+    let metrics = Metrics::default();
+    let admission = grpc::Admission::new(&limits, &metrics);
+    let timeout = limits.request_timeout;
+    let calls = grpc::service(
+        orders,
+        Clients::default(),
+        admission,
+        timeout,
+        &metrics,
+        config.telemetry.log_calls,
+    );
+    let address = serve(Calls(Arc::new(calls)), CancellationToken::new()).await;
     let mut client = OrderServiceClient::new(connect(address).await);
     for id in ["in-check", "in-call"] {
         let status = client.get_order(question(FakeVendor::PROVIDER, id)).await.unwrap_err();

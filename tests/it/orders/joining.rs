@@ -15,7 +15,8 @@ use order_query::orders::Orders;
 use order_query::pb::{ErrorReason, Order, OrderRef, Source};
 use order_query::providers::{Rules, Token, TokenStore};
 use order_query::store::{
-    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Store, WindowKey,
+    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Snapshot, Store,
+    WindowKey,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -44,8 +45,8 @@ impl Slow {
 
 #[async_trait]
 impl Store for Slow {
-    fn peek(&self, order: &OrderKey, window: Option<&WindowKey>) -> Option<Known> {
-        self.memory.peek(order, window)
+    fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
+        self.memory.snapshot(order, window)
     }
     async fn get(
         &self,

@@ -22,6 +22,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::child::Serving;
 use crate::support::played::{Played, answer};
+use crate::support::scrape::page;
 use crate::support::{bare_client, connect, framed, question, raw};
 
 const DOCUMENTED: &str = include_str!("../../../docs/logging.md");
@@ -33,8 +34,13 @@ const GRPC: (&str, &str) = ("content-type", "application/grpc");
 struct Logged(Serving);
 
 impl Logged {
+    /// With all calls in the log.
     fn start() -> Self {
-        Self(Serving::start_with("", |command| {
+        Self::with("telemetry.log_calls = \"all\"\n")
+    }
+
+    fn with(settings: &str) -> Self {
+        Self(Serving::start_with(settings, |command| {
             command.arg("--dev");
         }))
     }
@@ -112,6 +118,36 @@ async fn every_call_logs_one_line_with_all_known_fields() {
         "account": "dingshang-sandbox", "order": "…0005", "provider_code": "40005",
         "latency_ms": "some",
     }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_default_a_plain_answer_from_the_cache_has_no_line() {
+    let mut log = Logged::with("");
+    let batch = |ids: &[&str]| {
+        let orders = ids.iter().map(|id| order(id)).collect();
+        BatchGetOrdersRequest { orders, max_age: None }
+    };
+    log.get(question(Provider::Haoka, "shipped"), None).await;
+    assert_eq!(log.next()["source"], "LIVE");
+    log.get(question(Provider::Haoka, "shipped"), None).await;
+    let mut client = bare_client(log.0.address);
+    client.batch_get_orders(batch(&["shipped", "shipped"])).await.unwrap();
+    // A batch with one order that the vendor is asked for.
+    client.batch_get_orders(batch(&["shipped", "settled"])).await.unwrap();
+    assert_eq!(log.next()["orders"], 2);
+    // Failures, of which the second comes from memory.
+    for _ in 0..2 {
+        log.get(question(Provider::Haoka, "nobody"), None).await;
+        assert_eq!(log.next()["reason"], "ORDER_NOT_FOUND");
+    }
+    // The metrics count all of them.
+    let page = page(&log.0).await;
+    for counted in [
+        "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"GetOrder\"",
+        "order_query_answers_total{account=\"haoka-sandbox\",source=\"cache\"} 3",
+    ] {
+        assert!(page.contains(counted), "{counted}: {page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -98,11 +99,19 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let progress = stream.progress();
     let protocols = protocols(options.listener.http1, Streams(Arc::clone(&progress)));
     let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service));
+    // Polled only when one of them is due, and not with every request.
+    let ends = async {
+        tokio::select! {
+            () = sleep(jittered(options.limits.max_connection_age)) => {}
+            () = idle(&activity, options.limits.idle) => {}
+            () = stopping.cancelled() => {}
+        }
+    };
+    let mut ends = FuturesUnordered::from_iter([ends]);
     tokio::select! {
+        biased;
         ended = &mut connection => return log_failure(ended),
-        () = sleep(jittered(options.limits.max_connection_age)) => {}
-        () = idle(&activity, options.limits.idle) => {}
-        () = stopping.cancelled() => {}
+        _ = ends.next() => {}
     }
     if !progress.begun() {
         // It has no calls in progress, and a graceful shutdown would wait for its preface.

@@ -5,5 +5,6 @@ mod batch;
 mod callers;
 mod deadlines;
 mod get_order;
+mod hits;
 mod unread;
 mod watch;

@@ -71,7 +71,7 @@ fuzz: ## a minute for each fuzz target, after a build of its own in target/fuzz/
 	scripts/install fuzz
 	scripts/fuzz
 
-bench: ## how many answers a second, from memory and from the sandbox vendors
+bench: ## what an answer costs, beside a bare server; about five minutes after the build
 	cargo bench --locked --bench answers
 
 siege: ## every attack at one time, for a minute: memory, probes and other callers

@@ -2,6 +2,7 @@
 
 mod admin;
 mod descriptors;
+mod public;
 mod reflection;
 mod reload;
 mod settings;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::Request;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,8 +28,7 @@ use crate::config::{Problem, Problems, Reload, Section};
 use crate::grpc::auth::{Clients, Transport};
 use crate::health::Health;
 use crate::orders::Orders;
-use crate::peer::Peer;
-use crate::server::{Arriving, Handler, Limits, Listener, ListenerOptions, Replying, Tls};
+use crate::server::{Handler, Limits, Listener, ListenerOptions, Tls};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::{grpc, server, store};
@@ -171,38 +170,15 @@ impl App {
             is_ready,
             metrics.clone(),
         );
-        let admin = ListenerOptions {
-            listener: ADMIN,
-            metrics: metrics.clone(),
-            handler: Arc::new(admin_routes),
-            bounds_itself: "",
-            tls: None,
-            limits: admin_limits(&config.server),
-            stopping: stopping.clone(),
-        };
-        let calls = grpc::service(
-            orders.clone(),
-            callers,
-            admission,
-            config.server.request_timeout,
-            &metrics,
-            config.telemetry.log_calls,
-        );
-        let mut routes = health();
-        if config.server.reflection {
-            routes = reflection::add(routes).map_err(io::Error::other)?;
-        }
+        let limits = admin_limits(&config.server);
+        let admin = plain(ADMIN, Arc::new(admin_routes), limits, &metrics, &stopping);
+        let handler =
+            public::handler(&config, orders.clone(), callers, admission, &metrics, health())?;
+        let limits = server_limits(&config.server);
         let public = ListenerOptions {
-            listener: SERVER,
-            metrics,
-            handler: Arc::new(Public {
-                calls: Arc::new(calls),
-                routes: routes.into_axum_router().fallback(grpc::no_such_service).into(),
-            }),
             bounds_itself: grpc::PATH,
             tls,
-            limits: server_limits(&config.server),
-            stopping: stopping.clone(),
+            ..plain(SERVER, handler, limits, &metrics, &stopping)
         };
         let servers = [
             tokio::spawn(server::serve(listener, public)),
@@ -248,27 +224,22 @@ impl App {
     }
 }
 
-/// What the listener for callers serves. Calls of the service need no router: they go there at once.
-struct Public<S> {
-    calls: Arc<grpc::CallLayer<S>>,
-    /// Health, reflection, and the answer to everything else.
-    routes: Routes,
-}
-
-impl<S: grpc::Generated> Handler for Public<S> {
-    fn handle(&self, request: Request<Arriving>, peer: &Arc<Peer>) -> Replying {
-        if request.uri().path().starts_with(grpc::PATH) {
-            Box::pin(Arc::clone(&self.calls).call(request, Arc::clone(peer)))
-        } else {
-            self.routes.handle(request, peer)
-        }
-    }
-}
-
 fn log_warnings(warnings: &[Problem]) {
     for Problem { path, text } in warnings {
         tracing::warn!(path, "{path}: {text}");
     }
+}
+
+/// The options of a listener in plaintext.
+fn plain(
+    listener: Listener,
+    handler: Arc<dyn Handler>,
+    limits: Limits,
+    metrics: &Metrics,
+    stopping: &CancellationToken,
+) -> ListenerOptions {
+    let (metrics, stopping) = (metrics.clone(), stopping.clone());
+    ListenerOptions { listener, metrics, handler, bounds_itself: "", tls: None, limits, stopping }
 }
 
 /// The limits of calls to `OrderService`.

@@ -140,7 +140,7 @@ mod tests {
     fn logged(level: &str, log_format: LogFormat) -> String {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let log_level = level.parse().unwrap();
-        let settings = Settings { log_level, log_format, ..Settings::default() };
+        let settings = Settings { log_format, log_level, ..Settings::default() };
         let layer = layer(&settings, Arc::clone(&file));
         tracing::subscriber::with_default(registry().with(layer), || {
             tracing::trace!("ours, in detail");

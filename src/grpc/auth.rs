@@ -60,7 +60,7 @@ struct Client {
 
 /// A client's calls in progress, and their limit.
 #[derive(Clone)]
-struct InFlight {
+pub(super) struct InFlight {
     budget: Arc<Budget>,
     used: Gauge,
     shed: Counter,
@@ -273,13 +273,19 @@ struct Proof {
 }
 
 impl Identity {
-    /// Takes one permit of the client's own limit, if it has one. `None` if none is left, which is
-    /// [`permits`](Self::permits)' to report.
-    pub(super) fn try_permit(&self) -> Option<Option<Share>> {
-        match &self.in_flight {
-            Some(InFlight { budget, .. }) => budget.take(1).map(Some),
-            None => Some(None),
-        }
+    /// Takes one permit of the client's own limit, if it has one. Reports nothing:
+    /// [`permits`](Self::permits) does.
+    ///
+    /// # Errors
+    /// The limit, if no permit is left.
+    pub(super) fn try_permit(&self) -> Result<Option<Share>, &InFlight> {
+        self.take(1)
+    }
+
+    fn take(&self, count: usize) -> Result<Option<Share>, &InFlight> {
+        let Some(in_flight) = &self.in_flight else { return Ok(None) };
+        let InFlight { budget, .. } = in_flight;
+        budget.take(count.min(budget.limit())).map(Some).ok_or(in_flight)
     }
 
     /// Takes `count` permits of the client's own limit.
@@ -287,13 +293,11 @@ impl Identity {
     /// # Errors
     /// `SERVER_OVERLOADED` where the client's `max_in_flight` leaves too few.
     pub(super) fn permits(&self, count: usize) -> Result<Option<Share>, Error> {
-        let Some(InFlight { budget, shed, .. }) = &self.in_flight else { return Ok(None) };
-        let permits = budget.take(count.min(budget.limit())).ok_or_else(|| {
+        self.take(count).map_err(|InFlight { shed, .. }| {
             shed.inc();
             let text = "this caller has too many calls in progress; wait until some of them end";
             Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)
-        });
-        permits.map(Some)
+        })
     }
 
     /// Checks that the caller's token is still valid.

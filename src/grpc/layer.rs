@@ -114,7 +114,11 @@ impl<S: Generated> CallLayer<S> {
         let (parts, body) = request.into_parts();
         let mut body = Gathered::new(body);
         if method == Method::GetOrder {
-            poll_fn(|context| Poll::Ready(body.gather(REQUEST_LIMIT, context))).await;
+            poll_fn(|context| {
+                body.gather(REQUEST_LIMIT, context);
+                Poll::Ready(())
+            })
+            .await;
             let hit = body.message().and_then(|message| self.hit(message, &identity, &mut record));
             if let Some(frame) = hit {
                 let mut response = Response::new(Body::new(Found::new(frame)));
@@ -157,7 +161,7 @@ impl<S: Generated> CallLayer<S> {
             let request = GetOrderRequest::decode(message).ok()?;
             let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
             let max_age = max_age_of(max_age).ok()?;
-            let share = identity.try_permit()?;
+            let share = identity.try_permit().ok()?;
             let order = OrderRef { provider, id, account, machine_no };
             let hit = self.orders.hit(&identity.caller, &order, max_age)?;
             Some((hit, order, share))

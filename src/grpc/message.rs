@@ -39,7 +39,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers of a request mean nothing in gRPC.
                     let data = frame.into_data().unwrap_or_default();
-                    self.head = joined(std::mem::take(&mut self.head), data);
+                    self.head = joined(&self.head, data);
                 }
                 Poll::Ready(Some(Err(error))) => self.state = State::Failed(Some(error)),
                 Poll::Ready(None) => self.state = State::Ended,
@@ -60,12 +60,12 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
     }
 }
 
-fn joined(head: Bytes, data: Bytes) -> Bytes {
+fn joined(head: &Bytes, data: Bytes) -> Bytes {
     if head.is_empty() {
         return data;
     }
     let mut both = BytesMut::with_capacity(head.len() + data.len());
-    both.extend_from_slice(&head);
+    both.extend_from_slice(head);
     both.extend_from_slice(&data);
     both.freeze()
 }

@@ -243,6 +243,42 @@ impl Record {
         self.end = Some(Instant::now());
     }
 
+    /// Writes the call's line.
+    fn log(
+        &self,
+        level: Level,
+        code: &str,
+        message: &str,
+        failure: Option<&Error>,
+        account: Option<&str>,
+        time: Duration,
+    ) {
+        let latency = milliseconds(time);
+        event!(
+            level,
+            method = self.method.name(),
+            caller = self.caller.as_deref(),
+            provider = self.provider.map(pb::Provider::word),
+            account,
+            order = self.order.map(tracing::field::display),
+            orders = self.batch.map(|counts| counts.orders),
+            found = self.batch.map(|counts| counts.orders - counts.failed),
+            failed = self.batch.map(|counts| counts.failed),
+            messages = self.messages,
+            source = self.source.map(pb::short_name),
+            code,
+            reason = failure.map(|error| pb::short_name(error.reason)),
+            field = failure.and_then(|error| error.field),
+            provider_code = failure.and_then(|error| error.provider_code.as_ref()),
+            detail = failure.and_then(|error| error.detail.as_ref()),
+            vendor_latency_ms = self.vendor_latency.map(milliseconds),
+            latency_ms = Some(latency).filter(|_| self.messages.is_none()),
+            duration_ms = Some(latency).filter(|_| self.messages.is_some()),
+            trace_id = self.trace_id,
+            "{message}"
+        );
+    }
+
     /// Whether the call is more than a plain answer from the cache.
     fn is_notable(&self, time: Duration) -> bool {
         let is_cached = match self.batch {
@@ -292,33 +328,9 @@ impl Drop for Record {
             account,
             source: self.source,
         });
-        if !is_logged {
-            return;
+        if is_logged {
+            self.log(level, code_name(code), message, failure, account, time);
         }
-        let latency = milliseconds(time);
-        event!(
-            level,
-            method = self.method.name(),
-            caller = self.caller.as_deref(),
-            provider,
-            account,
-            order = self.order.map(tracing::field::display),
-            orders = self.batch.map(|counts| counts.orders),
-            found = self.batch.map(|counts| counts.orders - counts.failed),
-            failed = self.batch.map(|counts| counts.failed),
-            messages = self.messages,
-            source = self.source.map(pb::short_name),
-            code = code_name(code),
-            reason = failure.map(|error| pb::short_name(error.reason)),
-            field = failure.and_then(|error| error.field),
-            provider_code = failure.and_then(|error| error.provider_code.as_ref()),
-            detail = failure.and_then(|error| error.detail.as_ref()),
-            vendor_latency_ms = self.vendor_latency.map(milliseconds),
-            latency_ms = Some(latency).filter(|_| self.messages.is_none()),
-            duration_ms = Some(latency).filter(|_| self.messages.is_some()),
-            trace_id = self.trace_id,
-            "{message}"
-        );
     }
 }
 

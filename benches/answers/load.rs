@@ -11,8 +11,8 @@ use order_query::pb::{BatchGetOrdersRequest, GetOrderRequest, OrderRef, Provider
 use prost::Message;
 use prost::bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::Instant;
 
 /// How many calls are in flight.
 #[derive(Clone, Copy)]
@@ -146,7 +146,10 @@ pub async fn paced(
     let mut calls = JoinSet::new();
     for call in 0..count {
         let due = begin + Duration::from_secs(1) / rate * u32::try_from(call).unwrap();
-        sleep_until(due).await;
+        // The timer counts whole milliseconds, so it would be late.
+        while Instant::now() < due {
+            yield_now().await;
+        }
         let (requests, question) = (requests.clone(), question(call));
         calls.spawn(async move {
             ask(&requests, question).await;

@@ -437,13 +437,14 @@ def vendors(config: pathlib.Path, args: list[str]) -> Iterator[None]:
     accounts = tomllib.loads(config.read_text())["accounts"]
     with process(BINARY, *(arg.replace(address, f"{host}:0") for arg in args)) as (_, lines):
         printed = ""
-        while "haoka-sandbox-secret" not in printed:
+        # The vendors listen in the order of their accounts, and each secret is its account's last key.
+        while f"{list(accounts)[-1]}-secret" not in printed:
             printed += next_line(lines, "")
         played = tomllib.loads(printed)["accounts"]
-        for offset, name in enumerate(["wechat", "dingshang", "haoka"]):
-            url = accounts[f"{name}-sandbox"]["base_url"]
+        for offset, (name, account) in enumerate(played.items()):
+            url = accounts[name]["base_url"]
             assert url == f"http://{host}:{int(port) + offset}"
-            rewrite(config, (url, played[f"{name}-sandbox"]["base_url"]))
+            rewrite(config, (url, account["base_url"]))
         assert tomllib.loads(config.read_text())["accounts"] == played
         yield
 

@@ -35,7 +35,9 @@ def explain(error: grpc.RpcError) -> str:
 def main() -> int:
     """Asks, prints, and reports whether there was an order."""
     parser = argparse.ArgumentParser(description="Asks for one order.")
-    parser.add_argument("provider", choices=["wechat", "dingshang", "haoka"])
+    # Every vendor of the contract but PROVIDER_UNSPECIFIED, which is 0.
+    vendors = [name.removeprefix("PROVIDER_").lower() for name, number in pb.Provider.items() if number]
+    parser.add_argument("provider", choices=vendors)
     parser.add_argument("id", help="the vendor's id of the order")
     parser.add_argument("--account", default="")
     parser.add_argument("--machine-no", default="", help="Dingshang: the machine that sold it")

@@ -29,7 +29,7 @@ from orderquery.v1 import order_service_pb2 as pb
 from orderquery.v1 import order_service_pb2_grpc
 
 WECHAT, DINGSHANG, HAOKA = pb.PROVIDER_WECHAT, pb.PROVIDER_DINGSHANG, pb.PROVIDER_HAOKA
-NAMES = {WECHAT: "wechat", DINGSHANG: "dingshang", HAOKA: "haoka"}
+NAMES = {number: name.removeprefix("PROVIDER_").lower() for name, number in pb.Provider.items() if number}
 SERVICE = "orderquery.v1.OrderService"
 MACHINE = "16327129"
 CLIENTS = pathlib.Path(__file__).parents[1]
@@ -397,8 +397,8 @@ def test_a_watch_sends_the_order_and_ends_when_it_is_terminal(orders):
 @pytest.mark.parametrize("listener", ["channel", "admin_channel"])
 def test_health(listener, request):
     health = health_pb2_grpc.HealthStub(request.getfixturevalue(listener))
-    for service in ["", SERVICE, "readiness", "liveness", "account/wechat-sandbox",
-                    "account/dingshang-sandbox", "account/haoka-sandbox"]:
+    for service in ["", SERVICE, "readiness", "liveness",
+                    *(f"account/{name}-sandbox" for name in NAMES.values())]:
         response = health.Check(health_pb2.HealthCheckRequest(service=service))
         assert response.status == health_pb2.HealthCheckResponse.SERVING, service
         watch = health.Watch(health_pb2.HealthCheckRequest(service=service))

@@ -175,11 +175,7 @@ impl App {
         let handler =
             public::handler(&config, orders.clone(), callers, admission, &metrics, health())?;
         let limits = server_limits(&config.server);
-        let public = ListenerOptions {
-            bounds_itself: grpc::PATH,
-            tls,
-            ..plain(SERVER, handler, limits, &metrics, &stopping)
-        };
+        let public = ListenerOptions { tls, ..plain(SERVER, handler, limits, &metrics, &stopping) };
         let servers = [
             tokio::spawn(server::serve(listener, public)),
             tokio::spawn(server::serve(admin_listener, admin)),
@@ -239,13 +235,13 @@ fn plain(
     stopping: &CancellationToken,
 ) -> ListenerOptions {
     let (metrics, stopping) = (metrics.clone(), stopping.clone());
-    ListenerOptions { listener, metrics, handler, bounds_itself: "", tls: None, limits, stopping }
+    ListenerOptions { listener, metrics, handler, tls: None, limits, stopping }
 }
 
 /// The limits of calls to `OrderService`.
 fn grpc_limits(server: &server::Settings) -> grpc::Limits {
-    let server::Settings { request_timeout, max_in_flight, max_watches, .. } = *server;
-    grpc::Limits { request_timeout, max_in_flight, max_watches }
+    let server::Settings { max_in_flight, max_watches, .. } = *server;
+    grpc::Limits { max_in_flight, max_watches }
 }
 
 /// The limits of the listener for callers.

@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status};
 pub use self::admission::{Admission, Limits};
 use self::auth::{Clients, Identity};
 use self::context::{CallContext, out_of_time};
-pub use self::layer::{CallLayer, Generated, RequestBody, no_such_service};
+pub use self::layer::{CallLayer, Generated, no_such_service};
 use self::meters::Meters;
 use self::record::{Counts, SharedRecord};
 use crate::error::Error;
@@ -89,8 +89,7 @@ impl OrderService for Service {
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
         let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
-        let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
-        let order = OrderRef { provider, id, account, machine_no };
+        let (order, max_age) = order_of(request);
         record.lock().asks(order.provider, &order.id);
         let answer = async {
             record.lock().hold_share(identity.permits(1)?);
@@ -158,7 +157,7 @@ impl Service {
                 })
             })
             .collect();
-        record.lock().hold_more(self.admission.batch(distinct.len())?);
+        record.lock().hold_further(self.admission.batch(distinct.len())?);
         record.lock().hold_share(identity.permits(distinct.len())?);
         let (distinct, calls): (Vec<_>, Vec<_>) = distinct.into_iter().unzip();
         let outcomes = join_all(calls).await;
@@ -192,6 +191,12 @@ impl Service {
         });
         Ok(BatchGetOrdersResponse { results: results.collect() })
     }
+}
+
+/// The order that a question is for, and the oldest answer that it accepts.
+fn order_of(request: GetOrderRequest) -> (OrderRef, Option<prost_types::Duration>) {
+    let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
+    (OrderRef { provider, id, account, machine_no }, max_age)
 }
 
 /// The oldest answer that the caller accepts. The bounds are protobuf's own: prost's conversion

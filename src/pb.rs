@@ -62,6 +62,12 @@ impl Provider {
         (1..).map_while(|number| Self::try_from(number).ok())
     }
 
+    /// The vendor with this number; `None` if the contract has none.
+    #[must_use]
+    pub fn known(number: i32) -> Option<Self> {
+        Self::try_from(number).ok().filter(|provider| *provider != Self::Unspecified)
+    }
+
     /// The vendor's name in configuration, commands, logs and error details: `wechat`.
     #[must_use]
     pub fn word(self) -> String {

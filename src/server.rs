@@ -58,9 +58,6 @@ pub struct ListenerOptions {
     pub metrics: Metrics,
     /// What answers the requests.
     pub handler: Arc<dyn Handler>,
-    /// The path of the service that limits its calls itself, with both slashes; empty where there is
-    /// none.
-    pub bounds_itself: &'static str,
     /// How connections are encrypted; `None` leaves them in plaintext.
     pub tls: Option<Tls>,
     /// The limits of its connections.

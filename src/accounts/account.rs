@@ -251,14 +251,8 @@ fn key_within(outer: &str, parts: &[&str]) -> String {
     let mut text = outer.strip_suffix(']').unwrap_or(outer).to_owned();
     for part in parts {
         text.push(',');
-        let is_plain = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
-        if part.bytes().all(is_plain) {
-            text.push('"');
-            text.push_str(part);
-            text.push('"');
-        } else {
-            text.push_str(&serde_json::Value::from(*part).to_string());
-        }
+        // A text is always JSON, so this cannot fail.
+        text.push_str(&serde_json::to_string(part).unwrap_or_default());
     }
     text.push(']');
     text

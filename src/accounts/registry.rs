@@ -92,12 +92,9 @@ impl Accounts {
     /// missing; `CALLER_FORBIDDEN` if the caller may not use the account, whether it exists or not;
     /// `PROVIDER_NOT_CONFIGURED` if the account does not exist.
     pub fn choose(&self, caller: &Caller, order: &OrderRef) -> Result<Arc<Account>, Error> {
-        let provider = pb::Provider::try_from(order.provider)
-            .ok()
-            .filter(|provider| *provider != pb::Provider::Unspecified)
-            .ok_or_else(|| {
-                Error::invalid("provider", "the contract does not define the provider")
-            })?;
+        let provider = pb::Provider::known(order.provider).ok_or_else(|| {
+            Error::invalid("provider", "the contract does not define the provider")
+        })?;
         let here = |error: Error| Error { provider: Some(provider), ..error };
         if !order.account.is_empty() && !is_name(&order.account) {
             return Err(here(Error::invalid("account", "the account is not a valid account name")));

@@ -22,8 +22,12 @@ struct Public<S> {
 }
 
 impl<S: grpc::Generated> Handler for Public<S> {
+    fn bounds_itself(&self, path: &str) -> bool {
+        path.starts_with(grpc::PATH)
+    }
+
     fn handle(&self, request: Request<Arriving>, peer: &Arc<Peer>) -> Replying {
-        if request.uri().path().starts_with(grpc::PATH) {
+        if self.bounds_itself(request.uri().path()) {
             Box::pin(Arc::clone(&self.calls).call(request, Arc::clone(peer)))
         } else {
             self.routes.handle(request, peer)

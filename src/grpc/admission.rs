@@ -16,8 +16,6 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// The limits of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a call may take that is no watch.
-    pub request_timeout: Duration,
     /// How many calls may be in flight, not counting watches.
     pub max_in_flight: u32,
     /// How many watches may be open.
@@ -35,7 +33,7 @@ impl Admission {
     /// Creates the permits that these limits allow.
     #[must_use]
     pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
-        let Limits { max_in_flight, max_watches, .. } = *limits;
+        let Limits { max_in_flight, max_watches } = *limits;
         let pool = |limit: &'static str, size: u32, what, used| {
             metrics.server_limit.with([limit]).set(size.into());
             Pool::new(what, size, used, metrics.shed.with([limit]))

@@ -273,16 +273,12 @@ struct Proof {
 }
 
 impl Identity {
-    /// Takes one permit of the client's own limit, if it has one. Reports nothing:
+    /// Takes `count` permits of the client's own limit, if it has one. It reports nothing:
     /// [`permits`](Self::permits) does.
     ///
     /// # Errors
-    /// The limit, if no permit is left.
-    pub(super) fn try_permit(&self) -> Result<Option<Share>, &InFlight> {
-        self.take(1)
-    }
-
-    fn take(&self, count: usize) -> Result<Option<Share>, &InFlight> {
+    /// The limit, if too few permits are left.
+    pub(super) fn try_permits(&self, count: usize) -> Result<Option<Share>, &InFlight> {
         let Some(in_flight) = &self.in_flight else { return Ok(None) };
         let InFlight { budget, .. } = in_flight;
         budget.take(count.min(budget.limit())).map(Some).ok_or(in_flight)
@@ -293,7 +289,7 @@ impl Identity {
     /// # Errors
     /// `SERVER_OVERLOADED` where the client's `max_in_flight` leaves too few.
     pub(super) fn permits(&self, count: usize) -> Result<Option<Share>, Error> {
-        self.take(count).map_err(|InFlight { shed, .. }| {
+        self.try_permits(count).map_err(|InFlight { shed, .. }| {
             shed.inc();
             let text = "this caller has too many calls in progress; wait until some of them end";
             Error::new(ErrorReason::ServerOverloaded, text).retry_after(RETRY)

@@ -33,10 +33,10 @@ use super::message::{Found, Gathered, framed};
 use super::meters::Meters;
 use super::method::Method;
 use super::record::{Record, SharedRecord};
-use super::{max_age_of, status};
+use super::{max_age_of, order_of, status};
 use crate::error::Error;
 use crate::orders::Orders;
-use crate::pb::{ErrorReason, GetOrderRequest, OrderRef};
+use crate::pb::{ErrorReason, GetOrderRequest};
 use crate::peer::{Peer, Reply};
 
 /// How long the layer waits beyond a call's deadline. Handlers know more about what they were doing,
@@ -62,17 +62,6 @@ pub struct CallLayer<S> {
     pub(super) meters: Arc<Meters>,
 }
 
-/// The body of a request, as `server` hands it in.
-pub trait RequestBody:
-    http_body::Body<Data = Bytes, Error: Into<StdError> + Send + Unpin> + Send + Unpin + 'static
-{
-}
-
-impl<B> RequestBody for B where
-    B: http_body::Body<Data = Bytes, Error: Into<StdError> + Send + Unpin> + Send + Unpin + 'static
-{
-}
-
 /// A service that `tonic` generates.
 pub trait Generated:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
@@ -94,11 +83,11 @@ impl<S> Generated for S where
 
 impl<S: Generated> CallLayer<S> {
     /// Answers a call.
-    pub async fn call<B: RequestBody>(
-        self: Arc<Self>,
-        request: Request<B>,
-        peer: Arc<Peer>,
-    ) -> Reply {
+    pub async fn call<B>(self: Arc<Self>, request: Request<B>, peer: Arc<Peer>) -> Reply
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<StdError> + Send + Unpin,
+    {
         let method = Method::of(request.uri().path());
         let mut record = Record::new(method, request.headers(), &self.meters);
         if !speaks_grpc(request.headers()) {
@@ -159,10 +148,9 @@ impl<S: Generated> CallLayer<S> {
     fn hit(&self, message: &[u8], identity: &Identity, record: &mut Record) -> Option<Bytes> {
         let hit = || {
             let request = GetOrderRequest::decode(message).ok()?;
-            let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
+            let (order, max_age) = order_of(request);
             let max_age = max_age_of(max_age).ok()?;
-            let share = identity.try_permit().ok()?;
-            let order = OrderRef { provider, id, account, machine_no };
+            let share = identity.try_permits(1).ok()?;
             let hit = self.orders.hit(&identity.caller, &order, max_age)?;
             Some((hit, order, share))
         };
@@ -272,12 +260,11 @@ mod tests {
     use std::task::Context;
 
     use futures_util::future::{self, BoxFuture};
-    use tokio_util::sync::CancellationToken;
+    use http::Extensions;
 
     use super::super::admission::Limits;
     use super::*;
     use crate::accounts::Accounts;
-    use crate::budget::Budget;
     use crate::clock::SystemClock;
     use crate::store::Memory;
     use crate::telemetry::LogCalls;
@@ -311,20 +298,15 @@ mod tests {
     async fn call(calls: &Arc<CallLayer<Bad>>, method: &str) -> String {
         let path = format!("/orderquery.v1.OrderService/{method}");
         let request = Request::post(path).header("content-type", "application/grpc");
-        let peer = Peer {
-            names: Arc::default(),
-            leaving: CancellationToken::new(),
-            health_watches: Budget::new(1),
-            pages: Budget::new(1),
-        };
+        let peer = Peer::of(&Extensions::new());
         let request = request.body(Body::empty()).unwrap();
-        let reply = Arc::clone(calls).call(request, Arc::new(peer)).await;
+        let reply = Arc::clone(calls).call(request, peer).await;
         reply.response.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
     fn calls(panics: bool) -> Arc<CallLayer<Bad>> {
         let limit = Duration::from_millis(1);
-        let limits = Limits { request_timeout: limit, max_in_flight: 1, max_watches: 1 };
+        let limits = Limits { max_in_flight: 1, max_watches: 1 };
         let metrics = Metrics::default();
         let clock = Arc::new(SystemClock);
         let store = Arc::new(Memory::new(0, clock.clone()));

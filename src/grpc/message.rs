@@ -2,10 +2,10 @@
 //! calls that are answered from memory: all others leave both to `tonic`.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderValue};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use prost::bytes::{BufMut as _, Bytes, BytesMut};
 
 /// What precedes each message: whether it is compressed, and its length.
@@ -87,7 +87,7 @@ where
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
         match &mut self.state {
-            State::Open => Poll::Ready(ready!(Pin::new(&mut self.body).poll_frame(context))),
+            State::Open => Pin::new(&mut self.body).poll_frame(context),
             State::Failed(error) => Poll::Ready(error.take().map(Err)),
             State::Ended => Poll::Ready(None),
         }
@@ -100,10 +100,6 @@ where
             State::Ended => true,
         };
         self.head.is_empty() && has_ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }
 

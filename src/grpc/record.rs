@@ -46,8 +46,10 @@ pub(super) struct Record {
     messages: Option<u64>,
     /// `None` until it is known; it stays `None` where the caller leaves first.
     outcome: Option<Result<(), Box<Error>>>,
-    /// The call's permits: its own, and those of the further orders of a batch.
-    permits: [Option<Share>; 2],
+    /// The call's own permit.
+    permit: Option<Share>,
+    /// The permits of the further orders of a batch.
+    further_permits: Option<Share>,
     /// The permits of the caller's own limit.
     share: Option<Share>,
     meters: Arc<Meters>,
@@ -121,7 +123,8 @@ impl Record {
             batch: None,
             messages: method.streams().then_some(0),
             outcome: None,
-            permits: [None, None],
+            permit: None,
+            further_permits: None,
             share: None,
             meters: Arc::clone(meters),
         }
@@ -139,12 +142,12 @@ impl Record {
 
     /// Holds the call's permit for as long as the call lasts.
     pub(super) fn hold(&mut self, permit: Share) {
-        self.permits[0] = Some(permit);
+        self.permit = Some(permit);
     }
 
     /// Holds the permits of further orders, too.
-    pub(super) fn hold_more(&mut self, permits: Share) {
-        self.permits[1] = Some(permits);
+    pub(super) fn hold_further(&mut self, permits: Share) {
+        self.further_permits = Some(permits);
     }
 
     /// Holds a client's own permits for as long as the call lasts.
@@ -159,7 +162,7 @@ impl Record {
 
     /// Records the order that is asked for. Its account is recorded later, once it is known to exist.
     pub(super) fn asks(&mut self, provider: i32, id: &str) {
-        self.provider = known(provider);
+        self.provider = pb::Provider::known(provider);
         self.order = Tail::of(id);
     }
 
@@ -196,7 +199,7 @@ impl Record {
             error.verdict().level,
             method = self.method.name(),
             caller = self.caller.as_deref(),
-            provider = known(order.provider).map(pb::Provider::word),
+            provider = pb::Provider::known(order.provider).map(pb::Provider::word),
             account = error.account,
             order = Tail::of(&order.id).map(tracing::field::display),
             reason = pb::short_name(error.reason),
@@ -313,30 +316,23 @@ impl Drop for Record {
         handled.inc();
         seconds.observe(time);
         let is_logged = self.meters.log_calls == LogCalls::All || self.is_notable(time);
-        if !is_logged && !self.span.is_some() {
-            return;
-        }
-        let provider = self.provider.map(pb::Provider::word);
         let account =
             self.account.as_deref().or(failure.and_then(|error| error.account.as_deref()));
-        self.span.end_call(&CallEnd {
-            code: code_name(code),
-            reason: failure.map(|error| error.reason),
-            is_at_fault: failure.is_some_and(|error| error.verdict().fault == Fault::Server),
-            caller: self.caller.as_deref(),
-            provider: provider.as_deref(),
-            account,
-            source: self.source,
-        });
+        if self.span.is_some() {
+            self.span.end_call(&CallEnd {
+                code: code_name(code),
+                reason: failure.map(|error| error.reason),
+                is_at_fault: failure.is_some_and(|error| error.verdict().fault == Fault::Server),
+                caller: self.caller.as_deref(),
+                provider: self.provider.map(pb::Provider::word).as_deref(),
+                account,
+                source: self.source,
+            });
+        }
         if is_logged {
             self.log(level, code_name(code), message, failure, account, time);
         }
     }
-}
-
-fn known(provider: i32) -> Option<pb::Provider> {
-    let provider = pb::Provider::try_from(provider).ok();
-    provider.filter(|provider| *provider != pb::Provider::Unspecified)
 }
 
 /// The last four characters of an order's id: enough to find the order in a log, with the caller's help.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::freshness::{Observation, refresh_time};
 use super::{Orders, measures};
@@ -74,7 +74,6 @@ impl Hit {
             source: Source::Cache.into(),
             refresh_time: self.refresh_time.map(Into::into),
         };
-        debug_assert!(rest.encoded_len() + 2 + encoded_len_varint(u64::MAX) <= REST);
         // A buffer that grows has room.
         let _ = rest.encode(buffer);
     }

@@ -91,9 +91,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         health_watches: Arc::clone(&budgets.health_watches),
         pages: Arc::clone(&budgets.pages),
     });
-    let (handler, bounds_itself) = (Arc::clone(&options.handler), options.bounds_itself);
+    let handler = Arc::clone(&options.handler);
     let activity_of_probes = options.limits.idle.map(|_| Arc::clone(&activity));
-    let service = Service { handler, bounds_itself, peer, budgets, activity: activity_of_probes };
+    let service = Service { handler, peer, budgets, activity: activity_of_probes };
     let patience = options.limits.longest_call + ANSWER_GRACE;
     let stream = Io::new(stream, deadline);
     let progress = stream.progress();

@@ -50,6 +50,12 @@ const OTHERS_WHOLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Answers the requests of a listener.
 pub trait Handler: Send + Sync + 'static {
+    /// Whether the service with that path limits the time of its calls itself, and that of their
+    /// messages.
+    fn bounds_itself(&self, _path: &str) -> bool {
+        false
+    }
+
     /// Answers one request of that peer.
     fn handle(&self, request: Request<Arriving>, peer: &Arc<Peer>) -> Replying;
 }
@@ -71,8 +77,6 @@ impl Handler for Routes {
 /// Answers the requests of one connection.
 pub(super) struct Service {
     pub(super) handler: Arc<dyn Handler>,
-    /// The path of the service that limits its calls itself; empty where there is none.
-    pub(super) bounds_itself: &'static str,
     pub(super) peer: Arc<Peer>,
     pub(super) budgets: Arc<Budgets>,
     /// Set where the time of the last request matters.
@@ -83,7 +87,7 @@ impl Service {
     /// When the message of a request for `path` must be complete; `None` where its service limits
     /// that itself.
     fn whole_by(&self, path: &str) -> Option<Instant> {
-        if !self.bounds_itself.is_empty() && path.starts_with(self.bounds_itself) {
+        if self.handler.bounds_itself(path) {
             return None;
         }
         let row = WHOLE_WITHIN.iter().find(|(prefix, _)| path.starts_with(prefix));

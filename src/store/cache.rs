@@ -140,6 +140,10 @@ mod tests {
         cache.put(key, Encoded::new(&order(remark)));
     }
 
+    fn get(cache: &Cache, key: &str) -> Option<Order> {
+        cache.get(key).map(|order| order.decode())
+    }
+
     #[test]
     fn the_least_recently_used_entries_are_evicted_and_every_byte_is_counted() {
         let one = size("a", &Encoded::new(&order("1")));
@@ -147,20 +151,16 @@ mod tests {
         put(&cache, "a", "1");
         put(&cache, "b", "2");
         assert_eq!(cache.bytes(), 2 * one);
-        assert_eq!(cache.get("a").map(|order| order.decode()), Some(order("1")));
+        assert_eq!(get(&cache, "a"), Some(order("1")));
         put(&cache, "c", "3");
-        assert_eq!((cache.get("b").map(|order| order.decode()), cache.bytes()), (None, 2 * one));
+        assert_eq!((get(&cache, "b"), cache.bytes()), (None, 2 * one));
         put(&cache, "a", "four");
-        assert_eq!((cache.get("c").map(|order| order.decode()), cache.bytes()), (None, one + 3));
+        assert_eq!((get(&cache, "c"), cache.bytes()), (None, one + 3));
         cache.remove("b");
         cache.remove("a");
-        assert_eq!((cache.get("a").map(|order| order.decode()), cache.bytes()), (None, 0));
+        assert_eq!((get(&cache, "a"), cache.bytes()), (None, 0));
         put(&cache, "a", &"x".repeat(2 * one));
-        assert_eq!(
-            (cache.get("a").map(|order| order.decode()), cache.bytes()),
-            (None, 0),
-            "it is larger than all of it"
-        );
+        assert_eq!((get(&cache, "a"), cache.bytes()), (None, 0), "it is larger than all of it");
     }
 
     #[test]
@@ -169,6 +169,6 @@ mod tests {
         assert_eq!(cache.update("a", order("1"), |_, _| unreachable!()), order("1"));
         assert_eq!(cache.update("a", order("2"), |_, known| *known != order("1")), order("1"));
         assert_eq!(cache.update("a", order("2"), |_, known| *known == order("1")), order("2"));
-        assert_eq!(cache.get("a").map(|order| order.decode()), Some(order("2")));
+        assert_eq!(get(&cache, "a"), Some(order("2")));
     }
 }

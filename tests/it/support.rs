@@ -153,7 +153,6 @@ pub async fn serve_within(
         listener: of_test,
         metrics: Metrics::default(),
         handler: Arc::new(handler),
-        bounds_itself: "",
         tls: None,
         limits,
         stopping,

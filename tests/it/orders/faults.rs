@@ -217,13 +217,12 @@ async fn a_panic_is_an_internal_error_and_the_server_survives() {
     let root = Section::parse(root, Path::new("")).unwrap();
     let config = Setup::read(root, None, Arc::new(SystemClock)).unwrap().config;
     let limits = grpc::Limits {
-        request_timeout: config.server.request_timeout,
         max_in_flight: config.server.max_in_flight,
         max_watches: config.server.max_watches,
     };
     let metrics = Metrics::default();
     let admission = grpc::Admission::new(&limits, &metrics);
-    let timeout = limits.request_timeout;
+    let timeout = config.server.request_timeout;
     let calls = grpc::service(
         orders,
         Clients::default(),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use self::hit::Hit;
@@ -156,34 +156,34 @@ impl Orders {
                 Joined::Shared(search) | Joined::Leading(search) => search,
                 Joined::Known(answer) => return answer.map(Answer::from),
             };
-            let outcome = tokio::select! {
-                biased;
-                outcome = search.outcome() => outcome,
-                () = sleep_until(stale_after), if question.max_age.is_none() => {
-                    if let Some(stale) = self.stale(question, None) {
-                        return Ok(stale.into());
-                    }
-                    match timeout_at(deadline, search.outcome()).await {
-                        Ok(outcome) => outcome,
-                        Err(_elapsed) => return Err(out_of_time()),
-                    }
-                }
-                () = sleep_until(deadline) => return Err(out_of_time()),
+            let outcome = match question.max_age {
+                Some(_) => timeout_at(deadline, search.outcome()).await,
+                None => match timeout_at(stale_after, search.outcome()).await {
+                    Ok(outcome) => Ok(outcome),
+                    Err(_elapsed) => match self.stale(question, None) {
+                        Some(stale) => return Ok(stale.into()),
+                        None => timeout_at(deadline, search.outcome()).await,
+                    },
+                },
             };
-            match outcome.as_ref() {
+            let Ok(outcome) = outcome else { return Err(out_of_time()) };
+            // The last caller that shares the search gets its outcome without a copy.
+            drop(search);
+            match Arc::unwrap_or_clone(outcome) {
                 Outcome::Live(known, vendor_latency) => {
-                    let response = question.found(known.clone(), Source::Live, self.0.clock.now());
-                    return Ok(Answer { response, vendor_latency: *vendor_latency });
+                    let response = question.found(known, Source::Live, self.0.clock.now());
+                    return Ok(Answer { response, vendor_latency });
                 }
                 // The leader accepted an older answer than this caller does; ask again.
-                Outcome::Cached(known) if !question.is_satisfied_by(known, self.0.clock.now()) => {}
+                Outcome::Cached(known) if !question.is_satisfied_by(&known, self.0.clock.now()) => {
+                }
                 Outcome::Cached(known) => {
                     let now = self.0.clock.now();
-                    return Ok(question.found(known.clone(), Source::Cache, now).into());
+                    return Ok(question.found(known, Source::Cache, now).into());
                 }
                 // The leader was stopped by limits of its own, which do not apply to this question.
-                Outcome::Failed(error, class) if question.may_fare_better(error, class) => {}
-                Outcome::Failed(error, _) => return self.stale_or(question, error.clone()),
+                Outcome::Failed(error, class) if question.may_fare_better(&error, &class) => {}
+                Outcome::Failed(error, _) => return self.stale_or(question, error),
             }
         }
     }
@@ -239,7 +239,8 @@ impl Orders {
     ) -> Joined<Result<GetOrderResponse, Error>> {
         let lead = |leader| {
             let span = spans::search(question.account.provider, &question.account.name);
-            self.0.tasks.spawn(self.clone().lead(question.clone(), leader, span));
+            // In a box, because the runtime moves a task several times before it runs.
+            self.0.tasks.spawn(Box::pin(self.clone().lead(question.clone(), leader, span)));
         };
         let joined = match under_way {
             Some(search) => Joined::Shared(search),

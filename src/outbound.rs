@@ -12,20 +12,22 @@ mod departure;
 pub mod fuzzing;
 mod permit;
 mod settings;
+mod url;
 
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{io, iter};
 
+use reqwest::Method;
 use reqwest::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, Url};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
 pub use self::answer::Answer;
 use self::departure::Departure;
 pub use self::permit::{Counting, Delivery, Permit, Uncounted};
+use self::url::Urls;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::telemetry::metrics::{ByWord, Gauge, Histogram, Lazy};
@@ -72,7 +74,7 @@ pub enum Body<'a> {
 pub struct Client {
     account: String,
     http: reqwest::Client,
-    base: Url,
+    urls: Urls,
     /// The base URL in its canonical form, which all its spellings share.
     known_as: String,
     timeout: Duration,
@@ -127,8 +129,7 @@ impl Client {
     ) -> Result<Answer, Error> {
         let operation = request.operation;
         let request = self.build(request)?;
-        let host = self.base.host_str().unwrap_or_default();
-        let port = self.base.port_or_known_default();
+        let (host, port) = (self.urls.host(), self.urls.port());
         let span = spans::vendor_request(&self.account, operation, request.method(), host, port);
         let begin = Instant::now();
         let outcome = span.within(self.exchange(request, &counting.into())).await;
@@ -198,11 +199,7 @@ impl Client {
     }
 
     fn build(&self, request: Request<'_>) -> Result<reqwest::Request, Error> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| Error::internal("a base_url that cannot have a path"))?
-            .pop_if_empty()
-            .extend(request.path);
+        let url = self.urls.url(request.path, request.query)?;
         let method = if matches!(request.body, Body::Empty) { Method::GET } else { Method::POST };
         let mut headers = HeaderMap::new();
         for (name, value) in request.headers {
@@ -212,9 +209,6 @@ impl Client {
             headers.insert(*name, value);
         }
         let mut builder = self.http.request(method, url).headers(headers);
-        if !request.query.is_empty() {
-            builder = builder.query(request.query);
-        }
         builder = match request.body {
             Body::Empty | Body::EmptyPost => builder,
             Body::Json(text) => {

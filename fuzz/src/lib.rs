@@ -1,13 +1,13 @@
 //! What the fuzz targets share: a vendor's module that is asked for the order of its fixtures and
 //! answered with whatever the fuzzer thinks of, and what must hold of the outcome. Used by the
-//! targets only.
+//! targets, and by the benchmarks of the parts, which need vendors without a network, too.
 //!
 //! All that is known of a vendor here stands in `tests/fixtures/<provider>/`.
 
 mod outcome;
 mod vendor;
 
-pub use vendor::ask;
+pub use vendor::{Vendor, ask};
 
 use tokio::runtime::{Builder, Runtime};
 

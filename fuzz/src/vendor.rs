@@ -30,16 +30,16 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_hours(25);
 const QUESTIONS: u32 = 100_000;
 
 /// A vendor's module, with one account.
-pub(crate) struct Vendor {
-    pub(crate) query: Query,
-    pub(crate) clock: ManualClock,
+pub struct Vendor {
+    pub query: Query,
+    pub clock: ManualClock,
     /// Where the order's status stands in an answer, and the words for it that the vendor promises
     /// to be the last.
     pub(crate) status_at: String,
     pub(crate) terminal: Vec<String>,
     /// The account's secrets.
     secrets: Vec<String>,
-    pub(crate) module: Box<dyn Provider>,
+    pub module: Box<dyn Provider>,
     /// The path and the usual answer of each call: the one for the order is the last, for its path
     /// is whatever is left.
     calls: Vec<(String, Vec<u8>)>,
@@ -98,7 +98,12 @@ pub fn ask(input: &[u8]) {
 }
 
 impl Vendor {
-    fn of(provider: pb::Provider) -> Self {
+    /// The module of a vendor, made from the vendor's fixtures.
+    ///
+    /// # Panics
+    /// Where a fixture is missing or wrong.
+    #[must_use]
+    pub fn of(provider: pb::Provider) -> Self {
         let folder = fixtures().join(provider.word());
         let sheet = table(&folder.join("vendor.toml"));
         let words = table(&folder.join("words.toml"));
@@ -139,6 +144,21 @@ impl Vendor {
             clock,
             questions: 0,
         }
+    }
+
+    /// Asks for the order of the fixtures, with the usual answer to each call. Time stands still.
+    ///
+    /// # Errors
+    /// Those of the module.
+    pub fn usual(&self) -> Result<Order, Error> {
+        let replies = self.calls.iter().map(|(path, usual)| Reply {
+            path: path.clone(),
+            status: 200,
+            body: usual.clone(),
+        });
+        fuzzing::answer(replies.collect());
+        let means = Resources { gate: &Open, tokens: &self.tokens };
+        crate::block_on(self.module.get_order(&self.query, means))
     }
 
     /// The documented order, with the input as a text in a field that nobody knows.

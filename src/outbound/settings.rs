@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::{HOST, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Proxy, Url};
 
+use super::url::Urls;
 use super::{Client, Meters, causes};
 use crate::certificate::Pem;
 use crate::clock::Clock;
@@ -52,7 +54,8 @@ impl Client {
             clock_difference: metrics.clock_difference_seconds.lazily([&account]),
         };
         let clock = Arc::clone(clock);
-        Some(Self { account, http, base, known_as, timeout, clock, meters })
+        let urls = Urls::new(base);
+        Some(Self { account, http, urls, known_as, timeout, clock, meters })
     }
 }
 
@@ -114,6 +117,14 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
+/// The `Host` header of all requests: without it, the client would write the host anew into each.
+fn host(base: &Url) -> HeaderMap {
+    let host = base.host_str().unwrap_or_default();
+    let host = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    // A host in a URL is always ASCII.
+    HeaderValue::try_from(host).map(|host| (HOST, host)).into_iter().collect()
+}
+
 fn build(
     base: &Url,
     timeout: Duration,
@@ -123,6 +134,7 @@ fn build(
     // This fails where a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
+        .default_headers(host(base))
         .user_agent(concat!("order-query/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)

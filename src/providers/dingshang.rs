@@ -138,7 +138,6 @@ pub(super) fn configure(
         section.warn("app_key", "is not set, so requests to the vendor are unsigned");
     }
     let currency = currency?;
-    let blank = Object::blank(&vendor);
     let dingshang = Dingshang {
         vendor,
         client: client?,
@@ -151,6 +150,7 @@ pub(super) fn configure(
         digits: currency.exponent().unwrap_or(0).into(),
     };
     // Creates the counters of all fields. It cannot fail: every field of a blank order is readable.
+    let blank = Object::blank(&dingshang.vendor);
     let _ = blank.must_object("data").and_then(|data| dingshang.order(&data));
     Some(Box::new(dingshang))
 }
@@ -253,7 +253,8 @@ impl Dingshang {
     }
 
     fn read(&self, query: &Query, answer: &Answer) -> Result<Order, Error> {
-        let data = accepted(&self.vendor, answer)?.must_object("data")?;
+        let envelope = accepted(&self.vendor, answer)?;
+        let data = envelope.must_object("data")?;
         match data.must_whole("order_id")?.some() {
             None => Err(Error::unreadable("it holds no order")),
             Some(id) if id != query.id => Err(Error::unreadable("it is about another order")),
@@ -328,7 +329,7 @@ impl Dingshang {
 }
 
 /// The envelope of an answer that is not an error.
-fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
+fn accepted<'a>(vendor: &'a wire::Vendor, answer: &'a Answer) -> Result<Object<'a>, Error> {
     let (envelope, code) = wire::envelope(vendor, answer, "code")?;
     // Zero fields are left out, including the code.
     if code.nonzero().is_some() {

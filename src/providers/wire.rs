@@ -177,13 +177,13 @@ pub(super) fn refused(row: Option<Refusal>, answer: &Answer, code: &Scalar, text
 
 /// Returns the vendor's envelope in an answer, and the code in it, whatever else it contains. If there
 /// is none, the HTTP status may say why.
-pub(super) fn envelope(
-    vendor: &Vendor,
-    answer: &Answer,
+pub(super) fn envelope<'a>(
+    vendor: &'a Vendor,
+    answer: &'a Answer,
     code: &'static str,
-) -> Result<(Object, Scalar), Error> {
+) -> Result<(Object<'a>, Scalar<'static>), Error> {
     let read = Object::read(vendor, &answer.body);
-    let read = read.and_then(|envelope| Ok((envelope.must_whole(code)?, envelope)));
+    let read = read.and_then(|envelope| Ok((envelope.must_whole(code)?.into_owned(), envelope)));
     match read {
         Ok((code, envelope)) => Ok((envelope, code)),
         Err(unreadable) => answer.check_status().and(Err(unreadable)),

@@ -34,12 +34,14 @@ where
         let metadata = normalized.as_ref().unwrap_or_else(|| event.metadata());
         writer.write_str("{\"timestamp\":\"")?;
         SystemTime.format_time(&mut writer)?;
-        write!(writer, "\",\"level\":\"{}\"", metadata.level().as_str())?;
+        for piece in ["\",\"level\":\"", metadata.level().as_str(), "\""] {
+            writer.write_str(piece)?;
+        }
         let mut members = Members { writer: &mut writer, outcome: Ok(()) };
         event.record(&mut members);
         members.outcome?;
         writer.write_str(",\"target\":")?;
-        quoted(&mut writer, format_args!("{}", metadata.target()))?;
+        quoted(&mut writer, |quoted| quoted.write_str(metadata.target()))?;
         writer.write_str("}\n")
     }
 }
@@ -57,7 +59,8 @@ impl Members<'_, '_> {
             return;
         }
         // Names are our own and the libraries': Rust's identifiers and dots.
-        self.outcome = write!(self.writer, ",\"{}\":", field.name());
+        let pieces = [",\"", field.name(), "\":"];
+        self.outcome = pieces.iter().try_for_each(|piece| self.writer.write_str(piece));
         self.outcome = self.outcome.and_then(|()| value(self.writer));
     }
 }
@@ -82,19 +85,23 @@ impl Visit for Members<'_, '_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.member(field, |writer| quoted(writer, format_args!("{value}")));
+        self.member(field, |writer| quoted(writer, |quoted| quoted.write_str(value)));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.member(field, |writer| quoted(writer, format_args!("{value:?}")));
+        self.member(field, |writer| quoted(writer, |quoted| write!(quoted, "{value:?}")));
     }
 }
 
-fn quoted(writer: &mut Writer<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
-    writer.write_char('"')?;
+/// Writes a JSON string with the text that `write` writes.
+fn quoted<'w>(
+    writer: &mut Writer<'w>,
+    write: impl FnOnce(&mut Quoted<&mut Writer<'w>>) -> fmt::Result,
+) -> fmt::Result {
+    writer.write_str("\"")?;
     // This fails where the text is cut, and the line continues.
-    let _ = Quoted::new(&mut *writer).write_fmt(text);
-    writer.write_char('"')
+    let _ = write(&mut Quoted::new(&mut *writer));
+    writer.write_str("\"")
 }
 
 /// Writes an event as a line for people.

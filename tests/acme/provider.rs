@@ -126,7 +126,7 @@ impl Acme {
 }
 
 /// What the vendor answers with, unless that is a failure: those have a `code`.
-fn accepted(vendor: &wire::Vendor, answer: &Answer) -> Result<Object, Error> {
+fn accepted<'a>(vendor: &'a wire::Vendor, answer: &'a Answer) -> Result<Object<'a>, Error> {
     let (envelope, code) = wire::envelope(vendor, answer, "code")?;
     if code.nonzero().is_some() {
         let row = wire::row(&[STATUSES], answer.status());

@@ -1,6 +1,7 @@
 //! Objects in vendors' answers, read so that an unreadable field affects only itself. Used by the
 //! vendors' modules only.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -10,13 +11,16 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::mend::mended;
-use super::scalar::{Read, Scalar};
+use super::scalar::{Read, Scalar, Text};
 use super::{Vendor, Words};
 use crate::error::Error;
 
 /// The maximum number of members of an object: more than any vendor sends. Each uses many times its
 /// size in memory.
 const MEMBERS: usize = 1000;
+
+/// The number of members that most objects have at most.
+const USUAL_MEMBERS: usize = 8;
 
 /// The maximum number of lines of an order.
 const ELEMENTS: usize = 1000;
@@ -25,34 +29,45 @@ const ELEMENTS: usize = 1000;
 static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// An object in a vendor's answer. Members that nobody reads can be anything.
-pub(in crate::providers) struct Object {
-    vendor: Vendor,
-    /// Its place in the answer: `data.records`; empty for the answer itself.
-    path: String,
-    members: Members,
+pub(in crate::providers) struct Object<'a> {
+    vendor: &'a Vendor,
+    /// The object that it is a part of, and its name there; `None` for the answer itself.
+    outer: Option<(&'a Object<'a>, &'a str)>,
+    members: Members<'a>,
     is_blank: bool,
 }
 
+/// The names and the JSON of members, as they are in the answer's text.
 #[derive(Default)]
-struct Members(Vec<(String, Box<RawValue>)>);
+struct Members<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
-impl<'de> Deserialize<'de> for Members {
+impl Members<'_> {
+    /// A copy that does not depend on the text.
+    fn into_owned(self) -> Members<'static> {
+        let own = |(name, raw): (Cow<'_, str>, Cow<'_, RawValue>)| {
+            (Cow::Owned(name.into_owned()), Cow::Owned(raw.into_owned()))
+        };
+        Members(self.0.into_iter().map(own).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Members;
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::with_capacity(USUAL_MEMBERS);
+                while let Some((Text(name), raw)) = map.next_entry::<Text<'de>, &RawValue>()? {
                     if members.len() == MEMBERS {
                         return Err(A::Error::custom("too many members"));
                     }
-                    members.push(member);
+                    members.push((name, Cow::Borrowed(raw)));
                 }
                 Ok(Members(members))
             }
@@ -89,43 +104,35 @@ impl<'de> Deserialize<'de> for Elements<'de> {
     }
 }
 
-impl Object {
+impl<'a> Object<'a> {
     /// Reads a vendor's answer. The contents may be personal, so the error names only the place.
-    pub(super) fn read(vendor: &Vendor, json: &[u8]) -> Result<Self, Error> {
+    pub(super) fn read(vendor: &'a Vendor, json: &'a [u8]) -> Result<Self, Error> {
         // An escape may be half a surrogate pair, which only `mended` detects.
         let plain = std::str::from_utf8(json).ok().filter(|text| !text.contains("\\u"));
-        let whole = plain.and_then(|text| serde_json::from_str(text).ok());
-        let members = whole.map_or_else(|| serde_json::from_str(&mended(json)), Ok);
-        let members = members.map_err(|error| {
+        let whole = plain.and_then(|text| serde_json::from_str::<Members<'a>>(text).ok());
+        let mend = || serde_json::from_str(&mended(json)).map(Members::into_owned);
+        let members = whole.map_or_else(mend, Ok).map_err(|error| {
             let what = if error.is_data() { "is not a JSON object" } else { "is not JSON" };
             let (line, column) = (error.line(), error.column());
             Error::unreadable(format!("it {what} (line {line}, column {column})"))
         })?;
-        Ok(Self { vendor: vendor.clone(), path: String::new(), members, is_blank: false })
+        Ok(Self { vendor, outer: None, members, is_blank: false })
     }
 
     /// An answer in which every field exists and is empty. Reading a field of it creates the field's
     /// counter: an alert must see the first unreadable field.
-    pub(in crate::providers) fn blank(vendor: &Vendor) -> Self {
-        Self {
-            vendor: vendor.clone(),
-            path: String::new(),
-            members: Members::default(),
-            is_blank: true,
-        }
+    pub(in crate::providers) fn blank(vendor: &'a Vendor) -> Self {
+        Self { vendor, outer: None, members: Members::default(), is_blank: true }
     }
 
-    fn child(&self, name: &str, members: Members) -> Self {
-        Self {
-            vendor: self.vendor.clone(),
-            path: self.place(name),
-            members,
-            is_blank: self.is_blank,
-        }
+    fn child<'b>(&'b self, name: &'b str, members: Members<'b>) -> Object<'b> {
+        Object { vendor: self.vendor, outer: Some((self, name)), members, is_blank: self.is_blank }
     }
 
+    /// The member's place in the answer: `data.records`.
     fn place(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        self.outer
+            .map_or_else(|| name.to_owned(), |(outer, own)| format!("{}.{name}", outer.place(own)))
     }
 
     /// The member's JSON, if the vendor sent it; the last one of duplicates, as most parsers do.
@@ -143,12 +150,12 @@ impl Object {
     }
 
     /// The member as a scalar.
-    pub(in crate::providers) fn scalar(&self, name: &str) -> Scalar {
+    pub(in crate::providers) fn scalar(&self, name: &str) -> Scalar<'_> {
         self.raw(name).map(Scalar::of).unwrap_or_default()
     }
 
     /// The texts of the member: a single one, or those of a list. Other JSON counts as none.
-    pub(in crate::providers) fn texts(&self, name: &str) -> Vec<Scalar> {
+    pub(in crate::providers) fn texts(&self, name: &str) -> Vec<Scalar<'_>> {
         let Some(raw) = self.raw(name) else { return Vec::new() };
         let listed = serde_json::from_str::<Vec<&RawValue>>(raw.get());
         let listed = listed.unwrap_or_else(|_| vec![raw]);
@@ -167,21 +174,23 @@ impl Object {
     ///
     /// # Errors
     /// `PROVIDER_RESPONSE_INVALID`
-    pub(in crate::providers) fn must<T>(
-        &self,
+    pub(in crate::providers) fn must<'b, T>(
+        &'b self,
         name: &str,
-        read: impl FnOnce(&Scalar) -> Read<T>,
+        read: impl FnOnce(&Scalar<'b>) -> Read<T>,
     ) -> Result<Option<T>, Error> {
         self.check_once(name)?;
-        let field = self.place(name);
-        read(&self.scalar(name)).map_err(|what| Error::unreadable(format!("{field} is not {what}")))
+        read(&self.scalar(name)).map_err(|what| {
+            let field = self.place(name);
+            Error::unreadable(format!("{field} is not {what}"))
+        })
     }
 
     /// The same for a text.
     ///
     /// # Errors
     /// `PROVIDER_RESPONSE_INVALID`
-    pub(in crate::providers) fn must_whole(&self, name: &str) -> Result<Scalar, Error> {
+    pub(in crate::providers) fn must_whole(&self, name: &str) -> Result<Scalar<'_>, Error> {
         self.must(name, Scalar::whole).map(Option::unwrap_or_default)
     }
 
@@ -189,7 +198,10 @@ impl Object {
     ///
     /// # Errors
     /// `PROVIDER_RESPONSE_INVALID` if there is none.
-    pub(in crate::providers) fn must_object(&self, name: &str) -> Result<Self, Error> {
+    pub(in crate::providers) fn must_object<'b>(
+        &'b self,
+        name: &'b str,
+    ) -> Result<Object<'b>, Error> {
         self.check_once(name)?;
         let raw = self.raw(name).map_or("", RawValue::get);
         match serde_json::from_str(raw) {
@@ -210,10 +222,10 @@ impl Object {
     }
 
     /// Reads an optional field: an unreadable one is unset, and counted.
-    pub(in crate::providers) fn side<T>(
-        &self,
+    pub(in crate::providers) fn side<'b, T>(
+        &'b self,
         name: &'static str,
-        read: impl FnOnce(&Scalar) -> Read<T>,
+        read: impl FnOnce(&Scalar<'b>) -> Read<T>,
     ) -> Option<T> {
         self.counted(name, read(&self.scalar(name)))
     }
@@ -241,11 +253,11 @@ impl Object {
 
     /// The meaning of a word.
     pub(in crate::providers) fn meaning<T: Copy>(&self, words: &Words<T>, word: &Scalar) -> T {
-        words.meaning(&self.vendor, word)
+        words.meaning(self.vendor, word)
     }
 
     /// An optional object.
-    pub(in crate::providers) fn object(&self, name: &'static str) -> Option<Self> {
+    pub(in crate::providers) fn object(&self, name: &'static str) -> Option<Object<'_>> {
         if self.is_blank {
             self.counted::<()>(name, Ok(None));
             return Some(self.child(name, Members::default()));
@@ -264,7 +276,7 @@ impl Object {
     pub(in crate::providers) fn list<T>(
         &self,
         name: &'static str,
-        make: impl Fn(Option<&Self>) -> T,
+        make: impl Fn(Option<&Object<'_>>) -> T,
     ) -> Result<Vec<T>, Error> {
         if self.is_blank {
             return Ok(vec![make(self.object(name).as_ref())]);
@@ -294,7 +306,7 @@ impl Object {
     /// Returns the value that could be read; an unreadable one is counted, and logged once.
     fn counted<T>(&self, name: &str, read: Read<T>) -> Option<T> {
         let unreadable = || {
-            let Vendor { name: vendor, metrics } = &self.vendor;
+            let Vendor { name: vendor, metrics } = self.vendor;
             metrics.unreadable_fields.with([vendor, &self.place(name)])
         };
         if self.is_blank {

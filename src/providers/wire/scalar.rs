@@ -1,10 +1,12 @@
 //! Numbers and texts in vendors' answers, read from their characters. Used by the vendors' modules
 //! only.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::civil;
 use prost_types::Timestamp;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::mend::BROKEN;
@@ -16,28 +18,38 @@ pub(in crate::providers) type Read<T> = Result<Option<T>, &'static str>;
 /// A number or a text, as its characters. Vendors send one for the other; null, `""` and absence mean
 /// the same. It is never converted to a float.
 #[derive(Default, Clone)]
-pub(in crate::providers) struct Scalar {
+pub(in crate::providers) struct Scalar<'a> {
     /// The text up to where it could be read.
-    text: String,
+    text: Cow<'a, str>,
     is_cut: bool,
 }
 
-impl Scalar {
+/// A JSON text: a part of the JSON itself, unless it has an escape.
+#[derive(Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+impl<'a> Scalar<'a> {
     /// Reads the JSON. A list or an object counts as a text that could not be read at all.
-    pub(super) fn of(json: &RawValue) -> Self {
+    pub(super) fn of(json: &'a RawValue) -> Self {
         let json = json.get();
         match json.as_bytes().first() {
             Some(b'"') => {
-                let whole = serde_json::from_str(json).unwrap_or(BROKEN.to_string());
-                match whole.split_once(BROKEN) {
-                    Some((text, _)) => Self { text: text.to_owned(), is_cut: true },
+                let whole = serde_json::from_str(json);
+                let whole = whole.map_or(BROKEN.to_string().into(), |Text(whole)| whole);
+                match whole.find(BROKEN) {
+                    Some(end) => Self { text: whole[..end].to_owned().into(), is_cut: true },
                     None => Self { text: whole, is_cut: false },
                 }
             }
-            Some(b'{' | b'[') => Self { text: String::new(), is_cut: true },
+            Some(b'{' | b'[') => Self { text: Cow::default(), is_cut: true },
             _ if json == "null" => Self::default(),
-            _ => Self { text: json.to_owned(), is_cut: false },
+            _ => Self { text: json.into(), is_cut: false },
         }
+    }
+
+    /// A copy that does not depend on the answer.
+    pub(super) fn into_owned(self) -> Scalar<'static> {
+        Scalar { text: self.text.into_owned().into(), is_cut: self.is_cut }
     }
 
     /// The text verbatim, up to where it could be read; empty if the vendor sent nothing.
@@ -56,7 +68,7 @@ impl Scalar {
             {
                 whole
             }
-            _ => &self.text,
+            _ => self.text(),
         }
     }
 
@@ -80,7 +92,7 @@ impl Scalar {
         if self.text.is_empty() {
             self.whole()?;
         }
-        Ok(Some(self.text.clone()))
+        Ok(Some(self.text().to_owned()))
     }
 
     fn parse<T>(&self, what: &'static str, parse: impl Fn(&str) -> Option<T>) -> Read<T> {
@@ -200,8 +212,8 @@ mod tests {
 
     use super::*;
 
-    fn scalar(json: &str) -> Scalar {
-        Scalar::of(&RawValue::from_string(json.to_owned()).unwrap())
+    fn scalar(json: &str) -> Scalar<'static> {
+        Scalar::of(&RawValue::from_string(json.to_owned()).unwrap()).into_owned()
     }
 
     #[test]
@@ -304,7 +316,7 @@ mod tests {
 
         #[test]
         fn any_text_is_parsed_or_refused_without_a_panic(text in "\\PC*", digits in 0_u32..4) {
-            let scalar = Scalar { text, is_cut: false };
+            let scalar = Scalar { text: text.into(), is_cut: false };
             let _ = scalar.amount(digits);
             let _ = scalar.integer();
             let _ = scalar.flag();

@@ -173,24 +173,29 @@ impl Service {
         };
         let cached = outcomes.iter().filter(is_cached).count();
         record.lock().counts(Counts { orders: outcomes.len(), failed, cached });
-        let size = |outcome: &Result<Answer, Error>| {
-            outcome.as_ref().map_or(0, |answer| answer.response.encoded_len())
-        };
-        let sizes: Vec<usize> = outcomes.iter().map(size).collect();
+        let distinct: Vec<OrderResult> = outcomes.into_iter().map(result).collect();
+        let sizes: Vec<usize> = distinct.iter().map(OrderResult::encoded_len).collect();
         if places.iter().filter_map(|place| sizes.get(*place)).sum::<usize>() > BATCH_ANSWER_LIMIT {
             let message = "the answer would be larger than 4 MiB; ask for fewer orders at a time";
             return Err(Error::invalid("orders", message));
         }
-        let results = places.iter().filter_map(|place| {
-            // Every place is the index of a distinct order.
-            let result = match outcomes.get(*place)? {
-                Ok(answer) => OrderOutcome::Found(answer.response.clone()),
-                Err(error) => OrderOutcome::Error(status::in_batch(error)),
-            };
-            Some(OrderResult { result: Some(result) })
-        });
-        Ok(BatchGetOrdersResponse { results: results.collect() })
+        // Where no two orders are equal, each is at its own place.
+        let results = if places.len() == distinct.len() {
+            distinct
+        } else {
+            places.iter().filter_map(|place| distinct.get(*place).cloned()).collect()
+        };
+        Ok(BatchGetOrdersResponse { results })
     }
+}
+
+/// The result of one order of a batch.
+fn result(outcome: Result<Answer, Error>) -> OrderResult {
+    let result = match outcome {
+        Ok(answer) => OrderOutcome::Found(answer.response),
+        Err(error) => OrderOutcome::Error(status::in_batch(&error)),
+    };
+    OrderResult { result: Some(result) }
 }
 
 /// The order that a question is for, and the oldest answer that it accepts.

@@ -13,13 +13,36 @@ use crate::pb::{self, ErrorReason, OrderRef};
 use crate::telemetry::metrics::Metrics;
 
 /// All configured accounts.
-pub struct Accounts(Vec<Arc<Account>>);
+pub struct Accounts {
+    all: Vec<Arc<Account>>,
+    by_name: HashMap<Arc<str>, Arc<Account>>,
+    by_provider: HashMap<pb::Provider, OfProvider>,
+}
+
+/// The accounts of one provider.
+#[derive(Default)]
+struct OfProvider {
+    accounts: Vec<Arc<Account>>,
+    /// The account of a question that names none.
+    default: Option<Arc<Account>>,
+}
 
 impl Accounts {
     /// Creates a registry of these accounts.
     #[must_use]
     pub fn new(accounts: Vec<Account>) -> Self {
-        Self(accounts.into_iter().map(Arc::new).collect())
+        let all: Vec<_> = accounts.into_iter().map(Arc::new).collect();
+        let mut by_provider: HashMap<_, OfProvider> = HashMap::new();
+        for account in &all {
+            let same = by_provider.entry(account.provider).or_default();
+            same.accounts.push(Arc::clone(account));
+        }
+        for OfProvider { accounts, default } in by_provider.values_mut() {
+            let only = accounts.first().filter(|_| accounts.len() == 1);
+            *default = accounts.iter().find(|account| account.is_default).or(only).cloned();
+        }
+        let by_name = all.iter().map(|account| (Arc::clone(&account.name), Arc::clone(account)));
+        Self { by_name: by_name.collect(), by_provider, all }
     }
 
     /// Reads the tables of all accounts, and records problems in them. If there are several accounts,
@@ -66,23 +89,23 @@ impl Accounts {
     /// The number of accounts.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Whether there are no accounts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// How many calls to vendors may be under way at one time, over all accounts.
     #[must_use]
     pub fn max_concurrency(&self) -> u64 {
-        self.0.iter().map(|account| account.max_concurrency() as u64).sum()
+        self.all.iter().map(|account| account.max_concurrency() as u64).sum()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// Chooses the account for the caller's question.
@@ -99,17 +122,18 @@ impl Accounts {
         if !order.account.is_empty() && !is_name(&order.account) {
             return Err(here(Error::invalid("account", "the account is not a valid account name")));
         }
-        let candidates: Vec<_> =
-            self.0.iter().filter(|account| account.provider == provider).collect();
-        let mut fitting = candidates.iter().filter(|account| match order.account.as_str() {
-            "" => account.is_default || candidates.len() == 1,
-            name => *account.name == *name,
-        });
-        let fitting = fitting.next();
-        let own = candidates.iter().map(|account| &*account.name);
-        let own: Vec<&str> = own.filter(|name| caller.may_use(name)).collect();
+        let of_provider = self.by_provider.get(&provider);
+        let fitting = match order.account.as_str() {
+            "" => of_provider.and_then(|of_provider| of_provider.default.as_ref()),
+            name => self.by_name.get(name).filter(|account| account.provider == provider),
+        };
+        let accounts = of_provider.map_or(&[] as &[_], |of_provider| &of_provider.accounts);
         let name = fitting.map_or(order.account.as_str(), |account| &*account.name);
-        let may = if name.is_empty() { !own.is_empty() } else { caller.may_use(name) };
+        let may = if name.is_empty() {
+            accounts.iter().any(|account| caller.may_use(&account.name))
+        } else {
+            caller.may_use(name)
+        };
         if !may && caller.accounts.is_some() {
             // The error is the same whether the account exists or not, so callers cannot probe for
             // accounts.
@@ -117,19 +141,20 @@ impl Accounts {
                         ask the operator to allow this one";
             return Err(here(Error::new(ErrorReason::CallerForbidden, text)));
         }
-        match (fitting, candidates.as_slice(), order.account.as_str()) {
+        match (fitting, accounts, order.account.as_str()) {
             (Some(account), ..) => Ok(Arc::clone(account)),
             (None, [], _) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account at {}", provider.word()),
             ))),
-            (None, _, "") => Err(here(Error::invalid(
-                "account",
-                format!(
-                    "several accounts match and none is the default; name one of {}",
-                    own.join(", ")
-                ),
-            ))),
+            (None, _, "") => {
+                let names = accounts.iter().map(|account| &*account.name);
+                let own: Vec<&str> = names.filter(|name| caller.may_use(name)).collect();
+                let own = own.join(", ");
+                let text =
+                    format!("several accounts match and none is the default; name one of {own}");
+                Err(here(Error::invalid("account", text)))
+            }
             (None, _, name) => Err(here(Error::new(
                 ErrorReason::ProviderNotConfigured,
                 format!("this deployment has no account {name:?} at {}", provider.word()),

@@ -1,11 +1,11 @@
 //! The bearer tokens that are valid now, stored as digests: a token cannot be read out of its digest.
 //! Used by `auth` only.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use ring::digest::{SHA256, digest};
-use subtle::ConstantTimeEq as _;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use crate::clock::Clock;
 
@@ -14,18 +14,16 @@ use crate::clock::Clock;
 /// times, in any order.
 const OVERLAP: Duration = Duration::from_mins(5);
 
-/// The digest of a token.
-#[derive(Clone, Copy)]
-pub(super) struct Digest(ring::digest::Digest);
+/// The digest of a token. How long it takes to find one tells nothing about the others: nobody can
+/// choose a token by its digest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Digest([u8; SHA256_OUTPUT_LEN]);
 
 impl Digest {
     pub(super) fn of(token: &str) -> Self {
-        Self(digest(&SHA256, token.as_bytes()))
-    }
-
-    /// Compares in constant time.
-    fn is(&self, other: &Self) -> bool {
-        self.0.as_ref().ct_eq(other.0.as_ref()).into()
+        let mut bytes = [0; SHA256_OUTPUT_LEN];
+        bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        Self(bytes)
     }
 }
 
@@ -33,14 +31,13 @@ impl Digest {
 struct Accepted {
     /// The index of its client in the list of clients.
     client: usize,
-    digest: Digest,
     /// When it expires; set for a token that another one has replaced.
     until: Option<SystemTime>,
 }
 
 /// The tokens of all clients.
 pub(super) struct Tokens {
-    accepted: RwLock<Vec<Accepted>>,
+    accepted: RwLock<HashMap<Digest, Accepted>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -59,8 +56,8 @@ impl Tokens {
         let digest = Digest::of(token);
         let now = self.clock.now();
         let mut accepted = self.accepted.write().unwrap_or_else(PoisonError::into_inner);
-        accepted.retain(|token| token.until.is_none_or(|until| now < until));
-        match accepted.iter().find(|token| token.digest.is(&digest)) {
+        accepted.retain(|_, token| token.until.is_none_or(|until| now < until));
+        match accepted.get(&digest) {
             Some(token) if token.client != client => {
                 return Err(
                     "is also the token of another client; each client needs its own".to_owned()
@@ -70,26 +67,19 @@ impl Tokens {
             Some(Accepted { until: None, .. }) => return Ok(()),
             _ => {}
         }
-        accepted.retain(|token| token.client != client || token.until.is_none());
-        for token in accepted.iter_mut().filter(|token| token.client == client) {
+        accepted.retain(|_, token| token.client != client || token.until.is_none());
+        for token in accepted.values_mut().filter(|token| token.client == client) {
             token.until = Some(now + OVERLAP);
         }
-        accepted.push(Accepted { client, digest, until: None });
+        accepted.insert(digest, Accepted { client, until: None });
         Ok(())
     }
 
     /// The index of the client that the token belongs to now.
     pub(super) fn owner(&self, shown: &Digest) -> Option<usize> {
-        let now = self.clock.now();
         let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
-        let mut owner = None;
-        // Every token is compared, even after a match: the time must not show which one matched.
-        for token in accepted.iter() {
-            let lives = token.until.is_none_or(|until| now < until);
-            if token.digest.is(shown) & lives {
-                owner = Some(token.client);
-            }
-        }
-        owner
+        let token = accepted.get(shown)?;
+        let lives = token.until.is_none_or(|until| self.clock.now() < until);
+        lives.then_some(token.client)
     }
 }

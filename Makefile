@@ -20,11 +20,11 @@ image_tags := --tag order-query --tag order-query:$(shell sed -n 's/^version = "
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: help run test lint fuzz bench siege dashboard fmt image sbom
+.PHONY: help run test lint fuzz bench bench-parts siege dashboard fmt image sbom
 
 # The first: what `make` alone does. A target's one line is behind its `##`.
 help: ## shows this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand --tabs=12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand --tabs=14
 
 run: ## the demo: sandbox vendors and a server, with three orders asked for; nothing has to be configured
 	cargo run --release --locked -- demo
@@ -39,7 +39,7 @@ lint: ## formats, warnings, licences, advisories and manifests; the last line sa
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTFLAGS="--cfg fuzzing -D warnings" cargo clippy $(fuzz_flags) -- -D warnings
+	RUSTFLAGS="--cfg fuzzing -D warnings" cargo clippy $(fuzz_flags) --lib --bins --examples -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 	$(lint_bin)/buf lint
 	$(lint_bin)/buf format --diff --exit-code
@@ -73,6 +73,10 @@ fuzz: ## a minute for each fuzz target, after a build of its own in target/fuzz/
 
 bench: ## what an answer costs, beside a bare server; about five minutes after the build
 	cargo bench --locked --bench answers
+
+bench-parts: ## what the parts of an answer cost, without a network, after a build of its own in target/parts/
+	RUSTFLAGS="--cfg fuzzing" cargo run --release --manifest-path fuzz/Cargo.toml --no-default-features \
+		--target-dir target/parts --locked --example parts -- --bench
 
 siege: ## every attack at one time, for a minute: memory, probes and other callers
 	cargo build --release --locked

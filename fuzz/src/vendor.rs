@@ -31,7 +31,9 @@ const QUESTIONS: u32 = 100_000;
 
 /// A vendor's module, with one account.
 pub struct Vendor {
+    /// The order of the fixtures.
     pub query: Query,
+    /// The module's clock.
     pub clock: ManualClock,
     /// Where the order's status stands in an answer, and the words for it that the vendor promises
     /// to be the last.
@@ -39,6 +41,7 @@ pub struct Vendor {
     pub(crate) terminal: Vec<String>,
     /// The account's secrets.
     secrets: Vec<String>,
+    /// The vendor's module.
     pub module: Box<dyn Provider>,
     /// The path and the usual answer of each call: the one for the order is the last, for its path
     /// is whatever is left.
@@ -148,9 +151,10 @@ impl Vendor {
 
     /// Asks for the order of the fixtures, with the usual answer to each call. Time stands still.
     ///
-    /// # Errors
-    /// Those of the module.
-    pub fn usual(&self) -> Result<Order, Error> {
+    /// # Panics
+    /// Where the module reads no order in it.
+    #[must_use]
+    pub fn usual(&self) -> Order {
         let replies = self.calls.iter().map(|(path, usual)| Reply {
             path: path.clone(),
             status: 200,
@@ -158,7 +162,8 @@ impl Vendor {
         });
         fuzzing::answer(replies.collect());
         let means = Resources { gate: &Open, tokens: &self.tokens };
-        crate::block_on(self.module.get_order(&self.query, means))
+        let order = crate::block_on(self.module.get_order(&self.query, means));
+        order.expect("the usual answer is an order")
     }
 
     /// The documented order, with the input as a text in a field that nobody knows.

@@ -6,6 +6,7 @@
 //! without limits. Leases are held in memory only, because no other process uses the file.
 
 mod disk;
+mod keys;
 mod tables;
 mod writer;
 
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Draft, Locked};
+use self::keys::Keys;
 use self::tables::Put;
 use self::writer::{Job, Report, Shared, Writer};
 use super::cache::{Cache, Encoded};
@@ -125,7 +127,8 @@ impl File {
         let now = clock.now();
         let cut = ledger.beyond(now);
         let facts = [cut.facts, ledger.expired(now)].concat();
-        tables::prune(&database, &facts, now).map_err(unwritten)?;
+        let keys = Keys::default();
+        tables::prune(&database, &facts, now, &keys).map_err(unwritten)?;
         for fact in facts {
             ledger.set(fact);
         }
@@ -135,6 +138,7 @@ impl File {
             clock,
             ledger: Mutex::new(ledger),
             recent: Cache::new(cache_bytes),
+            keys,
             database: RwLock::new(Arc::new(database)),
             ahead,
         });
@@ -246,7 +250,7 @@ impl Store for File {
         let recent = self.shared.recent.get(order.as_str());
         let mut state = recent.map(|recent| recent.decode());
         if state.is_none() {
-            state = self.shared.read(order.to_string()).await?;
+            state = self.shared.read(order.as_str()).await?;
         }
         Ok(Known { state, spent: self.spent_now(window) }.some())
     }

@@ -16,6 +16,7 @@ use super::super::ends;
 use super::super::ledger::{Fact, Ledger};
 use super::super::newer;
 use super::super::slots::Pause;
+use super::keys::Keys;
 use crate::pb::Order;
 use crate::providers::Token;
 
@@ -131,14 +132,25 @@ fn load_facts(db: &Database) -> Result<Ledger, redb::Error> {
     Ok(ledger)
 }
 
-/// Deletes orders that are not terminal and were last observed long ago, and writes these facts.
-pub(super) fn prune(db: &Database, facts: &[Fact], now: SystemTime) -> Result<(), String> {
+/// Deletes orders that are not terminal and were last observed long ago, writes these facts, and puts
+/// the keys of the remaining orders into `keys`.
+pub(super) fn prune(
+    db: &Database,
+    facts: &[Fact],
+    now: SystemTime,
+    keys: &Keys,
+) -> Result<(), String> {
     let oldest = now.checked_sub(ORDER_LIFE).map_or(0, millis);
     guarded(|| {
         let txn = begin(db)?;
-        txn.open_table(ORDERS)?.retain(|_, bytes| {
+        txn.open_table(ORDERS)?.retain(|key, bytes| {
+            let order = Order::decode(bytes);
             // An order that cannot be decoded stays: it may be terminal.
-            !Order::decode(bytes).is_ok_and(|order| !order.terminal && observed(&order) < oldest)
+            let stays = !order.is_ok_and(|order| !order.terminal && observed(&order) < oldest);
+            if stays {
+                keys.insert(key);
+            }
+            stays
         })?;
         note(&txn, facts)?;
         Ok(txn.commit()?)

@@ -17,6 +17,7 @@ use super::super::cache::{Cache, Encoded};
 use super::super::ends::Ahead;
 use super::super::ledger::{Fact, Ledger};
 use super::disk::{Disk, Locked};
+use super::keys::Keys;
 use super::tables::{self, Put, Stored};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) ledger: Mutex<Ledger>,
     /// Orders as they are stored in the file.
     pub(super) recent: Cache,
+    pub(super) keys: Keys,
     pub(super) database: RwLock<Arc<Database>>,
     pub(super) ahead: Ahead,
 }
@@ -50,7 +52,11 @@ impl Shared {
     }
 
     /// Reads an order from the file.
-    pub(super) async fn read(self: &Arc<Self>, order: String) -> Result<Option<Order>, Error> {
+    pub(super) async fn read(self: &Arc<Self>, order: &str) -> Result<Option<Order>, Error> {
+        if !self.keys.may_contain(order) {
+            return Ok(None);
+        }
+        let order = order.to_owned();
         let shared = Arc::clone(self);
         let read = spawn_blocking(move || {
             let state = tables::read_order(&shared.database(), &order)?;
@@ -205,6 +211,9 @@ impl Writer {
             return Ok(Vec::new());
         }
         self.recover()?;
+        for put in puts {
+            self.shared.keys.insert(put.order.as_str());
+        }
         let written = tables::write(&self.shared.database(), facts, puts, self.shared.clock.now());
         match &written {
             Ok(_) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::{batch, question};
-use crate::load::{Deadline, Kept, Schedule, Shape, keep, saturate};
+use crate::load::{Deadline, Schedule, Shape, keep, saturate, share};
 use crate::report::{Figure, Spread};
 use crate::rows::{ORDERS, Questions};
 use crate::servers::{Server, Setup};
@@ -47,6 +47,7 @@ pub async fn rates(
     let (mut runs, mut next) = ([Vec::new(), Vec::new()], 0);
     for _ in 0..effort.rounds {
         for (server, runs) in servers.iter().zip(&mut runs) {
+            effort.quiet().await?;
             runs.push(run(server, asked, shape, effort.time, &mut next).await?);
         }
     }
@@ -75,10 +76,9 @@ async fn run(
     let (before, first, accounts) = (server.process.cpu()?, *next, server.target.accounts);
     let asks = move |call| question(accounts, asked.order(first + call));
     let times = saturate(&server.target, shape, time, asks).await?;
-    // Calls at the end take a number and are not made.
     let calls = times.len() as u64;
-    *next += calls + shape.connections * shape.streams;
-    let cost = (server.process.cpu()? - before).div_f64(calls as f64);
+    *next += calls;
+    let cost = server.process.cpu()?.saturating_sub(before).div_f64(calls as f64);
     Ok(Run { rate: calls as f64 / time.as_secs_f64(), cost })
 }
 
@@ -94,6 +94,7 @@ pub async fn tails(
     let (mut runs, mut first) = ([Vec::new(), Vec::new()], 0);
     for _ in 0..effort.rounds {
         for (server, runs) in servers.iter().zip(&mut runs) {
+            effort.quiet().await?;
             let accounts = server.target.accounts;
             let asks = |call| question(accounts, asked.order(first + call));
             let kept = keep(&server.target, schedule, asks).await?;
@@ -115,12 +116,6 @@ pub async fn tails(
     Ok(vec![Figure { one: of(one), other: of(other), value, cpu: None }])
 }
 
-/// The time that this share of the calls does not exceed. The times are sorted.
-fn share(times: &[Duration], share: f64) -> Duration {
-    let place = (times.len() as f64 * share) as usize;
-    times.get(place).copied().unwrap_or_default()
-}
-
 /// Measures what a batch of cached orders costs, in CPU time of as many single calls.
 pub async fn batches(setup: &Setup, size: u64, effort: Effort) -> Result<Vec<Figure>> {
     let mut server = Server::start(setup).await?;
@@ -130,13 +125,14 @@ pub async fn batches(setup: &Setup, size: u64, effort: Effort) -> Result<Vec<Fig
     let mut costs = [Vec::new(), Vec::new()];
     for _ in 0..effort.rounds {
         for (orders, costs) in [1, size].into_iter().zip(&mut costs) {
+            effort.quiet().await?;
             let before = server.process.cpu()?;
             let asks = move |call| match orders {
                 1 => question(0, call % ORDERS),
                 _ => batch(call * orders % ORDERS, orders),
             };
             let calls = saturate(&server.target, shape, effort.time, asks).await?.len();
-            costs.push((server.process.cpu()? - before).div_f64(calls as f64));
+            costs.push(server.process.cpu()?.saturating_sub(before).div_f64(calls as f64));
         }
     }
     let [singles, batches] = costs;
@@ -158,23 +154,25 @@ struct Answered {
 pub async fn overload(setup: &Setup, factor: f64, effort: Effort) -> Result<Vec<Figure>> {
     let server = Server::start(setup).await?;
     let shape = Shape { connections: 4, streams: 16 };
-    let (mut runs, mut offered, mut next) = ([Vec::new(), Vec::new()], Vec::new(), 0);
+    let (mut runs, mut late, mut next) = ([Vec::new(), Vec::new()], Vec::new(), 0);
     for _ in 0..effort.rounds {
+        effort.quiet().await?;
         let asks = move |call| question(0, Questions::New.order(next + call));
         let mut times = saturate(&server.target, shape, effort.time, asks).await?;
         times.sort_unstable();
-        next += times.len() as u64 + 64;
+        next += times.len() as u64;
         let rate = times.len() as f64 / effort.time.as_secs_f64();
         runs[0].push(Answered { rate, p99: share(&times, 0.99) });
         let schedule = Schedule { rate: factor * rate, time: effort.time, deadline: SHORT };
         let asks = |call| question(0, Questions::New.order(next + call));
-        let kept: Kept = keep(&server.target, schedule, asks).await?;
+        let kept = keep(&server.target, schedule, asks).await?;
         next += kept.due as u64;
-        offered.push(kept.offered);
-        let rate = kept.times.len() as f64 / kept.due as f64 * kept.offered;
+        late.push(kept.late);
+        let rate = kept.times.len() as f64 / effort.time.as_secs_f64();
         runs[1].push(Answered { rate, p99: share(&kept.times, 0.99) });
     }
-    let offered = Spread::of(offered).show(0);
+    // A load that cannot keep up is late, and finds less than the server gives.
+    let late = Spread::times(late, MILLISECOND).show(1);
     let [one, other] = &runs;
     let pairs = || one.iter().zip(other);
     let rate = |runs: &[Answered]| Spread::of(runs.iter().map(|run| run.rate)).show(0);
@@ -183,7 +181,7 @@ pub async fn overload(setup: &Setup, factor: f64, effort: Effort) -> Result<Vec<
     Ok(vec![
         Figure {
             one: format!("{} a second", rate(one)),
-            other: format!("{} of {offered} a second", rate(other)),
+            other: format!("{} a second; asked {late} ms late", rate(other)),
             value: Spread::of(pairs().map(|(one, other)| other.rate / one.rate)),
             cpu: None,
         },

@@ -97,8 +97,8 @@ pub struct Kept {
     pub times: Vec<Duration>,
     /// How many were due.
     pub due: usize,
-    /// How many a second were begun: less than asked for where the load cannot keep up.
-    pub offered: f64,
+    /// How late the load itself was, for all but a hundredth of the calls.
+    pub late: Duration,
 }
 
 /// Asks at fixed times.
@@ -109,7 +109,7 @@ pub async fn keep(
 ) -> Result<Kept> {
     let Schedule { rate, time, deadline: Deadline(limit, words) } = schedule;
     let connections = target.connect(DUE_ON).await?;
-    let (begin, mut calls) = (Instant::now(), JoinSet::new());
+    let (begin, mut calls, mut late) = (Instant::now(), JoinSet::new(), Vec::new());
     let due_at = (0_u32..).map(|call| (call, Duration::from_secs_f64(f64::from(call) / rate)));
     for (call, due) in due_at.take_while(|(_, due)| *due < time) {
         let due = begin + due;
@@ -117,6 +117,7 @@ pub async fn keep(
         while Instant::now() < due {
             yield_now().await;
         }
+        late.push(due.elapsed());
         let connection = connections[usize::try_from(call)? % connections.len()].clone();
         let question = question(call.into());
         calls.spawn(async move {
@@ -130,10 +131,16 @@ pub async fn keep(
         }
     }
     let due = calls.len();
-    let offered = due as f64 / begin.elapsed().as_secs_f64();
     let mut times: Vec<_> = calls.join_all().await.into_iter().flatten().collect();
     times.sort_unstable();
-    Ok(Kept { times, due, offered })
+    late.sort_unstable();
+    Ok(Kept { times, due, late: share(&late, 0.99) })
+}
+
+/// The time that this share of the times does not exceed. They are sorted.
+pub fn share(times: &[Duration], share: f64) -> Duration {
+    let place = (times.len() as f64 * share) as usize;
+    times.get(place).copied().unwrap_or_default()
 }
 
 /// Opens so many watches, each of its own order, and waits for the first message of each. They stay

@@ -34,6 +34,7 @@ use std::env;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::report::{Figure, NotMeasured};
@@ -47,6 +48,18 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 struct Effort {
     rounds: u64,
     time: Duration,
+    /// Counts measurements that began although others used the machine.
+    disturbed: &'static AtomicU64,
+}
+
+impl Effort {
+    /// Waits until nobody else uses the machine, for some seconds at most.
+    async fn quiet(&self) -> Result<()> {
+        if !process::quiet().await? {
+            self.disturbed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -70,9 +83,11 @@ fn number(name: &str, default: u64) -> Result<u64> {
     Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
 }
 
+static DISTURBED: AtomicU64 = AtomicU64::new(0);
+
 async fn measure_all() -> Result<ExitCode> {
     let time = Duration::from_secs(number("BENCH_SECONDS", 3)?);
-    let effort = Effort { rounds: number("BENCH_ROUNDS", 5)?, time };
+    let effort = Effort { rounds: number("BENCH_ROUNDS", 5)?, time, disturbed: &DISTURBED };
     let only = env::var("BENCH_ONLY").unwrap_or_default();
     println!(
         "{} rounds of {time:?}; calls a second, and CPU µs of the server a call: median (lowest–highest)\n\n{}",
@@ -94,6 +109,10 @@ async fn measure_all() -> Result<ExitCode> {
                 }
             }
         }
+    }
+    let disturbed = DISTURBED.load(Ordering::Relaxed);
+    if disturbed > 0 {
+        println!("\nothers used the machine when {disturbed} of the measurements began");
     }
     Ok(code)
 }

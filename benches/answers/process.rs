@@ -51,6 +51,37 @@ impl Process {
     }
 }
 
+/// How long the machine is looked at, and how often, before a measurement begins all the same.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS: usize = 40;
+
+/// The part of the machine's time that may be in use when nothing is measured.
+const QUIET: f64 = 0.2;
+
+/// Waits until little of the machine is in use. Returns false where that does not happen in time.
+pub async fn quiet() -> Result<bool> {
+    let mut before = machine()?;
+    for _ in 0..LOOKS {
+        tokio::time::sleep(LOOK).await;
+        let after = machine()?;
+        if (after.0 - before.0) / (after.1 - before.1).max(1.0) < QUIET {
+            return Ok(true);
+        }
+        before = after;
+    }
+    Ok(false)
+}
+
+/// The time of all cores since the start: in use, and in all.
+fn machine() -> Result<(f64, f64)> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    let times: Vec<f64> = line.map(str::parse).collect::<Result<_, _>>()?;
+    let all: f64 = times.iter().sum();
+    // The fourth and the fifth are idle.
+    Ok((all - times[3..5].iter().sum::<f64>(), all))
+}
+
 /// Moves this process to the second core, if there is one; servers start on the first one.
 pub fn share_cores() -> bool {
     let process = std::process::id().to_string();

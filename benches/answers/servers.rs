@@ -26,7 +26,7 @@ fn app_id(account: u64) -> String {
 }
 
 /// How long a server may take to be ready.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// A server that a row starts.
 #[derive(Clone, Copy)]

@@ -37,6 +37,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use self::report::{Figure, NotMeasured};
 use self::rows::{Measure, ROWS};
 
@@ -78,13 +80,22 @@ fn main() -> Result<ExitCode> {
     }
     // One thread: what waits for the next call must not hold the core that answers arrive on.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure_all())
+    runtime.block_on(async {
+        // A signal must not leave servers behind.
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            code = measure_all() => code,
+            _ = terminated.recv() => Err("ended by SIGTERM".into()),
+            _ = tokio::signal::ctrl_c() => Err("ended by Ctrl-C".into()),
+        }
+    })
 }
 
 fn number(name: &str, default: u64) -> Result<u64> {
     Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
 }
 
+/// Of the whole run.
 static DISTURBED: AtomicU64 = AtomicU64::new(0);
 
 async fn measure_all() -> Result<ExitCode> {
@@ -96,10 +107,15 @@ async fn measure_all() -> Result<ExitCode> {
         effort.rounds,
         report::HEAD
     );
+    let rows: Vec<_> = ROWS.iter().filter(|row| row.name.contains(&only)).collect();
+    if rows.is_empty() {
+        return Err(format!("no row has {only:?} in its name").into());
+    }
     let mut code = ExitCode::SUCCESS;
-    for row in ROWS.iter().filter(|row| row.name.contains(&only)) {
+    for row in rows {
         match measure(&row.measure, effort).await {
             Ok(figures) => {
+                assert_eq!(figures.len(), row.goals.len(), "{}: each figure has a goal", row.name);
                 for (figure, goal) in figures.iter().zip(row.goals) {
                     println!("{}", report::line(row.name, goal, figure));
                 }

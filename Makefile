@@ -71,7 +71,7 @@ fuzz: ## a minute for each fuzz target, after a build of its own in target/fuzz/
 	scripts/install fuzz
 	scripts/fuzz
 
-bench: ## what an answer costs, beside a bare server; about five minutes after the build
+bench: ## what an answer costs, beside a bare server; some ten minutes after the build
 	cargo bench --locked --bench answers
 
 bench-parts: ## what the parts of an answer cost, without a network, after a build of its own in target/parts/

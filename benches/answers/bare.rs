@@ -23,13 +23,15 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
-use crate::{ORDERS, anywhere};
+use crate::anywhere;
+use crate::rows::ORDERS;
 
-/// Serves until the process is killed. The first line of its output is its address.
+/// Serves until the process is killed. Its log says where, as the service's does.
 pub fn serve(vendor: SocketAddr) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let listener = TcpListener::bind(anywhere()).await.unwrap();
-        println!("{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        eprintln!("{{\"message\":\"listening\",\"address\":\"{address}\"}}");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let incoming = stream::unfold(listener, async |listener| {
             let (stream, _) = listener.accept().await.unwrap();
@@ -37,7 +39,9 @@ pub fn serve(vendor: SocketAddr) {
             Some((Ok::<_, io::Error>(Gathering { stream, gathered: false }), listener))
         });
         let service = OrderServiceServer::new(Bare { client, vendor });
-        Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let routes = Server::builder().add_service(health).add_service(service);
+        routes.serve_with_incoming(incoming).await.unwrap();
     });
 }
 

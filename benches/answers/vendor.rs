@@ -1,7 +1,8 @@
-//! A vendor that knows every order, in WeChat's protocol, and answers at once.
+//! A vendor that knows every order, in WeChat's protocol, and answers after a fixed time.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -9,22 +10,28 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::anywhere;
+use crate::{Result, anywhere};
 
-/// Serves until the program ends.
-pub async fn serve() -> SocketAddr {
-    let listener = TcpListener::bind(anywhere()).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let service = service_fn(async |request| Ok::<_, Infallible>(answer(&request)));
+/// Serves as long as `tasks` live.
+pub async fn serve(delay: Duration, tasks: &mut JoinSet<()>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(anywhere()).await?;
+    let address = listener.local_addr()?;
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Without it the answers are late, and no less right.
+            let _ = stream.set_nodelay(true);
+            let service = service_fn(move |request| async move {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                Ok::<_, Infallible>(answer(&request))
+            });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    address
+    Ok(address)
 }
 
 fn answer(request: &Request<Incoming>) -> Response<String> {

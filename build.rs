@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     // Reflection and the JSON of `get --json` read the contract from here.
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
+        .codec_path("crate::pb::codec::Codec")
         // These hold personal data: `pb.rs` writes a Debug for them that shows none.
         .skip_debug([".orderquery.v1.Order", ".orderquery.v1.Recipient"])
         .compile_fds(descriptors)?;

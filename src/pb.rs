@@ -1,6 +1,8 @@
 //! The generated contract (`proto/orderquery/v1`), and a few helpers for its names. Every module may
 //! use it. The generated messages are the domain types: no module copies them into structs of its own.
 
+mod codec;
+
 use std::fmt;
 
 #[allow(

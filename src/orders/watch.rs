@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -15,8 +15,8 @@ use super::question::Question;
 use super::{Answer, Inner, Orders};
 use crate::accounts::{Caller, Priority, Share};
 use crate::error::Error;
-use crate::pb::{self, Order, OrderRef, Source, WatchOrderResponse};
-use crate::store::{OrderKey, newer};
+use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
+use crate::store::{Known, OrderKey, newer};
 
 /// How often a shared store is read for states that other processes have stored.
 const REREAD: Duration = Duration::from_secs(5);
@@ -27,10 +27,10 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a poller waits for one answer; calls to vendors end long before that.
 const PATIENCE: Duration = Duration::from_hours(1);
 
-/// The latest news of a poller.
+/// The latest news of a poller. Its watchers share the state.
 #[derive(Clone, Default)]
 struct News {
-    latest: Option<(Order, Source)>,
+    latest: Option<(Arc<Order>, Source)>,
     /// Why no more updates follow.
     end: Option<Error>,
 }
@@ -78,14 +78,14 @@ impl News {
     /// Adopts the state unless it is older. Returns true if watchers must be notified.
     fn learn(&mut self, state: &Order, source: Source, now: SystemTime) -> bool {
         let Some((known, _)) = &self.latest else {
-            self.latest = Some((state.clone(), source));
+            self.latest = Some((Arc::new(state.clone()), source));
             return true;
         };
         if !newer(state, known, now) {
             return false;
         }
         let changed = !same(known, state);
-        self.latest = Some((state.clone(), source));
+        self.latest = Some((Arc::new(state.clone()), source));
         changed
     }
 }
@@ -100,7 +100,7 @@ pub struct Watching {
     question: Question,
     order: OrderRef,
     news: watch::Receiver<News>,
-    sent: Option<Order>,
+    sent: Option<Arc<Order>>,
     /// Whether the poller was already running when this watcher joined.
     joined: bool,
 }
@@ -121,8 +121,9 @@ impl Watching {
             {
                 let source =
                     if self.joined && self.sent.is_none() { Source::Cache } else { source };
-                self.sent = Some(state.clone());
-                let order = Order { account: self.question.account.name.to_string(), ..state };
+                self.sent = Some(Arc::clone(&state));
+                let account = self.question.account.name.to_string();
+                let order = Order { account, ..Arc::unwrap_or_clone(state) };
                 return Some(Ok(WatchOrderResponse { order: Some(order), source: source.into() }));
             }
             if let Some(error) = end {
@@ -183,46 +184,48 @@ impl Poller {
     async fn run(mut self) {
         // Logged once for as long as the failure lasts: watchers do not see it.
         let mut failing = None;
-        loop {
-            self.question.arrival = self.orders.0.clock.now();
-            let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
-            let now = self.orders.0.clock.now();
-            let next = match answer {
-                Ok(Answer { response: answer, .. }) => {
-                    failing = None;
-                    let source = answer.source();
-                    let next = answer.refresh_time.and_then(|time| time.try_into().ok());
-                    // Each watcher gets its own name for the account.
-                    let state =
-                        Order { account: String::new(), ..answer.order.unwrap_or_default() };
-                    self.sender.send_if_modified(|news| news.learn(&state, source, now));
-                    // A terminal order is not polled again.
-                    let Some(next) = next else { return };
-                    next
-                }
-                Err(error) if error.verdict().ends_watch => {
-                    self.sender.send_modify(|news| news.end = Some(error));
-                    return;
-                }
-                Err(error) => {
-                    if failing.replace(error.reason) != Some(error.reason) {
-                        let Error { reason, detail, .. } = &error;
-                        let (account, reason) =
-                            (&*self.question.account.name, pb::short_name(*reason));
-                        tracing::warn!(
-                            account,
-                            reason,
-                            detail,
-                            "a watched order cannot be read now"
-                        );
-                    }
-                    now + error.retry_after.unwrap_or(self.question.account.rules.freshness)
-                }
-            };
-            if self.pause(next.max(now + LEAST_PAUSE)).await.is_break() {
+        // In a box, because a poller waits most of its time, and then needs no room for an answer.
+        while let ControlFlow::Continue(next) = Box::pin(self.ask(&mut failing)).await {
+            if self.pause(next).await.is_break() {
                 return;
             }
         }
+    }
+
+    /// Asks for the order, and tells its watchers. Returns when to ask again; breaks after the last
+    /// news.
+    async fn ask(&mut self, failing: &mut Option<ErrorReason>) -> ControlFlow<(), SystemTime> {
+        self.question.arrival = self.orders.0.clock.now();
+        let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
+        let now = self.orders.0.clock.now();
+        let next = match answer {
+            Ok(Answer { response: answer, .. }) => {
+                *failing = None;
+                let source = answer.source();
+                let next = answer.refresh_time.and_then(|time| time.try_into().ok());
+                // Each watcher gets its own name for the account.
+                let state = Order { account: String::new(), ..answer.order.unwrap_or_default() };
+                self.sender.send_if_modified(|news| news.learn(&state, source, now));
+                // A terminal order is not polled again.
+                next
+            }
+            Err(error) if error.verdict().ends_watch => {
+                self.sender.send_modify(|news| news.end = Some(error));
+                None
+            }
+            Err(error) => {
+                if failing.replace(error.reason) != Some(error.reason) {
+                    let Error { reason, detail, .. } = &error;
+                    let (account, reason) = (&*self.question.account.name, pb::short_name(*reason));
+                    tracing::warn!(account, reason, detail, "a watched order cannot be read now");
+                }
+                let freshness = self.question.account.rules.freshness;
+                Some(now + error.retry_after.unwrap_or(freshness))
+            }
+        };
+        next.map_or(ControlFlow::Break(()), |next: SystemTime| {
+            ControlFlow::Continue(next.max(now + LEAST_PAUSE))
+        })
     }
 
     /// Waits until `next`; a newer state learned elsewhere may postpone it. Breaks when nobody watches
@@ -240,20 +243,27 @@ impl Poller {
                 }
                 () = clock.sleep_until(until) => {}
             }
-            if store.is_shared()
-                && let Ok(Some(known)) = self.orders.known(&self.question).await
-                && let Some(state) = &known.state
-            {
-                let now = clock.now();
-                self.sender.send_if_modified(|news| news.learn(state, Source::Cache, now));
-                // A state that seems to be from the future has an unknown age, and postpones nothing.
-                if observed(state).is_some_and(|observed| observed <= now) {
-                    next =
-                        refresh_time(&self.question.account.rules, state.into(), &known.spent, now)
-                            .map_or(next, |refresh| next.max(refresh));
-                }
+            if store.is_shared() {
+                next = Box::pin(self.reread(next)).await;
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Tells the watchers what other processes have stored. Returns when to ask: at `next`, or later
+    /// where the state is newer.
+    async fn reread(&self, next: SystemTime) -> SystemTime {
+        let Ok(Some(Known { state: Some(state), spent })) = self.orders.known(&self.question).await
+        else {
+            return next;
+        };
+        let now = self.orders.0.clock.now();
+        self.sender.send_if_modified(|news| news.learn(&state, Source::Cache, now));
+        // A state that seems to be from the future has an unknown age, and postpones nothing.
+        if observed(&state).is_none_or(|observed| observed > now) {
+            return next;
+        }
+        let refresh = refresh_time(&self.question.account.rules, (&state).into(), &spent, now);
+        refresh.map_or(next, |refresh| next.max(refresh))
     }
 }

@@ -66,6 +66,7 @@ pub const HEAD: &str = "| row | against | ours | ratio or figure | ratio of the 
 /// A line of the table.
 pub fn line(row: &str, goal: &Goal, figure: &Figure) -> String {
     let Figure { one, other, value, cpu } = figure;
+    let of_cpu = cpu.as_ref().map_or(f64::NAN, Spread::median);
     let cpu = cpu.as_ref().map(|spread| spread.show(2)).unwrap_or_default();
     let name = [row, goal.figure].join(if goal.figure.is_empty() { "" } else { ": " });
     let value = format!("{}{}", value.show(2), goal.unit);
@@ -77,6 +78,7 @@ pub fn line(row: &str, goal: &Goal, figure: &Figure) -> String {
         Bound::AtMost(bound) => {
             (format!("≤ {bound}{}", goal.unit), yes(figure.value.median() <= bound))
         }
+        Bound::CpuAtLeast(bound) => (format!("CPU ≥ {bound}"), yes(of_cpu >= bound)),
     };
     format!("| {name} | {one} | {other} | {value} | {cpu} | {bound} | {met} |")
 }

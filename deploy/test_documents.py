@@ -154,9 +154,9 @@ def test_make_image_uses_the_tag_of_manifests_and_documents(tmp_path):
 
 def test_make_help_matches_the_guide():
     [*listed] = [line.split()[0] for line in shell(ROOT, "make").stdout.splitlines()]
-    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     guide = (ROOT / "CONTRIBUTING.md").read_text()
-    guide = re.findall(r"^\| `make ?(\w*)` \|", guide, re.MULTILINE)
+    guide = re.findall(r"^\| `make ?([a-z-]*)` \|", guide, re.MULTILINE)
     assert listed == rules == ["help", *guide[1:]]
 
 

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use crate::client::{batch, question};
+use crate::client::{PATIENT, batch, question};
 use crate::load::{Deadline, Schedule, Shape, keep, saturate, share};
-use crate::report::{Figure, Spread};
+use crate::report::{Figure, MICROSECOND, MILLISECOND, Spread};
 use crate::rows::{ORDERS, Questions};
 use crate::servers::{Server, Setup};
 use crate::{Effort, Result};
 
-const MICROSECOND: Duration = Duration::from_micros(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
-
 /// The deadline where nothing is overloaded.
-const LONG: Deadline = Deadline(Duration::from_secs(10), "10S");
+const LONG: Deadline = Deadline(Duration::from_secs(10), PATIENT);
 
 /// The deadline where the server must choose what it answers: some twenty times what a call takes.
 const SHORT: Deadline = Deadline(Duration::from_millis(250), "250m");
@@ -36,6 +33,22 @@ async fn start(setups: &[Setup; 2], asked: Questions) -> Result<[Server; 2]> {
     Ok(servers)
 }
 
+/// Measures each server once in every round.
+async fn in_turn<T>(
+    servers: &[Server; 2],
+    effort: Effort,
+    mut measure: impl AsyncFnMut(&Server) -> Result<T>,
+) -> Result<[Vec<T>; 2]> {
+    let mut runs = [Vec::new(), Vec::new()];
+    for _ in 0..effort.rounds {
+        for (server, runs) in servers.iter().zip(&mut runs) {
+            effort.quiet().await?;
+            runs.push(measure(server).await?);
+        }
+    }
+    Ok(runs)
+}
+
 /// Measures the calls of both servers without a pause.
 pub async fn rates(
     setups: &[Setup; 2],
@@ -44,19 +57,14 @@ pub async fn rates(
     effort: Effort,
 ) -> Result<Vec<Figure>> {
     let servers = start(setups, asked).await?;
-    let (mut runs, mut next) = ([Vec::new(), Vec::new()], 0);
-    for _ in 0..effort.rounds {
-        for (server, runs) in servers.iter().zip(&mut runs) {
-            effort.quiet().await?;
-            runs.push(run(server, asked, shape, effort.time, &mut next).await?);
-        }
-    }
+    let mut next = 0;
+    let measure = async |server: &Server| run(server, asked, shape, effort.time, &mut next).await;
+    let [one, other] = &in_turn(&servers, effort, measure).await?;
     let of = |runs: &[Run]| {
         let rates = Spread::of(runs.iter().map(|run| run.rate));
         let costs = Spread::times(runs.iter().map(|run| run.cost), MICROSECOND);
         format!("{}; {} µs", rates.show(0), costs.show(1))
     };
-    let [one, other] = &runs;
     let pairs = || one.iter().zip(other);
     Ok(vec![Figure {
         one: of(one) + &servers[0].lost()?,
@@ -91,22 +99,19 @@ pub async fn tails(
 ) -> Result<Vec<Figure>> {
     let servers = start(setups, asked).await?;
     let schedule = Schedule { rate, time: effort.time, deadline: LONG };
-    let (mut runs, mut first) = ([Vec::new(), Vec::new()], 0);
-    for _ in 0..effort.rounds {
-        for (server, runs) in servers.iter().zip(&mut runs) {
-            effort.quiet().await?;
-            let accounts = server.target.accounts;
-            let asks = |call| question(accounts, asked.order(first + call));
-            let kept = keep(&server.target, schedule, asks).await?;
-            if kept.times.len() < kept.due {
-                let failed = kept.due - kept.times.len();
-                return Err(format!("{failed} of {} calls failed", kept.due).into());
-            }
-            first += kept.due as u64;
-            runs.push([share(&kept.times, 0.5), share(&kept.times, 0.99)]);
+    let mut first = 0;
+    let measure = async |server: &Server| {
+        let accounts = server.target.accounts;
+        let asks = |call| question(accounts, asked.order(first + call));
+        let kept = keep(&server.target, schedule, asks).await?;
+        if kept.times.len() < kept.due {
+            let failed = kept.due - kept.times.len();
+            return Err(format!("{failed} of {} calls failed", kept.due).into());
         }
-    }
-    let [one, other] = &runs;
+        first += kept.due as u64;
+        Ok([share(&kept.times, 0.5), share(&kept.times, 0.99)])
+    };
+    let [one, other] = &in_turn(&servers, effort, measure).await?;
     let pairs = one.iter().zip(other);
     let value = Spread::of(pairs.map(|(one, other)| other[1].div_duration_f64(one[1])));
     let of = |runs: &[[Duration; 2]]| {

@@ -29,7 +29,7 @@ const FRAME: usize = 5;
 pub struct Target {
     pub address: SocketAddr,
     pub tls: Option<TlsConnector>,
-    /// The tokens of its clients. The connections share them out.
+    /// The `authorization` of its clients. The connections share them out.
     pub tokens: Vec<HeaderValue>,
     /// How many accounts callers name; 0 where they name none.
     pub accounts: u64,

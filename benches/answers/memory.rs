@@ -8,13 +8,12 @@ use tokio::time::sleep;
 
 use crate::client::{PATIENT, question};
 use crate::load;
-use crate::report::{Figure, NotMeasured, Spread};
+use crate::report::{Figure, MILLISECOND, NotMeasured, Spread};
 use crate::rows::ORDERS;
 use crate::servers::{Server, Setup};
 use crate::{Effort, Result};
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
-const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// How long a server is left alone before its memory is read.
 const REST: Duration = Duration::from_secs(1);

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use crate::rows::{Bound, Goal};
 
+/// The units that times are shown in.
+pub const MICROSECOND: Duration = Duration::from_micros(1);
+pub const MILLISECOND: Duration = Duration::from_millis(1);
+
 /// Why a row has no figures although nothing failed.
 #[derive(Debug)]
 pub struct NotMeasured(pub String);

@@ -77,7 +77,7 @@ impl Server {
             address: vendor,
             tls: None,
             tokens: (0..setup.clients)
-                .map(|client| token(client).try_into())
+                .map(|client| format!("Bearer {}", token(client)).try_into())
                 .collect::<Result<_, _>>()?,
             accounts: setup.accounts,
         };
@@ -140,7 +140,7 @@ impl Server {
 
 /// The token of the client with that number.
 fn token(client: u64) -> String {
-    format!("Bearer token-of-client-{client:06}")
+    format!("token-of-client-{client:06}")
 }
 
 impl Site {
@@ -165,7 +165,7 @@ impl Site {
             )?;
         }
         for client in 0..self.setup.clients {
-            let token = token(client).replace("Bearer ", "");
+            let token = token(client);
             write!(config, "[clients.c{client}]\ntoken = \"{token}\"\n")?;
         }
         if config.contains("REDIS") {

@@ -155,15 +155,22 @@ impl Vendor {
     /// Where the module reads no order in it.
     #[must_use]
     pub fn usual(&self) -> Order {
-        let replies = self.calls.iter().map(|(path, usual)| Reply {
-            path: path.clone(),
-            status: 200,
-            body: usual.clone(),
+        self.outcome(|_, usual| (200, usual)).expect("the usual answer is an order")
+    }
+
+    /// Asks for the order, where `answer` has the status and the body for each call, from its number and
+    /// its usual answer.
+    fn outcome<'a>(
+        &'a self,
+        answer: impl Fn(usize, &'a [u8]) -> (u16, &'a [u8]),
+    ) -> Result<Order, Error> {
+        let replies = self.calls.iter().enumerate().map(|(index, (path, usual))| {
+            let (status, body) = answer(index, usual);
+            Reply { path: path.clone(), status, body: body.to_owned() }
         });
         fuzzing::answer(replies.collect());
         let means = Resources { gate: &Open, tokens: &self.tokens };
-        let order = crate::block_on(self.module.get_order(&self.query, means));
-        order.expect("the usual answer is an order")
+        crate::block_on(self.module.get_order(&self.query, means))
     }
 
     /// The documented order, with the input as a text in a field that nobody knows.
@@ -180,13 +187,11 @@ impl Vendor {
     fn ask<'a>(&mut self, call: usize, status: u16, answer: &'a [u8]) -> Asked<'a> {
         self.questions += 1;
         self.clock.advance(BETWEEN_QUESTIONS);
-        let replies = self.calls.iter().enumerate().map(|(index, (path, usual))| {
-            let (status, body) = if index == call { (status, answer) } else { (200, &**usual) };
-            Reply { path: path.clone(), status, body: body.to_owned() }
-        });
-        fuzzing::answer(replies.collect());
-        let means = Resources { gate: &Open, tokens: &self.tokens };
-        let outcome = crate::block_on(self.module.get_order(&self.query, means));
+        let outcome = self.outcome(
+            |index, usual| {
+                if index == call { (status, answer) } else { (200, usual) }
+            },
+        );
         let is_order_call = call + 1 == self.calls.len();
         // What another call has given, a token say, is for no caller either.
         let mut secrets = self.secrets.clone();

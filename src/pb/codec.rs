@@ -8,7 +8,7 @@ use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// The size of a new buffer, in bytes. A question is smaller, and so is a usual answer; larger messages
-/// grow theirs. A watch keeps one for as long as it lasts: `tonic`'s own 8 KiB are most of its memory.
+/// grow theirs. A watch keeps one for as long as it lasts, and `tonic`'s own have 8 KiB.
 const BUFFER: usize = 1024;
 
 /// How many bytes of several answers go into one frame: `tonic`'s own number.

@@ -96,6 +96,13 @@ impl Cache {
         }
     }
 
+    /// Returns the terminal orders, and their keys.
+    pub(super) fn terminal(&self) -> Vec<(Box<str>, Encoded)> {
+        let entries = self.entries();
+        let terminal = entries.orders.iter().filter(|(_, order)| order.terminal);
+        terminal.map(|(key, order)| (key.clone(), order.clone())).collect()
+    }
+
     /// Removes the order with that key.
     pub(super) fn remove(&self, key: &str) {
         let mut entries = self.entries();

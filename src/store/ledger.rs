@@ -42,6 +42,11 @@ impl Fact {
         vec![Self::pause(account, Some(Pause::new(wait, probe, now)))]
     }
 
+    /// The fact that an account is not paused.
+    pub(super) fn resumed(account: &AccountKey) -> Vec<Self> {
+        vec![Self::pause(account, None)]
+    }
+
     fn pause(account: &AccountKey, pause: Option<Pause>) -> Self {
         Self::Pause { account: account.to_string(), pause }
     }
@@ -196,6 +201,22 @@ impl Ledger {
             }
         }
         cut
+    }
+
+    /// Everything that still applies.
+    pub(super) fn facts(&self, now: SystemTime) -> Vec<Fact> {
+        let slots = self.windows.iter().flat_map(|(window, slots)| {
+            slots.used(now).map(move |(call, free_at)| slot(window, call, Some(free_at)))
+        });
+        let pauses = self.pauses.iter().map(|(account, pause)| Fact::Pause {
+            account: account.clone(),
+            pause: Some(*pause),
+        });
+        let tokens = self.tokens.iter().map(|(identity, token)| Fact::Token {
+            identity: identity.clone(),
+            token: Some(token.clone()),
+        });
+        slots.chain(pauses).chain(tokens).collect()
     }
 
     /// The slots that have become free.

@@ -67,6 +67,16 @@ impl Memory {
     pub(super) fn spent_now(&self, window: Option<&WindowKey>) -> Vec<SystemTime> {
         self.with(|all, now| all.ledger.spent(window, now))
     }
+
+    /// Returns every fact that still applies.
+    pub(super) fn facts(&self) -> Vec<Fact> {
+        self.with(|all, now| all.ledger.facts(now))
+    }
+
+    /// The account is not paused any more.
+    pub(super) fn resume(&self, account: &AccountKey) {
+        self.note(|_, _| Fact::resumed(account));
+    }
 }
 
 impl State {

@@ -6,36 +6,41 @@
 //! because its answer was lost has the same effect as one that runs once.
 //!
 //! Each replica also counts the calls it has sent itself, in this process, and those must fit the
-//! limits too: a server that was emptied or lost its data does not make the replica forget them. If it
-//! is unknown whether the server has reserved a slot, the slot counts as used.
+//! limits too. If it is unknown whether the server has reserved a slot, the slot counts as used. A server
+//! that was emptied, restarted or replaced by its copy may have lost calls: the [fence](fence) then holds
+//! limited calls back until every replica has published its own again.
 //!
 //! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
 //! automatically. A cluster is not supported: all windows of a call must live on one server.
 
 mod connection;
 mod eviction;
+mod fence;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
 mod input;
+mod knowledge;
 mod refusals;
 mod scripts;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use prost::Message as _;
+use tokio::time::Instant;
 
 use self::connection::{Connection, Failure, Operation};
+use self::fence::Fence;
 use self::input::sortable;
+use self::knowledge::{Knowledge, Undecided};
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
-use super::cache::Cache;
 use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, Held, Known, Memory, OrderKey, Outcome, Reservation, Snapshot, Store,
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store,
     WindowKey, newer,
 };
 use crate::clock::Clock;
@@ -60,14 +65,31 @@ const FOUND: u8 = 1;
 /// A store in a Redis server.
 pub struct Redis {
     clock: Arc<dyn Clock>,
-    server: Runner,
-    /// The calls that this replica has sent, by its own clock.
-    own: Memory,
-    /// Orders that this process has put or got recently: they are known without asking the server, and
-    /// while it is unreachable.
-    recent: Cache,
+    server: Arc<Runner>,
+    here: Arc<Knowledge>,
+    fence: Arc<Fence>,
     garbage_seen: AtomicBool,
     ahead: Ahead,
+}
+
+/// Why the server gave no answer to a reservation.
+enum NoReservation {
+    /// It may have lost calls: see [`fence`].
+    Closed,
+    /// It has lost calls of a replica that is gone, and they may count for this long.
+    Unknown(Duration),
+    /// The script failed; true if it may have reserved the call all the same.
+    Failed(Failure, bool),
+}
+
+impl From<NoReservation> for Error {
+    fn from(why: NoReservation) -> Self {
+        match why {
+            NoReservation::Closed => fence::closed(),
+            NoReservation::Unknown(wait) => fence::unknown(wait),
+            NoReservation::Failed(failure, _) => failure.into(),
+        }
+    }
 }
 
 impl Redis {
@@ -80,11 +102,12 @@ impl Redis {
         let watch_eviction = |connection| drop(tokio::spawn(eviction::watch(connection)));
         let connection = Arc::new(Connection::new(url, watch_eviction)?);
         connection.begin();
+        let refusals = Refusals::default();
         Ok(Self {
-            own: Memory::new(0, Arc::clone(&clock)),
+            here: Arc::new(Knowledge::new(cache_bytes, Arc::clone(&clock))),
             clock,
-            server: Runner { connection, time: None, refusals: Refusals::default() },
-            recent: Cache::new(cache_bytes),
+            server: Arc::new(Runner { connection, time: OnceLock::new(), refusals }),
+            fence: Fence::new(),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
         })
@@ -101,8 +124,9 @@ impl Redis {
     /// For tests that control the time: this clock replaces the server's own. All stores of one server
     /// must then use one clock.
     #[must_use]
-    pub fn timed_by(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.server.time = Some(clock);
+    pub fn timed_by(self, clock: Arc<dyn Clock>) -> Self {
+        // Nothing has used it yet, or it stays as it is.
+        let _ = self.server.time.set(clock);
         self
     }
 
@@ -130,7 +154,7 @@ impl Redis {
     /// known afterwards.
     fn learn(&self, order: &OrderKey, state: Order) -> Order {
         let now = self.clock.now();
-        self.recent.update(order.as_str(), state, |state, known| {
+        self.here.recent.update(order.as_str(), state, |state, known| {
             newer(state, known, now) || state.terminal && !known.terminal
         })
     }
@@ -144,21 +168,49 @@ impl Redis {
     /// sent if there are more.
     fn spent_at_least(&self, window: Option<&WindowKey>, there: Vec<u64>) -> Vec<SystemTime> {
         let there: Vec<_> = there.into_iter().map(|left| self.later(left)).collect();
-        let own = self.own.spent_now(window);
+        let own = self.here.own.spent_now(window);
         if own.len() > there.len() { own } else { there }
     }
 
-    /// Reserves the call in the server. On failure, also returns whether the server may have reserved
-    /// it.
-    async fn reserve_there(&self, call: &Call) -> Result<Reservation, (Failure, bool)> {
-        let input = Input::default().key("closed", &call.account).lease(call).argument(call.mark());
+    /// Reserves the call in the server, once the fence is open.
+    async fn reserve_there(
+        &self,
+        call: &Call,
+        undecided: Undecided<'_>,
+    ) -> Result<Reservation, NoReservation> {
+        if call.windows.is_empty() {
+            return self.reserve_in("", call).await;
+        }
+        self.fence.start(&self.server, &self.here);
+        let deadline = Instant::now() + fence::PATIENCE;
+        let mut epoch = self.fence.epoch(call.in_flight, deadline).await;
+        let mut reservation = self.reserve_in(&epoch, call).await;
+        if matches!(reservation, Err(NoReservation::Closed)) {
+            self.fence.close(&epoch);
+            epoch = self.fence.epoch(call.in_flight, deadline).await;
+            reservation = self.reserve_in(&epoch, call).await;
+        }
+        // First, so that a publication that begins now has the call.
+        drop(undecided);
+        match reservation {
+            // A publication may have begun before, without this call.
+            Ok(Reservation::Reserved) if !self.fence.is_open(&epoch) => Err(NoReservation::Closed),
+            reservation => reservation,
+        }
+    }
+
+    /// Reserves the call in the server, if its data is whole and in this epoch; empty: in any case.
+    async fn reserve_in(&self, epoch: &str, call: &Call) -> Result<Reservation, NoReservation> {
+        let input = Input::default().fence().key("closed", &call.account);
+        let input = input.lease(call).argument(call.mark());
         let seen = call.lease.as_ref().map(|lease| (lease.order.to_string(), lease.seen));
         let (order, seen) = seen.unwrap_or_default();
         let mut input = input
             .argument(millis(LONGEST_PAUSE))
             .argument(millis(LONGEST_FLIGHT))
             .key("order", &order)
-            .argument(sortable(seen));
+            .argument(sortable(seen))
+            .argument(epoch);
         for window in &call.windows {
             let life = millis(call.in_flight.saturating_add(window.period));
             input = input.key("slots", &window.key).argument(window.max_calls);
@@ -166,7 +218,7 @@ impl Redis {
         }
         let mut operation = Operation::new();
         let answer = self.server.run_noting(&scripts::RESERVE, input, &mut operation).await;
-        let answer: [u64; 4] = answer.map_err(|failure| (failure, operation.in_doubt))?;
+        let answer: [u64; 4] = answer.map_err(|failure| NoReservation::Failed(failure, operation.in_doubt))?;
         let [what, index, wait, ahead] = answer;
         self.ahead.report(SERVERS, Duration::from_millis(ahead));
         let wait = Duration::from_millis(wait);
@@ -176,7 +228,9 @@ impl Redis {
             (1, Some(window)) => Ok(Reservation::Full(window.limit, wait)),
             (2, _) => Ok(Reservation::Paused(wait)),
             (3, _) => Ok(Reservation::Leased),
-            _ => Err((Failure::Unreadable, true)),
+            (4, _) => Err(NoReservation::Closed),
+            (5, _) => Err(NoReservation::Unknown(wait)),
+            _ => Err(NoReservation::Failed(Failure::Unreadable, true)),
         }
     }
 
@@ -185,7 +239,7 @@ impl Redis {
     fn put_here(&self, order: &OrderKey, state: &Order) {
         let now = self.clock.now();
         let wins = |state: &Order, known: &Order| newer(state, known, now);
-        self.recent.update(order.as_str(), state.clone(), wins);
+        self.here.recent.update(order.as_str(), state.clone(), wins);
     }
 
     /// Records the server's answer to a put.
@@ -202,11 +256,18 @@ impl Redis {
     }
 }
 
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // The fence's task ends at once, and so does the membership.
+        self.fence.stop();
+    }
+}
+
 #[async_trait]
 impl Store for Redis {
     fn snapshot(&self, order: &OrderKey, window: Option<&WindowKey>) -> Snapshot {
         let spent = self.spent_at_least(window, Vec::new());
-        Snapshot { state: self.recent.get(order.as_str()), spent }
+        Snapshot { state: self.here.recent.get(order.as_str()), spent }
     }
 
     async fn get(
@@ -224,7 +285,7 @@ impl Store for Redis {
         // A state that the server has lost is still known here.
         let state = match self.read(found, bytes.as_deref()) {
             Some(there) => Some(self.learn(order, there)),
-            None => self.recent.get(order.as_str()).map(|recent| recent.decode()),
+            None => self.here.recent.get(order.as_str()).map(|recent| recent.decode()),
         };
         Ok(Known { state, spent: self.spent_at_least(window, spent) }.some())
     }
@@ -241,23 +302,27 @@ impl Store for Redis {
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
         // The lease exists only in the server: it coordinates this replica with others.
         let own = Call { lease: None, ..call.clone() };
-        let here = self.own.reserve(&own).await?;
+        let undecided = self.here.undecided(call);
+        let here = self.here.own.reserve(&own).await?;
         if here != Reservation::Reserved {
             return Ok(here);
         }
-        let there = self.reserve_there(call).await;
-        if !matches!(there, Ok(Reservation::Reserved) | Err((_, true))) {
-            self.own.cancel(&own).await?;
+        let there = self.reserve_there(call, undecided).await;
+        if !matches!(there, Ok(Reservation::Reserved) | Err(NoReservation::Failed(_, true))) {
+            self.here.own.cancel(&own).await?;
         }
-        there.map_err(|(failure, _)| failure.into())
+        there.map_err(Error::from)
     }
 
     async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
-        self.own.finish(call, Outcome::Counted).await?;
+        self.here.own.finish(call, Outcome::Counted).await?;
         let (order, state) = match outcome {
             Outcome::Found(order, state) => (Some(order), Some(state)),
             Outcome::Answered | Outcome::Counted => (None, None),
         };
+        if outcome != Outcome::Counted {
+            self.here.noted.resume(&call.account);
+        }
         if let (Some(order), Some(state)) = (order, state) {
             self.put_here(order, state);
         }
@@ -285,7 +350,7 @@ impl Store for Redis {
     }
 
     async fn cancel(&self, call: &Call) -> Result<(), Error> {
-        self.own.cancel(call).await?;
+        self.here.own.cancel(call).await?;
         let mut input = Input::default().argument(call.mark());
         for window in &call.windows {
             input = input.key("slots", &window.key);
@@ -297,7 +362,8 @@ impl Store for Redis {
         let wait = wait.min(LONGEST_PAUSE);
         let every = if probe { wait } else { Duration::ZERO };
         let input = Input::default().key("closed", account);
-        let input = input.argument(millis(wait)).argument(millis(every));
+        let input = input.argument(millis(wait)).argument(millis(every)).argument(0);
+        self.here.noted.pause(account, wait, probe).await?;
         Ok(self.server.run(&scripts::PAUSE, input).await?)
     }
 
@@ -311,11 +377,14 @@ impl Store for Redis {
     async fn ping(&self) -> Result<(), Error> {
         let own = new_id();
         let input = Input::default().key("probe", &own).key("probe", &format!("{own} set"));
-        Ok(self.server.run(&scripts::PING, input.argument(millis(PING_LIFE))).await?)
+        let () = self.server.run(&scripts::PING, input.argument(millis(PING_LIFE))).await?;
+        // Afterwards: a server says what is wrong in its answer to a short command.
+        self.fence.start(&self.server, &self.here);
+        Ok(())
     }
 
     fn held(&self) -> Held {
-        Held { cache: self.recent.bytes(), ..self.own.held() }
+        Held { cache: self.here.recent.bytes(), ..self.here.own.held() }
     }
 
     fn is_shared(&self) -> bool {
@@ -340,17 +409,23 @@ impl TokenStore for Redis {
             self.ahead.report(SERVERS, beyond);
             return Ok(None);
         }
-        Ok(value.map(|value| Token { value: Secret::from(&*value), renew_at }))
+        let token = value.map(|value| Token { value: Secret::from(&*value), renew_at });
+        if let Some(token) = &token {
+            self.here.noted.save(identity, token).await?;
+        }
+        Ok(token)
     }
 
     async fn save(&self, identity: &str, token: &Token) -> Result<(), Error> {
         let life = token.renew_at.duration_since(self.clock.now()).unwrap_or_default();
         let input = Input::default().key("token", identity);
-        let input = input.argument(token.value.expose()).argument(millis(life));
+        let input = input.argument(token.value.expose()).argument(millis(life)).argument(0);
+        self.here.noted.save(identity, token).await?;
         Ok(self.server.run(&scripts::SAVE, input).await?)
     }
 
     async fn remove_if(&self, identity: &str, token: &Token) -> Result<(), Error> {
+        self.here.noted.remove_if(identity, token).await?;
         self.delete_if("token", identity, "value", token.value.expose()).await
     }
 

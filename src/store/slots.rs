@@ -82,6 +82,11 @@ impl Slots {
         self.0.values().all(|free_at| *free_at <= now)
     }
 
+    /// The calls that hold a slot, and until when.
+    pub(super) fn used(&self, now: SystemTime) -> impl Iterator<Item = (&String, SystemTime)> {
+        self.0.iter().filter(move |(_, at)| **at > now).map(|(mark, free_at)| (mark, *free_at))
+    }
+
     /// When each used slot becomes free, earliest first.
     pub(super) fn spent(&self, now: SystemTime) -> Vec<SystemTime> {
         sorted(self.0.values().copied(), now)

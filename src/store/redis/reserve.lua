@@ -1,32 +1,54 @@
 -- Reserves a call: its lease and a slot in each of its windows, or nothing, unless the account is
 -- paused.
 --
--- KEYS: the account's pause, the order's lease, its snapshot, then the windows (see `slots.lua`). ARGV:
--- the time, the lease's owner (empty: none) and life, the call's mark, the longest pause, the longest
--- flight, when the state was observed that the owner knows, then for each window its maximum number of
--- calls, its period, and how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the
--- window with that index is full for that long; 2: paused for that long; 3: another owner holds the
--- lease, or has brought a later state. An error means that nothing was reserved: every step
--- that can fail comes before the first slot is written.
+-- KEYS: the fence, the account's pause, the order's lease, its snapshot, then the windows (see
+-- `slots.lua`). ARGV: the time, the lease's owner (empty: none) and life, the call's mark, the longest
+-- pause, the longest flight, when the state was observed that the owner knows, the epoch that the replica
+-- knows (empty: the call is not limited), then for each window its maximum number of calls, its period, and
+-- how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the window with that index is
+-- full for that long; 2: paused for that long; 3: another owner holds the lease, or has brought a later
+-- state; 4: the server may have lost calls; 5: calls that it has lost may count in the window with that
+-- index for that long. An error means that nothing was reserved: every step that can fail comes before the
+-- first slot is written.
 --
 -- A call that already holds its slots does not count against itself and was admitted before, so running
 -- this twice has the same effect as running it once.
 
 local owner, lease_life, mark = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local longest_pause, longest_flight, seen = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local epoch = ARGV[8]
 local GARBAGE = redis.error_reply('GARBAGE what is spent cannot be read')
-
-if owner ~= '' then
-  local found, known_at = snapshot(KEYS[3])
-  if found == 1 and known_at > seen or is_held_by_another(KEYS[2], owner, lease_life) then
-    return {3, 0, 0, ahead}
-  end
-end
 
 -- The maximum number of calls, the period and the length of a slot of the window in KEYS[i].
 local function terms(i)
-  local first = 3 * i - 4
+  local first = 3 * i - 6
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
+end
+
+if epoch ~= '' then
+  local kept = fence(KEYS[1], 'unknown')
+  if not kept or kept[1] ~= epoch or kept[2] ~= replication_id() then
+    return {4, 0, 0, ahead}
+  end
+  local unknown = number(kept[3] or '')
+  local closed = nil
+  for i = 5, unknown and #KEYS or 0 do
+    local _, period = terms(i)
+    local wait = unknown + period - now
+    if unknown > 0 and wait > 0 and (not closed or wait > closed[3]) then
+      closed = {5, i - 5, wait, ahead}
+    end
+  end
+  if closed then
+    return closed
+  end
+end
+
+if owner ~= '' then
+  local found, known_at = snapshot(KEYS[4])
+  if found == 1 and known_at > seen or is_held_by_another(KEYS[3], owner, lease_life) then
+    return {3, 0, 0, ahead}
+  end
 end
 
 -- How long until a slot of other calls becomes free, if they fill the window.
@@ -47,8 +69,8 @@ end
 
 local last = {}
 local full = nil
-local repeated = #KEYS > 3
-for i = 4, #KEYS do
+local repeated = #KEYS > 4
+for i = 5, #KEYS do
   local key, limit, period, life = KEYS[i], terms(i)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
@@ -69,7 +91,7 @@ for i = 4, #KEYS do
     local wait = full_for(key, limit, others)
     -- Of several full windows, report the one that stays full longest: no call can be made before that.
     if not full or wait >= full[3] then
-      full = {1, i - 4, wait}
+      full = {1, i - 5, wait}
     end
   end
 end
@@ -79,8 +101,8 @@ if full then
 end
 
 -- Last, because this admits a probe, and an admitted probe must be sent.
-if kind(KEYS[1]) ~= 'none' then
-  local pause = fields(KEYS[1], LONGEST_TEXT, 'until', 'every', 'probe') or {}
+if kind(KEYS[2]) ~= 'none' then
+  local pause = fields(KEYS[2], LONGEST_TEXT, 'until', 'every', 'probe') or {}
   local till, every = number(pause[1]), number(pause[2])
   if not till or not every then
     return GARBAGE
@@ -88,9 +110,9 @@ if kind(KEYS[1]) ~= 'none' then
   local stored = till
   till = believed(stored, every > 0 and every or longest_pause)
   if till ~= stored then
-    redis.call('HSET', KEYS[1], 'until', till)
+    redis.call('HSET', KEYS[2], 'until', till)
     if every == 0 then
-      redis.call('PEXPIRE', KEYS[1], till - now + SLACK)
+      redis.call('PEXPIRE', KEYS[2], till - now + SLACK)
     end
   end
   if pause[3] ~= mark and not repeated then
@@ -98,17 +120,17 @@ if kind(KEYS[1]) ~= 'none' then
       return {2, 0, till - now, ahead}
     end
     if every > 0 then
-      redis.call('HSET', KEYS[1], 'until', now_up + every, 'probe', mark)
+      redis.call('HSET', KEYS[2], 'until', now_up + every, 'probe', mark)
     else
-      redis.call('DEL', KEYS[1])
+      redis.call('DEL', KEYS[2])
     end
   end
 end
 
 if owner ~= '' then
-  hold(KEYS[2], owner, lease_life)
+  hold(KEYS[3], owner, lease_life)
 end
-for i = 4, #KEYS do
+for i = 5, #KEYS do
   local _, _, life = terms(i)
   local free = now_up + life
   redis.call('ZADD', KEYS[i], 'GT', free, mark)

@@ -5,7 +5,7 @@
 //! again.
 
 use std::fmt::Display;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::redis::{Cmd, FromRedisValue, ToRedisArgs, cmd};
@@ -31,7 +31,7 @@ scripts! {
     PING "ping.lua",
     GET "slots.lua" "snapshot.lua" "get.lua",
     PUT "snapshot.lua" "put.lua",
-    RESERVE "slots.lua" "snapshot.lua" "leases.lua" "reserve.lua",
+    RESERVE "slots.lua" "snapshot.lua" "leases.lua" "fence.lua" "reserve.lua",
     FINISH "slots.lua" "snapshot.lua" "leases.lua" "finish.lua",
     CANCEL "cancel.lua",
     PAUSE "pause.lua",
@@ -40,6 +40,9 @@ scripts! {
     SAVE "save.lua",
     LOAD "load.lua",
     DELETE_IF "delete_if.lua",
+    BEAT "fence.lua" "beat.lua",
+    LEAVE "fence.lua" "leave.lua",
+    RESTORE "restore.lua",
 }
 
 impl Script {
@@ -53,6 +56,8 @@ impl Script {
 pub(super) struct Input {
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
+    /// Which argument [`was_run`](Self::was_run) is.
+    was_run: Option<usize>,
 }
 
 impl Input {
@@ -61,9 +66,28 @@ impl Input {
         self
     }
 
+    /// Adds the key of the [fence](super::fence).
+    pub(super) fn fence(mut self) -> Self {
+        self.keys.push("order-query:fence".to_owned());
+        self
+    }
+
     pub(super) fn argument(mut self, argument: impl ToRedisArgs) -> Self {
         self.arguments.extend(argument.to_redis_args());
         self
+    }
+
+    /// Adds whether the server has run this script before: 1, and 0 if it does not know the script.
+    pub(super) fn was_run(mut self) -> Self {
+        self.was_run = Some(self.arguments.len());
+        self.argument(1)
+    }
+
+    /// The server does not know the script.
+    fn is_first(&mut self) {
+        if let Some(argument) = self.was_run.and_then(|at| self.arguments.get_mut(at)) {
+            *argument = b"0".to_vec();
+        }
     }
 
     /// Builds the command `name` for a script.
@@ -78,7 +102,7 @@ impl Input {
 pub(super) struct Runner {
     pub(super) connection: Arc<Connection>,
     /// For tests: the clock that replaces the server's.
-    pub(super) time: Option<Arc<dyn Clock>>,
+    pub(super) time: OnceLock<Arc<dyn Clock>>,
     pub(super) refusals: Refusals,
 }
 
@@ -99,11 +123,13 @@ impl Runner {
         mut input: Input,
         operation: &mut Operation,
     ) -> Result<T, Failure> {
-        let time = self.time.as_ref().map(|clock| millis_since_1970(clock.now()).to_string());
+        let time = self.time.get().map(|clock| millis_since_1970(clock.now()).to_string());
         input.arguments.insert(0, time.unwrap_or_default().into_bytes());
+        input.was_run = input.was_run.map(|at| at + 1);
         let known = input.command("EVALSHA", &script.hash);
         let answer = match self.connection.send(&known, operation).await {
             Err(Failure::NoScript) => {
+                input.is_first();
                 let whole = input.command("EVAL", script.code);
                 self.connection.send(&whole, operation).await
             }
@@ -149,7 +175,7 @@ mod tests {
     fn the_ping_uses_every_documented_right() {
         let scripts = [
             &GET, &PUT, &RESERVE, &FINISH, &CANCEL, &PAUSE, &SPENT, &LEASE, &SAVE, &LOAD,
-            &DELETE_IF,
+            &DELETE_IF, &BEAT, &LEAVE, &RESTORE,
         ];
         let used: BTreeSet<_> = scripts.into_iter().flat_map(|script| commands(script)).collect();
         assert_eq!(commands(&PING), used);

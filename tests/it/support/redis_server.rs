@@ -136,6 +136,12 @@ impl RedisServer {
         Redis::open(&self.url(), CACHE_BYTES, clock).unwrap()
     }
 
+    /// Makes it as it was when it started.
+    pub fn clear(&self) {
+        let () = self.say(&["FLUSHALL"]);
+        let () = self.say(&["SCRIPT", "FLUSH"]);
+    }
+
     /// Sends it a command, as an operator does.
     pub fn say<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         redis::from_redis_value(self.try_say(words).unwrap()).unwrap()

@@ -1,0 +1,177 @@
+-- Renews a replica's membership, and finds out whether the server may have lost writes. If so, a new
+-- epoch begins: limited calls wait until each replica that is alive has published what it knows.
+--
+-- KEYS: the fence. ARGV: the time; the replica's id; how long its membership lasts; how long
+-- its calls may be in flight; the epoch for which it has published (empty: it has never made a call); an
+-- id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
+-- sent; whether the server is known to have held data before (1 or 0); then for each other member that it
+-- knows of: its id, for how long it has been gone (0: it is alive), and how long its calls may be in flight.
+-- Answers {epoch, open, joins, now, members}: `open` is 1 once the replica may make limited calls;
+-- `members` has three values for each other member: its id, how long its membership lasts (negative: for
+-- how long it has been over), and how long its calls may be in flight.
+--
+-- A member that is gone may have made calls that the server has lost. `unknown` is the latest time at which
+-- such a call can have arrived at its vendor: a window is used only if it begins after that.
+
+local id, life, flight, published, proposed = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local seen_epoch, seen_joins, seen_at = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local seen_ago, was_used = tonumber(ARGV[10]), ARGV[11] == '1'
+
+-- How long a member may still reserve calls at a server that others no longer use: until that server
+-- refuses writes because it has lost its copies.
+local PARTED = 15000
+-- How exactly times of two beats compare.
+local APART = 1000
+-- When members that are gone become one: each restart adds one.
+local FOLD = 60000
+-- No window is longer.
+local LONGEST_WINDOW = 86400000
+-- The members that are gone and have nothing to publish, as one.
+local PAST = 'past'
+-- A replica that is not known any more, if a server was emptied before a new replica came.
+local ANYONE = 'anyone'
+
+local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members') or {}
+
+-- Each member is seven words: its id; when its membership ends; when its last call can have begun; how long
+-- its calls may be in flight; its number, in the order in which they came; up to which number it knows the
+-- others; and the epoch for which it has published. Times that a clock wrote which was ahead are cut.
+local members = {}
+local words = {}
+for word in string.gmatch(stored[6] or '', '%S+') do
+  words[#words + 1] = word
+end
+for i = 1, #words - 6, 7 do
+  local till, last, theirs = number(words[i + 1]), number(words[i + 2]), number(words[i + 3])
+  local joined, seen = number(words[i + 4]), number(words[i + 5])
+  if till and last and theirs and joined and seen then
+    members[words[i]] = {till = math.min(till, now_up + life), last = math.min(last, now_up + PARTED),
+      flight = theirs, joined = joined, seen = seen, published = words[i + 6]}
+  end
+end
+
+-- A member that must publish before calls are made, while it is alive.
+local function suspect(till, last, theirs)
+  return {till = till, last = last, flight = theirs, joined = 0, seen = 0, published = '-'}
+end
+
+-- Adds the members that only the caller knows of. `tail` is when the server's data was last known to be
+-- whole, by the lost server's clock; 0 if nothing is left of it.
+local function merge(tail)
+  local whole_ago = tail > 0 and seen_at > 0 and seen_at - tail + seen_ago
+  for i = 12, #ARGV, 3 do
+    local other, ago, theirs = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+    local stored = members[other]
+    if stored then
+      stored.flight = math.max(stored.flight, theirs)
+    elseif ago == 0 then
+      members[other] = suspect(now_up + life, now_up + PARTED, theirs)
+    elseif not whole_ago or ago <= whole_ago + APART then
+      -- It has ended before the loss, but after the last write that the server has.
+      members[other] = suspect(now - ago, now - ago, theirs)
+    end
+  end
+end
+
+-- Begins a new epoch. The server has all calls of a member whose last one began before `tail`; the others
+-- publish theirs. `reference` is when the members were last renewed.
+local function begin(tail, reference)
+  for _, member in pairs(members) do
+    if tail > 0 and member.last + APART < tail then
+      member.published = proposed
+    elseif member.till + APART < reference then
+      member.published = '-'
+    else
+      member.published, member.till, member.last = '-', now_up + life, now_up + PARTED
+    end
+    member.seen = 0
+  end
+  merge(tail)
+end
+
+local epoch, joins = stored[1], number(stored[3] or '0') or 0
+local beat, tail = number(stored[4] or '0') or 0, number(stored[5] or '0') or 0
+local server = replication_id()
+local changed = false
+if not epoch then
+  changed, tail = true, 0
+  if published == '' and #ARGV < 12 then
+    members = {}
+    if was_used then
+      members[ANYONE] = suspect(now_up + life, 0, 0)
+    end
+  else
+    begin(0, now)
+  end
+elseif stored[2] ~= server then
+  changed, tail = true, beat
+  begin(tail, tail)
+elseif published ~= '' and published ~= epoch and not members[id] then
+  -- The epoch began without this replica, so it knows of calls that the server has lost.
+  changed, tail = true, 0
+  begin(0, now)
+elseif published ~= epoch then
+  merge(tail)
+end
+if changed then
+  epoch = proposed
+end
+
+local own = members[id] or {joined = 0}
+if own.joined == 0 then
+  joins = joins + 1
+  own.joined = joins
+end
+own.till, own.last, own.flight = now_up + life, now_up + life, flight
+own.seen = seen_epoch == epoch and seen_joins or 0
+-- A replica without calls has nothing to publish.
+own.published = published == '' and epoch or published
+members[id] = own
+
+local open, unknown, answer = 1, 0, {}
+for name, member in pairs(members) do
+  local is_alive = member.till > now
+  if member.published ~= epoch then
+    if is_alive then
+      open = 0
+    elseif name == ANYONE then
+      members[name] = nil
+    elseif member.last + member.flight + LONGEST_WINDOW < now then
+      members[name] = nil
+    else
+      unknown = math.max(unknown, member.last + member.flight)
+    end
+  end
+  -- A replica makes calls once every other one knows of it: someone must remember it if the server does not.
+  if name ~= id and is_alive and member.seen < own.joined then
+    open = 0
+  end
+end
+
+local past = members[PAST]
+for name, member in pairs(members) do
+  if name ~= PAST and member.published == epoch and math.max(member.till, member.last) + FOLD < now then
+    past = past or {till = 0, last = 0, flight = 0, joined = 0, seen = 0, published = epoch}
+    past.last, past.flight = math.max(past.last, member.last), math.max(past.flight, member.flight)
+    members[name] = nil
+  end
+end
+members[PAST] = past
+
+local kept = {}
+for name, member in pairs(members) do
+  kept[#kept + 1] = string.format('%s %.0f %.0f %.0f %.0f %.0f %s', name, member.till, member.last,
+    member.flight, member.joined, member.seen, member.published)
+  if name ~= id and name ~= ANYONE then
+    answer[#answer + 1] = name
+    local left = member.till > now and member.till or math.min(member.last, now - 1)
+    answer[#answer + 1] = string.format('%.0f', left - now)
+    answer[#answer + 1] = string.format('%.0f', member.flight)
+  end
+end
+if not stored[1] then
+  redis.call('DEL', KEYS[1])
+end
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up, 'tail', tail,
+  'unknown', unknown, 'members', table.concat(kept, ' '))
+return {epoch, open, joins, now_up, answer}

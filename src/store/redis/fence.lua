@@ -1,0 +1,21 @@
+-- How a script finds out whether the server may have lost writes: `scripts.rs` puts this before
+-- `reserve.lua` and `beat.lua`.
+--
+-- The fence is a hash: `epoch` names the data, and `server` is the server's replication id when all live
+-- replicas had published what they know. A server that was emptied has no fence. One that was restarted,
+-- or promoted from a copy, has another replication id: writes that it never received may be missing.
+
+-- The replication id of this server; empty if the user may not read it.
+local function replication_id()
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+end
+
+-- The fence's fields; nil if there is none.
+local function fence(key, ...)
+  local found = kind(key) == 'hash' and fields(key, LONGEST_TEXT, 'epoch', 'server', ...)
+  if found and found[1] and found[2] then
+    return found
+  end
+  return nil
+end

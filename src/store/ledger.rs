@@ -208,10 +208,10 @@ impl Ledger {
         let slots = self.windows.iter().flat_map(|(window, slots)| {
             slots.used(now).map(move |(call, free_at)| slot(window, call, Some(free_at)))
         });
-        let pauses = self.pauses.iter().map(|(account, pause)| Fact::Pause {
-            account: account.clone(),
-            pause: Some(*pause),
-        });
+        let pauses = self
+            .pauses
+            .iter()
+            .map(|(account, pause)| Fact::Pause { account: account.clone(), pause: Some(*pause) });
         let tokens = self.tokens.iter().map(|(identity, token)| Fact::Token {
             identity: identity.clone(),
             token: Some(token.clone()),

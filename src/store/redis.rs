@@ -33,15 +33,15 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use self::connection::{Connection, Failure, Operation};
-use self::fence::Fence;
+use self::fence::{Fence, Reach};
 use self::input::sortable;
 use self::knowledge::{Knowledge, Undecided};
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
 use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store,
-    WindowKey, newer,
+    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
+    newer,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -183,11 +183,13 @@ impl Redis {
         }
         self.fence.start(&self.server, &self.here);
         let deadline = Instant::now() + fence::PATIENCE;
-        let mut epoch = self.fence.epoch(call.in_flight, deadline).await;
+        let calls = self.here.own.spent_now(call.order_window()).len();
+        let reach = Reach::of(call.in_flight, calls);
+        let mut epoch = self.fence.epoch(reach, deadline).await;
         let mut reservation = self.reserve_in(&epoch, call).await;
         if matches!(reservation, Err(NoReservation::Closed)) {
             self.fence.close(&epoch);
-            epoch = self.fence.epoch(call.in_flight, deadline).await;
+            epoch = self.fence.epoch(reach, deadline).await;
             reservation = self.reserve_in(&epoch, call).await;
         }
         // First, so that a publication that begins now has the call.
@@ -218,7 +220,8 @@ impl Redis {
         }
         let mut operation = Operation::new();
         let answer = self.server.run_noting(&scripts::RESERVE, input, &mut operation).await;
-        let answer: [u64; 4] = answer.map_err(|failure| NoReservation::Failed(failure, operation.in_doubt))?;
+        let answer: [u64; 4] =
+            answer.map_err(|failure| NoReservation::Failed(failure, operation.in_doubt))?;
         let [what, index, wait, ahead] = answer;
         self.ahead.report(SERVERS, Duration::from_millis(ahead));
         let wait = Duration::from_millis(wait);

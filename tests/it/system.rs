@@ -1,5 +1,6 @@
 //! The whole service at once, as it is deployed: its memory, several replicas, restarts, secrets, and a siege.
 
+mod losses;
 mod memory;
 mod replicas;
 mod restarts;

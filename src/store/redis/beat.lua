@@ -2,20 +2,25 @@
 -- epoch begins: limited calls wait until each replica that is alive has published what it knows.
 --
 -- KEYS: the fence. ARGV: the time; the replica's id; how long its membership lasts; how long
--- its calls may be in flight; the epoch for which it has published (empty: it has never made a call); an
--- id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
+-- its calls may be in flight; how many calls for one order it has made in a day, at most; the epoch for which
+-- it has published (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
 -- sent; whether the server is known to have held data before (1 or 0); then for each other member that it
--- knows of: its id, for how long it has been gone (0: it is alive), and how long its calls may be in flight.
--- Answers {epoch, open, joins, now, members}: `open` is 1 once the replica may make limited calls;
--- `members` has three values for each other member: its id, how long its membership lasts (negative: for
--- how long it has been over), and how long its calls may be in flight.
+-- knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
+-- Answers {epoch, open, joins, seen, now, members, named}: `open` is 1 once the replica may make limited
+-- calls; the two numbers of this beat are known to all others once `seen` has reached the `joins` of the answer;
+-- `members` has four values for each other member: its id, how long its membership lasts (negative: for how
+-- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id.
 --
 -- A member that is gone may have made calls that the server has lost. `unknown` is the latest time at which
--- such a call can have arrived at its vendor: a window is used only if it begins after that.
+-- such a call can have arrived at its vendor, and `missing` is how many there can be for one order in a day:
+-- `reserve.lua` counts them as made.
 
-local id, life, flight, published, proposed = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local seen_epoch, seen_joins, seen_at = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
-local seen_ago, was_used = tonumber(ARGV[10]), ARGV[11] == '1'
+local id, life, flight, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local published, proposed, seen_epoch = ARGV[6], ARGV[7], ARGV[8]
+local seen_joins, seen_at, seen_ago = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local was_used = ARGV[12] == '1'
+-- The members that only the caller knows of follow.
+local OTHERS = 13
 
 -- How long a member may still reserve calls at a server that others no longer use: until that server
 -- refuses writes because it has lost its copies.
@@ -33,42 +38,42 @@ local ANYONE = 'anyone'
 
 local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members') or {}
 
--- Each member is seven words: its id; when its membership ends; when its last call can have begun; how long
--- its calls may be in flight; its number, in the order in which they came; up to which number it knows the
+-- Each member is eight words: its id; when its membership ends; when its last call can have begun; how long
+-- its calls may be in flight; how many it has made for one order in a day, at most; its number, in the order in which they came; up to which number it knows the
 -- others; and the epoch for which it has published. Times that a clock wrote which was ahead are cut.
 local members = {}
 local words = {}
 for word in string.gmatch(stored[6] or '', '%S+') do
   words[#words + 1] = word
 end
-for i = 1, #words - 6, 7 do
+for i = 1, #words - 7, 8 do
   local till, last, theirs = number(words[i + 1]), number(words[i + 2]), number(words[i + 3])
-  local joined, seen = number(words[i + 4]), number(words[i + 5])
-  if till and last and theirs and joined and seen then
+  local made, joined, seen = number(words[i + 4]), number(words[i + 5]), number(words[i + 6])
+  if till and last and theirs and made and joined and seen then
     members[words[i]] = {till = math.min(till, now_up + life), last = math.min(last, now_up + PARTED),
-      flight = theirs, joined = joined, seen = seen, published = words[i + 6]}
+      flight = theirs, most = made, joined = joined, seen = seen, published = words[i + 7]}
   end
 end
 
 -- A member that must publish before calls are made, while it is alive.
-local function suspect(till, last, theirs)
-  return {till = till, last = last, flight = theirs, joined = 0, seen = 0, published = '-'}
+local function suspect(till, last, theirs, made)
+  return {till = till, last = last, flight = theirs, most = made, joined = 0, seen = 0, published = '-'}
 end
 
 -- Adds the members that only the caller knows of. `tail` is when the server's data was last known to be
 -- whole, by the lost server's clock; 0 if nothing is left of it.
 local function merge(tail)
   local whole_ago = tail > 0 and seen_at > 0 and seen_at - tail + seen_ago
-  for i = 12, #ARGV, 3 do
+  for i = OTHERS, #ARGV, 4 do
     local other, ago, theirs = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-    local stored = members[other]
+    local made, stored = tonumber(ARGV[i + 3]), members[other]
     if stored then
-      stored.flight = math.max(stored.flight, theirs)
+      stored.flight, stored.most = math.max(stored.flight, theirs), math.max(stored.most, made)
     elseif ago == 0 then
-      members[other] = suspect(now_up + life, now_up + PARTED, theirs)
+      members[other] = suspect(now_up + life, now_up + PARTED, theirs, made)
     elseif not whole_ago or ago <= whole_ago + APART then
       -- It has ended before the loss, but after the last write that the server has.
-      members[other] = suspect(now - ago, now - ago, theirs)
+      members[other] = suspect(now - ago, now - ago, theirs, made)
     end
   end
 end
@@ -95,10 +100,10 @@ local server = replication_id()
 local changed = false
 if not epoch then
   changed, tail = true, 0
-  if published == '' and #ARGV < 12 then
+  if published == '' and #ARGV < OTHERS then
     members = {}
     if was_used then
-      members[ANYONE] = suspect(now_up + life, 0, 0)
+      members[ANYONE] = suspect(now_up + life, 0, 0, 0)
     end
   else
     begin(0, now)
@@ -117,18 +122,21 @@ if changed then
   epoch = proposed
 end
 
-local own = members[id] or {joined = 0}
-if own.joined == 0 then
+local own = members[id] or {joined = 0, flight = 0, most = 0}
+if own.joined == 0 or flight > own.flight or most > own.most then
+  -- Something that the others must know before it counts.
   joins = joins + 1
+end
+if own.joined == 0 then
   own.joined = joins
 end
-own.till, own.last, own.flight = now_up + life, now_up + life, flight
+own.till, own.last, own.flight, own.most = now_up + life, now_up + life, flight, most
 own.seen = seen_epoch == epoch and seen_joins or 0
 -- A replica without calls has nothing to publish.
 own.published = published == '' and epoch or published
 members[id] = own
 
-local open, unknown, answer = 1, 0, {}
+local open, seen, unknown, missing, answer = 1, joins, 0, 0, {}
 for name, member in pairs(members) do
   local is_alive = member.till > now
   if member.published ~= epoch then
@@ -140,19 +148,28 @@ for name, member in pairs(members) do
       members[name] = nil
     else
       unknown = math.max(unknown, member.last + member.flight)
+      missing = missing + member.most
     end
   end
   -- A replica makes calls once every other one knows of it: someone must remember it if the server does not.
-  if name ~= id and is_alive and member.seen < own.joined then
-    open = 0
+  if name ~= id and is_alive then
+    seen = math.min(seen, member.seen)
   end
 end
 
+if seen < own.joined then
+  open = 0
+end
+
 local past = members[PAST]
+if past and past.published == epoch and past.last + past.flight + LONGEST_WINDOW < now then
+  past = nil
+end
 for name, member in pairs(members) do
   if name ~= PAST and member.published == epoch and math.max(member.till, member.last) + FOLD < now then
-    past = past or {till = 0, last = 0, flight = 0, joined = 0, seen = 0, published = epoch}
+    past = past or {till = 0, last = 0, flight = 0, most = 0, joined = 0, seen = 0, published = epoch}
     past.last, past.flight = math.max(past.last, member.last), math.max(past.flight, member.flight)
+    past.most = past.most + member.most
     members[name] = nil
   end
 end
@@ -160,18 +177,19 @@ members[PAST] = past
 
 local kept = {}
 for name, member in pairs(members) do
-  kept[#kept + 1] = string.format('%s %.0f %.0f %.0f %.0f %.0f %s', name, member.till, member.last,
-    member.flight, member.joined, member.seen, member.published)
+  kept[#kept + 1] = string.format('%s %.0f %.0f %.0f %.0f %.0f %.0f %s', name, member.till, member.last,
+    member.flight, member.most, member.joined, member.seen, member.published)
   if name ~= id and name ~= ANYONE then
     answer[#answer + 1] = name
     local left = member.till > now and member.till or math.min(member.last, now - 1)
     answer[#answer + 1] = string.format('%.0f', left - now)
     answer[#answer + 1] = string.format('%.0f', member.flight)
+    answer[#answer + 1] = string.format('%.0f', member.most)
   end
 end
 if not stored[1] then
   redis.call('DEL', KEYS[1])
 end
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up, 'tail', tail,
-  'unknown', unknown, 'members', table.concat(kept, ' '))
-return {epoch, open, joins, now_up, answer}
+  'unknown', unknown, 'missing', missing, 'members', table.concat(kept, ' '))
+return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0}

@@ -7,7 +7,7 @@
 //! member that is gone cannot publish: a window stays closed for as long as a call that only this member
 //! knew can count in it (`beat.lua`).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,9 +29,6 @@ const LIFE: Duration = Duration::from_secs(3);
 /// How long a call waits for the fence to open before it fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// When callers may try again while replicas publish.
-const RETRY: Duration = Duration::from_secs(2);
-
 /// An epoch that no server has: the server is asked all the same, and its failure says what is wrong.
 const NONE: &str = "-";
 
@@ -40,18 +37,32 @@ pub(super) struct Fence {
     id: String,
     view: watch::Sender<View>,
     wake: Notify,
-    /// The longest that a call of this replica may be in flight, in milliseconds.
-    flight: AtomicU64,
+    /// What the others must know of this replica's calls before it makes them.
+    reach: watch::Sender<Reach>,
     started: AtomicBool,
+    /// Whether it was logged that the server does not tell its replication id.
+    nameless: AtomicBool,
 }
+
+/// How far a replica's calls can reach: what counts for it if it is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Reach {
+    /// The longest that a call may be in flight, in milliseconds.
+    flight: u64,
+    /// The most calls for one order in a day.
+    most: u64,
+}
+
+/// The fewest calls for one order that a replica announces: each further announcement takes a beat.
+const LEAST_CALLS: u64 = 2;
 
 /// The state of the fence, as this replica last saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct View {
     /// The epoch in which limited calls may be made, until the membership ends.
     open: Option<(Arc<str>, Instant)>,
-    /// The `flight` that the members know.
-    flight: u64,
+    /// What the members know of this replica's calls.
+    reach: Reach,
     /// Why the server could not be asked.
     failed: bool,
 }
@@ -66,6 +77,8 @@ struct Last {
     members: Vec<Member>,
     /// When the beat was sent.
     sent: Option<Instant>,
+    /// What this replica has announced of its calls, and the `joins` of the first answer to it.
+    announced: Option<(u64, Reach)>,
 }
 
 /// Another member.
@@ -73,21 +86,22 @@ struct Member {
     id: String,
     /// How long its membership lasts, in milliseconds; negative: for how long it has been over.
     left: i64,
-    flight: u64,
+    reach: Reach,
 }
 
 /// The script's answer.
-type Answer = (String, bool, u64, u64, Vec<String>);
+type Answer = (String, bool, u64, u64, u64, Vec<String>, bool);
 
 impl Fence {
     pub(super) fn new() -> Arc<Self> {
-        let view = View { open: None, flight: 0, failed: false };
+        let view = View { open: None, reach: Reach::default(), failed: false };
         Arc::new(Self {
             id: new_id(),
             view: watch::Sender::new(view),
             wake: Notify::new(),
-            flight: AtomicU64::default(),
+            reach: watch::Sender::default(),
             started: AtomicBool::default(),
+            nameless: AtomicBool::default(),
         })
     }
 
@@ -99,20 +113,19 @@ impl Fence {
         }
     }
 
-    /// Returns the epoch in which a call that may be in flight for so long may be made. Waits for it until
-    /// `deadline`, unless the server cannot be asked.
-    pub(super) async fn epoch(&self, in_flight: Duration, deadline: Instant) -> Arc<str> {
-        let flight = millis(in_flight);
-        if self.flight.fetch_max(flight, Ordering::Relaxed) < flight {
-            self.wake.notify_one();
-        }
-        if let Some(epoch) = self.view.borrow().epoch(flight) {
+    /// Returns the epoch in which a call with that reach may be made. Waits for it until `deadline`, unless
+    /// the server cannot be asked.
+    pub(super) async fn epoch(&self, reach: Reach, deadline: Instant) -> Arc<str> {
+        if let Some(epoch) = self.view.borrow().epoch(reach) {
             return epoch;
         }
+        if self.reach.send_if_modified(|known| known.grow(reach)) {
+            self.wake.notify_one();
+        }
         let mut view = self.view.subscribe();
-        let passes = |view: &View| view.failed || view.epoch(flight).is_some();
+        let passes = |view: &View| view.failed || view.epoch(reach).is_some();
         let seen = timeout_at(deadline, view.wait_for(passes)).await;
-        let epoch = seen.ok().and_then(Result::ok).and_then(|view| view.epoch(flight));
+        let epoch = seen.ok().and_then(Result::ok).and_then(|view| view.epoch(reach));
         epoch.unwrap_or_else(|| Arc::from(NONE))
     }
 
@@ -176,36 +189,70 @@ impl Fence {
         published: &str,
         last: &mut Last,
     ) -> Result<bool, Failure> {
-        let flight = self.flight.load(Ordering::Relaxed);
+        let reach = *self.reach.borrow();
         let sent = Instant::now();
-        let input = last.input(&self.id, flight, published);
+        let input = last.input(&self.id, reach, published);
         let answer: Answer = server.run(&scripts::BEAT, input).await?;
-        let (epoch, open, joins, now, members) = answer;
-        *last = Last { epoch, joins, now, members: parse(&members), sent: Some(sent) };
+        let (epoch, open, joins, seen, now, members, names_server) = answer;
+        if !names_server && !self.nameless.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the shared store's user may not read the replication id, so calls that a failover loses \
+                 are not noticed: grant +info"
+            );
+        }
+        let announced = match last.announced {
+            Some((at, what)) if what == reach && epoch == last.epoch => at,
+            _ => joins,
+        };
+        let members = parse(&members);
+        let announced = Some((announced, reach));
+        *last = Last { epoch, joins, now, members, sent: Some(sent), announced };
         let is_published = published == last.epoch;
         let open = (open && is_published).then(|| (Arc::from(&*last.epoch), sent + LIFE));
-        self.view.send_replace(View { open, flight, failed: false });
+        let is_known = announced.is_some_and(|(at, _)| seen >= at);
+        self.view.send_modify(|view| {
+            let reach = if is_known { reach } else { view.reach };
+            *view = View { open, reach, failed: false };
+        });
         Ok(is_published)
     }
 }
 
 impl View {
-    /// The epoch in which a call that may be in flight for so long may be made now.
-    fn epoch(&self, flight: u64) -> Option<Arc<str>> {
+    /// The epoch in which a call with that reach may be made now.
+    fn epoch(&self, reach: Reach) -> Option<Arc<str>> {
         let (epoch, until) = self.open.as_ref()?;
-        (flight <= self.flight && Instant::now() < *until).then(|| Arc::clone(epoch))
+        let mut known = self.reach;
+        (!known.grow(reach) && Instant::now() < *until).then(|| Arc::clone(epoch))
+    }
+}
+
+impl Reach {
+    /// The reach of a call, which is one of `calls` for its order in a day.
+    pub(super) fn of(in_flight: Duration, calls: usize) -> Self {
+        let calls = u64::try_from(calls).unwrap_or(u64::MAX).checked_next_power_of_two();
+        Self { flight: millis(in_flight), most: calls.unwrap_or(u64::MAX).max(LEAST_CALLS) }
+    }
+
+    /// Includes the other one. Returns whether that changed anything.
+    fn grow(&mut self, other: Self) -> bool {
+        let before = *self;
+        self.flight = self.flight.max(other.flight);
+        self.most = self.most.max(other.most);
+        *self != before
     }
 }
 
 impl Last {
     /// Builds the next beat.
-    fn input(&self, id: &str, flight: u64, published: &str) -> Input {
+    fn input(&self, id: &str, reach: Reach, published: &str) -> Input {
         let since = self.sent.map(|sent| millis(sent.elapsed())).unwrap_or_default();
         let mut input = Input::default()
             .fence()
             .argument(id)
             .argument(millis(LIFE))
-            .argument(flight)
+            .argument(reach.flight)
+            .argument(reach.most)
             .argument(published)
             .argument(new_id())
             .argument(&self.epoch)
@@ -213,11 +260,11 @@ impl Last {
             .argument(self.now)
             .argument(since)
             .was_run();
-        for Member { id, left, flight } in &self.members {
+        for Member { id, left, reach } in &self.members {
             let since = i64::try_from(since).unwrap_or(i64::MAX);
             // A membership that has ended only since then may have been renewed.
             let ago = if *left > 0 { 0 } else { since.saturating_sub(*left) };
-            input = input.argument(id).argument(ago).argument(*flight);
+            input = input.argument(id).argument(ago).argument(reach.flight).argument(reach.most);
         }
         input
     }
@@ -225,9 +272,10 @@ impl Last {
 
 /// Reads the members in an answer.
 fn parse(values: &[String]) -> Vec<Member> {
-    let members = values.chunks_exact(3).filter_map(|member| {
-        let [id, left, flight] = member else { return None };
-        Some(Member { id: id.clone(), left: left.parse().ok()?, flight: flight.parse().ok()? })
+    let members = values.chunks_exact(4).filter_map(|member| {
+        let [id, left, flight, most] = member else { return None };
+        let reach = Reach { flight: flight.parse().ok()?, most: most.parse().ok()? };
+        Some(Member { id: id.clone(), left: left.parse().ok()?, reach })
     });
     members.collect()
 }
@@ -238,7 +286,6 @@ pub(super) fn closed() -> Error {
         "redis: the server may have lost calls; limited calls wait until every replica has published what \
          it knows",
     )
-    .retry_after(RETRY)
 }
 
 /// The error while calls that only a lost replica knew may count.

@@ -88,7 +88,10 @@ impl Knowledge {
                     windows.entry(window).or_default().push((call, left(free_at)));
                 }
                 Fact::Pause { account, pause: Some(pause) } => {
-                    inputs.push((LazyLock::force(&scripts::PAUSE), restored_pause(&account, pause, left(pause.until))));
+                    inputs.push((
+                        LazyLock::force(&scripts::PAUSE),
+                        restored_pause(&account, pause, left(pause.until)),
+                    ));
                 }
                 Fact::Token { identity, token: Some(token) } if token.renew_at > now => {
                     let input = restored_token(&identity, &token, left(token.renew_at));
@@ -103,7 +106,9 @@ impl Knowledge {
             }
         }
         let orders = self.recent.terminal();
-        inputs.extend(orders.iter().map(|order| (LazyLock::force(&scripts::PUT), restored_order(order))));
+        inputs.extend(
+            orders.iter().map(|order| (LazyLock::force(&scripts::PUT), restored_order(order))),
+        );
         let run = |(script, input): (&'static Script, Input)| async move {
             let answer: Result<::redis::Value, _> = server.run(script, input).await;
             answer.map(drop)

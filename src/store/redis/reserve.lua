@@ -25,17 +25,32 @@ local function terms(i)
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
 end
 
+-- The latest time at which a call can have arrived at the vendor that the server has lost, and how many such
+-- calls there can be for one order.
+local unknown, missing = 0, 0
+local SHORT = 3600000
+
+-- The maximum number of calls in the window in KEYS[i] that the server must know; not above 0 if none.
+local function allowed(i)
+  local limit, period = terms(i)
+  if unknown == 0 or unknown + period <= now then
+    return limit
+  end
+  -- In a short window the lost calls can be all that the limit allows, for any orders.
+  return period > SHORT and limit - missing or 0
+end
+
 if epoch ~= '' then
-  local kept = fence(KEYS[1], 'unknown')
+  local kept = fence(KEYS[1], 'unknown', 'missing')
   if not kept or kept[1] ~= epoch or kept[2] ~= replication_id() then
     return {4, 0, 0, ahead}
   end
-  local unknown = number(kept[3] or '')
+  unknown, missing = number(kept[3] or '') or 0, number(kept[4] or '') or 0
   local closed = nil
-  for i = 5, unknown and #KEYS or 0 do
-    local _, period = terms(i)
+  for i = 5, #KEYS do
+    local limit, period = terms(i)
     local wait = unknown + period - now
-    if unknown > 0 and wait > 0 and (not closed or wait > closed[3]) then
+    if limit > 0 and allowed(i) <= 0 and (not closed or wait > closed[3]) then
       closed = {5, i - 5, wait, ahead}
     end
   end
@@ -71,7 +86,8 @@ local last = {}
 local full = nil
 local repeated = #KEYS > 4
 for i = 5, #KEYS do
-  local key, limit, period, life = KEYS[i], terms(i)
+  local key, _, period, life = KEYS[i], terms(i)
+  local limit = allowed(i)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
   last[i] = number(slots[2] or '0')

@@ -1,6 +1,7 @@
 //! The shared store as the contract's checks need it: alone on a server, its time advanced by hand.
 
 mod faults;
+mod fence;
 mod live_calls;
 mod refusals;
 mod shared;

@@ -25,8 +25,10 @@ impl Line {
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = ("127.0.0.1", leads_to.load(Ordering::SeqCst));
-                let far = TcpStream::connect(far).await.unwrap();
-                tokio::spawn(carry(near, far, Arc::clone(&loses)));
+                // While the server is down, a connection ends at once.
+                if let Ok(far) = TcpStream::connect(far).await {
+                    tokio::spawn(carry(near, far, Arc::clone(&loses)));
+                }
             }
         });
         Self { port, server, deaf }

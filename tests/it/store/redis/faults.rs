@@ -77,7 +77,8 @@ pub async fn once_open(store: &Redis, call: &Call) -> Result<Reservation, Error>
     let open = async {
         loop {
             match store.reserve(call).await {
-                Err(error) if error.detail.as_ref().is_some_and(|it| it.contains("may have lost")) => {}
+                Err(error)
+                    if error.detail.as_ref().is_some_and(|it| it.contains("may have lost")) => {}
                 reservation => return reservation,
             }
         }

@@ -238,7 +238,8 @@ async fn the_documented_rights_are_sufficient_and_each_is_necessary() {
     assert_all_work(&store, "1").await;
     store.ping().await.unwrap();
     let mut needed = 0;
-    let without = rights.iter().filter(|right| right.starts_with(['+', '~']));
+    // Without `+info` it warns: see `words.rs` and `fence.rs`.
+    let without = rights.iter().filter(|right| right.starts_with(['+', '~']) && **right != "+info");
     for right in without {
         let fewer: Vec<_> = rights.iter().copied().filter(|other| other != right).collect();
         redis.set_rights(&fewer);
@@ -268,8 +269,9 @@ async fn a_ping_leaves_no_keys() {
     for _ in 0..3 {
         redis.store().ping().await.unwrap();
     }
-    let keys: Vec<String> = redis.say(&["KEYS", "*"]);
-    assert_eq!(keys, ["order-query:fence"]);
+    let mut keys: Vec<String> = redis.say(&["KEYS", "*"]);
+    keys.retain(|key| key != "order-query:fence");
+    assert_eq!(keys, [""; 0]);
     redis.clear();
     // If the ping is interrupted, its key expires soon.
     redis.set_rights(&rights().into_iter().filter(|right| *right != "+del").collect::<Vec<_>>());

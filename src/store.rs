@@ -109,11 +109,29 @@ pub trait Store: TokenStore {
         }
     }
 
+    /// Returns the state of the fence against lost writes; `None` if the store has none.
+    fn fence(&self) -> Option<FenceState> {
+        None
+    }
+
     /// Returns how many bytes the store holds in this process's memory.
     fn held(&self) -> Held;
 
     /// Whether other processes use the same store, so that a lease coordinates their calls with ours.
     fn is_shared(&self) -> bool;
+}
+
+/// The fence of a shared store: limited calls wait while the store may have lost calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FenceState {
+    /// Whether limited calls are made now.
+    pub open: bool,
+    /// How many times this replica has seen that writes may be lost.
+    pub losses: u64,
+    /// How many replicas are alive, this one included; 0 before the store has answered.
+    pub replicas: usize,
+    /// How many calls are taken off each order's day, because lost replicas may have made them.
+    pub missing_calls: u64,
 }
 
 /// The approximate number of bytes a store holds in this process's memory.

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
+    AccountKey, Call, FenceState, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store,
+    WindowKey,
 };
 use crate::error::Error;
 use crate::pb::Order;
@@ -86,6 +87,10 @@ impl<S: Store> Store for Observed<S> {
 
     async fn ping(&self) -> Result<(), Error> {
         self.store.ping().await
+    }
+
+    fn fence(&self) -> Option<FenceState> {
+        self.store.fence()
     }
 
     fn held(&self) -> Held {

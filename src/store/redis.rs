@@ -40,8 +40,8 @@ use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
 use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
-    newer,
+    AccountKey, Call, FenceState, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store,
+    WindowKey, newer,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -384,6 +384,10 @@ impl Store for Redis {
         // Afterwards: a server says what is wrong in its answer to a short command.
         self.fence.start(&self.server, &self.here);
         Ok(())
+    }
+
+    fn fence(&self) -> Option<FenceState> {
+        Some(self.fence.state())
     }
 
     fn held(&self) -> Held {

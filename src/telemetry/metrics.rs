@@ -122,6 +122,15 @@ metrics! {
     store_memory: Gauge<1> = "order_query_store_memory_bytes" ["kind"],
         "Approximate bytes of memory in use, by kind: cache (orders, at most store.cache_bytes), \
          terminal (orders that have ended, only with memory:), calls (spent calls).";
+    store_open: Gauge<0> = "order_query_store_fence_open" [],
+        "1 while limited calls are made, 0 while they wait because Redis may have lost calls; only \
+         with Redis.";
+    store_losses: Gauge<0> = "order_query_store_losses" [],
+        "How many times Redis may have lost writes since this process started; only with Redis.";
+    store_replicas: Gauge<0> = "order_query_store_replicas" [],
+        "Replicas that are alive, as Redis knows them; only with Redis.";
+    store_missing: Gauge<0> = "order_query_store_missing_calls" [],
+        "Calls taken off each order's day because lost replicas may have made them; only with Redis.";
     // The server.
     ready: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";

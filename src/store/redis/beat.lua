@@ -6,10 +6,12 @@
 -- it has published (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
 -- sent; whether the server is known to have held data before (1 or 0); then for each other member that it
 -- knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
--- Answers {epoch, open, joins, seen, now, members, named}: `open` is 1 once the replica may make limited
+-- Answers {epoch, open, joins, seen, now, members, named, closed, missing}: `open` is 1 once the replica may make limited
 -- calls; the two numbers of this beat are known to all others once `seen` has reached the `joins` of the answer;
 -- `members` has four values for each other member: its id, how long its membership lasts (negative: for how
--- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id.
+-- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id;
+-- `closed` is for how long windows of a minute stay closed for calls of lost members, and `missing` how many
+-- calls are taken off each order's day for them.
 --
 -- A member that is gone may have made calls that the server has lost. `unknown` is the latest time at which
 -- such a call can have arrived at its vendor, and `missing` is how many there can be for one order in a day:
@@ -29,7 +31,8 @@ local PARTED = 15000
 local APART = 1000
 -- When members that are gone become one: each restart adds one.
 local FOLD = 60000
--- No window is longer.
+-- No window is shorter, and none is longer.
+local SHORTEST_WINDOW = 60000
 local LONGEST_WINDOW = 86400000
 -- The members that are gone and have nothing to publish, as one.
 local PAST = 'past'
@@ -89,7 +92,7 @@ local function begin(tail, reference)
     else
       member.published, member.till, member.last = '-', now_up + life, now_up + PARTED
     end
-    member.seen = 0
+    member.joined, member.seen = 0, 0
   end
   merge(tail)
 end
@@ -153,7 +156,8 @@ for name, member in pairs(members) do
   end
   -- A replica makes calls once every other one knows of it: someone must remember it if the server does not.
   if name ~= id and is_alive then
-    seen = math.min(seen, member.seen)
+    -- A member learns of those that came before it from its first answer.
+    seen = math.min(seen, math.max(member.seen, member.joined))
   end
 end
 
@@ -192,4 +196,5 @@ if not stored[1] then
 end
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up, 'tail', tail,
   'unknown', unknown, 'missing', missing, 'members', table.concat(kept, ' '))
-return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0}
+local closed = unknown > 0 and math.max(unknown + SHORTEST_WINDOW - now, 0) or 0
+return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0, closed, missing}

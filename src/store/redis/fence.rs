@@ -7,7 +7,8 @@
 //! member that is gone cannot publish: a window stays closed for as long as a call that only this member
 //! knew can count in it (`beat.lua`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::knowledge::Knowledge;
 use super::scripts::{self, Input, Runner, millis};
 use crate::error::Error;
 use crate::providers::new_id;
+use crate::store::FenceState;
 
 /// How often a membership is renewed.
 const BEAT: Duration = Duration::from_millis(250);
@@ -42,6 +44,8 @@ pub(super) struct Fence {
     started: AtomicBool,
     /// Whether it was logged that the server does not tell its replication id.
     nameless: AtomicBool,
+    /// How many times the server may have lost writes.
+    losses: AtomicU64,
 }
 
 /// How far a replica's calls can reach: what counts for it if it is lost.
@@ -57,14 +61,26 @@ pub(super) struct Reach {
 const LEAST_CALLS: u64 = 2;
 
 /// The state of the fence, as this replica last saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct View {
     /// The epoch in which limited calls may be made, until the membership ends.
     open: Option<(Arc<str>, Instant)>,
     /// What the members know of this replica's calls.
     reach: Reach,
-    /// Why the server could not be asked.
+    /// Whether the server could not be asked last.
     failed: bool,
+    /// How many replicas are alive, this one included; 0 before the first answer.
+    replicas: usize,
+    lost: Lost,
+}
+
+/// What lost replicas may have called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Lost {
+    /// For how long windows of a minute stay closed.
+    closed: Duration,
+    /// How many calls are taken off each order's day.
+    missing: u64,
 }
 
 /// What a member tells in its next beat, from the answer to its last one.
@@ -90,18 +106,18 @@ struct Member {
 }
 
 /// The script's answer.
-type Answer = (String, bool, u64, u64, u64, Vec<String>, bool);
+type Answer = (String, bool, u64, u64, u64, Vec<String>, bool, u64, u64);
 
 impl Fence {
     pub(super) fn new() -> Arc<Self> {
-        let view = View { open: None, reach: Reach::default(), failed: false };
         Arc::new(Self {
             id: new_id(),
-            view: watch::Sender::new(view),
+            view: watch::Sender::default(),
             wake: Notify::new(),
             reach: watch::Sender::default(),
             started: AtomicBool::default(),
             nameless: AtomicBool::default(),
+            losses: AtomicU64::default(),
         })
     }
 
@@ -151,6 +167,18 @@ impl Fence {
         self.view.borrow().open.as_ref().is_some_and(|(open, _)| **open == *epoch)
     }
 
+    /// Returns the state for the metrics.
+    pub(super) fn state(&self) -> FenceState {
+        let view = self.view.borrow();
+        let is_open = view.open.as_ref().is_some_and(|(_, until)| Instant::now() < *until);
+        FenceState {
+            open: is_open && view.lost.closed.is_zero(),
+            losses: self.losses.load(Ordering::Relaxed),
+            replicas: view.replicas,
+            missing_calls: view.lost.missing,
+        }
+    }
+
     /// Renews the membership until `knowledge` is dropped, and then ends it.
     async fn run(self: Arc<Self>, server: Arc<Runner>, knowledge: Weak<Knowledge>) {
         let mut published = String::new();
@@ -193,11 +221,19 @@ impl Fence {
         let sent = Instant::now();
         let input = last.input(&self.id, reach, published);
         let answer: Answer = server.run(&scripts::BEAT, input).await?;
-        let (epoch, open, joins, seen, now, members, names_server) = answer;
+        let (epoch, open, joins, seen, now, members, names_server, closed, missing) = answer;
         if !names_server && !self.nameless.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "the shared store's user may not read the replication id, so calls that a failover loses \
                  are not noticed: grant +info"
+            );
+        }
+        if !last.epoch.is_empty() && epoch != last.epoch {
+            self.losses.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                replicas = members.len() / 4 + 1,
+                "the shared store may have lost writes: limited calls wait until every replica has published \
+                 what it knows"
             );
         }
         let announced = match last.announced {
@@ -210,11 +246,35 @@ impl Fence {
         let is_published = published == last.epoch;
         let open = (open && is_published).then(|| (Arc::from(&*last.epoch), sent + LIFE));
         let is_known = announced.is_some_and(|(at, _)| seen >= at);
+        let alive = last.members.iter().filter(|member| member.left > 0).count();
+        let lost = Lost { closed: Duration::from_millis(closed), missing };
+        let mut before = None;
         self.view.send_modify(|view| {
             let reach = if is_known { reach } else { view.reach };
-            *view = View { open, reach, failed: false };
+            let new = View { open, reach, failed: false, replicas: alive + 1, lost };
+            before = Some(mem::replace(view, new));
         });
+        self.log_changes(before.as_ref());
         Ok(is_published)
+    }
+
+    /// Logs what has changed for limited calls.
+    fn log_changes(&self, before: Option<&View>) {
+        let now = self.view.borrow();
+        let Some(before) = before.filter(|before| before.replicas > 0) else { return };
+        if now.open.is_some() && before.open.is_none() {
+            tracing::info!("the shared store is whole: limited calls are made again");
+        }
+        let Lost { closed, missing } = now.lost;
+        if (missing > 0 || !closed.is_zero()) && before.lost == Lost::default() {
+            let seconds = closed.as_secs();
+            tracing::warn!(
+                seconds,
+                missing,
+                "calls of a lost replica may count: windows of a minute stay closed for these seconds, and each \
+                 order's day has so many calls less"
+            );
+        }
     }
 }
 

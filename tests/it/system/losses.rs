@@ -2,13 +2,14 @@
 //! reach the vendor, and service returns by itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use order_query::clock::SystemClock;
 use order_query::pb::Provider;
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::sandbox::Sandbox;
+use tokio::time::Instant;
 
 use crate::support::child::Serving;
 use crate::support::redis_proxy::Line;
@@ -147,7 +148,7 @@ async fn a_flush_and_a_crash_at_once_close_the_account() {
     let failed = loop {
         let failed = fixture.ask(0, "more").await.unwrap_err();
         assert_eq!(failed.reason, "STORE_UNAVAILABLE");
-        if failed.retry_delay > Some(Duration::from_secs(60)) {
+        if failed.retry_delay > Some(Duration::from_mins(1)) {
             break failed;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -308,3 +308,21 @@ async fn an_emptied_server_waits_for_unknown_replicas() {
     clock.advance(LIFE);
     assert_eq!(once_open(&new, &call("2", "minute", 9)).await, Ok(Reservation::Reserved));
 }
+
+#[tokio::test]
+async fn a_new_replica_keeps_nobody_back() {
+    let (server, clock) = (RedisServer::start(), manual_clock());
+    let time = || Arc::new(clock.clone());
+    let line = Line::to(server.port).await;
+    let a = store(&server, &clock);
+    assert_eq!(a.reserve(&call("1", "minute", 9)).await, Ok(Reservation::Reserved));
+    // It joins, and hears nothing.
+    let b = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap().timed_by(time());
+    b.ping().await.unwrap();
+    line.lose_answers(true);
+    until(|| members(&server).len() == 2).await;
+    for id in ["2", "3", "4"] {
+        assert_eq!(a.reserve(&call(id, "minute", 9)).await, Ok(Reservation::Reserved));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

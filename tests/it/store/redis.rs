@@ -3,6 +3,7 @@
 mod faults;
 mod live_calls;
 mod refusals;
+mod sentinel;
 mod shared;
 mod tls;
 pub mod words;

@@ -31,12 +31,12 @@ impl Orders {
             #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
             for (gauge, value) in [
                 (&metrics.store_open, f64::from(fence.open)),
-                (&metrics.store_losses, fence.losses as f64),
                 (&metrics.store_replicas, fence.replicas as f64),
                 (&metrics.store_missing, fence.missing_calls as f64),
             ] {
                 gauge.with([]).set(value);
             }
+            metrics.store_losses.with([]).raise_to(fence.losses);
         }
         join_all(self.0.accounts.iter().map(|account| self.measure_account(account, metrics)))
             .await;

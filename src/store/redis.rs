@@ -1,5 +1,6 @@
 //! A store in a Redis or Valkey server (7 or later), for several replicas. `app` opens it for
-//! `redis://` and `rediss://`.
+//! `redis://` and `rediss://`, and for the same behind Redis Sentinel: `redis-sentinel://` and
+//! `rediss-sentinel://`.
 //!
 //! Scripts decide in the server, each one atomically, by the server's own clock: a slot that one
 //! replica uses is used for all. A call has an id and a lease has an owner, so a script that runs twice

@@ -26,7 +26,8 @@ pub enum Place {
     Memory,
     /// `file:PATH`: on one machine, for one process at a time.
     File(PathBuf),
-    /// `redis://…` or `rediss://…`: for several replicas. The URL may hold a password.
+    /// `redis://…` or `rediss://…`, or `redis-sentinel://…` or `rediss-sentinel://…`: for several
+    /// replicas. The URL may hold passwords.
     Redis(Secret),
 }
 
@@ -34,8 +35,10 @@ impl Settings {
     /// Reads `[store]`. What is wrong is recorded as a problem, as well as a file that could not be opened or
     /// created here.
     pub fn read(mut section: Section) -> Self {
-        const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\" or the \
-                             same with rediss://";
+        const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\", \
+                             \"redis-sentinel://HOST:PORT,HOST:PORT/MASTER\" or the same with \
+                             rediss:// or rediss-sentinel://";
+        const REDIS: [&str; 4] = ["redis", "rediss", "redis-sentinel", "rediss-sentinel"];
         let url: Option<Secret> = section.take("url");
         if let Some(url) = &url {
             section.warn_of_unseen("url", url);
@@ -43,7 +46,7 @@ impl Settings {
         let path = url.as_ref().and_then(|url| url.expose().strip_prefix("file:"));
         let place = match url.as_ref().map(Secret::expose) {
             None | Some("memory:") => Place::Memory,
-            Some(url) if url.starts_with("redis://") || url.starts_with("rediss://") => {
+            Some(url) if url.split_once("://").is_some_and(|(it, _)| REDIS.contains(&it)) => {
                 Place::Redis(Secret::from(url))
             }
             Some(_) => {

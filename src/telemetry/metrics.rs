@@ -125,8 +125,8 @@ metrics! {
     store_open: Gauge<0> = "order_query_store_fence_open" [],
         "1 while limited calls are made, 0 while they wait because Redis may have lost calls; only \
          with Redis.";
-    store_losses: Gauge<0> = "order_query_store_losses" [],
-        "How many times Redis may have lost writes since this process started; only with Redis.";
+    store_losses: Counter<0> = "order_query_store_losses_total" [],
+        "Times at which Redis may have lost writes, as this process has seen; only with Redis.";
     store_replicas: Gauge<0> = "order_query_store_replicas" [],
         "Replicas that are alive, as Redis knows them; only with Redis.";
     store_missing: Gauge<0> = "order_query_store_missing_calls" [],
@@ -203,6 +203,11 @@ impl Counter {
     /// Adds one.
     pub fn inc(&self) {
         self.0.inc();
+    }
+
+    /// Adds what is missing to a count that is kept elsewhere.
+    pub fn raise_to(&self, total: u64) {
+        self.0.inc_by(total.saturating_sub(self.0.get()));
     }
 
     /// Adds `count`.

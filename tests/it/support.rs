@@ -11,6 +11,7 @@ pub mod log;
 pub mod mounted;
 pub mod played;
 pub mod redis_proxy;
+pub mod redis_sentinel;
 pub mod redis_server;
 pub mod scrape;
 mod scripted;

@@ -1,10 +1,13 @@
 //! The connection to the server. It is made when first needed and made again when lost; no caller waits
-//! for it longer than an operation may take. Only this module uses the library's connection types;
-//! `scripts` sends through it.
+//! for it longer than an operation may take. Only this module and those in it use the library's
+//! connection types; `scripts` sends through it.
 //!
 //! After any failure callers fail at once for a short while, instead of queueing for a server that does
 //! not answer; the first call after that tries again.
 #![allow(clippy::disallowed_types, reason = "the one module of the library's connections")]
+
+mod address;
+mod sentinels;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,19 +16,21 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, RedisConnectionInfo,
-    RedisError, ServerErrorKind, Value, cmd,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use self::address::{Address, Route};
+use self::sentinels::Named;
 use super::refusals::Why;
 use crate::error::Error;
 
 /// The time limit of a whole operation.
 const OPERATION_LIMIT: Duration = Duration::from_millis(250);
 
-/// The time limit for connecting; longer than any operation waits for it.
+/// The time limit for connecting, the sentinels' answers included; longer than any operation waits for
+/// it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long callers fail at once after a failure.
@@ -36,10 +41,7 @@ const QUEUE: usize = 1024;
 
 /// The server's connection, made and renewed on demand.
 pub(super) struct Connection {
-    client: Client,
-    /// The first commands on a new connection: authentication and the choice of the database. The
-    /// library could send them too, but would hide the server's error word if they are refused.
-    greeting: Vec<Cmd>,
+    address: Address,
     state: Mutex<State>,
     /// Called once, on the first connection to the server.
     connected: fn(Weak<Self>),
@@ -53,8 +55,8 @@ enum State {
     Down { until: Instant, why: Why },
     /// Connecting: callers wait for it until `until`, and then fail at once.
     Connecting { done: watch::Receiver<()>, until: Instant },
-    /// Connected; `number` is the connection's generation.
-    Up { connection: MultiplexedConnection, number: u64 },
+    /// Connected; `number` is the connection's generation. `named` is the address that sentinels gave.
+    Up { connection: MultiplexedConnection, number: u64, named: Option<Named> },
 }
 
 /// One operation: its deadline, and whether the server may have carried it out.
@@ -99,26 +101,9 @@ impl Connection {
     /// Creates a connection to the server at this URL; nothing is sent yet. `connected` is called once,
     /// on the first connection to the server.
     pub(super) fn new(url: &str, connected: fn(Weak<Self>)) -> Result<Self, String> {
-        // The library's own error texts are not used: some contain parts of the URL.
-        let refused = "must be like redis://user:password@host:6379/0, or rediss:// for TLS; \
-                       special characters of a password are percent-encoded";
-        let parsed = ::redis::parse_redis_url(url).ok_or(refused)?;
-        if !matches!(parsed.scheme(), "redis" | "rediss")
-            || parsed.host_str().unwrap_or("").is_empty()
-        {
-            return Err(refused.to_owned());
-        }
-        if parsed.fragment().is_some() {
-            return Err("must have no #fragment: certificates are always checked".to_owned());
-        }
-        let whole = url.into_connection_info().map_err(|_| refused.to_owned())?;
-        let greeting = greeting(whole.redis_settings());
-        let bare = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let client = Client::open(whole.set_redis_settings(bare));
         let state = State::Down { until: Instant::now(), why: Why::default() };
         Ok(Self {
-            client: client.map_err(|_| refused.to_owned())?,
-            greeting,
+            address: Address::parse(url)?,
             state: Mutex::new(state),
             connected,
             was_connected: AtomicBool::default(),
@@ -189,7 +174,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<(MultiplexedConnection, u64), Failure> {
         let (mut done, until) = match &mut *self.state() {
-            State::Up { connection, number } => return Ok((connection.clone(), *number)),
+            State::Up { connection, number, .. } => return Ok((connection.clone(), *number)),
             State::Down { until, why } if Instant::now() < *until => {
                 return Err(Failure::Gone(why.clone().at("not retried yet")));
             }
@@ -207,7 +192,7 @@ impl Connection {
         // An error here means that the attempt or the time has ended: the state shows which.
         let _ = timeout_at(deadline.min(until), done.changed()).await;
         match &*self.state() {
-            State::Up { connection, number } => Ok((connection.clone(), *number)),
+            State::Up { connection, number, .. } => Ok((connection.clone(), *number)),
             State::Down { why, .. } => Err(Failure::Gone(why.clone())),
             State::Connecting { .. } => Err(Failure::Gone(Why::new("cannot be reached in time"))),
         }
@@ -217,39 +202,67 @@ impl Connection {
     async fn connect(self: Arc<Self>, ended: watch::Sender<()>) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         match self.greeted().await {
-            Ok(connection) => {
+            Ok((connection, named)) => {
                 let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                *self.state() = State::Up { connection, number };
+                *self.state() = State::Up { connection, number, named };
                 drop(ended);
                 self.report(Ok(()));
                 if !self.was_connected.swap(true, Ordering::Relaxed) {
                     (self.connected)(Arc::downgrade(&self));
+                    self.watch_sentinels();
                 }
             }
-            Err(error) => {
-                let why = Why::of(&error).at("cannot be reached");
+            Err(problem) => {
+                let why = problem.at("cannot be reached");
                 self.report(Err(why.clone()));
                 *self.state() = State::Down { until: Instant::now() + CLOSED_FOR, why };
             }
         }
     }
 
-    /// Makes a new connection and sends the greeting on it.
-    async fn greeted(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            // Bounded by the caller, together with the wait for a connection.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = made?;
+    /// Makes a new connection to the server, or to the primary that the sentinels name, and sends the
+    /// greeting on it.
+    async fn greeted(&self) -> Result<(MultiplexedConnection, Option<Named>), Why> {
         let deadline = Instant::now() + CONNECT_LIMIT;
-        for command in &self.greeting {
-            let answered = timeout_at(deadline, connection.send_packed_command(command)).await;
-            let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-            answered.map_err(late)??.extract_error()?;
+        let Address { route, greeting } = &self.address;
+        match route {
+            Route::Direct(client) => {
+                let opened = open(client, greeting, deadline).await;
+                opened.map(|connection| (connection, None)).map_err(|error| Why::of(&error))
+            }
+            Route::Sentinels(sentinels) => {
+                let primary = sentinels.primary(greeting, deadline).await;
+                primary.map(|(connection, named)| (connection, Some(named)))
+            }
         }
-        Ok(connection)
+    }
+
+    fn watch_sentinels(self: &Arc<Self>) {
+        if matches!(self.address.route, Route::Sentinels(_)) {
+            tokio::spawn(sentinels::watch(Arc::downgrade(self)));
+        }
+    }
+
+    /// Gives the connection up, and makes a new one, if the sentinels agree on another primary.
+    async fn compare_with_sentinels(self: &Arc<Self>) {
+        let Route::Sentinels(sentinels) = &self.address.route else { return };
+        let Some((number, in_use)) = self.named() else { return };
+        if sentinels.named().await.is_none_or(|now| now == in_use) {
+            return;
+        }
+        let why = Why::new("the sentinels name another primary");
+        if self.give_up(number, &why, Duration::ZERO) {
+            self.report(Err(why));
+            self.begin();
+        }
+    }
+
+    /// The address that sentinels gave for the present connection, and the connection's generation.
+    fn named(&self) -> Option<(u64, Named)> {
+        match &*self.state() {
+            State::Up { number, named, .. } => named.clone().map(|named| (*number, named)),
+            _ => None,
+        }
     }
 
     /// Sends a command beside the calls on the existing connection; its outcome does not affect them.
@@ -302,20 +315,33 @@ impl Connection {
     }
 }
 
-/// The first commands on a connection.
-fn greeting(settings: &RedisConnectionInfo) -> Vec<Cmd> {
-    let mut greeting = Vec::new();
-    if let Some(password) = settings.password() {
-        let mut command = cmd("AUTH");
-        command.arg(settings.username()).arg(password);
-        greeting.push(command);
+/// Makes a new connection and sends the greeting on it.
+async fn open(
+    client: &Client,
+    greeting: &[Cmd],
+    deadline: Instant,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(deadline.saturating_duration_since(Instant::now())))
+        // Bounded by the caller, together with the wait for a connection.
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE);
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    for command in greeting {
+        answer(&mut connection, command, deadline).await?;
     }
-    if settings.db() != 0 {
-        let mut command = cmd("SELECT");
-        command.arg(settings.db());
-        greeting.push(command);
-    }
-    greeting
+    Ok(connection)
+}
+
+/// Sends a command and waits for its answer.
+async fn answer(
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+    deadline: Instant,
+) -> RedisResult<Value> {
+    let answered = timeout_at(deadline, connection.send_packed_command(command)).await;
+    let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+    answered.map_err(late)??.extract_error()
 }
 
 /// Whether the server itself returned this error, and so carried nothing out.

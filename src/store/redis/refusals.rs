@@ -14,7 +14,11 @@ const LONGEST_WORD: usize = 32;
 
 /// What to do about each error word.
 const ADVICE: &[(&str, &str)] = &[
-    ("READONLY", "the server is a read-only replica: set store.url to the primary"),
+    (
+        "READONLY",
+        "the server is a read-only replica: set store.url to the primary; with Sentinel, wait for \
+         the end of the failover",
+    ),
     ("NOPERM", "its user lacks a permission: docs/configuration.md lists the required ones"),
     ("NOAUTH", "put the user and the password into store.url"),
     ("WRONGPASS", "check the user and the password in store.url"),
@@ -65,6 +69,11 @@ impl Why {
     /// Creates a failure for which the server has no word.
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), advice: None }
+    }
+
+    /// Creates a failure for which the server has no word, with what to do.
+    pub(super) fn advised(text: impl Into<String>, advice: &'static str) -> Self {
+        Self { text: text.into(), advice: Some(advice) }
     }
 
     /// Describes the library's error by its kind, or by the server's word. The server's full text may

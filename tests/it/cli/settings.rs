@@ -31,6 +31,17 @@ fn check_succeeds_with_warnings() {
 }
 
 #[test]
+fn check_accepts_sentinels_and_hides_what_is_wrong_with_their_secrets() {
+    let store = |url: &str| check(&format!("store.url = \"{url}\"\n{HAOKA}"));
+    let accepted = store("redis-sentinel://u:p@a:1,b:1/m?db=1&sentinel_user=s&sentinel_password=t");
+    assert_eq!((accepted.code, accepted.err.as_str()), (Some(0), ""), "{accepted:?}");
+    let refused = store("redis-sentinel://u:hunter2@a/m?sentinel_pasword=hunter2");
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.err.contains("\nstore.url: must have no parameters but db, "), "{refused:?}");
+    assert!(!refused.err.contains("hunter2"), "{refused:?}");
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_with_their_paths() {
     let config = r#"
         [server]

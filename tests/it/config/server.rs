@@ -171,6 +171,23 @@ fn wrong_values_are_reported_at_their_path() {
 }
 
 #[test]
+fn sentinels_can_name_the_stores_server() {
+    for url in [
+        "redis-sentinel://h/m",
+        "rediss-sentinel://user:pass%2Fword@h:1,[::1]:2,i/m?db=1&sentinel_password=a%26b",
+    ] {
+        fine(&format!("store.url = \"{url}\"\n{HAOKA}"));
+    }
+    for (url, told) in [
+        ("redis-sentinel://h:1,i:1", "must have the name of the master"),
+        ("rediss-sentinel://h/m#x", "must have no #fragment"),
+        ("redis-sentinel:h/m", "must be \"memory:\""),
+    ] {
+        wrong(&format!("store.url = \"{url}\"\n{HAOKA}"), "store.url", told);
+    }
+}
+
+#[test]
 fn an_otlp_endpoint_is_a_url_with_only_a_host_and_port() {
     let endpoint = |text: &str| format!("telemetry.otlp_endpoint = \"{text}\"\n");
     for text in [

@@ -4,6 +4,7 @@ mod faults;
 mod fence;
 mod live_calls;
 mod refusals;
+mod sentinel;
 mod shared;
 mod tls;
 pub mod words;

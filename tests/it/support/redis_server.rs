@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -52,6 +52,14 @@ impl RedisServer {
         Self::start_in(directory, None)
     }
 
+    /// A copy of the server at this port.
+    pub fn start_copy(primary: u16) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = format!("replicaof 127.0.0.1 {primary}\n");
+        fs::write(directory.path().join("more.conf"), config).unwrap();
+        Self::start_in(directory, None)
+    }
+
     /// Removes its directory, so that it can no longer save.
     pub fn remove_directory(&self) {
         fs::remove_dir_all(self.directory.path()).unwrap();
@@ -63,13 +71,10 @@ impl RedisServer {
         let _: redis::Value = self.say(&words);
     }
 
-    /// A server with TLS only, as `localhost`, and the file of its certificate.
+    /// A server with TLS only, as `localhost` and `127.0.0.1`, and the file of its certificate.
     pub fn start_tls() -> (Self, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let certificate = directory.path().join("certificate.pem");
-        fs::write(&certificate, made.cert.pem()).unwrap();
-        fs::write(directory.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let certificate = certify(directory.path());
         (Self::start_in(directory, Some(certificate.clone())), certificate)
     }
 
@@ -165,11 +170,7 @@ impl RedisServer {
     /// Whether it started; false if the port is in use.
     fn try_start(&mut self) -> bool {
         let port = self.port.to_string();
-        let mut command = Command::new("redis-server");
-        // scripts/install puts programs here that it cannot install without a service.
-        let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:{installed}"));
+        let mut command = engine();
         let more = self.directory.path().join("more.conf");
         if more.exists() {
             command.arg(more);
@@ -187,32 +188,12 @@ impl RedisServer {
                 .arg("--tls-ca-cert-file")
                 .arg(certificate),
         };
-        let mut process = command.stdout(Stdio::piped()).spawn().expect(
-            "redis-server must be installed: Debian's package redis-server; see scripts/install",
-        );
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let (ready, is_ready) = mpsc::channel();
-        // Reads to the end, so that the server never blocks on its log.
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if line.contains("Ready to accept connections") {
-                    let _ = ready.send(());
-                }
-            }
-        });
-        // The channel closes if the server exits instead.
-        let started = is_ready.recv_timeout(START_LIMIT).is_ok();
-        self.process = Some(process);
-        if !started {
-            self.kill();
-        }
-        started
+        self.process = started(command, "Ready to accept connections");
+        self.process.is_some()
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.process.as_ref().unwrap().id();
-        let status = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status();
-        assert!(status.unwrap().success());
+        send(signal, self.process.as_ref().unwrap());
     }
 }
 
@@ -223,4 +204,55 @@ impl Drop for RedisServer {
             let _ = process.wait();
         }
     }
+}
+
+/// The command of Redis' server.
+pub fn engine() -> Command {
+    let mut command = Command::new("redis-server");
+    // scripts/install puts programs here that it cannot install without a service.
+    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:{installed}"));
+    command
+}
+
+/// Starts the command, which logs this when it is ready; `None` if it ends before, because its port is in
+/// use.
+pub fn started(mut command: Command, ready_line: &'static str) -> Option<Child> {
+    let mut process = command.stdout(Stdio::piped()).spawn().expect(
+        "redis-server must be installed: Debian's package redis-server; see scripts/install",
+    );
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let (ready, is_ready) = mpsc::channel();
+    // Reads to the end, so that the server never blocks on its log.
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if line.contains(ready_line) {
+                let _ = ready.send(());
+            }
+        }
+    });
+    // The channel closes if the server exits instead.
+    if is_ready.recv_timeout(START_LIMIT).is_ok() {
+        return Some(process);
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+    None
+}
+
+/// Sends a signal to a process.
+pub fn send(signal: &str, process: &Child) {
+    let command = format!("kill -{signal} {}", process.id());
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
+
+/// Writes a certificate for this machine and its key into the directory. Returns the certificate's file.
+pub fn certify(directory: &Path) -> PathBuf {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let certificate = directory.join("certificate.pem");
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    certificate
 }

@@ -1,6 +1,7 @@
 //! The shared store over TLS.
 
 use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use order_query::store::{Redis, Store as _};
 
 use crate::support::CACHE_BYTES;
 use crate::support::child::exact;
+use crate::support::redis_sentinel::{MASTER, Sentinel};
 use crate::support::redis_server::RedisServer;
 
 /// Where this test finds the server when it runs a second time, in a process of its own.
@@ -33,6 +35,19 @@ async fn ask_until(url: &str, told: Option<&str>) {
     tokio::time::timeout(limit, asks).await.unwrap_or_else(|_| panic!("never {told:?}"));
 }
 
+/// Runs this test a second time, where that certificate is trusted: the system's trusted authorities are
+/// read from the environment, which all tests here share.
+fn run_again(test: &str, certificate: PathBuf, url: String) {
+    let again = Command::new(env::current_exe().unwrap())
+        .args(["--exact", &exact(module_path!(), test)])
+        .env("SSL_CERT_FILE", certificate)
+        .env(SERVER, url)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn a_certificate_must_be_trusted_by_the_system() {
     if let Ok(url) = env::var(SERVER) {
@@ -43,13 +58,19 @@ async fn a_certificate_must_be_trusted_by_the_system() {
     let url = format!("rediss://localhost:{}/0", server.port);
     let refused = "redis: not retried yet: cannot be reached: I/O error";
     ask_until(&url, Some(refused)).await;
-    // The system's trusted authorities are read from the environment, which all tests here share.
-    let again = Command::new(env::current_exe().unwrap())
-        .args(["--exact", &exact(module_path!(), "a_certificate_must_be_trusted_by_the_system")])
-        .env("SSL_CERT_FILE", certificate)
-        .env(SERVER, url)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&again.stdout);
-    assert!(again.status.success() && said.contains("1 passed"), "{said}");
+    run_again("a_certificate_must_be_trusted_by_the_system", certificate, url);
+}
+
+#[tokio::test]
+async fn certificates_of_sentinels_and_their_primary_must_be_trusted() {
+    if let Ok(url) = env::var(SERVER) {
+        ask_until(&url, None).await;
+        return;
+    }
+    let (server, certificate) = RedisServer::start_tls();
+    let sentinel = Sentinel::start_tls(server.port, &certificate);
+    let url = format!("rediss-sentinel://localhost:{}/{MASTER}?db=0", sentinel.port);
+    let refused = "redis: not retried yet: cannot be reached: no sentinel answers: I/O error";
+    ask_until(&url, Some(refused)).await;
+    run_again("certificates_of_sentinels_and_their_primary_must_be_trusted", certificate, url);
 }

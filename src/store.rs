@@ -109,9 +109,10 @@ pub trait Store: TokenStore {
         }
     }
 
-    /// Returns the state of the fence against lost writes; `None` if the store has none.
-    fn fence(&self) -> Option<FenceState> {
-        None
+    /// Returns the state of the fence against lost writes. It is always open where no other process uses
+    /// the store.
+    fn fence(&self) -> FenceState {
+        FenceState { open: true, losses: 0, replicas: 1, missing_calls: 0 }
     }
 
     /// Returns how many bytes the store holds in this process's memory.

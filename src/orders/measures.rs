@@ -27,17 +27,16 @@ impl Orders {
             #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
             metrics.store_memory.with([kind]).set(bytes as f64);
         }
-        if let Some(fence) = self.0.store.fence() {
-            #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-            for (gauge, value) in [
-                (&metrics.store_open, f64::from(fence.open)),
-                (&metrics.store_replicas, fence.replicas as f64),
-                (&metrics.store_missing, fence.missing_calls as f64),
-            ] {
-                gauge.with([]).set(value);
-            }
-            metrics.store_losses.with([]).raise_to(fence.losses);
+        let fence = self.0.store.fence();
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+        for (gauge, value) in [
+            (&metrics.store_open, f64::from(fence.open)),
+            (&metrics.store_replicas, fence.replicas as f64),
+            (&metrics.store_missing, fence.missing_calls as f64),
+        ] {
+            gauge.with([]).set(value);
         }
+        metrics.store_losses.with([]).raise_to(fence.losses);
         join_all(self.0.accounts.iter().map(|account| self.measure_account(account, metrics)))
             .await;
     }

@@ -89,7 +89,7 @@ impl<S: Store> Store for Observed<S> {
         self.store.ping().await
     }
 
-    fn fence(&self) -> Option<FenceState> {
+    fn fence(&self) -> FenceState {
         self.store.fence()
     }
 

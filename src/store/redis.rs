@@ -387,8 +387,8 @@ impl Store for Redis {
         Ok(())
     }
 
-    fn fence(&self) -> Option<FenceState> {
-        Some(self.fence.state())
+    fn fence(&self) -> FenceState {
+        self.fence.state()
     }
 
     fn held(&self) -> Held {

@@ -123,14 +123,13 @@ metrics! {
         "Approximate bytes of memory in use, by kind: cache (orders, at most store.cache_bytes), \
          terminal (orders that have ended, only with memory:), calls (spent calls).";
     store_open: Gauge<0> = "order_query_store_fence_open" [],
-        "1 while limited calls are made, 0 while they wait because Redis may have lost calls; only \
-         with Redis.";
+        "1 while limited calls are made, 0 while they wait because Redis may have lost calls.";
     store_losses: Counter<0> = "order_query_store_losses_total" [],
-        "Times at which Redis may have lost writes, as this process has seen; only with Redis.";
+        "Times at which Redis may have lost writes, as this process has seen.";
     store_replicas: Gauge<0> = "order_query_store_replicas" [],
-        "Replicas that are alive, as Redis knows them; only with Redis.";
+        "Replicas that share the store and are alive.";
     store_missing: Gauge<0> = "order_query_store_missing_calls" [],
-        "Calls taken off each order's day because lost replicas may have made them; only with Redis.";
+        "Calls taken off each order's day because lost replicas may have made them.";
     // The server.
     ready: Gauge<0> = "order_query_ready" [],
         "1 while the server is ready, else 0.";

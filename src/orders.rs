@@ -115,11 +115,12 @@ impl Orders {
         Ok(answer)
     }
 
-    /// Resolves once no call to a vendor is under way and every answer is stored. Wait for this only
-    /// after the last question.
+    /// Resolves once no call to a vendor is under way, every answer is stored, and the store is closed. Wait
+    /// for this only after the last question.
     pub async fn idle(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        self.0.store.close().await;
     }
 
     fn question(

@@ -109,6 +109,10 @@ pub trait Store: TokenStore {
         }
     }
 
+    /// Ends the use of the store by this process, so that no other one waits for it. Wait for this only after
+    /// the last call.
+    async fn close(&self) {}
+
     /// Returns the state of the fence against lost writes. It is always open where no other process uses
     /// the store.
     fn fence(&self) -> FenceState {

@@ -89,6 +89,14 @@ impl<S: Store> Store for Observed<S> {
         self.store.ping().await
     }
 
+    async fn opened(&self) {
+        self.store.opened().await;
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+
     fn fence(&self) -> FenceState {
         self.store.fence()
     }

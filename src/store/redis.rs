@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod input;
 mod knowledge;
 mod refusals;
+mod reserve;
 mod scripts;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,18 +32,16 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use prost::Message as _;
-use tokio::time::Instant;
 
-use self::connection::{Connection, Failure, Operation};
-use self::fence::{Fence, Reach};
-use self::input::sortable;
-use self::knowledge::{Knowledge, Undecided};
+use self::connection::Connection;
+use self::fence::Fence;
+use self::knowledge::Knowledge;
 use self::refusals::Refusals;
 use self::scripts::{Input, Runner, millis};
-use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
+use super::ends::{self, Ahead, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
-    AccountKey, Call, FenceState, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store,
-    WindowKey, newer,
+    AccountKey, Call, FenceState, Held, Known, OPENING_POLL, OrderKey, Outcome, Reservation,
+    Snapshot, Store, WindowKey, newer,
 };
 use crate::clock::Clock;
 use crate::config::Secret;
@@ -71,26 +70,6 @@ pub struct Redis {
     fence: Arc<Fence>,
     garbage_seen: AtomicBool,
     ahead: Ahead,
-}
-
-/// Why the server gave no answer to a reservation.
-enum NoReservation {
-    /// It may have lost calls: see [`fence`].
-    Closed,
-    /// It has lost calls of a replica that is gone, and they may count for this long.
-    Unknown(Duration),
-    /// The script failed; true if it may have reserved the call all the same.
-    Failed(Failure, bool),
-}
-
-impl From<NoReservation> for Error {
-    fn from(why: NoReservation) -> Self {
-        match why {
-            NoReservation::Closed => fence::closed(),
-            NoReservation::Unknown(wait) => fence::unknown(wait),
-            NoReservation::Failed(failure, _) => failure.into(),
-        }
-    }
 }
 
 impl Redis {
@@ -173,71 +152,6 @@ impl Redis {
         if own.len() > there.len() { own } else { there }
     }
 
-    /// Reserves the call in the server, once the fence is open.
-    async fn reserve_there(
-        &self,
-        call: &Call,
-        undecided: Undecided<'_>,
-    ) -> Result<Reservation, NoReservation> {
-        if call.windows.is_empty() {
-            return self.reserve_in("", call).await;
-        }
-        self.fence.start(&self.server, &self.here);
-        let deadline = Instant::now() + fence::PATIENCE;
-        let calls = self.here.own.spent_now(call.order_window()).len();
-        let reach = Reach::of(call.in_flight, calls);
-        let mut epoch = self.fence.epoch(reach, deadline).await;
-        let mut reservation = self.reserve_in(&epoch, call).await;
-        if matches!(reservation, Err(NoReservation::Closed)) {
-            self.fence.close(&epoch);
-            epoch = self.fence.epoch(reach, deadline).await;
-            reservation = self.reserve_in(&epoch, call).await;
-        }
-        // First, so that a publication that begins now has the call.
-        drop(undecided);
-        match reservation {
-            // A publication may have begun before, without this call.
-            Ok(Reservation::Reserved) if !self.fence.is_open(&epoch) => Err(NoReservation::Closed),
-            reservation => reservation,
-        }
-    }
-
-    /// Reserves the call in the server, if its data is whole and in this epoch; empty: in any case.
-    async fn reserve_in(&self, epoch: &str, call: &Call) -> Result<Reservation, NoReservation> {
-        let input = Input::default().fence().key("closed", &call.account);
-        let input = input.lease(call).argument(call.mark());
-        let seen = call.lease.as_ref().map(|lease| (lease.order.to_string(), lease.seen));
-        let (order, seen) = seen.unwrap_or_default();
-        let mut input = input
-            .argument(millis(LONGEST_PAUSE))
-            .argument(millis(LONGEST_FLIGHT))
-            .key("order", &order)
-            .argument(sortable(seen))
-            .argument(epoch);
-        for window in &call.windows {
-            let life = millis(call.in_flight.saturating_add(window.period));
-            input = input.key("slots", &window.key).argument(window.max_calls);
-            input = input.argument(millis(window.period)).argument(life);
-        }
-        let mut operation = Operation::new();
-        let answer = self.server.run_noting(&scripts::RESERVE, input, &mut operation).await;
-        let answer: [u64; 4] =
-            answer.map_err(|failure| NoReservation::Failed(failure, operation.in_doubt))?;
-        let [what, index, wait, ahead] = answer;
-        self.ahead.report(SERVERS, Duration::from_millis(ahead));
-        let wait = Duration::from_millis(wait);
-        let window = usize::try_from(index).ok().and_then(|index| call.windows.get(index));
-        match (what, window) {
-            (0, _) => Ok(Reservation::Reserved),
-            (1, Some(window)) => Ok(Reservation::Full(window.limit, wait)),
-            (2, _) => Ok(Reservation::Paused(wait)),
-            (3, _) => Ok(Reservation::Leased),
-            (4, _) => Err(NoReservation::Closed),
-            (5, _) => Err(NoReservation::Unknown(wait)),
-            _ => Err(NoReservation::Failed(Failure::Unreadable, true)),
-        }
-    }
-
     /// Records what this replica knows before the server is asked: a vendor's answer is known here even
     /// if the server cannot store it.
     fn put_here(&self, order: &OrderKey, state: &Order) {
@@ -304,18 +218,7 @@ impl Store for Redis {
     }
 
     async fn reserve(&self, call: &Call) -> Result<Reservation, Error> {
-        // The lease exists only in the server: it coordinates this replica with others.
-        let own = Call { lease: None, ..call.clone() };
-        let undecided = self.here.undecided(call);
-        let here = self.here.own.reserve(&own).await?;
-        if here != Reservation::Reserved {
-            return Ok(here);
-        }
-        let there = self.reserve_there(call, undecided).await;
-        if !matches!(there, Ok(Reservation::Reserved) | Err(NoReservation::Failed(_, true))) {
-            self.here.own.cancel(&own).await?;
-        }
-        there.map_err(Error::from)
+        self.reserve_everywhere(call).await
     }
 
     async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
@@ -385,6 +288,17 @@ impl Store for Redis {
         // Afterwards: a server says what is wrong in its answer to a short command.
         self.fence.start(&self.server, &self.here);
         Ok(())
+    }
+
+    async fn opened(&self) {
+        while self.ping().await.is_err() {
+            tokio::time::sleep(OPENING_POLL).await;
+        }
+        self.fence.opened().await;
+    }
+
+    async fn close(&self) {
+        self.fence.close_membership().await;
     }
 
     fn fence(&self) -> FenceState {

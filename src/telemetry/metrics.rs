@@ -6,16 +6,19 @@
 //! No label holds text that a caller or a vendor wrote, so the configuration bounds the number of
 //! series: its accounts, and its settings with files.
 
+mod values;
+
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
 };
+
+pub use self::values::{Counter, Gauge, Histogram};
 
 /// The page's `Content-Type`.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -191,54 +194,6 @@ impl Metrics {
     pub fn page(&self) -> Result<String, String> {
         let page = TextEncoder::new().encode_to_string(&self.registry.gather());
         page.map_err(|error| error.to_string())
-    }
-}
-
-/// A counter of events.
-#[derive(Debug, Clone)]
-pub struct Counter(IntCounter);
-
-impl Counter {
-    /// Adds one.
-    pub fn inc(&self) {
-        self.0.inc();
-    }
-
-    /// Adds what is missing to a count that is kept elsewhere.
-    pub fn raise_to(&self, total: u64) {
-        self.0.inc_by(total.saturating_sub(self.0.get()));
-    }
-
-    /// Adds `count`.
-    pub fn add(&self, count: u64) {
-        self.0.inc_by(count);
-    }
-}
-
-/// A value that can rise and fall.
-#[derive(Debug, Clone)]
-pub struct Gauge(prometheus::Gauge);
-
-impl Gauge {
-    /// Sets the value.
-    pub fn set(&self, value: f64) {
-        self.0.set(value);
-    }
-
-    /// Adds `change`, which may be negative.
-    pub fn add(&self, change: f64) {
-        self.0.add(change);
-    }
-}
-
-/// A histogram of durations.
-#[derive(Debug, Clone)]
-pub struct Histogram(prometheus::Histogram);
-
-impl Histogram {
-    /// Records one duration.
-    pub fn observe(&self, time: Duration) {
-        self.0.observe(time.as_secs_f64());
     }
 }
 

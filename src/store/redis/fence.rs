@@ -42,6 +42,9 @@ pub(super) struct Fence {
     /// What the others must know of this replica's calls before it makes them.
     reach: watch::Sender<Reach>,
     started: AtomicBool,
+    stopping: AtomicBool,
+    /// Whether the membership has ended.
+    left: watch::Sender<bool>,
     /// Whether it was logged that the server does not tell its replication id.
     nameless: AtomicBool,
     /// How many times the server may have lost writes.
@@ -116,6 +119,8 @@ impl Fence {
             wake: Notify::new(),
             reach: watch::Sender::default(),
             started: AtomicBool::default(),
+            stopping: AtomicBool::default(),
+            left: watch::Sender::default(),
             nameless: AtomicBool::default(),
             losses: AtomicU64::default(),
         })
@@ -145,9 +150,26 @@ impl Fence {
         epoch.unwrap_or_else(|| Arc::from(NONE))
     }
 
-    /// The store is about to be dropped, and its knowledge with it.
+    /// Waits until limited calls may be made, but only for about as long as a membership lasts: calls of a
+    /// lost replica can close the fence for much longer.
+    pub(super) async fn opened(&self) {
+        // The fence may open later.
+        let _ = timeout(LIFE * 2, self.view.subscribe().wait_for(|view| view.open.is_some())).await;
+    }
+
+    /// Ends the membership. The store may also be dropped, and its knowledge with it.
     pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// Ends the membership, and waits until the server knows it.
+    pub(super) async fn close_membership(&self) {
+        if self.started.load(Ordering::Relaxed) {
+            self.stop();
+            // If it takes longer, the membership ends by itself.
+            let _ = timeout(BEAT, self.left.subscribe().wait_for(|left| *left)).await;
+        }
     }
 
     /// The server refused a call in this epoch: it may have lost writes.
@@ -183,7 +205,9 @@ impl Fence {
     async fn run(self: Arc<Self>, server: Arc<Runner>, knowledge: Weak<Knowledge>) {
         let mut published = String::new();
         let mut last = Last::default();
-        while let Some(knowledge) = knowledge.upgrade() {
+        while let Some(knowledge) = knowledge.upgrade()
+            && !self.stopping.load(Ordering::Relaxed)
+        {
             let again = match self.beat(&server, &published, &mut last).await {
                 // Closed first: a call that begins later is refused, and one that began earlier is published.
                 Ok(false) => match knowledge.publish(&server).await {
@@ -206,8 +230,10 @@ impl Fence {
             }
         }
         let input = Input::default().fence().argument(&self.id);
+        self.view.send_modify(|view| view.open = None);
         // If this fails, the membership ends by itself.
         let _: Result<::redis::Value, _> = server.run(&scripts::LEAVE, input).await;
+        self.left.send_replace(true);
     }
 
     /// Sends one beat. Returns whether this replica has published for the epoch.

@@ -326,3 +326,16 @@ async fn a_new_replica_keeps_nobody_back() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test]
+async fn a_closed_store_keeps_no_other_one_waiting() {
+    let (server, clock) = (RedisServer::start(), manual_clock());
+    let (a, b) = (store(&server, &clock), store(&server, &clock));
+    assert_eq!(a.reserve(&call("1", "minute", 9)).await, Ok(Reservation::Reserved));
+    a.close().await;
+    assert_eq!(members(&server)[0][1], "0", "its membership has ended");
+    b.opened().await;
+    assert_eq!(b.reserve(&call("2", "minute", 9)).await, Ok(Reservation::Reserved));
+    let refused = a.reserve(&call("3", "minute", 9)).await;
+    assert_unavailable(&refused.unwrap_err());
+}

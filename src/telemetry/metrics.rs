@@ -366,6 +366,8 @@ fn register(registry: &Registry, metric: impl Collector + 'static) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

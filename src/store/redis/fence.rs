@@ -273,11 +273,11 @@ impl Fence {
         let open = (open && is_published).then(|| (Arc::from(&*last.epoch), sent + LIFE));
         let is_known = announced.is_some_and(|(at, _)| seen >= at);
         let alive = last.members.iter().filter(|member| member.left > 0).count();
-        let lost = Lost { closed: Duration::from_millis(closed), missing };
+        let may_count = Lost { closed: Duration::from_millis(closed), missing };
         let mut before = None;
         self.view.send_modify(|view| {
             let reach = if is_known { reach } else { view.reach };
-            let new = View { open, reach, failed: false, replicas: alive + 1, lost };
+            let new = View { open, reach, failed: false, replicas: alive + 1, lost: may_count };
             before = Some(mem::replace(view, new));
         });
         self.log_changes(before.as_ref());

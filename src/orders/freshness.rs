@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::accounts::calls_per_day;
 use crate::pb::Order;
 use crate::providers::Rules;
-use crate::store::Encoded;
+use crate::store::{CLOCKS_DIFFER, Encoded};
 
 /// The upper bound of a freshness that grows with the day's calls.
 const LONGEST: Duration = Duration::from_hours(6);
@@ -51,6 +51,13 @@ pub(super) fn is_young(
     now: SystemTime,
 ) -> bool {
     let fits = |observed| observed <= now && observed + max_age >= arrival;
+    state.terminal || state.at.is_some_and(fits)
+}
+
+/// Whether the state was observed at that time or later. A terminal state does not change, so it
+/// satisfies any time. A state further in the future than clocks may differ says nothing.
+pub(super) fn reaches(state: Observation, min_observe_time: SystemTime, now: SystemTime) -> bool {
+    let fits = |observed| observed >= min_observe_time && observed <= now + CLOCKS_DIFFER;
     state.terminal || state.at.is_some_and(fits)
 }
 

@@ -10,7 +10,7 @@ use crate::support::{Failed, Scripted, Server, manual_clock, question};
 
 async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {
     let order = OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
-    let request = WatchOrderRequest { order: Some(order) };
+    let request = WatchOrderRequest { order: Some(order), ..Default::default() };
     server.client.clone().watch_order(request).await.unwrap().into_inner()
 }
 
@@ -124,7 +124,7 @@ async fn a_watch_ends_on_a_permanent_error() {
     ] {
         let order =
             OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
-        let request = WatchOrderRequest { order: Some(order) };
+        let request = WatchOrderRequest { order: Some(order), ..Default::default() };
         let status = fixture.server.client.clone().watch_order(request).await.unwrap_err();
         assert_eq!(status.code(), code);
     }

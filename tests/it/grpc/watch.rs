@@ -1,5 +1,6 @@
 //! `WatchOrder`: the order now and at every change, from one poller, within the vendor's rules.
 
+use order_query::clock::Clock as _;
 use order_query::pb::{
     GetOrderRequest, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest, WatchOrderResponse,
 };
@@ -25,11 +26,16 @@ fn haoka(status: &str) -> String {
 
 /// A server with one Haoka account, its vendor, and the clock.
 async fn scripted() -> (Scripted, Server, order_query::clock::ManualClock) {
+    scripted_with("").await
+}
+
+/// The same, with more settings of the account.
+async fn scripted_with(more: &str) -> (Scripted, Server, order_query::clock::ManualClock) {
     let vendor = Scripted::start().await;
     let clock = manual_clock();
     let config = format!(
         "[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
-         base_url = \"http://{}\"\n",
+         base_url = \"http://{}\"\n{more}\n",
         vendor.address
     );
     let server = Server::start_at(&config, std::sync::Arc::new(clock.clone())).await;
@@ -75,6 +81,57 @@ async fn watchers_share_one_poller_and_receive_updates_from_other_calls() {
     let max_age = Some(prost_types::Duration::default());
     server.get(GetOrderRequest { max_age, ..question(Provider::Haoka, "A1") }).await.unwrap();
     for stream in others.iter_mut().chain([&mut first]) {
+        assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
+    }
+    assert_eq!(vendor.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_watcher_that_waits_for_a_later_state_lets_the_poller_ask_soon() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, haoka("待处理"));
+    let mut first = watch(&server, Provider::Haoka, "A1").await;
+    assert_eq!(next(&mut first).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+    // The account's freshness would let the poller wait for 15 minutes.
+    clock.advance(std::time::Duration::from_secs(10));
+    let order =
+        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+    let min_observe_time = Some(clock.now().into());
+    let request = WatchOrderRequest { order: Some(order), min_observe_time };
+    for source in [Source::Live, Source::Cache] {
+        let mut later = server.client.clone().watch_order(request.clone()).await.unwrap();
+        // The state is the same as before, and is sent all the same.
+        let news = later.get_mut().message().await.unwrap().unwrap();
+        assert_eq!(news.source(), source);
+        assert_eq!(news.order.unwrap().observe_time, min_observe_time);
+    }
+    assert_eq!(vendor.asked().len(), 2);
+    // To the first watcher it is no news.
+    vendor.answers(200, haoka("已发货"));
+    clock.advance(std::time::Duration::from_hours(6));
+    assert_eq!(next(&mut first).await.unwrap().0, OrderStatus::Shipped);
+}
+
+#[tokio::test]
+async fn a_watcher_waits_for_a_state_that_is_late_enough() {
+    let (vendor, server, clock) = scripted_with("calls_per_order_per_day = 1").await;
+    vendor.answers(200, haoka("待处理"));
+    server.get(question(Provider::Haoka, "A1")).await.unwrap();
+    clock.advance(std::time::Duration::from_hours(1));
+    let order =
+        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+    let min_observe_time = Some(clock.now().into());
+    let request = WatchOrderRequest { order: Some(order), min_observe_time };
+    let mut waits = server.client.clone().watch_order(request).await.unwrap().into_inner();
+    // Who sets nothing gets the older state, from the same poller.
+    let mut content = watch(&server, Provider::Haoka, "A1").await;
+    assert_eq!(next(&mut content).await.unwrap().0, OrderStatus::Accepted);
+    vendor.answers(200, haoka("已发货"));
+    let silence = std::time::Duration::from_millis(200);
+    let heard = tokio::time::timeout(silence, waits.message()).await;
+    assert!(heard.is_err(), "no call is left, and all that is known is older: {heard:?}");
+    clock.advance(std::time::Duration::from_hours(24));
+    for stream in [&mut waits, &mut content] {
         assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
     }
     assert_eq!(vendor.asked().len(), 2);

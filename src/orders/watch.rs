@@ -2,21 +2,25 @@
 //! share of their own get a poller of their own, so no watch spends another caller's share. All pollers
 //! of an order receive what one of them learns. Used by `orders`; `grpc` streams the updates.
 
+mod news;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::freshness::{observed, reaches, refresh_time};
+use self::news::{Latest, News, same};
+use super::freshness::{observed, refresh_time};
 use super::question::Question;
 use super::{Answer, Inner, MinObserveTime, Orders, Wanted};
 use crate::accounts::{Caller, Priority, Share};
 use crate::error::Error;
 use crate::pb::{self, ErrorReason, Order, OrderRef, Source, WatchOrderResponse};
-use crate::store::{Known, OrderKey, newer};
+use crate::store::{Known, OrderKey};
 
 /// How often a shared store is read for states that other processes have stored.
 const REREAD: Duration = Duration::from_secs(5);
@@ -26,25 +30,6 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a poller waits for one answer; calls to vendors end long before that.
 const PATIENCE: Duration = Duration::from_hours(1);
-
-/// The latest news of a poller. Its watchers share the state.
-#[derive(Clone, Default)]
-struct News {
-    latest: Option<Latest>,
-    /// A watcher waits for a state observed at this time or later.
-    awaited: Option<SystemTime>,
-    /// Why no more updates follow.
-    end: Option<Error>,
-}
-
-/// The latest state of an order.
-#[derive(Clone)]
-struct Latest {
-    state: Arc<Order>,
-    source: Source,
-    /// Whether this process asked the vendor for it: then its time is of our own clock.
-    asked_here: bool,
-}
 
 /// A running poller, as new watchers find it.
 #[derive(Clone, Default)]
@@ -113,41 +98,6 @@ impl Watchers {
         }
         gone
     }
-}
-
-impl News {
-    /// Adopts the state unless it is older. Returns true if watchers must be notified.
-    fn learn(&mut self, state: &Order, source: Source, asked_here: bool, now: SystemTime) -> bool {
-        let known = self.latest.as_ref().map(|latest| &latest.state);
-        if known.is_some_and(|known| !newer(state, known, now)) {
-            return false;
-        }
-        // Who waits for a later state needs to hear of an unchanged one too.
-        let matters = self.awaited.is_some() || known.is_none_or(|known| !same(known, state));
-        self.latest = Some(Latest { state: Arc::new(state.clone()), source, asked_here });
-        self.awaited = self.awaited.filter(|earliest| !self.reaches(*earliest, now));
-        matters
-    }
-
-    /// Awaits a state observed at that time or later. Returns true if the latest one is older.
-    fn wait_for(&mut self, earliest: SystemTime, now: SystemTime) -> bool {
-        let waits = !self.reaches(earliest, now);
-        if waits {
-            self.awaited = self.awaited.max(Some(earliest));
-        }
-        waits
-    }
-
-    /// Whether the latest state was observed at that time or later.
-    fn reaches(&self, earliest: SystemTime, now: SystemTime) -> bool {
-        let latest = self.latest.as_ref();
-        latest.is_some_and(|latest| reaches(latest.state.as_ref().into(), earliest, now))
-    }
-}
-
-/// Whether two states differ only in when they were observed.
-fn same(one: &Order, other: &Order) -> bool {
-    Order { observe_time: None, ..one.clone() } == Order { observe_time: None, ..other.clone() }
 }
 
 /// One watcher of an order.
@@ -306,21 +256,34 @@ impl Poller {
     /// Gets an answer for all watchers: as for a caller who sets nothing, and, if a watcher waits for a
     /// later state than that, a later one.
     async fn answer(&mut self) -> Result<Answer, Error> {
+        let Running { news, hurry } = &self.running;
+        // Who has asked to hurry until now is served by this answer.
+        let _ = hurry.notified().now_or_never();
+        let min_observe_time = news.borrow().awaited;
         self.question.arrival = self.orders.0.clock.now();
-        let min_observe_time = self.running.news.borrow().awaited;
-        let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await?;
         let later = Question { min_observe_time, ..self.question.clone() };
-        let Answer { response, vendor_latency } = &answer;
-        let (state, asked_here) = (response.order.as_ref(), vendor_latency.is_some());
-        let now = self.orders.0.clock.now();
-        // The limits leave no call now, where the answer is a stale one.
-        if response.source() == Source::Stale
-            || state.is_none_or(|state| later.counts(state, asked_here, now))
-        {
-            return Ok(answer);
+        let answer = self.orders.answer(&self.question, Instant::now() + PATIENCE).await;
+        if !self.is_too_early(&later, &answer) {
+            return answer;
         }
-        self.tell(&answer);
+        if let Ok(answer) = &answer {
+            self.tell(answer);
+        }
         self.orders.answer(&later, Instant::now() + PATIENCE).await
+    }
+
+    /// Whether a question for a later state may get one, where this is what a question for any got.
+    fn is_too_early(&self, later: &Question, answer: &Result<Answer, Error>) -> bool {
+        match answer {
+            // The vendor cannot be asked now.
+            Ok(Answer { response, .. }) if response.source() == Source::Stale => false,
+            Ok(Answer { response, vendor_latency }) => {
+                let (state, asked_here) = (response.order.as_ref(), vendor_latency.is_some());
+                let now = self.orders.0.clock.now();
+                state.is_some_and(|state| !later.counts(state, asked_here, now))
+            }
+            Err(error) => self.orders.came_too_early(later, error),
+        }
     }
 
     /// Tells the watchers an answer.
@@ -348,7 +311,12 @@ impl Poller {
                         return ControlFlow::Break(());
                     }
                 }
-                () = self.running.hurry.notified() => next = next.min(soon),
+                () = self.running.hurry.notified() => {
+                    // The state may have come from elsewhere meanwhile.
+                    if self.running.news.borrow().awaited.is_some() {
+                        next = next.min(soon);
+                    }
+                }
                 () = clock.sleep_until(until) => {}
             }
             if store.is_shared() {

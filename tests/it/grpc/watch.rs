@@ -113,6 +113,21 @@ async fn a_watcher_that_waits_for_a_later_state_lets_the_poller_ask_soon() {
 }
 
 #[tokio::test]
+async fn a_not_found_from_before_does_not_end_a_watch() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, r#"{"code":-1,"message":"订单不存在"}"#);
+    server.get(question(Provider::Haoka, "A1")).await.unwrap_err();
+    vendor.answers(200, haoka("待处理"));
+    clock.advance(std::time::Duration::from_secs(1));
+    let order =
+        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+    let min_observe_time = Some(clock.now().into());
+    let request = WatchOrderRequest { order: Some(order), min_observe_time };
+    let mut stream = server.client.clone().watch_order(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+}
+
+#[tokio::test]
 async fn a_watcher_waits_for_a_state_that_is_late_enough() {
     let (vendor, server, clock) = scripted_with("calls_per_order_per_day = 1").await;
     vendor.answers(200, haoka("待处理"));

@@ -7,6 +7,7 @@ use order_query::pb::{
 use tonic::{Code, Status, Streaming};
 
 use crate::orders::rules::Fixture;
+use crate::support::child::PATIENCE;
 use crate::support::{Failed, Scripted, Server, manual_clock, question};
 
 async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {
@@ -16,7 +17,8 @@ async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<Watch
 }
 
 async fn next(stream: &mut Streaming<WatchOrderResponse>) -> Result<(OrderStatus, Source), Status> {
-    let news = stream.message().await?.expect("the stream goes on");
+    let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("news");
+    let news = message?.expect("the stream goes on");
     Ok((news.order.as_ref().unwrap().status(), news.source()))
 }
 
@@ -101,7 +103,8 @@ async fn a_watcher_that_waits_for_a_later_state_lets_the_poller_ask_soon() {
     for source in [Source::Live, Source::Cache] {
         let mut later = server.client.clone().watch_order(request.clone()).await.unwrap();
         // The state is the same as before, and is sent all the same.
-        let news = later.get_mut().message().await.unwrap().unwrap();
+        let message = later.get_mut().message();
+        let news = tokio::time::timeout(PATIENCE, message).await.expect("news").unwrap().unwrap();
         assert_eq!(news.source(), source);
         assert_eq!(news.order.unwrap().observe_time, min_observe_time);
     }

@@ -104,6 +104,25 @@ mod tests {
     };
 
     #[test]
+    fn a_state_reaches_a_time_by_its_own_unless_it_is_terminal_or_from_the_future() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(400_000);
+        let (instant, second) = (Duration::from_nanos(1), Duration::from_secs(1));
+        for (terminal, at, earliest, expected) in [
+            (false, Some(now), now, true),
+            (false, Some(now), now + instant, false),
+            (false, Some(now + CLOCKS_DIFFER), now + second, true),
+            // No clock that is right can have written it.
+            (false, Some(now + CLOCKS_DIFFER + instant), now, false),
+            (false, None, now, false),
+            (true, None, now + CLOCKS_DIFFER, true),
+            (true, Some(now - second), now, true),
+        ] {
+            let state = Observation { terminal, at };
+            assert_eq!(reaches(state, earliest, now), expected, "{terminal} {at:?} {earliest:?}");
+        }
+    }
+
+    #[test]
     fn freshness_grows_as_the_daily_limit_is_spent() {
         let minutes = |spent| default_max_age(&RULES, spent).as_secs() / 60;
         let stretched: Vec<_> = (0..9).map(minutes).collect();

@@ -132,27 +132,30 @@ async fn a_not_found_from_before_does_not_end_a_watch() {
 
 #[tokio::test]
 async fn a_watcher_waits_for_a_state_that_is_late_enough() {
-    let (vendor, server, clock) = scripted_with("calls_per_order_per_day = 1").await;
-    vendor.answers(200, haoka("待处理"));
-    server.get(question(Provider::Haoka, "A1")).await.unwrap();
-    clock.advance(std::time::Duration::from_hours(1));
-    let order =
-        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
-    let min_observe_time = Some(clock.now().into());
-    let request = WatchOrderRequest { order: Some(order), min_observe_time };
-    let mut waits = server.client.clone().watch_order(request).await.unwrap().into_inner();
-    // Who sets nothing gets the older state, from the same poller.
-    let mut content = watch(&server, Provider::Haoka, "A1").await;
-    assert_eq!(next(&mut content).await.unwrap().0, OrderStatus::Accepted);
-    vendor.answers(200, haoka("已发货"));
-    let silence = std::time::Duration::from_millis(200);
-    let heard = tokio::time::timeout(silence, waits.message()).await;
-    assert!(heard.is_err(), "no call is left, and all that is known is older: {heard:?}");
-    clock.advance(std::time::Duration::from_hours(24));
-    for stream in [&mut waits, &mut content] {
-        assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
+    // With an answer that is as fresh as the account is configured for, and with a stale one.
+    for minutes in [1, 60] {
+        let (vendor, server, clock) = scripted_with("calls_per_order_per_day = 1").await;
+        vendor.answers(200, haoka("待处理"));
+        server.get(question(Provider::Haoka, "A1")).await.unwrap();
+        clock.advance(std::time::Duration::from_mins(minutes));
+        let order =
+            OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+        let min_observe_time = Some(clock.now().into());
+        let request = WatchOrderRequest { order: Some(order), min_observe_time };
+        let mut waits = server.client.clone().watch_order(request).await.unwrap().into_inner();
+        // Who sets nothing gets the older state, from the same poller.
+        let mut content = watch(&server, Provider::Haoka, "A1").await;
+        assert_eq!(next(&mut content).await.unwrap().0, OrderStatus::Accepted);
+        vendor.answers(200, haoka("已发货"));
+        let silence = std::time::Duration::from_millis(200);
+        let heard = tokio::time::timeout(silence, waits.message()).await;
+        assert!(heard.is_err(), "no call is left, and all that is known is older: {heard:?}");
+        clock.advance(std::time::Duration::from_hours(24));
+        for stream in [&mut waits, &mut content] {
+            assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
+        }
+        assert_eq!(vendor.asked().len(), 2);
     }
-    assert_eq!(vendor.asked().len(), 2);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod meters;
 mod method;
 mod record;
 mod status;
+mod wanted;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -31,6 +32,7 @@ use self::context::{CallContext, out_of_time};
 pub use self::layer::{CallLayer, Generated, no_such_service};
 use self::meters::Meters;
 use self::record::{Counts, SharedRecord};
+use self::wanted::{min_observe_time_of, wanted};
 use crate::error::Error;
 use crate::orders::{Answer, Orders, Watching};
 use crate::pb::order_result::Result as OrderOutcome;
@@ -89,11 +91,13 @@ impl OrderService for Service {
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
         let (CallContext { deadline, identity, record, .. }, request) = CallContext::of(request)?;
-        let (order, max_age) = order_of(request);
+        let (max_age, min_observe_time) = (request.max_age, request.min_observe_time);
+        let order = order_of(request);
         record.lock().asks(order.provider, &order.id);
         let answer = async {
             record.lock().hold_share(identity.permits(1)?);
-            self.orders.get(&identity.caller, &order, max_age_of(max_age)?, deadline.answer).await
+            let wanted = wanted(&self.orders, max_age, min_observe_time)?;
+            self.orders.get(&identity.caller, &order, wanted, deadline.answer).await
         };
         let answer = answer.await.map_err(|error| record.lock().fail(&error))?;
         record.lock().found(&answer);
@@ -123,7 +127,8 @@ impl OrderService for Service {
         let CallContext { deadline, identity, record, leaving } = context;
         let order = request.order.unwrap_or_default();
         record.lock().asks(order.provider, &order.id);
-        let watching = self.orders.watch(&identity.caller, &order);
+        let watching = min_observe_time_of(&self.orders, request.min_observe_time)
+            .and_then(|earliest| self.orders.watch(&identity.caller, &order, earliest));
         let watching = watching.map_err(|error| record.lock().fail(&error))?;
         let (watching, deadline) = (Some(watching), deadline.stream);
         let watch = Watch { watching, identity, leaving, deadline, record };
@@ -140,18 +145,18 @@ impl Service {
         deadline: Instant,
         record: &SharedRecord,
     ) -> Result<BatchGetOrdersResponse, Error> {
-        let BatchGetOrdersRequest { orders, max_age } = request;
+        let BatchGetOrdersRequest { orders, max_age, min_observe_time } = request;
         if !(1..=BATCH_LIMIT).contains(&orders.len()) {
             return Err(Error::invalid("orders", format!("a batch has 1 to {BATCH_LIMIT} orders")));
         }
-        let max_age = max_age_of(max_age)?;
+        let wanted = wanted(&self.orders, max_age, min_observe_time)?;
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
         let places: Vec<usize> = orders
             .iter()
             .map(|order| {
                 *places.entry(order).or_insert_with(|| {
-                    let answer = self.orders.get(&identity.caller, order, max_age, deadline);
+                    let answer = self.orders.get(&identity.caller, order, wanted, deadline);
                     distinct.push((order, answer));
                     distinct.len() - 1
                 })
@@ -198,21 +203,10 @@ fn result(outcome: Result<Answer, Error>) -> OrderResult {
     OrderResult { result: Some(result) }
 }
 
-/// The order that a question is for, and the oldest answer that it accepts.
-fn order_of(request: GetOrderRequest) -> (OrderRef, Option<prost_types::Duration>) {
-    let GetOrderRequest { provider, id, account, machine_no, max_age } = request;
-    (OrderRef { provider, id, account, machine_no }, max_age)
-}
-
-/// The oldest answer that the caller accepts. The bounds are protobuf's own: prost's conversion
-/// panics far outside them.
-fn max_age_of(max_age: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
-    let Some(prost_types::Duration { seconds, nanos }) = max_age else { return Ok(None) };
-    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= 315_576_000_000);
-    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos <= 999_999_999);
-    let max_age = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
-    let message = "max_age must be a duration of 0 to 10,000 years";
-    max_age.map(Some).ok_or_else(|| Error::invalid("max_age", message))
+/// The order that a question is for.
+fn order_of(request: GetOrderRequest) -> OrderRef {
+    let GetOrderRequest { provider, id, account, machine_no, .. } = request;
+    OrderRef { provider, id, account, machine_no }
 }
 
 /// One `WatchOrder` stream.

@@ -7,6 +7,7 @@ mod measures;
 mod question;
 mod search;
 mod single_flight;
+mod wanted;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use self::hit::Hit;
+pub use self::wanted::{MinObserveTime, Wanted};
 pub use self::watch::Watching;
 
 use self::question::Question;
@@ -26,7 +28,7 @@ use crate::accounts::{Accounts, Caller, Priority};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::pb::{ErrorReason, GetOrderResponse, OrderRef, Source};
-use crate::store::{OrderKey, Store};
+use crate::store::{Known, OrderKey, Store};
 use crate::telemetry::spans;
 
 /// How long a vendor's not-found answer is cached.
@@ -92,7 +94,8 @@ impl Orders {
     }
 
     /// Returns the order, at most `max_age` old. Without `max_age` the account's configured freshness
-    /// applies, and an older answer is allowed while the vendor cannot be asked.
+    /// applies, and an older answer is allowed while the vendor cannot be asked. No answer was observed
+    /// before `min_observe_time`.
     ///
     /// The vendor is asked in a separate task: a caller whose deadline passes stops waiting, but the
     /// call runs to its end and its answer is stored.
@@ -105,10 +108,10 @@ impl Orders {
         &self,
         caller: &Caller,
         order: &OrderRef,
-        max_age: Option<Duration>,
+        wanted: Wanted,
         deadline: Instant,
     ) -> Result<Answer, Error> {
-        let question = self.question(caller, order, max_age)?;
+        let question = self.question(caller, order, wanted)?;
         let answer = self.answer(&question, deadline).await;
         let answer = answer.map_err(|error| question.failed(error, order))?;
         measures::answered(&question, &answer, self.0.clock.now());
@@ -127,10 +130,10 @@ impl Orders {
         &self,
         caller: &Caller,
         order: &OrderRef,
-        max_age: Option<Duration>,
+        wanted: Wanted,
     ) -> Result<Question, Error> {
         let account = self.0.accounts.choose(caller, order)?;
-        Question::new(account, caller, order, max_age, self.0.clock.now())
+        Question::new(account, caller, order, wanted, self.0.clock.now())
     }
 
     /// Answers a question by its deadline.
@@ -139,7 +142,7 @@ impl Orders {
         // The last tenth of the time is reserved for returning an older answer, if one is allowed.
         let stale_after = now + deadline.saturating_duration_since(now) / 10 * 9;
         // A search under way now was already under way when the question arrived, so its answer is
-        // fresh enough for any `max_age`.
+        // fresh enough for any `max_age`. It may be too early for `min_observe_time`.
         let mut under_way = self.0.searches.under_way(&question.key);
         let mut permit = None;
         loop {
@@ -153,8 +156,9 @@ impl Orders {
                     Err(error) => return self.stale_or(question, error),
                 }
             }
-            let mut search = match self.join(question, under_way.take()) {
-                Joined::Shared(search) | Joined::Leading(search) => search,
+            let (mut search, leads) = match self.join(question, under_way.take()) {
+                Joined::Shared(search) => (search, false),
+                Joined::Leading(search) => (search, true),
                 Joined::Known(answer) => return answer.map(Answer::from),
             };
             let outcome = match question.max_age {
@@ -170,22 +174,42 @@ impl Orders {
             let Ok(outcome) = outcome else { return Err(out_of_time()) };
             // The last caller that shares the search gets its outcome without a copy.
             drop(search);
-            match Arc::unwrap_or_clone(outcome) {
-                Outcome::Live(known, vendor_latency) => {
-                    let response = question.found(known, Source::Live, self.0.clock.now());
-                    return Ok(Answer { response, vendor_latency });
-                }
-                // The leader accepted an older answer than this caller does; ask again.
-                Outcome::Cached(known) if !question.is_satisfied_by(&known, self.0.clock.now()) => {
-                }
-                Outcome::Cached(known) => {
-                    let now = self.0.clock.now();
-                    return Ok(question.found(known, Source::Cache, now).into());
-                }
-                // The leader was stopped by limits of its own, which do not apply to this question.
-                Outcome::Failed(error, class) if question.may_fare_better(&error, &class) => {}
-                Outcome::Failed(error, _) => return self.stale_or(question, error),
+            if let Some(answer) = self.settle(question, Arc::unwrap_or_clone(outcome), leads) {
+                return answer;
             }
+        }
+    }
+
+    /// Turns a search's outcome into the question's answer. `None` if the question must be asked again:
+    /// the outcome is good enough for the search's leader, and not for this question, which joined it.
+    /// What the question's own search asked the vendor for always counts, so that the vendor is asked
+    /// once.
+    fn settle(
+        &self,
+        question: &Question,
+        outcome: Outcome,
+        leads: bool,
+    ) -> Option<Result<Answer, Error>> {
+        let now = self.0.clock.now();
+        let counts = |known: &Known, asked_here: bool| {
+            let state = known.state.as_ref();
+            leads || state.is_none_or(|state| question.counts(state, asked_here, now))
+        };
+        match outcome {
+            // The vendor was asked before this caller's `min_observe_time`.
+            Outcome::Live(known, latency) if !counts(&known, latency.is_some()) => None,
+            Outcome::Live(known, vendor_latency) => {
+                let response = question.found(known, Source::Live, now);
+                Some(Ok(Answer { response, vendor_latency }))
+            }
+            // The leader accepted an older answer than this caller does.
+            Outcome::Cached(known) if !question.is_satisfied_by(&known, now) => None,
+            Outcome::Cached(known) => Some(Ok(question.found(known, Source::Cache, now).into())),
+            // The leader was stopped by limits of its own, which do not apply to this question.
+            Outcome::Failed(error, class) if question.may_fare_better(&error, &class) => None,
+            // The order may exist since, because the caller has seen it.
+            Outcome::Failed(error, _) if !leads && self.came_too_early(question, &error) => None,
+            Outcome::Failed(error, _) => Some(self.stale_or(question, error)),
         }
     }
 
@@ -198,7 +222,17 @@ impl Orders {
         let mut not_found = self.not_found();
         let (error, observed) = not_found.get(&question.key)?;
         let max_age = question.max_age.unwrap_or(NOT_FOUND_FRESHNESS).min(NOT_FOUND_FRESHNESS);
-        (*observed + max_age > question.arrival).then(|| error.clone())
+        let is_fresh = *observed + max_age > question.arrival;
+        (is_fresh && question.is_reached_at(*observed)).then(|| error.clone())
+    }
+
+    /// Whether the error says that the vendor does not know the order, as of a time that is too early for
+    /// the question.
+    fn came_too_early(&self, question: &Question, error: &Error) -> bool {
+        let observed = || self.not_found().peek(&question.key).map(|(_, observed)| *observed);
+        error.reason == ErrorReason::OrderNotFound
+            && question.min_observe_time.is_some()
+            && observed().is_some_and(|observed| !question.is_reached_at(observed))
     }
 
     /// Returns an answer that needs no I/O.
@@ -223,8 +257,10 @@ impl Orders {
             return None;
         }
         let known = self.0.store.peek(&question.key, question.day_window.as_ref())?;
-        known.state.as_ref()?;
         let now = self.0.clock.now();
+        if !question.is_reached_by(known.state.as_ref()?.into(), now) {
+            return None;
+        }
         let mut answer = question.found(known, Source::Stale, now);
         let wait = error.and_then(|error| error.retry_after).unwrap_or_default();
         let earliest = (now + wait).into();

@@ -26,6 +26,7 @@ pub use self::call::{
     AccountKey, Call, Known, Lease, Limit, OrderKey, Outcome, Reservation, Snapshot, Window,
     WindowKey,
 };
+pub(crate) use self::ends::CLOCKS_DIFFER;
 pub use self::file::File;
 pub use self::memory::Memory;
 use self::observed::Observed;

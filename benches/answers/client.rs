@@ -74,13 +74,14 @@ pub fn question(accounts: u64, order: u64) -> Question {
 /// The question for so many orders, from that number on.
 pub fn batch(first: u64, orders: u64) -> Question {
     let orders = (first..first + orders).map(|order| order_ref(0, order)).collect();
-    let message = BatchGetOrdersRequest { orders, max_age: None };
+    let message = BatchGetOrdersRequest { orders, ..Default::default() };
     Question::new("http://bench/orderquery.v1.OrderService/BatchGetOrders", &message)
 }
 
 /// A watch of the order with that number.
 pub fn watch(accounts: u64, order: u64) -> Question {
-    let message = WatchOrderRequest { order: Some(order_ref(accounts, order)) };
+    let message =
+        WatchOrderRequest { order: Some(order_ref(accounts, order)), ..Default::default() };
     Question::new("http://bench/orderquery.v1.OrderService/WatchOrder", &message)
 }
 

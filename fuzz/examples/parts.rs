@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use divan::Bencher;
 use order_query::accounts::{Account, Accounts, Caller};
 use order_query::clock::{Clock, ManualClock};
-use order_query::orders::Orders;
+use order_query::orders::{Orders, Wanted};
 use order_query::pb::{Order, OrderRef, Provider};
 use order_query::store::{
     Call, Encoded, Limit, Memory, OrderKey, Outcome, Reservation, Store as _, Window,
@@ -71,7 +71,7 @@ fn reserve_and_finish(bencher: Bencher<'_, '_>) {
 fn hit(bencher: Bencher<'_, '_>) {
     let (orders, order) = answered();
     let caller = Caller::default();
-    let hit = || orders.hit(&caller, &order, None);
+    let hit = || orders.hit(&caller, &order, Wanted::default());
     assert!(hit().is_some(), "the order is cached");
     bencher.bench_local(hit);
 }
@@ -82,7 +82,7 @@ fn hit_and_encode(bencher: Bencher<'_, '_>) {
     let (orders, order) = answered();
     let caller = Caller::default();
     bencher.bench_local(|| {
-        let hit = orders.hit(&caller, &order, None).expect("the order is cached");
+        let hit = orders.hit(&caller, &order, Wanted::default()).expect("the order is cached");
         let mut buffer = Vec::with_capacity(hit.size());
         hit.encode(&mut buffer);
         buffer
@@ -139,7 +139,7 @@ fn answered() -> (Orders, OrderRef) {
     let orders = Orders::new(Accounts::new(vec![account]), store, clock);
     let order = OrderRef { provider: PROVIDER.into(), id, ..OrderRef::default() };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    let answer = block_on(orders.get(&Caller::default(), &order, None, deadline));
+    let answer = block_on(orders.get(&Caller::default(), &order, Wanted::default(), deadline));
     answer.expect("the usual answer is an order");
     (orders, order)
 }

@@ -51,6 +51,10 @@ pub(super) struct OrderArgs {
     /// The machine that sold the order (Dingshang)
     #[arg(long, value_name = "NUMBER")]
     machine_no: Option<String>,
+    /// The earliest time of observing that the answer may have, such as 2026-09-21T13:33:20Z: the
+    /// latest one that you have seen
+    #[arg(long, value_name = "RFC3339", value_parser = time)]
+    pub(super) min_observe_time: Option<prost_types::Timestamp>,
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
     endpoint: Endpoint,
@@ -154,6 +158,16 @@ fn pem(argument: &str, path: &Path, pem: Pem) -> Result<String, Failure> {
 
 fn provider(word: &str) -> Result<Provider, String> {
     Provider::from_word(word).ok_or_else(|| format!("must be one of {}", vendors()))
+}
+
+fn time(text: &str) -> Result<prost_types::Timestamp, String> {
+    let parsed = text.parse::<jiff::Timestamp>();
+    let time = parsed.map_err(|_| "must be a time such as 2026-09-21T13:33:20Z".to_owned())?;
+    let (seconds, nanos) = (time.as_second(), time.subsec_nanosecond());
+    // Before 1970 the nanoseconds are negative, and protobuf counts them forward only.
+    let mut time = prost_types::Timestamp { seconds, nanos };
+    time.normalize();
+    Ok(time)
 }
 
 /// The vendors' words, for help and error texts.

@@ -35,7 +35,9 @@ fn duration(text: &str) -> Result<prost_types::Duration, String> {
 impl Get {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let OrderRef { provider, id, account, machine_no } = self.which.order();
-        let request = GetOrderRequest { provider, id, account, machine_no, max_age: self.max_age };
+        let (max_age, min_observe_time) = (self.max_age, self.which.min_observe_time);
+        let request =
+            GetOrderRequest { provider, id, account, machine_no, max_age, min_observe_time };
         let request = self.which.request(request)?;
         let answer = ask(self.which.server(), request).await?;
         if self.which.json {

@@ -19,7 +19,8 @@ impl Watch {
     /// until Ctrl-C.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let server = self.which.server();
-        let request = WatchOrderRequest { order: Some(self.which.order()) };
+        let (order, min_observe_time) = (Some(self.which.order()), self.which.min_observe_time);
+        let request = WatchOrderRequest { order, min_observe_time };
         let request = self.which.request(request)?;
         let mut client = OrderServiceClient::new(server.connect().await?);
         let mut news = match client.watch_order(request).await {

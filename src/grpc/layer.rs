@@ -33,7 +33,8 @@ use super::message::{Found, Gathered, framed};
 use super::meters::Meters;
 use super::method::Method;
 use super::record::{Record, SharedRecord};
-use super::{max_age_of, order_of, status};
+use super::wanted::wanted;
+use super::{order_of, status};
 use crate::error::Error;
 use crate::orders::Orders;
 use crate::pb::{ErrorReason, GetOrderRequest};
@@ -148,10 +149,10 @@ impl<S: Generated> CallLayer<S> {
     fn hit(&self, message: &[u8], identity: &Identity, record: &mut Record) -> Option<Bytes> {
         let hit = || {
             let request = GetOrderRequest::decode(message).ok()?;
-            let (order, max_age) = order_of(request);
-            let max_age = max_age_of(max_age).ok()?;
+            let wanted = wanted(&self.orders, request.max_age, request.min_observe_time).ok()?;
+            let order = order_of(request);
             let share = identity.try_permits(1).ok()?;
-            let hit = self.orders.hit(&identity.caller, &order, max_age)?;
+            let hit = self.orders.hit(&identity.caller, &order, wanted)?;
             Some((hit, order, share))
         };
         let (hit, order, share) = catch_unwind(AssertUnwindSafe(hit)).ok().flatten()?;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::accounts::calls_per_day;
 use crate::pb::Order;
 use crate::providers::Rules;
-use crate::store::Encoded;
+use crate::store::{CLOCKS_DIFFER, Encoded};
 
 /// The upper bound of a freshness that grows with the day's calls.
 const LONGEST: Duration = Duration::from_hours(6);
@@ -54,6 +54,13 @@ pub(super) fn is_young(
     state.terminal || state.at.is_some_and(fits)
 }
 
+/// Whether the state was observed at that time or later. A terminal state does not change, so it
+/// satisfies any time. A state further in the future than clocks may differ says nothing.
+pub(super) fn reaches(state: Observation, min_observe_time: SystemTime, now: SystemTime) -> bool {
+    let fits = |observed| observed >= min_observe_time && observed <= now + CLOCKS_DIFFER;
+    state.terminal || state.at.is_some_and(fits)
+}
+
 /// When the state was observed.
 pub(super) fn observed(state: &Order) -> Option<SystemTime> {
     state.observe_time.and_then(|time| SystemTime::try_from(time).ok())
@@ -95,6 +102,25 @@ mod tests {
         calls_per_order_per_day: Some(10),
         longest_call: Duration::from_secs(10),
     };
+
+    #[test]
+    fn a_state_reaches_a_time_by_its_own_unless_it_is_terminal_or_from_the_future() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(400_000);
+        let (instant, second) = (Duration::from_nanos(1), Duration::from_secs(1));
+        for (terminal, at, earliest, expected) in [
+            (false, Some(now), now, true),
+            (false, Some(now), now + instant, false),
+            (false, Some(now + CLOCKS_DIFFER), now + second, true),
+            // No clock that is right can have written it.
+            (false, Some(now + CLOCKS_DIFFER + instant), now, false),
+            (false, None, now, false),
+            (true, None, now + CLOCKS_DIFFER, true),
+            (true, Some(now - second), now, true),
+        ] {
+            let state = Observation { terminal, at };
+            assert_eq!(reaches(state, earliest, now), expected, "{terminal} {at:?} {earliest:?}");
+        }
+    }
 
     #[test]
     fn freshness_grows_as_the_daily_limit_is_spent() {

@@ -2,13 +2,13 @@
 //! `orders`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::freshness::{Observation, refresh_time};
-use super::{Orders, measures};
+use super::{Orders, Wanted, measures};
 use crate::accounts::{Account, Caller};
 use crate::pb::{GetOrderResponse, OrderRef, Source};
 use crate::store::{Encoded, Snapshot};
@@ -30,8 +30,8 @@ impl Orders {
     /// Returns the answer to a question if memory has one that is fresh enough. It does no I/O and waits
     /// for nothing. `None` for every other question, also for one with a mistake.
     #[must_use]
-    pub fn hit(&self, caller: &Caller, order: &OrderRef, max_age: Option<Duration>) -> Option<Hit> {
-        let question = self.question(caller, order, max_age).ok()?;
+    pub fn hit(&self, caller: &Caller, order: &OrderRef, wanted: Wanted) -> Option<Hit> {
+        let question = self.question(caller, order, wanted).ok()?;
         let window = question.day_window.as_ref();
         let Snapshot { state, spent } = self.0.store.snapshot(&question.key, window);
         let state = state?;

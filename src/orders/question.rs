@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::freshness::{Observation, default_max_age, is_young, refresh_time};
+use super::freshness::{Observation, default_max_age, is_young, observed, reaches, refresh_time};
+use super::wanted::{MinObserveTime, Wanted};
 use crate::accounts::{Account, Caller, Priority, Quota, QuotaClass, day_window};
 use crate::error::Error;
 use crate::pb::{ErrorReason, GetOrderResponse, Order, OrderRef, Source};
@@ -25,6 +26,8 @@ pub(super) struct Question {
     pub(super) day_window: Option<WindowKey>,
     /// How old the answer may be; `None` means the account's default.
     pub(super) max_age: Option<Duration>,
+    /// When the answer must have been observed at the earliest.
+    pub(super) min_observe_time: Option<SystemTime>,
     pub(super) arrival: SystemTime,
     pub(super) class: QuotaClass,
 }
@@ -35,16 +38,18 @@ impl Question {
         account: Arc<Account>,
         caller: &Caller,
         order: &OrderRef,
-        max_age: Option<Duration>,
+        wanted: Wanted,
         arrival: SystemTime,
     ) -> Result<Self, Error> {
         let query =
             account.query(order).map_err(|error| error.at(account.provider, &account.name))?;
         let key = account.order_key(&query);
         let day_window = day_window(&account, &key);
+        let Wanted { max_age, min_observe_time } = wanted;
+        let min_observe_time = min_observe_time.map(MinObserveTime::time);
         let priority = if max_age.is_some() { Priority::Fresh } else { Priority::Default };
         let class = QuotaClass { priority, share: caller.share() };
-        Ok(Self { account, query, key, day_window, max_age, arrival, class })
+        Ok(Self { account, query, key, day_window, max_age, min_observe_time, arrival, class })
     }
 
     /// Creates the gate of this question's calls, which are made under that lease.
@@ -62,6 +67,25 @@ impl Question {
     pub(super) fn accepts(&self, state: Observation, spent: usize, now: SystemTime) -> bool {
         let default = || default_max_age(&self.account.rules, spent);
         is_young(state, self.max_age.unwrap_or_else(default), self.arrival, now)
+            && self.is_reached_by(state, now)
+    }
+
+    /// Whether that state was observed late enough, however old it is now.
+    pub(super) fn is_reached_by(&self, state: Observation, now: SystemTime) -> bool {
+        self.min_observe_time.is_none_or(|earliest| reaches(state, earliest, now))
+    }
+
+    /// Whether the vendor's answer to a call that this process sent at that time is late enough. After
+    /// the arrival it is later than all that the caller has seen, whatever the clocks of others say.
+    pub(super) fn is_reached_at(&self, asked: SystemTime) -> bool {
+        self.min_observe_time.is_none_or(|earliest| asked >= earliest.min(self.arrival))
+    }
+
+    /// Whether that state from a vendor's answer is late enough. `asked_here` is whether this process
+    /// asked for it.
+    pub(super) fn counts(&self, state: &Order, asked_here: bool, now: SystemTime) -> bool {
+        let counts_here = asked_here && observed(state).is_some_and(|at| self.is_reached_at(at));
+        counts_here || self.is_reached_by(state.into(), now)
     }
 
     /// Whether this question may get an answer although one of that class failed with `error`, because

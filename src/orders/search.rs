@@ -24,8 +24,9 @@ impl Orders {
         let outcome = span.around(self.search(&question, &mut lease)).await;
         let outcome =
             outcome.unwrap_or_else(|error| Outcome::Failed(error, question.class.clone()));
-        if let Outcome::Live(Known { state: Some(state), .. }, _) = &outcome {
-            self.0.watching.learned(&question.key, state, self.0.clock.now());
+        if let Outcome::Live(Known { state: Some(state), .. }, latency) = &outcome {
+            let asked_here = latency.is_some();
+            self.0.watching.learned(&question.key, state, asked_here, self.0.clock.now());
         }
         leader.complete(outcome);
         // No caller waits for this. If it fails, the lease expires.
@@ -51,8 +52,11 @@ impl Orders {
         let mut permit = question.account.acquire(self.0.clock.as_ref()).await?;
         // Without a store each process asks for itself; the limits apply all the same.
         let known = known.filter(|_| self.0.store.is_shared());
-        let lease = known.as_ref().map(|known| question.lease(known));
-        let observed_before = known.and_then(|known| known.state.as_ref().and_then(observed));
+        let mut lease = known.as_ref().map(|known| question.lease(known));
+        let mut observed_before = known.and_then(|known| known.state.as_ref().and_then(observed));
+        // A call of another process that ends while we wait may have begun before the question arrived.
+        // The next one begins after that end, so it counts by whatever clock.
+        let mut began_later = false;
         let longest = lease.as_ref().map(|lease| lease.life * 2).unwrap_or_default();
         let give_up = Instant::now() + longest;
         loop {
@@ -67,12 +71,17 @@ impl Orders {
             // Another process is asking for the order.
             sleep(LEASE_POLL).await;
             if let Some(known) = self.known(question).await?
-                && let Some(at) = known.state.as_ref().and_then(observed)
+                && let Some(state) = &known.state
+                && let Some(at) = observed(state)
                 // Any different time will do, not only a later one: the known state may come from a
                 // clock that was ahead.
                 && Some(at) != observed_before
             {
-                return Ok(Outcome::Live(known, None));
+                if began_later || question.counts(state, false, self.0.clock.now()) {
+                    return Ok(Outcome::Live(known, None));
+                }
+                (observed_before, began_later) = (Some(at), true);
+                lease = Some(question.lease(&known));
             }
             if Instant::now() >= give_up {
                 return Err(Error::unavailable(

@@ -26,7 +26,7 @@ pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(24);
 
 /// How far the clocks of processes that share a store may differ, before a time written by one counts
 /// as a future time for another.
-pub(super) const CLOCKS_DIFFER: Duration = Duration::from_mins(2);
+pub(crate) const CLOCKS_DIFFER: Duration = Duration::from_mins(2);
 
 /// Smaller differences are not reported: clocks are corrected by less all the time, and times are
 /// rounded.

@@ -12,7 +12,7 @@ use crate::accounts::{Account, Accounts, Caller};
 use crate::clock::{Clock, ManualClock};
 use crate::config::Section;
 use crate::error::Error;
-use crate::orders::Orders;
+use crate::orders::{Orders, Wanted};
 use crate::pb::{self, ErrorReason, Money, Order, OrderRef, OrderStatus};
 use crate::sandbox::Sandbox;
 use crate::store::Memory;
@@ -48,7 +48,8 @@ impl Fixture {
         let id = id.to_owned();
         let order = OrderRef { provider: STAND_IN.into(), id, ..OrderRef::default() };
         let deadline = Instant::now() + Duration::from_mins(1);
-        let answer = self.orders.get(&Caller::default(), &order, None, deadline).await?;
+        let answer =
+            self.orders.get(&Caller::default(), &order, Wanted::default(), deadline).await?;
         Ok(answer.response.order.unwrap())
     }
 }

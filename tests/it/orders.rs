@@ -4,6 +4,7 @@ mod breaker;
 mod clocks;
 mod faults;
 mod joining;
+mod min_observe_time;
 mod pressure;
 mod retries;
 pub mod rules;

@@ -84,6 +84,10 @@ fn get_prints_a_human_readable_order() {
         ),
         (&["haoka", "sample", "--max-age", "0"], &["haoka order sample", "LIVE, observed 20"]),
         (
+            &["haoka", "shipped", "--min-observe-time", "1969-12-31T23:59:59.5Z"],
+            &["haoka order shipped", "LIVE, observed 20"],
+        ),
+        (
             &["haoka", "settled", "--account", "haoka-sandbox"],
             &["haoka order settled", "SETTLED (已结算), final"],
         ),
@@ -93,6 +97,19 @@ fn get_prints_a_human_readable_order() {
         for text in lines {
             assert!(sheet.out.contains(text), "no {text:?} in {}", sheet.out);
         }
+    }
+}
+
+#[test]
+fn get_and_watch_pass_on_the_time_that_was_last_seen() {
+    let server = dev();
+    for command in ["get", "watch"] {
+        let address = format!("http://{}", server.address);
+        let endpoint = ["--endpoint", &address];
+        let time = ["--min-observe-time", "9999-01-01T00:00:00+01:00"];
+        let refused = run([&[command, "haoka", "shipped"][..], &time, &endpoint].concat());
+        assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{refused:?}");
+        assert!(refused.err.contains("min_observe_time is more than 2 minutes"), "{refused:?}");
     }
 }
 
@@ -193,6 +210,9 @@ fn usage_errors_exit_with_2() {
         &["get", "haoka", "x", "--max-age", "-5s"],
         &["get", "haoka", "x", "--max-age", "5"],
         &["watch", "haoka", "x", "--max-age", "5s"],
+        &["get", "haoka", "x", "--min-observe-time", "noon"],
+        &["get", "haoka", "x", "--min-observe-time", "2026-09-21T13:33:20"],
+        &["watch", "haoka", "x", "--min-observe-time", "2026-09-21"],
         &["get", "haoka", "x", "--max-age", "18446744073709551615s"],
         &["get", "haoka", "x", "--endpoint", "not a url"],
         &["health", "a", "b"],

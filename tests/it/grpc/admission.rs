@@ -73,13 +73,14 @@ impl Held {
 
     async fn watch(&self, id: &str) -> Result<Streaming<WatchOrderResponse>, Failed> {
         let order = Some(order(id));
-        let answer =
-            bare_client(self.server.address).watch_order(WatchOrderRequest { order }).await;
+        let answer = bare_client(self.server.address)
+            .watch_order(WatchOrderRequest { order, ..Default::default() })
+            .await;
         answer.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
     }
 
     async fn batch(&self, orders: Vec<OrderRef>) -> Result<usize, Failed> {
-        let request = BatchGetOrdersRequest { orders, max_age: None };
+        let request = BatchGetOrdersRequest { orders, ..Default::default() };
         let answer = bare_client(self.server.address).batch_get_orders(request).await;
         answer
             .map(|answer| answer.into_inner().results.len())

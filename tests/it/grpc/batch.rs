@@ -15,7 +15,7 @@ fn order(provider: Provider, id: &str) -> OrderRef {
 
 async fn batch(fixture: &Fixture, orders: Vec<OrderRef>) -> Result<Vec<OrderResult>, Failed> {
     let max_age = Some(prost_types::Duration::default());
-    let request = BatchGetOrdersRequest { orders, max_age };
+    let request = BatchGetOrdersRequest { orders, max_age, ..Default::default() };
     let answer = fixture.server.client.clone().batch_get_orders(request).await;
     answer.map(|answer| answer.into_inner().results).map_err(|status| Failed::from(&status))
 }
@@ -92,7 +92,7 @@ async fn the_deadline_covers_the_batch_and_results_in_time_are_returned() {
     })
     .await;
     let orders = vec![order(Provider::Haoka, "shipped"), order(Provider::Dingshang, "9014")];
-    let mut request = tonic::Request::new(BatchGetOrdersRequest { orders, max_age: None });
+    let mut request = tonic::Request::new(BatchGetOrdersRequest { orders, ..Default::default() });
     request.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
     let mut client = crate::support::bare_client(fixture.server.app.address);
     let results = client.batch_get_orders(request).await.unwrap().into_inner().results;
@@ -120,7 +120,7 @@ async fn a_batch_response_over_4_mib_is_refused() {
     );
     let batch = async |count| {
         let orders = vec![order(Provider::Dingshang, "54"); count];
-        let request = BatchGetOrdersRequest { orders, max_age: None };
+        let request = BatchGetOrdersRequest { orders, ..Default::default() };
         let client = server.client.clone().max_decoding_message_size(usize::MAX);
         let answer = { client }.batch_get_orders(request).await;
         answer.map(|answer| answer.into_inner().results).map_err(|status| Failed::from(&status))

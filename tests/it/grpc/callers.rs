@@ -73,7 +73,8 @@ impl Fixture {
         max_age: Option<prost_types::Duration>,
     ) -> Result<&'static str, Failed> {
         let OrderRef { provider, id, account, machine_no } = order.clone();
-        let request = GetOrderRequest { provider, id, account, machine_no, max_age };
+        let request =
+            GetOrderRequest { provider, id, account, machine_no, max_age, ..Default::default() };
         let answer = self.server.ask(with_token(request, token)).await?;
         Ok(answer.source().as_str_name())
     }
@@ -83,7 +84,10 @@ impl Fixture {
         token: &str,
         order: &OrderRef,
     ) -> Result<Streaming<WatchOrderResponse>, Failed> {
-        let request = with_token(WatchOrderRequest { order: Some(order.clone()) }, token);
+        let request = with_token(
+            WatchOrderRequest { order: Some(order.clone()), ..Default::default() },
+            token,
+        );
         let watch = self.server.client.clone().watch_order(request).await;
         watch.map(tonic::Response::into_inner).map_err(|status| Failed::from(&status))
     }

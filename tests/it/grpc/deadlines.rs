@@ -169,7 +169,7 @@ async fn watch(
 ) -> Streaming<WatchOrderResponse> {
     let id = "shipped".to_owned();
     let order = OrderRef { provider: Provider::Haoka.into(), id, ..OrderRef::default() };
-    let mut request = Request::new(WatchOrderRequest { order: Some(order) });
+    let mut request = Request::new(WatchOrderRequest { order: Some(order), ..Default::default() });
     if let Some(text) = grpc_timeout {
         request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
     }

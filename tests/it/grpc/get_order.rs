@@ -1,11 +1,18 @@
 //! Validation by `GetOrder`: which account is used, which ids and machines are accepted, and what a
 //! response contains. No rejected request reaches a vendor.
 
-use order_query::pb::{GetOrderRequest, OrderStatus, Provider, Source};
+use std::sync::Arc;
+
+use order_query::clock::Clock as _;
+use order_query::pb::{
+    BatchGetOrdersRequest, GetOrderRequest, OrderRef, OrderStatus, Provider, Source,
+    WatchOrderRequest,
+};
 use order_query::sandbox::Kind;
+use prost_types::Timestamp;
 use tonic::Code;
 
-use crate::support::{Server, question, sandboxed};
+use crate::support::{Failed, Server, manual_clock, question, sandboxed, sandboxed_at};
 
 const WECHAT: &str = "DD2981741311549200000";
 
@@ -104,6 +111,54 @@ async fn max_age_must_be_a_valid_duration() {
     assert_eq!(sandbox.arrivals(), []);
     for (seconds, nanos) in [(0, 0), (1, 5), (315_576_000_000, 999_999_999)] {
         assert_eq!(ask(seconds, nanos).await.unwrap().order.unwrap().id, WECHAT);
+    }
+}
+
+#[tokio::test]
+async fn min_observe_time_must_be_a_valid_time_that_is_not_far_in_the_future() {
+    let clock = Arc::new(manual_clock());
+    let (sandbox, server) = sandboxed_at(clock.clone()).await;
+    let now: Timestamp = clock.now().into();
+    let ask = async |seconds, nanos| {
+        let min_observe_time = Some(Timestamp { seconds, nanos });
+        let get =
+            server.get(GetOrderRequest { min_observe_time, ..question(Provider::Wechat, WECHAT) });
+        let provider = Provider::Wechat.into();
+        let order = OrderRef { provider, id: WECHAT.to_owned(), ..OrderRef::default() };
+        let orders = vec![order.clone(), order.clone()];
+        let batch = BatchGetOrdersRequest { orders, min_observe_time, ..Default::default() };
+        let watch = WatchOrderRequest { order: Some(order), min_observe_time };
+        let mut client = server.client.clone();
+        let got = get.await.map(drop);
+        let batch = client.batch_get_orders(batch).await.map(drop);
+        let watch = client.watch_order(watch).await.map(drop);
+        let failed = |status| Failed::from(&status);
+        [got, batch.map_err(failed), watch.map_err(failed)]
+    };
+    for (seconds, nanos) in [
+        (now.seconds, -1),
+        (now.seconds, 1_000_000_000),
+        (now.seconds, i32::MIN),
+        (-62_135_596_801, 0),
+        (253_402_300_800, 0),
+        (i64::MIN, 0),
+        (i64::MAX, 0),
+        // Valid, and more than two minutes ahead.
+        (now.seconds + 120, now.nanos + 1),
+        (253_402_300_799, 999_999_999),
+    ] {
+        for outcome in ask(seconds, nanos).await {
+            let failed = outcome.unwrap_err();
+            assert_eq!(failed.code, Code::InvalidArgument, "{seconds} {nanos}");
+            assert_eq!(failed.reason, "INVALID_REQUEST");
+            assert_eq!(failed.field.as_deref(), Some("min_observe_time"));
+        }
+    }
+    assert_eq!(sandbox.arrivals(), []);
+    for (seconds, nanos) in
+        [(now.seconds + 120, now.nanos), (now.seconds, 0), (0, 0), (-62_135_596_800, 0)]
+    {
+        assert!(ask(seconds, nanos).await.iter().all(Result::is_ok), "{seconds} {nanos}");
     }
 }
 

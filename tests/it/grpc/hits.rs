@@ -8,6 +8,7 @@ use std::time::Duration;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::{HeaderMap, Request, StatusCode};
+use order_query::clock::{Clock as _, ManualClock};
 use order_query::pb::{GetOrderRequest, GetOrderResponse, Provider, Source};
 use prost::Message as _;
 use prost::bytes::Bytes;
@@ -139,6 +140,37 @@ async fn a_state_that_is_too_old_is_no_hit() {
 }
 
 #[tokio::test]
+async fn a_state_that_was_observed_too_early_is_no_hit() {
+    let clock = Arc::new(manual_clock());
+    let (_sandbox, server) = sandboxed_at(clock.clone()).await;
+    let mut caller = Caller::connect(server.app.address).await;
+    let first = question(Provider::Dingshang, "54");
+    caller.ask(&[&frame_of(&first)]).await;
+    let now = |clock: &ManualClock| Some(clock.now().into());
+    let content = GetOrderRequest { min_observe_time: now(&clock), ..first.clone() };
+    clock.advance(Duration::from_secs(1));
+    let later = GetOrderRequest { min_observe_time: now(&clock), ..first };
+    for (question, source) in [
+        (&content, Source::Cache),
+        (&later, Source::Live),
+        (&later, Source::Cache),
+        (&content, Source::Cache),
+    ] {
+        assert_eq!(caller.ask(&[&frame_of(question)]).await.messages[0].source(), source);
+    }
+    let [hit, handled] = caller.ask_twice(&later).await;
+    assert_eq!(hit, handled);
+    // A terminal order is a hit, whatever the time.
+    let settled = question(Provider::Haoka, "settled");
+    caller.ask(&[&frame_of(&settled)]).await;
+    clock.advance(Duration::from_hours(24));
+    let later = GetOrderRequest { min_observe_time: now(&clock), ..settled };
+    let [hit, handled] = caller.ask_twice(&later).await;
+    assert_eq!(hit, handled);
+    assert_eq!(hit.messages[0].source(), Source::Cache);
+}
+
+#[tokio::test]
 async fn a_request_that_is_no_plain_question_gets_the_handlers_error() {
     let (_sandbox, server) = sandboxed_at(Arc::new(manual_clock())).await;
     let mut caller = Caller::connect(server.app.address).await;
@@ -146,6 +178,7 @@ async fn a_request_that_is_no_plain_question_gets_the_handlers_error() {
     caller.ask(&[&frame_of(&known)]).await;
     let message = known.encode_to_vec();
     let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+    let never = prost_types::Timestamp { seconds: 0, nanos: -1 };
     let whole = framed(0, &message);
     let changed = |change: &dyn Fn(&mut GetOrderRequest)| {
         let mut question = known.clone();
@@ -157,6 +190,7 @@ async fn a_request_that_is_no_plain_question_gets_the_handlers_error() {
         ("a byte too few", whole[..whole.len() - 1].to_vec(), false),
         ("nothing", Vec::new(), false),
         ("no message", framed(0, b"\xff\xff"), false),
+        ("no time", changed(&|question| question.min_observe_time = Some(never)), false),
         ("no age", changed(&|question| question.max_age = Some(negative)), false),
         (
             "no such account",

@@ -1,21 +1,24 @@
 //! `WatchOrder`: the order now and at every change, from one poller, within the vendor's rules.
 
+use order_query::clock::Clock as _;
 use order_query::pb::{
     GetOrderRequest, OrderRef, OrderStatus, Provider, Source, WatchOrderRequest, WatchOrderResponse,
 };
 use tonic::{Code, Status, Streaming};
 
 use crate::orders::rules::Fixture;
+use crate::support::child::PATIENCE;
 use crate::support::{Failed, Scripted, Server, manual_clock, question};
 
 async fn watch(server: &Server, provider: Provider, id: &str) -> Streaming<WatchOrderResponse> {
     let order = OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
-    let request = WatchOrderRequest { order: Some(order) };
+    let request = WatchOrderRequest { order: Some(order), ..Default::default() };
     server.client.clone().watch_order(request).await.unwrap().into_inner()
 }
 
 async fn next(stream: &mut Streaming<WatchOrderResponse>) -> Result<(OrderStatus, Source), Status> {
-    let news = stream.message().await?.expect("the stream goes on");
+    let message = tokio::time::timeout(PATIENCE, stream.message()).await.expect("news");
+    let news = message?.expect("the stream goes on");
     Ok((news.order.as_ref().unwrap().status(), news.source()))
 }
 
@@ -25,11 +28,16 @@ fn haoka(status: &str) -> String {
 
 /// A server with one Haoka account, its vendor, and the clock.
 async fn scripted() -> (Scripted, Server, order_query::clock::ManualClock) {
+    scripted_with("").await
+}
+
+/// The same, with more settings of the account.
+async fn scripted_with(more: &str) -> (Scripted, Server, order_query::clock::ManualClock) {
     let vendor = Scripted::start().await;
     let clock = manual_clock();
     let config = format!(
         "[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\
-         base_url = \"http://{}\"\n",
+         base_url = \"http://{}\"\n{more}\n",
         vendor.address
     );
     let server = Server::start_at(&config, std::sync::Arc::new(clock.clone())).await;
@@ -81,6 +89,76 @@ async fn watchers_share_one_poller_and_receive_updates_from_other_calls() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_waits_for_a_later_state_lets_the_poller_ask_soon() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, haoka("待处理"));
+    let mut first = watch(&server, Provider::Haoka, "A1").await;
+    assert_eq!(next(&mut first).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+    // The account's freshness would let the poller wait for 15 minutes.
+    clock.advance(std::time::Duration::from_secs(10));
+    let order =
+        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+    let min_observe_time = Some(clock.now().into());
+    let request = WatchOrderRequest { order: Some(order), min_observe_time };
+    for source in [Source::Live, Source::Cache] {
+        let mut later = server.client.clone().watch_order(request.clone()).await.unwrap();
+        // The state is the same as before, and is sent all the same.
+        let message = later.get_mut().message();
+        let news = tokio::time::timeout(PATIENCE, message).await.expect("news").unwrap().unwrap();
+        assert_eq!(news.source(), source);
+        assert_eq!(news.order.unwrap().observe_time, min_observe_time);
+    }
+    assert_eq!(vendor.asked().len(), 2);
+    // To the first watcher it is no news.
+    vendor.answers(200, haoka("已发货"));
+    clock.advance(std::time::Duration::from_hours(6));
+    assert_eq!(next(&mut first).await.unwrap().0, OrderStatus::Shipped);
+}
+
+#[tokio::test]
+async fn a_not_found_from_before_does_not_end_a_watch() {
+    let (vendor, server, clock) = scripted().await;
+    vendor.answers(200, r#"{"code":-1,"message":"订单不存在"}"#);
+    server.get(question(Provider::Haoka, "A1")).await.unwrap_err();
+    vendor.answers(200, haoka("待处理"));
+    clock.advance(std::time::Duration::from_secs(1));
+    let order =
+        OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+    let min_observe_time = Some(clock.now().into());
+    let request = WatchOrderRequest { order: Some(order), min_observe_time };
+    let mut stream = server.client.clone().watch_order(request).await.unwrap().into_inner();
+    assert_eq!(next(&mut stream).await.unwrap(), (OrderStatus::Accepted, Source::Live));
+}
+
+#[tokio::test]
+async fn a_watcher_waits_for_a_state_that_is_late_enough() {
+    // With an answer that is as fresh as the account is configured for, and with a stale one.
+    for minutes in [1, 60] {
+        let (vendor, server, clock) = scripted_with("calls_per_order_per_day = 1").await;
+        vendor.answers(200, haoka("待处理"));
+        server.get(question(Provider::Haoka, "A1")).await.unwrap();
+        clock.advance(std::time::Duration::from_mins(minutes));
+        let order =
+            OrderRef { provider: Provider::Haoka.into(), id: "A1".into(), ..Default::default() };
+        let min_observe_time = Some(clock.now().into());
+        let request = WatchOrderRequest { order: Some(order), min_observe_time };
+        let mut waits = server.client.clone().watch_order(request).await.unwrap().into_inner();
+        // Who sets nothing gets the older state, from the same poller.
+        let mut content = watch(&server, Provider::Haoka, "A1").await;
+        assert_eq!(next(&mut content).await.unwrap().0, OrderStatus::Accepted);
+        vendor.answers(200, haoka("已发货"));
+        let silence = std::time::Duration::from_millis(200);
+        let heard = tokio::time::timeout(silence, waits.message()).await;
+        assert!(heard.is_err(), "no call is left, and all that is known is older: {heard:?}");
+        clock.advance(std::time::Duration::from_hours(24));
+        for stream in [&mut waits, &mut content] {
+            assert_eq!(next(stream).await.unwrap(), (OrderStatus::Shipped, Source::Live));
+        }
+        assert_eq!(vendor.asked().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_watch_survives_vendor_failures() {
     let (vendor, server, clock) = scripted().await;
     vendor.answers(503, "");
@@ -124,7 +202,7 @@ async fn a_watch_ends_on_a_permanent_error() {
     ] {
         let order =
             OrderRef { provider: provider.into(), id: id.to_owned(), ..OrderRef::default() };
-        let request = WatchOrderRequest { order: Some(order) };
+        let request = WatchOrderRequest { order: Some(order), ..Default::default() };
         let status = fixture.server.client.clone().watch_order(request).await.unwrap_err();
         assert_eq!(status.code(), code);
     }

@@ -131,7 +131,7 @@ async fn an_answer_dated_ahead_by_a_replica_delays_no_watcher_and_no_caller() {
     assert!(refresh <= now + HOUR, "to ask again is not years away: {refresh:?}");
     let provider = Provider::Dingshang.into();
     let order = OrderRef { provider, id: "54".to_owned(), ..OrderRef::default() };
-    let request = WatchOrderRequest { order: Some(order) };
+    let request = WatchOrderRequest { order: Some(order), ..Default::default() };
     let mut watch = server.client.clone().watch_order(request).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().source(), Source::Stale);
 

@@ -1,6 +1,8 @@
 //! Concurrent requests for one order, with a store and a vendor that wait for the test: who joins
 //! whose call, and which requests its result satisfies.
 
+mod later;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +13,7 @@ use futures_util::poll;
 use order_query::accounts::Caller;
 use order_query::clock::{Clock, ManualClock};
 use order_query::error::Error;
-use order_query::orders::Orders;
+use order_query::orders::{Orders, Wanted};
 use order_query::pb::{ErrorReason, Order, OrderRef, Source};
 use order_query::providers::{Rules, Token, TokenStore};
 use order_query::store::{
@@ -128,6 +130,9 @@ fn vendor(
                 return Err(Error::failed("refused"));
             }
             let _may_answer = answers.acquire().await;
+            if query.id == NOBODY {
+                return Err(Error::new(ErrorReason::OrderNotFound, "nobody knows it"));
+            }
             Ok(Order { id: query.id, observe_time, ..Order::default() })
         }
     })
@@ -147,6 +152,8 @@ struct Fixture {
     order: OrderRef,
 }
 
+/// The order that the vendor does not know.
+const NOBODY: &str = "nobody";
 /// More permits than any test needs.
 const MANY: usize = 1000;
 /// How many calls an order may have in a day.
@@ -194,8 +201,9 @@ impl Fixture {
         caller: &Caller,
         max_age: Option<Duration>,
     ) -> Result<Source, ErrorReason> {
+        let wanted = Wanted { max_age, ..Wanted::default() };
         let deadline = Instant::now() + Duration::from_mins(1);
-        let answer = self.orders.get(caller, &self.order, max_age, deadline).await;
+        let answer = self.orders.get(caller, &self.order, wanted, deadline).await;
         answer.map(|answer| answer.response.source()).map_err(|error| error.reason)
     }
 
@@ -276,12 +284,12 @@ async fn a_fresh_request_misses_its_deadline_and_a_default_one_gets_stale_data()
     fixture.clock.advance(Duration::from_hours(1));
     Fixture::close(&fixture.answers).await;
     let deadline = || Instant::now() + Duration::from_millis(50);
-    let failed =
-        fixture.orders.get(&Caller::default(), &fixture.order, NOW, deadline()).await.unwrap_err();
+    let (anyone, now) = (Caller::default(), Wanted { max_age: NOW, ..Wanted::default() });
+    let failed = fixture.orders.get(&anyone, &fixture.order, now, deadline()).await.unwrap_err();
     assert_eq!(failed.reason, ErrorReason::DeadlineExceeded);
     assert_eq!(failed.account.as_deref(), Some(FakeVendor::ACCOUNT));
     let stale =
-        fixture.orders.get(&Caller::default(), &fixture.order, None, deadline()).await.unwrap();
+        fixture.orders.get(&anyone, &fixture.order, Wanted::default(), deadline()).await.unwrap();
     assert_eq!(stale.response.source(), Source::Stale);
     assert_eq!(fixture.asked(), 2, "the second joined the first one's call");
 }
@@ -302,7 +310,8 @@ async fn a_retry_renews_the_order_lease() {
     // Longer than the rest of a lease that was not renewed.
     fixture.clock.advance(Duration::from_secs(5));
     let (anyone, deadline) = (Caller::default(), Instant::now() + Duration::from_mins(1));
-    let mut other = pin!(fixture.other.get(&anyone, &fixture.order, NOW, deadline));
+    let now = Wanted { max_age: NOW, ..Wanted::default() };
+    let mut other = pin!(fixture.other.get(&anyone, &fixture.order, now, deadline));
     assert!(poll!(&mut other).is_pending());
     while fixture.refused.load(Ordering::SeqCst) == 0 && fixture.asked() == 11 {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use order_query::accounts::Caller;
 use order_query::clock::Clock as _;
+use order_query::orders::Wanted;
 use order_query::pb::{ErrorReason, Order, OrderRef};
 use order_query::providers::Rules;
 use tokio::time::Instant;
@@ -58,8 +59,9 @@ async fn the_vendor_never_counts_more_calls_a_minute_than_the_limit() {
             let provider = FakeVendor::PROVIDER.into();
             let order = OrderRef { provider, id: step.to_string(), ..OrderRef::default() };
             let deadline = Instant::now() + Duration::from_hours(1);
+            let wanted = Wanted { max_age: Some(Duration::ZERO), ..Wanted::default() };
             orders
-                .get(&Caller::default(), &order, Some(Duration::ZERO), deadline)
+                .get(&Caller::default(), &order, wanted, deadline)
                 .await
                 .map_err(|error| error.reason)
         });

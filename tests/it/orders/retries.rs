@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use order_query::accounts::Caller;
 use order_query::clock::SystemClock;
 use order_query::error::Error;
+use order_query::orders::Wanted;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -208,7 +209,7 @@ async fn retries_to_a_flaky_vendor_are_capped_at_the_reserve_plus_a_tenth() {
             let orders = orders.clone();
             async move {
                 let deadline = Instant::now() + Duration::from_mins(1);
-                orders.get(&Caller::default(), &order, None, deadline).await
+                orders.get(&Caller::default(), &order, Wanted::default(), deadline).await
             }
         });
         for outcome in join_all(calls).await {

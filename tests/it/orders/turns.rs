@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use order_query::accounts::Caller;
 use order_query::clock::SystemClock;
 use order_query::error::Error;
-use order_query::orders::{Answer, Orders};
+use order_query::orders::{Answer, Orders, Wanted};
 use order_query::pb::order_service_client::OrderServiceClient;
 use order_query::pb::{ErrorReason, Order, OrderRef, Provider, Source};
 use order_query::providers::Rules;
@@ -60,8 +60,9 @@ impl Fixture {
             let order = OrderRef { provider, id, ..OrderRef::default() };
             let orders = self.orders.clone();
             let deadline = Instant::now() + Duration::from_hours(1);
-            self.calls
-                .spawn(async move { orders.get(&Caller::default(), &order, None, deadline).await });
+            self.calls.spawn(async move {
+                orders.get(&Caller::default(), &order, Wanted::default(), deadline).await
+            });
         }
         // Tokio's time is paused: it advances when every task is idle.
         tokio::time::sleep(Duration::from_millis(1)).await;

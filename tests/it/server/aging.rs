@@ -55,7 +55,7 @@ async fn watches_end_30_s_after_their_connection_exceeds_max_age() {
         id: "shipped".to_owned(),
         ..OrderRef::default()
     };
-    let request = WatchOrderRequest { order: Some(order) };
+    let request = WatchOrderRequest { order: Some(order), ..Default::default() };
     let mut watch = client.watch_order(request).await.unwrap().into_inner();
     assert!(watch.message().await.unwrap().is_some());
     let quiet = tokio::time::timeout(Duration::from_secs(20), watch.message()).await;

@@ -179,7 +179,7 @@ async fn unread_answers_are_bounded_in_bytes() {
     let server = Serving::start(&cards(&vendor));
     let order =
         OrderRef { provider: Provider::Haoka.into(), id: "A1".to_owned(), ..Default::default() };
-    let batch = BatchGetOrdersRequest { orders: vec![order; 100], max_age: None };
+    let batch = BatchGetOrdersRequest { orders: vec![order; 100], ..Default::default() };
     let (mut client, driver) = raw_http2(server.address, 0).await;
     let mut untaken = Vec::new();
     for _ in 0..BATCHES {

@@ -125,8 +125,11 @@ async fn a_hanging_client_does_not_block_shutdown() {
         id: "order-2".to_owned(),
         ..OrderRef::default()
     };
-    let mut watch =
-        client.watch_order(WatchOrderRequest { order: Some(order) }).await.unwrap().into_inner();
+    let mut watch = client
+        .watch_order(WatchOrderRequest { order: Some(order), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let mut health = HealthClient::new(connect(server.admin_address).await);
     let mut probe = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
 

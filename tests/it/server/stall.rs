@@ -23,7 +23,12 @@ fn watching(server: &Serving) -> (TcpStream, Frames) {
     let mut frames = Frames::of(stream.try_clone().unwrap());
     let id = "shipped".to_owned();
     let order = OrderRef { provider: Provider::Haoka.into(), id, ..OrderRef::default() };
-    let watch = call(1, None, "WatchOrder", &WatchOrderRequest { order: Some(order) });
+    let watch = call(
+        1,
+        None,
+        "WatchOrder",
+        &WatchOrderRequest { order: Some(order), ..Default::default() },
+    );
     stream.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &watch].concat()).unwrap();
     assert!(frames.any(|frame| (frame.kind, frame.stream) == (DATA, 1)), "no first message");
     (stream, frames)

@@ -123,7 +123,10 @@ async fn watches(address: SocketAddr, from: u32, count: u32) -> usize {
         let mut client = client.clone();
         async move {
             let order = Some(order((number % 100 + 1).to_string()));
-            let mut news = client.watch_order(WatchOrderRequest { order }).await?.into_inner();
+            let mut news = client
+                .watch_order(WatchOrderRequest { order, ..Default::default() })
+                .await?
+                .into_inner();
             news.message().await?;
             Ok::<_, tonic::Status>(news)
         }
@@ -169,7 +172,7 @@ async fn a_burst_from_a_large_caller_is_answered() {
     let batches = (0..3).map(|number| {
         let mut client = connections[number].clone();
         let orders = (0..100).map(|place| order((1000 * (number + 1) + place).to_string()));
-        let batch = BatchGetOrdersRequest { orders: orders.collect(), max_age: None };
+        let batch = BatchGetOrdersRequest { orders: orders.collect(), ..Default::default() };
         async move { client.batch_get_orders(batch).await }
     });
     for batch in try_join_all(batches).await.unwrap() {

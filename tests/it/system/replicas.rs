@@ -157,7 +157,7 @@ async fn a_watcher_receives_updates_from_another_replica_without_a_call() {
     let order = OrderRef { provider, id: "A1".to_owned(), ..OrderRef::default() };
 
     vendor.answers(200, answer("待处理"));
-    let request = WatchOrderRequest { order: Some(order) };
+    let request = WatchOrderRequest { order: Some(order), ..Default::default() };
     let mut watch = here.watch_order(request).await.unwrap().into_inner();
     let mut told = async || watch.message().await.unwrap().unwrap().order.unwrap().status();
     assert_eq!(told().await, OrderStatus::Accepted);

@@ -128,7 +128,7 @@ async fn untaken_batches(address: SocketAddr) {
         id: "17".to_owned(),
         ..OrderRef::default()
     };
-    let batch = frame_of(&BatchGetOrdersRequest { orders: vec![order; 40], max_age: None });
+    let batch = frame_of(&BatchGetOrdersRequest { orders: vec![order; 40], ..Default::default() });
     loop {
         let Some(mut client) = raw_http2(address, 0).await else { continue };
         let mut open = Vec::new();

@@ -125,7 +125,7 @@ async fn by_default_a_plain_answer_from_the_cache_has_no_line() {
     let mut log = Logged::with("");
     let batch = |ids: &[&str]| {
         let orders = ids.iter().map(|id| order(id)).collect();
-        BatchGetOrdersRequest { orders, max_age: None }
+        BatchGetOrdersRequest { orders, ..Default::default() }
     };
     log.get(question(Provider::Haoka, "shipped"), None).await;
     assert_eq!(log.next()["source"], "LIVE");
@@ -154,7 +154,7 @@ async fn by_default_a_plain_answer_from_the_cache_has_no_line() {
 async fn a_batch_logs_its_counts_and_a_probe_logs_nothing() {
     let mut log = Logged::start();
     let orders = vec![order("shipped"), order("a/b"), order("shipped"), order("nobody")];
-    let request = BatchGetOrdersRequest { orders, max_age: None };
+    let request = BatchGetOrdersRequest { orders, ..Default::default() };
     bare_client(log.0.address).batch_get_orders(request).await.unwrap();
     log.tells(&json!({
         "message": "an order of a batch: the id must be 1 to 64 letters, digits, \"_\" and \"-\"",
@@ -192,7 +192,7 @@ async fn a_watch_logs_one_line_at_its_end() {
     let address = log.0.address;
     let watch = |id: &str| {
         let mut client = bare_client(address);
-        let request = WatchOrderRequest { order: Some(order(id)) };
+        let request = WatchOrderRequest { order: Some(order(id)), ..Default::default() };
         async move {
             let mut stream = client.watch_order(request).await?.into_inner();
             while stream.message().await?.is_some() {}
@@ -221,7 +221,7 @@ async fn a_watch_logs_one_line_at_its_end() {
         "reason": "INVALID_REQUEST", "field": "id",
     });
     log.tells(&watched("…a/b", 0, "INVALID_ARGUMENT", malformed));
-    let request = WatchOrderRequest { order: Some(order("shipped")) };
+    let request = WatchOrderRequest { order: Some(order("shipped")), ..Default::default() };
     let mut left = bare_client(address).watch_order(request).await.unwrap().into_inner();
     left.message().await.unwrap().unwrap();
     drop(left);
@@ -271,7 +271,7 @@ async fn a_call_that_reaches_no_handler_logs_one_line_as_well() {
 async fn every_line_is_flushed_at_shutdown() {
     let log = Logged::start();
     let orders = (0..100).map(|number| order(&format!("a/{number}"))).collect();
-    let request = BatchGetOrdersRequest { orders, max_age: None };
+    let request = BatchGetOrdersRequest { orders, ..Default::default() };
     bare_client(log.0.address).batch_get_orders(request).await.unwrap();
     let ended = log.0.stop();
     let lines = ended.err.lines().filter(|line| line.contains("BatchGetOrders"));

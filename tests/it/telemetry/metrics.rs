@@ -59,7 +59,7 @@ async fn calls_and_answers_are_counted_by_outcome() {
         assert_eq!(asked.is_ok(), is_known, "{id}");
     }
     let orders = vec![order("one"), order("missing"), order("three"), order("three")];
-    client.batch_get_orders(BatchGetOrdersRequest { orders, max_age: None }).await.unwrap();
+    client.batch_get_orders(BatchGetOrdersRequest { orders, ..Default::default() }).await.unwrap();
     client.get_order(GetOrderRequest::default()).await.unwrap_err();
     let last = "order_query_errors_total{account=\"\",reason=\"INVALID_REQUEST\"} 1";
     let page = until_reported(&server, &[last]).await;

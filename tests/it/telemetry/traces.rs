@@ -258,7 +258,7 @@ async fn a_watch_is_one_span_and_its_searches_are_not_part_of_it() {
         id: "settled".to_owned(),
         ..OrderRef::default()
     };
-    let mut request = Request::new(WatchOrderRequest { order: Some(order) });
+    let mut request = Request::new(WatchOrderRequest { order: Some(order), ..Default::default() });
     request.metadata_mut().insert("traceparent", traceparent("01").1.parse().unwrap());
     let watching = bare_client(traced.server.address).watch_order(request).await;
     let mut watching = watching.unwrap().into_inner();

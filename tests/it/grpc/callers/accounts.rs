@@ -77,7 +77,7 @@ async fn an_error_lists_only_the_callers_own_accounts() {
 async fn in_a_batch_a_forbidden_account_fails_only_its_order() {
     let fixture = fixture("").await;
     let orders = [order_of("cards", "A1"), order_of("gifts", "A1"), order_of("nobodys", "A1")];
-    let batch = BatchGetOrdersRequest { orders: orders.to_vec(), max_age: None };
+    let batch = BatchGetOrdersRequest { orders: orders.to_vec(), ..Default::default() };
     let answer = fixture.server.client.clone().batch_get_orders(with_token(batch, AUDIT)).await;
     let results = answer.unwrap().into_inner().results;
     assert!(matches!(results[0].result, Some(Outcome::Found(_))), "{results:?}");

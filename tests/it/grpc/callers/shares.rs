@@ -79,7 +79,7 @@ async fn a_stale_answer_is_served_when_the_share_is_exhausted() {
 async fn a_batch_spends_the_share_in_order() {
     let fixture = fixture().await;
     let ids = ["A1", "A2", "A3", "A4"];
-    let batch = BatchGetOrdersRequest { orders: ids.map(order).to_vec(), max_age: None };
+    let batch = BatchGetOrdersRequest { orders: ids.map(order).to_vec(), ..Default::default() };
     let answer = fixture.server.client.clone().batch_get_orders(with_token(batch, BILLING)).await;
     let results = answer.unwrap().into_inner().results;
     let refused = results.iter().filter(|result| match &result.result {

@@ -101,10 +101,10 @@ async fn an_unknown_caller_is_refused_on_every_method_and_nothing_is_sent() {
         for id in ["known", "new", "not/an/id"] {
             let mut client = fixture.client.clone();
             assert_unknown(&fixture.get(id, &headers).await.unwrap_err(), &case);
-            let batch = BatchGetOrdersRequest { orders: vec![order(id)], max_age: None };
+            let batch = BatchGetOrdersRequest { orders: vec![order(id)], ..Default::default() };
             let request = with_headers(batch, &headers);
             assert_unknown(&client.batch_get_orders(request).await.unwrap_err(), &case);
-            let watch = WatchOrderRequest { order: Some(order(id)) };
+            let watch = WatchOrderRequest { order: Some(order(id)), ..Default::default() };
             let request = with_headers(watch, &headers);
             assert_unknown(&client.watch_order(request).await.unwrap_err(), &case);
         }

@@ -157,10 +157,13 @@ impl Life {
         let orders = PLAYED.map(reference).to_vec();
         let malformed = OrderRef { id: format!("{WORD_ID}/"), ..orders[0].clone() };
         let orders = [orders, vec![malformed]].concat();
-        let batch = BatchGetOrdersRequest { orders: orders.clone(), max_age: None };
+        let batch = BatchGetOrdersRequest { orders: orders.clone(), ..Default::default() };
         self.client().batch_get_orders(with(TOKEN, batch)).await.unwrap();
         let order = Some(orders[1].clone());
-        let watch = self.client().watch_order(with(TOKEN, WatchOrderRequest { order })).await;
+        let watch = self
+            .client()
+            .watch_order(with(TOKEN, WatchOrderRequest { order, ..Default::default() }))
+            .await;
         let mut watch = watch.unwrap().into_inner();
         watch.message().await.unwrap().unwrap();
         watch

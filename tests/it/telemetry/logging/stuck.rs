@@ -64,7 +64,7 @@ impl Unread {
                 ..OrderRef::default()
             };
             let orders = (1..LINES).map(order).collect();
-            let request = BatchGetOrdersRequest { orders, max_age: None };
+            let request = BatchGetOrdersRequest { orders, ..Default::default() };
             let mut client = self.client.clone();
             let answer = timeout(PATIENCE, client.batch_get_orders(request)).await.unwrap();
             assert_eq!(answer.unwrap().into_inner().results.len(), LINES - 1);

@@ -82,7 +82,11 @@ async fn shed_requests_are_counted_beside_their_limit() {
     assert!(!asks(&server, "5").await);
     let watch = || {
         let mut client = bare_client(server.address);
-        async move { client.watch_order(WatchOrderRequest { order: Some(order("1")) }).await }
+        async move {
+            client
+                .watch_order(WatchOrderRequest { order: Some(order("1")), ..Default::default() })
+                .await
+        }
     };
     let watching = watch().await.unwrap();
     watch().await.unwrap_err();

@@ -11,10 +11,10 @@ local function replication_id()
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
 end
 
--- The fence's fields; nil if there is none.
+-- The fence's fields; nil if there is none. Each call reads it, so it is read with one command.
 local function fence(key, ...)
-  local found = kind(key) == 'hash' and fields(key, LONGEST_TEXT, 'epoch', 'server', ...)
-  if found and found[1] and found[2] then
+  local found = redis.pcall('HMGET', key, 'epoch', 'server', ...)
+  if found[1] and found[2] then
     return found
   end
   return nil

@@ -30,10 +30,9 @@ end
 local unknown, missing = 0, 0
 local SHORT = 3600000
 
--- The maximum number of calls in the window in KEYS[i] that the server must know; not above 0 if none.
-local function allowed(i)
-  local limit, period = terms(i)
-  if unknown == 0 or unknown + period <= now then
+-- The maximum number of calls that the server must know in a window; not above 0 if none.
+local function allowed(limit, period)
+  if unknown + period <= now then
     return limit
   end
   -- In a short window the lost calls can be all that the limit allows, for any orders.
@@ -46,11 +45,13 @@ if epoch ~= '' then
     return {4, 0, 0, ahead}
   end
   unknown, missing = number(kept[3] or '') or 0, number(kept[4] or '') or 0
+end
+if unknown > 0 then
   local closed = nil
   for i = 5, #KEYS do
     local limit, period = terms(i)
     local wait = unknown + period - now
-    if limit > 0 and allowed(i) <= 0 and (not closed or wait > closed[3]) then
+    if limit > 0 and allowed(limit, period) <= 0 and (not closed or wait > closed[3]) then
       closed = {5, i - 5, wait, ahead}
     end
   end
@@ -86,8 +87,8 @@ local last = {}
 local full = nil
 local repeated = #KEYS > 4
 for i = 5, #KEYS do
-  local key, _, period, life = KEYS[i], terms(i)
-  local limit = allowed(i)
+  local key, limit, period, life = KEYS[i], terms(i)
+  limit = unknown > 0 and allowed(limit, period) or limit
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
   local slots = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
   last[i] = number(slots[2] or '0')

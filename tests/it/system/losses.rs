@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::support::child::Serving;
 use crate::support::redis_proxy::Line;
+use crate::support::redis_sentinel::Watched;
 use crate::support::redis_server::RedisServer;
 use crate::support::{Failed, connect, question, sandbox_at};
 
@@ -121,6 +122,21 @@ async fn a_failover_to_a_copy_that_lagged_admits_no_call_too_many() {
     copy.resume();
     line.lead_to(copy.port);
     let () = copy.say(&["REPLICAOF", "NO", "ONE"]);
+    fixture.calls("rest", 40).await;
+    assert_eq!(fixture.arrivals(), LIMIT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_failover_with_a_lost_tail_admits_no_call_too_many() {
+    let mut watched = Watched::start();
+    let fixture = Fixture::new(&watched.url("")).await;
+    watched.until_copied();
+    watched.copy.stop();
+    fixture.calls("lost", 12).await;
+    assert_eq!(fixture.arrivals(), 15);
+    watched.primary.kill();
+    watched.copy.resume();
+    watched.until_promoted(0).await;
     fixture.calls("rest", 40).await;
     assert_eq!(fixture.arrivals(), LIMIT);
 }

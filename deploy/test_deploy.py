@@ -240,7 +240,8 @@ def test_only_listed_network_traffic_is_allowed(built, name):
     out = {port["port"] for rule in named(built[name], "NetworkPolicy")["spec"]["egress"]
            for port in rule["ports"]}
     redis = of_kind(built[name], "HorizontalPodAutoscaler")
-    assert out == ({53, 443, 6379} if redis else {53, 443})
+    sentinels = {26379} if name == "overlays/sentinel" else set()
+    assert out == ({53, 443, 6379} | sentinels if redis else {53, 443})
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if "standalone" in name or
@@ -262,7 +263,8 @@ def test_the_store_file_has_one_process_at_a_time(built, name):
         mount["mountPath"])
 
 
-@pytest.mark.parametrize("name", ["overlays/redis", "example", "filled", "overlays/sandbox-redis"])
+@pytest.mark.parametrize("name", ["overlays/redis", "overlays/sentinel", "example", "filled",
+                                  "overlays/sandbox-redis"])
 def test_replicas_are_replaced_one_by_one(built, name):
     spec = named(built[name], "Deployment")["spec"]
     rolling = {"maxSurge": 1, "maxUnavailable": 0}
@@ -277,7 +279,7 @@ def test_replicas_are_replaced_one_by_one(built, name):
 
 
 def test_overlays_generate_only_store_objects(built):
-    for name in ["overlays/standalone", "overlays/redis"]:
+    for name in ["overlays/standalone", "overlays/redis", "overlays/sentinel"]:
         names = [found["metadata"]["name"] for kind in ["Secret", "ConfigMap"]
                  for found in of_kind(built[name], kind)]
         assert all(found.startswith("order-query-store-") for found in names), names

@@ -6,12 +6,12 @@
 -- it has published (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
 -- sent; whether the server is known to have held data before (1 or 0); then for each other member that it
 -- knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
--- Answers {epoch, open, joins, seen, now, members, named, closed, missing}: `open` is 1 once the replica may make limited
+-- Answers {epoch, open, joins, seen, now, members, named, closed, missing, left}: `open` is 1 once the replica may make limited
 -- calls; the two numbers of this beat are known to all others once `seen` has reached the `joins` of the answer;
 -- `members` has four values for each other member: its id, how long its membership lasts (negative: for how
 -- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id;
 -- `closed` is for how long windows of a minute stay closed for calls of lost members, and `missing` how many
--- calls are taken off each order's day for them.
+-- calls are taken off each order's day for them; `left` is how long the replica's membership lasts.
 --
 -- A member that is gone may have made calls that the server has lost. `unknown` is the latest time at which
 -- such a call can have arrived at its vendor, and `missing` is how many there can be for one order in a day:
@@ -27,6 +27,8 @@ local OTHERS = 13
 -- How long a member may still reserve calls at a server that others no longer use: until that server
 -- refuses writes because it has lost its copies.
 local PARTED = 15000
+-- When a membership is written again.
+local RENEWED = 1000
 -- How exactly times of two beats compare.
 local APART = 1000
 -- When members that are gone become one: each restart adds one.
@@ -39,11 +41,12 @@ local PAST = 'past'
 -- A replica that is not known any more, if a server was emptied before a new replica came.
 local ANYONE = 'anyone'
 
-local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members') or {}
+local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'unknown', 'missing') or {}
 
 -- Each member is eight words: its id; when its membership ends; when its last call can have begun; how long
--- its calls may be in flight; how many it has made for one order in a day, at most; its number, in the order in which they came; up to which number it knows the
--- others; and the epoch for which it has published. Times that a clock wrote which was ahead are cut.
+-- its calls may be in flight; how many it has made for one order in a day, at most; its number, in the order
+-- in which they came; up to which number it knows the others; and the epoch for which it has published. Times
+-- that a clock wrote which was ahead are cut.
 local members = {}
 local words = {}
 for word in string.gmatch(stored[6] or '', '%S+') do
@@ -126,16 +129,23 @@ if changed then
   epoch = proposed
 end
 
-local own = members[id] or {joined = 0, flight = 0, most = 0}
+local own = members[id] or {till = 0, joined = 0, flight = 0, most = 0}
+-- Whether there is something to write: each write goes to the disk and to the copies.
+local is_news = changed or published ~= epoch or own.till < now_up + life - RENEWED
 if own.joined == 0 or flight > own.flight or most > own.most then
   -- Something that the others must know before it counts.
   joins = joins + 1
+  is_news = true
 end
 if own.joined == 0 then
   own.joined = joins
 end
-own.till, own.last, own.flight, own.most = now_up + life, now_up + life, flight, most
-own.seen = seen_epoch == epoch and seen_joins or 0
+local knows = seen_epoch == epoch and seen_joins or 0
+is_news = is_news or own.seen ~= knows or own.published ~= published
+if is_news then
+  own.till, own.last = now_up + life, now_up + life
+end
+own.flight, own.most, own.seen = flight, most, knows
 -- A replica without calls has nothing to publish.
 own.published = published == '' and epoch or published
 members[id] = own
@@ -171,7 +181,10 @@ if past and past.published == epoch and past.last + past.flight + LONGEST_WINDOW
   past = nil
 end
 for name, member in pairs(members) do
-  if name ~= PAST and member.published == epoch and math.max(member.till, member.last) + FOLD < now then
+  local is_past = member.published == epoch and math.max(member.till, member.last) + FOLD < now
+  -- The server has its calls, so it must not join those whose calls it has lost.
+  if is_past and name ~= PAST and (not past or past.published == epoch) then
+    is_news = true
     past = past or {till = 0, last = 0, flight = 0, most = 0, joined = 0, seen = 0, published = epoch}
     past.last, past.flight = math.max(past.last, member.last), math.max(past.flight, member.flight)
     past.most = past.most + member.most
@@ -195,7 +208,10 @@ end
 if not stored[1] then
   redis.call('DEL', KEYS[1])
 end
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up, 'tail', tail,
-  'unknown', unknown, 'missing', missing, 'members', table.concat(kept, ' '))
+if is_news or unknown ~= number(stored[7] or '0') or missing ~= number(stored[8] or '0') then
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up,
+    'tail', tail, 'unknown', unknown, 'missing', missing, 'members', table.concat(kept, ' '))
+end
 local closed = unknown > 0 and math.max(unknown + SHORTEST_WINDOW - now, 0) or 0
-return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0, closed, missing}
+return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0, closed, missing,
+  own.till - now_up}

@@ -109,7 +109,7 @@ struct Member {
 }
 
 /// The script's answer.
-type Answer = (String, bool, u64, u64, u64, Vec<String>, bool, u64, u64);
+type Answer = (String, bool, u64, u64, u64, Vec<String>, bool, u64, u64, u64);
 
 impl Fence {
     pub(super) fn new() -> Arc<Self> {
@@ -247,7 +247,7 @@ impl Fence {
         let sent = Instant::now();
         let input = last.input(&self.id, reach, published);
         let answer: Answer = server.run(&scripts::BEAT, input).await?;
-        let (epoch, open, joins, seen, now, members, names_server, closed, missing) = answer;
+        let (epoch, open, joins, seen, now, members, names_server, closed, missing, left) = answer;
         if !names_server && !self.nameless.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "the shared store's user may not read the replication id, so calls that a failover loses \
@@ -270,7 +270,8 @@ impl Fence {
         let announced = Some((announced, reach));
         *last = Last { epoch, joins, now, members, sent: Some(sent), announced };
         let is_published = published == last.epoch;
-        let open = (open && is_published).then(|| (Arc::from(&*last.epoch), sent + LIFE));
+        let until = sent + Duration::from_millis(left).min(LIFE);
+        let open = (open && is_published).then(|| (Arc::from(&*last.epoch), until));
         let is_known = announced.is_some_and(|(at, _)| seen >= at);
         let alive = last.members.iter().filter(|member| member.left > 0).count();
         let may_count = Lost { closed: Duration::from_millis(closed), missing };

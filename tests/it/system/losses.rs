@@ -130,7 +130,7 @@ async fn a_failover_to_a_copy_that_lagged_admits_no_call_too_many() {
 async fn a_sentinel_failover_with_a_lost_tail_admits_no_call_too_many() {
     let mut watched = Watched::start();
     let fixture = Fixture::new(&watched.url("")).await;
-    watched.until_copied();
+    until_synced(&watched.copy).await;
     watched.copy.stop();
     fixture.calls("lost", 12).await;
     assert_eq!(fixture.arrivals(), 15);

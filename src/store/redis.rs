@@ -23,6 +23,7 @@ mod input;
 mod knowledge;
 mod refusals;
 mod scripts;
+mod server;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,7 +38,8 @@ use self::fence::{Fence, Reach};
 use self::input::sortable;
 use self::knowledge::{Knowledge, Undecided};
 use self::refusals::Refusals;
-use self::scripts::{Input, Runner, millis};
+use self::scripts::{Input, Line, Runner, millis};
+pub use self::server::{Server, Silence};
 use super::ends::{self, Ahead, LONGEST_FLIGHT, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
     AccountKey, Call, Held, Known, OrderKey, Outcome, Reservation, Snapshot, Store, WindowKey,
@@ -102,15 +104,25 @@ impl Redis {
         let watch_eviction = |connection| drop(tokio::spawn(eviction::watch(connection)));
         let connection = Arc::new(Connection::new(url, watch_eviction)?);
         connection.begin();
+        Ok(Self::on(Line::Connected(connection), cache_bytes, clock))
+    }
+
+    /// For tests: the same store over a server that is no Redis process.
+    #[must_use]
+    pub fn over(server: Arc<dyn Server>, cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
+        Self::on(Line::Given(server), cache_bytes, clock)
+    }
+
+    fn on(line: Line, cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
         let refusals = Refusals::default();
-        Ok(Self {
+        Self {
             here: Arc::new(Knowledge::new(cache_bytes, Arc::clone(&clock))),
             clock,
-            server: Arc::new(Runner { connection, time: OnceLock::new(), refusals }),
+            server: Arc::new(Runner { line, time: OnceLock::new(), refusals }),
             fence: Fence::new(),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
-        })
+        }
     }
 
     /// Checks that the URL can be that of a server.

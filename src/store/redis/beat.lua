@@ -78,11 +78,12 @@ local function merge(tail)
   end
 end
 
--- Begins a new epoch. The server has all calls of a member whose last one began before `tail`; the others
--- publish theirs. `reference` is when the members were last renewed.
-local function begin(tail, reference)
+-- Begins a new epoch after `before`. The server has all calls of a member whose last one began before
+-- `tail`, if it had them in the epoch before; the others publish theirs. `reference` is when the members were
+-- last renewed.
+local function begin(before, tail, reference)
   for _, member in pairs(members) do
-    if tail > 0 and member.last + APART < tail then
+    if tail > 0 and member.last + APART < tail and member.published == before then
       member.published = proposed
     elseif member.till + APART < reference then
       member.published = '-'
@@ -106,15 +107,15 @@ if not epoch then
       members[ANYONE] = suspect(now_up + life, 0, 0, 0)
     end
   else
-    begin(0, now)
+    begin(epoch, 0, now)
   end
 elseif stored[2] ~= server then
   changed, tail = true, beat
-  begin(tail, tail)
+  begin(epoch, tail, tail)
 elseif published ~= '' and published ~= epoch and not members[id] then
   -- The epoch began without this replica, so it knows of calls that the server has lost.
   changed, tail = true, 0
-  begin(0, now)
+  begin(epoch, 0, now)
 elseif published ~= epoch then
   merge(tail)
 end

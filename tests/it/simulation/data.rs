@@ -64,6 +64,10 @@ impl Data {
         }
     }
 
+    pub fn holds(&self, key: &str) -> bool {
+        self.0.contains_key(key.as_bytes())
+    }
+
     fn expire(&mut self, key: &Bytes, span: i64, now: u64) -> Reply {
         let until = now.checked_add_signed(span).filter(|until| *until > now);
         match (self.0.get_mut(key), until) {

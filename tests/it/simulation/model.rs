@@ -28,7 +28,7 @@ pub struct Model {
 pub struct Run {
     pub hash: String,
     /// The code, if the command brings it.
-    code: Option<String>,
+    pub code: Option<String>,
     pub keys: Vec<Vec<u8>>,
     pub arguments: Vec<Vec<u8>>,
 }

@@ -1,0 +1,129 @@
+//! The way from a replica to its server and back: messages take time, are lost, or come twice.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use order_query::store::{Server, Silence};
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::dice::Dice;
+use super::model::Run;
+use super::stage::{MILLI, SECOND, Time};
+use super::world::World;
+
+/// How long callers fail at once after a failure, as those of a connection do.
+const CLOSED_FOR: Duration = Duration::from_millis(500);
+
+/// What a replica hears.
+enum Heard {
+    Answer(Value),
+    /// The connection has broken; the command may have run.
+    Broken,
+}
+
+/// A replica's connection.
+pub struct Line {
+    pub world: Arc<World>,
+    pub replica: usize,
+    closed_until: Mutex<Option<Instant>>,
+    /// When the last message arrives: those of one connection keep their order.
+    last: Mutex<Time>,
+}
+
+impl Line {
+    pub fn new(world: &Arc<World>, replica: usize) -> Self {
+        let world = Arc::clone(world);
+        Self { world, replica, closed_until: Mutex::default(), last: Mutex::default() }
+    }
+
+    /// Sends a command, and returns where its answer comes.
+    fn post(&self, run: Arc<Run>, attempt: u64) -> oneshot::Receiver<Heard> {
+        let (answer, heard) = oneshot::channel();
+        let (world, replica) = (Arc::clone(&self.world), self.replica);
+        let sent = world.stage.now();
+        let mut dice = message(&world, &run, replica, sent, attempt);
+        let site = world.sites.lock().unwrap().of(replica, sent);
+        let arrives = if dice.in_thousand(2) && !world.is_calm(sent) {
+            // So late that nobody waits for it: its connection has been replaced.
+            sent + dice.within(250 * MILLI, 5 * SECOND)
+        } else {
+            let mut last = self.last.lock().unwrap();
+            *last = (sent + latency(&mut dice)).max(*last + 1);
+            *last
+        };
+        let tie = dice.number();
+        world.clone().stage.at(arrives, tie, move |at| {
+            if world.loses(replica, at, &mut dice) {
+                return;
+            }
+            if world.sites.lock().unwrap().all[site].is_down {
+                let _ = answer.send(Heard::Broken);
+                return;
+            }
+            let value = world.run(site, replica, &run, at);
+            let ran = at;
+            let back = at + latency(&mut dice);
+            let breaks = dice.in_thousand(2) && !world.is_calm(at);
+            let tie = dice.number();
+            world.clone().stage.at(back, tie, move |at| {
+                if breaks {
+                    let _ = answer.send(Heard::Broken);
+                } else if !world.loses(replica, at, &mut dice) {
+                    world.heard(replica, &run, &value, ran);
+                    let _ = answer.send(Heard::Answer(value));
+                }
+            });
+        });
+        heard
+    }
+}
+
+#[async_trait]
+impl Server for Line {
+    async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value, Silence> {
+        let run = Arc::new(Run::read(command));
+        let mut was_sent = false;
+        for attempt in 0..2 {
+            if self.world.is_dead(self.replica) {
+                return pending().await;
+            }
+            let closed = *self.closed_until.lock().unwrap();
+            if closed.is_some_and(|until| Instant::now() < until) {
+                return Err(Silence { was_sent });
+            }
+            was_sent = true;
+            let heard = timeout_at(deadline, self.post(Arc::clone(&run), attempt)).await;
+            if self.world.is_dead(self.replica) {
+                return pending().await;
+            }
+            match heard {
+                Ok(Ok(Heard::Answer(value))) => return Ok(value),
+                Ok(Ok(Heard::Broken)) if attempt == 0 && Instant::now() < deadline => {}
+                Ok(Ok(Heard::Broken)) | Err(_) => break,
+                Ok(Err(_lost)) => {
+                    sleep_until(deadline).await;
+                    break;
+                }
+            }
+        }
+        *self.closed_until.lock().unwrap() = Some(Instant::now() + CLOSED_FOR);
+        Err(Silence { was_sent })
+    }
+}
+
+/// The chance of one message.
+fn message(world: &World, run: &Run, replica: usize, sent: Time, attempt: u64) -> Dice {
+    let mut purpose = format!("{replica} {sent} {attempt} {}", run.hash).into_bytes();
+    for word in run.keys.iter().chain(&run.arguments) {
+        purpose.extend(word);
+    }
+    Dice::new(world.seed, &purpose)
+}
+
+fn latency(dice: &mut Dice) -> Time {
+    if dice.in_thousand(10) { dice.within(5 * MILLI, 100 * MILLI) } else { dice.within(100, 4000) }
+}

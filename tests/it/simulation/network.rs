@@ -31,54 +31,73 @@ pub struct Line {
     pub replica: usize,
     closed_until: Mutex<Option<Instant>>,
     /// When the last message arrives: those of one connection keep their order.
-    last: Mutex<Time>,
+    last: Arc<Mutex<Time>>,
 }
 
 impl Line {
     pub fn new(world: &Arc<World>, replica: usize) -> Self {
         let world = Arc::clone(world);
-        Self { world, replica, closed_until: Mutex::default(), last: Mutex::default() }
+        Self { world, replica, closed_until: Mutex::default(), last: Arc::default() }
     }
 
     /// Sends a command, and returns where its answer comes.
     fn post(&self, run: Arc<Run>, attempt: u64) -> oneshot::Receiver<Heard> {
         let (answer, heard) = oneshot::channel();
-        let (world, replica) = (Arc::clone(&self.world), self.replica);
+        let (world, replica, last) =
+            (Arc::clone(&self.world), self.replica, Arc::clone(&self.last));
         let sent = world.stage.now();
         let mut dice = message(&world, &run, replica, sent, attempt);
-        let site = world.sites.lock().unwrap().of(replica, sent);
-        let arrives = if dice.in_thousand(2) && !world.is_calm(sent) {
-            // So late that nobody waits for it: its connection has been replaced.
-            sent + dice.within(250 * MILLI, 5 * SECOND)
-        } else {
-            let mut last = self.last.lock().unwrap();
-            *last = (sent + latency(&mut dice)).max(*last + 1);
-            *last
-        };
         let tie = dice.number();
-        world.clone().stage.at(arrives, tie, move |at| {
-            if world.loses(replica, at, &mut dice) {
-                return;
-            }
-            if world.sites.lock().unwrap().all[site].is_down {
-                let _ = answer.send(Heard::Broken);
-                return;
-            }
-            let value = world.run(site, replica, &run, at);
-            let ran = at;
-            let back = at + latency(&mut dice);
-            let breaks = dice.in_thousand(2) && !world.is_calm(at);
-            let tie = dice.number();
-            world.clone().stage.at(back, tie, move |at| {
-                if breaks {
-                    let _ = answer.send(Heard::Broken);
-                } else if !world.loses(replica, at, &mut dice) {
-                    world.heard(replica, &run, &value, ran);
-                    let _ = answer.send(Heard::Answer(value));
-                }
-            });
+        // A moment later: which of the tasks that wake at one time runs first is tokio's own chance.
+        world.clone().stage.at(sent + 1, tie, move |sent| {
+            let site = world.sites.lock().unwrap().of(replica, sent);
+            let arrives = if dice.in_thousand(2) && !world.is_calm(sent) {
+                // So late that nobody waits for it: its connection has been replaced.
+                sent + dice.within(250 * MILLI, 5 * SECOND)
+            } else {
+                let mut last = last.lock().unwrap();
+                *last = (sent + latency(&mut dice)).max(*last + 1);
+                *last
+            };
+            let message = Message { world, replica, site, run, answer, dice };
+            message.world.clone().stage.at(arrives, tie, move |at| message.arrives(at));
         });
         heard
+    }
+}
+
+/// A command on its way.
+struct Message {
+    world: Arc<World>,
+    replica: usize,
+    site: usize,
+    run: Arc<Run>,
+    answer: oneshot::Sender<Heard>,
+    dice: Dice,
+}
+
+impl Message {
+    /// It reaches the server, unless it is lost.
+    fn arrives(self, at: Time) {
+        let Self { world, replica, site, run, answer, mut dice } = self;
+        if world.loses(replica, at, &mut dice) {
+            return;
+        }
+        if world.sites.lock().unwrap().all[site].is_down {
+            let _ = answer.send(Heard::Broken);
+            return;
+        }
+        let value = world.run(site, replica, &run, at);
+        let (back, ran) = (at + latency(&mut dice), at);
+        let breaks = dice.in_thousand(2) && !world.is_calm(at);
+        world.clone().stage.at(back, dice.number(), move |at| {
+            if breaks {
+                let _ = answer.send(Heard::Broken);
+            } else if !world.loses(replica, at, &mut dice) {
+                world.heard(replica, &run, &value, ran);
+                let _ = answer.send(Heard::Answer(value));
+            }
+        });
     }
 }
 

@@ -308,3 +308,25 @@ async fn an_emptied_server_waits_for_unknown_replicas() {
     clock.advance(LIFE);
     assert_eq!(once_open(&new, &call("2", "minute", 9)).await, Ok(Reservation::Reserved));
 }
+
+#[tokio::test]
+async fn calls_of_a_lost_replica_still_count_after_a_second_loss() {
+    let (server, clock) = (RedisServer::start(), manual_clock());
+    let a = store(&server, &clock);
+    let lost = Replica::start(&server, &clock);
+    assert_eq!(once_open(&a, &call("1", "minute", 9)).await, Ok(Reservation::Reserved));
+    assert_eq!(lost.reserve(&call("2", "minute", 9)).await, Ok(Reservation::Reserved));
+    lost.crash();
+    let () = server.say(&["FLUSHALL"]);
+    let _ = a.reserve(&call("3", "minute", 9)).await;
+    clock.advance(LIFE);
+    assert_closed(&once_open(&a, &call("3", "minute", 9)).await);
+    // Now the last call of the lost one is older than what the server has.
+    clock.advance(PARTED + 5 * SECOND);
+    let now = clock.now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis().to_string();
+    until(|| server.say::<String>(&["HGET", "order-query:fence", "beat"]) == now).await;
+    let () = server.say(&["REPLICAOF", "127.0.0.1", "1"]);
+    let () = server.say(&["REPLICAOF", "NO", "ONE"]);
+    let wait = assert_closed(&once_open(&a, &call("3", "minute", 9)).await);
+    assert_eq!(wait, FLIGHT + 60 * SECOND - LIFE - 5 * SECOND);
+}

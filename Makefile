@@ -20,11 +20,11 @@ image_tags := --tag order-query --tag order-query:$(shell sed -n 's/^version = "
 fuzz_flags := --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target \
 	--target $(shell rustc --print host-tuple) --locked
 
-.PHONY: help run test lint fuzz bench bench-parts siege dashboard fmt image sbom
+.PHONY: help run test lint fuzz bench bench-parts siege simulate simulate-mistakes dashboard fmt image sbom
 
 # The first: what `make` alone does. A target's one line is behind its `##`.
 help: ## shows this
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand --tabs=14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand --tabs=20
 
 run: ## the demo: sandbox vendors and a server, with three orders asked for; nothing has to be configured
 	cargo run --release --locked -- demo
@@ -81,6 +81,13 @@ bench-parts: ## what the parts of an answer cost, without a network, after a bui
 siege: ## every attack at one time, for a minute: memory, probes and other callers
 	cargo build --release --locked
 	SIEGE_SECONDS=60 SIEGE_BINARY=target/release/order-query cargo test --locked --test it -- --nocapture siege::
+
+simulate: ## replicas, their Redis and a vendor in simulated time, under faults of every kind: 10,000 seeds
+	SIMULATE_SEEDS=$${SIMULATE_SEEDS:-10000} cargo test --profile simulate --locked --test it -- --nocapture \
+		simulation::
+
+simulate-mistakes: ## plants each mistake of tests/simulation-mistakes.toml, and expects the simulation to find it
+	python3 scripts/simulation_mistakes.py
 
 dashboard: ## draws docs/dashboard.png from a real run of four minutes with trouble of every kind
 	scripts/install dashboard

@@ -3,7 +3,7 @@
 //! Dependencies point one way only: `cli` → `app` → {`server`, `grpc`, `health`, `telemetry`,
 //! `sandbox`} → `orders` → `accounts` → {`providers`, `store`} → {`outbound`, `spans`, `error`,
 //! `clock`, `pb`}. `config` uses `certificate` alone, and each module reads its own settings with it.
-//! `peer`, `budget`, `metrics` and `certificate` use none of these modules. A test enforces
+//! `peer`, `budget`, `chance`, `metrics` and `certificate` use none of these modules. A test enforces
 //! this (`tests/it/architecture.rs`).
 //!
 //! The path of a call: `grpc` decodes it and limits its time. `orders` answers from the `store` if the
@@ -17,6 +17,7 @@ pub mod accounts;
 pub mod app;
 pub mod budget;
 pub mod certificate;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;

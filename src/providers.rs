@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
+use crate::chance;
 use crate::clock::Clock;
 use crate::config::{Secret, Section};
 use crate::error::Error;
@@ -227,6 +228,9 @@ pub fn new_id() -> String {
     /// Distinguishes this process from others.
     static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    if let Some(number) = chance::seeded() {
+        return format!("{number:016x}-0");
+    }
     format!("{:016x}-{:x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 

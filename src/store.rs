@@ -30,9 +30,9 @@ pub(crate) use self::ends::CLOCKS_DIFFER;
 pub use self::file::File;
 pub use self::memory::Memory;
 use self::observed::Observed;
-pub use self::redis::Redis;
 #[cfg(fuzzing)]
 pub use self::redis::fuzzing;
+pub use self::redis::{Redis, Server, Silence};
 pub use self::settings::{Place, Settings};
 
 use crate::clock::Clock;

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::availability::{Availability, Impairment};
 use super::breaker::{Breaker, Outcome, Ticket, Transition};
 use super::retry::{self, ATTEMPTS, Budget};
+use crate::chance;
 use crate::clock::Clock;
 use crate::error::{Error, Exchange};
 use crate::providers::Rules;
@@ -131,7 +132,7 @@ impl Limiter {
         if attempts == 1 {
             history.budget.earn();
         }
-        let transition = history.breaker.record(ticket, outcome, clock.now(), rand::random());
+        let transition = history.breaker.record(ticket, outcome, clock.now(), chance::part());
         // Done under the lock, so that health reports the last transition last.
         match transition {
             Some(Transition::Opened(pause)) => {
@@ -210,7 +211,7 @@ impl ConcurrencyPermit<'_> {
     /// Whether a retry may help and is allowed; if so, waits until it is due.
     pub(crate) async fn should_retry(&self) -> bool {
         if self.should_retry {
-            sleep(retry::pause(self.attempts, rand::random())).await;
+            sleep(retry::pause(self.attempts, chance::part())).await;
         }
         self.should_retry
     }

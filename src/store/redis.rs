@@ -8,7 +8,7 @@
 //!
 //! Each replica also counts the calls it has sent itself, in this process, and those must fit the
 //! limits too. If it is unknown whether the server has reserved a slot, the slot counts as used. A server
-//! that was emptied, restarted or replaced by its copy may have lost calls: the [fence](fence) then holds
+//! that was emptied, restarted or replaced by its copy may have lost calls: the [fence] then holds
 //! limited calls back until every replica has published its own again.
 //!
 //! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
@@ -25,6 +25,7 @@ mod knowledge;
 mod refusals;
 mod reserve;
 mod scripts;
+mod server;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,7 +38,8 @@ use self::connection::Connection;
 use self::fence::Fence;
 use self::knowledge::Knowledge;
 use self::refusals::Refusals;
-use self::scripts::{Input, Runner, millis};
+use self::scripts::{Input, Line, Runner, millis};
+pub use self::server::{Server, Silence};
 use super::ends::{self, Ahead, LONGEST_PAUSE, LONGEST_TOKEN};
 use super::{
     AccountKey, Call, FenceState, Held, Known, OPENING_POLL, OrderKey, Outcome, Reservation,
@@ -82,15 +84,25 @@ impl Redis {
         let watch_eviction = |connection| drop(tokio::spawn(eviction::watch(connection)));
         let connection = Arc::new(Connection::new(url, watch_eviction)?);
         connection.begin();
+        Ok(Self::on(Line::Connected(connection), cache_bytes, clock))
+    }
+
+    /// For tests: the same store over a server that is no Redis process.
+    #[must_use]
+    pub fn over(server: Arc<dyn Server>, cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
+        Self::on(Line::Given(server), cache_bytes, clock)
+    }
+
+    fn on(line: Line, cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
         let refusals = Refusals::default();
-        Ok(Self {
+        Self {
             here: Arc::new(Knowledge::new(cache_bytes, Arc::clone(&clock))),
             clock,
-            server: Arc::new(Runner { connection, time: OnceLock::new(), refusals }),
+            server: Arc::new(Runner { line, time: OnceLock::new(), refusals }),
             fence: Fence::new(),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
-        })
+        }
     }
 
     /// Checks that the URL can be that of a server.

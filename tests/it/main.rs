@@ -17,6 +17,7 @@ mod outbound;
 mod providers;
 mod sandbox;
 mod server;
+mod simulation;
 mod store;
 mod support;
 mod system;

@@ -61,7 +61,7 @@ enum State {
 
 /// One operation: its deadline, and whether the server may have carried it out.
 pub(super) struct Operation {
-    deadline: Instant,
+    pub(super) deadline: Instant,
     /// A command was sent but not answered.
     pub(super) in_doubt: bool,
 }

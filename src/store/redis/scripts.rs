@@ -8,10 +8,11 @@ use std::fmt::Display;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::redis::{Cmd, FromRedisValue, ToRedisArgs, cmd};
+use ::redis::{Cmd, FromRedisValue, ToRedisArgs, Value, cmd};
 
 use super::connection::{Connection, Failure, Operation};
 use super::refusals::Refusals;
+use super::server::{self, Server};
 use crate::clock::Clock;
 
 /// A script, and the hash that the server knows it by.
@@ -77,6 +78,10 @@ impl Input {
         self
     }
 
+    pub(super) fn first_key(&self) -> Option<&str> {
+        self.keys.first().map(String::as_str)
+    }
+
     /// Adds whether the server has run this script before: 1, and 0 if it does not know the script.
     pub(super) fn was_run(mut self) -> Self {
         self.was_run = Some(self.arguments.len());
@@ -98,9 +103,26 @@ impl Input {
     }
 }
 
+/// Where the scripts go.
+pub(super) enum Line {
+    /// To the server at a URL.
+    Connected(Arc<Connection>),
+    /// To a server that is no Redis process.
+    Given(Arc<dyn Server>),
+}
+
+impl Line {
+    async fn send(&self, command: &Cmd, operation: &mut Operation) -> Result<Value, Failure> {
+        match self {
+            Self::Connected(connection) => connection.send(command, operation).await,
+            Self::Given(given) => server::send(given.as_ref(), command, operation).await,
+        }
+    }
+}
+
 /// Runs scripts.
 pub(super) struct Runner {
-    pub(super) connection: Arc<Connection>,
+    pub(super) line: Line,
     /// For tests: the clock that replaces the server's.
     pub(super) time: OnceLock<Arc<dyn Clock>>,
     pub(super) refusals: Refusals,
@@ -127,11 +149,11 @@ impl Runner {
         input.arguments.insert(0, time.unwrap_or_default().into_bytes());
         input.was_run = input.was_run.map(|at| at + 1);
         let known = input.command("EVALSHA", &script.hash);
-        let answer = match self.connection.send(&known, operation).await {
+        let answer = match self.line.send(&known, operation).await {
             Err(Failure::NoScript) => {
                 input.is_first();
                 let whole = input.command("EVAL", script.code);
-                self.connection.send(&whole, operation).await
+                self.line.send(&whole, operation).await
             }
             answer => answer,
         };

@@ -157,6 +157,14 @@ impl RedisServer {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.operator()?)
     }
 
+    /// Runs a command as the stores' user; an error is a value too.
+    pub fn run(&self, command: &redis::Cmd) -> redis::Value {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        redis::ConnectionLike::req_packed_command(&mut connection, &command.get_packed_command())
+            .unwrap()
+    }
+
     /// Restores a key from a `DUMP`.
     pub fn restore(&self, key: &str, value: &[u8]) {
         let mut operator = self.operator().unwrap();

@@ -1,0 +1,81 @@
+"""Plants each mistake of tests/simulation-mistakes.toml alone, and expects the simulation to find it.
+`make simulate-mistakes` runs it. A script's mistake is planted while the simulation runs; any other in a
+copy of the tree, with the same target directory.
+
+SIMULATE_SEEDS: how many seeds each mistake gets, 1,000 otherwise. MISTAKES: part of the names to run.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
+SEEDS = os.environ.get("SIMULATE_SEEDS", "1000")
+TEST = ["cargo", "test", "--profile", "simulate", "--locked", "--test", "it"]
+RULES = "simulation::the_vendors_rules_hold_whatever_fails"
+
+
+def simulate(tree, **mistake):
+    """Whether the simulation finds something; it must build and run in any case."""
+    environment = {**os.environ, "CARGO_TARGET_DIR": TARGET, "SIMULATE_SEEDS": SEEDS}
+    environment |= {"SIMULATE_UNTIL_ONE": "1", **mistake}
+    subprocess.run([*TEST, "--no-run"], cwd=tree, env=environment, check=True, capture_output=True)
+    run = subprocess.run(
+        [*TEST, "--", "--exact", RULES], cwd=tree, env=environment, capture_output=True, text=True
+    )
+    found = [line for line in run.stdout.splitlines() if line.startswith("seed ")]
+    if run.returncode and not found:
+        sys.exit(f"the simulation did not run:\n{run.stdout}\n{run.stderr}")
+    return found[0] if found else None
+
+
+def copied(folder):
+    """Copies what git knows or would add."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def plant(row, tree):
+    """Returns what the simulation says about the mistake."""
+    text = (ROOT / row["file"]).read_text()
+    if text.count(row["from"]) != 1:
+        sys.exit(f"{row['name']}: {row['file']} must have the text once")
+    if row["file"].endswith(".lua"):
+        return simulate(ROOT, MISTAKE_FROM=row["from"], MISTAKE_TO=row["to"])
+    place = tree / row["file"]
+    place.write_text(text.replace(row["from"], row["to"]))
+    try:
+        return simulate(tree)
+    finally:
+        place.write_text(text)
+
+
+def main():
+    rows = tomllib.loads((ROOT / "tests/simulation-mistakes.toml").read_text())["mistake"]
+    rows = [row for row in rows if os.environ.get("MISTAKES", "") in row["name"]]
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copied(pathlib.Path(folder))
+        for row in rows:
+            found = plant(row, tree)
+            print(f"{row['name']}: {found or 'NOT FOUND'}", flush=True)
+            if not found:
+                missed.append(row["name"])
+    print(f"simulate-mistakes: {len(rows) - len(missed)} of {len(rows)} were found")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

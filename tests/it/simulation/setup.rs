@@ -1,0 +1,90 @@
+//! What a seed decides before its run: the rules, the load, and which faults there may be.
+
+use std::time::Duration;
+
+use order_query::providers::Rules;
+
+use super::dice::Dice;
+use super::stage::{SECOND, Time};
+
+/// Which faults a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// None at all.
+    None,
+    /// The server loses writes; every replica lives.
+    Losses,
+    /// Replicas crash, and messages are lost; the server keeps its data.
+    Crashes,
+    All,
+}
+
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub replicas: u64,
+    pub faults: Faults,
+    pub calls_per_minute: Option<u32>,
+    pub calls_per_day: Option<u32>,
+    /// In microseconds.
+    pub longest_call: Time,
+    freshness: Duration,
+    /// How many orders are asked for again and again; callers also ask for new ones.
+    pub orders: u64,
+    /// How many microseconds the first server's clock is ahead.
+    pub server_ahead: i64,
+    /// From when on nothing goes wrong.
+    pub calm_from: Time,
+    /// From when to when callers ask for more than the limits allow.
+    pub pressed: (Time, Time),
+    pub end: Time,
+}
+
+impl Setup {
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, b"setup");
+        let faults = match dice.within(0, 10) {
+            0 => Faults::None,
+            1..3 => Faults::Losses,
+            3..5 => Faults::Crashes,
+            _ => Faults::All,
+        };
+        let per_minute = Some(u32::try_from(dice.within(4, 25)).unwrap());
+        let per_day = Some(u32::try_from(dice.within(2, 8)).unwrap());
+        let (calls_per_minute, calls_per_day) = match dice.within(0, 4) {
+            0 => (None, per_day),
+            1 => (per_minute, per_day),
+            _ => (per_minute, None),
+        };
+        let longest_call = dice.within(3, 9) * SECOND;
+        let (calm_from, pressed) = if faults == Faults::None {
+            (0, (0, 150 * SECOND))
+        } else {
+            let calm_from = 50 * SECOND;
+            // A member that has gone on elsewhere, its last call's flight, a minute, and what callers wait.
+            let again = calm_from + longest_call + (15 + 20 + 60 + 15) * SECOND;
+            (calm_from, (again, again + 70 * SECOND))
+        };
+        Self {
+            replicas: dice.within(2, 6),
+            faults,
+            calls_per_minute,
+            calls_per_day,
+            longest_call,
+            freshness: Duration::from_secs(dice.within(0, 10)),
+            orders: dice.within(3, 20),
+            server_ahead: i64::try_from(dice.within(0, 4_000_000)).unwrap() - 2_000_000,
+            calm_from,
+            pressed,
+            end: pressed.1,
+        }
+    }
+
+    pub fn rules(&self) -> Rules {
+        Rules {
+            freshness: self.freshness,
+            calls_per_minute: self.calls_per_minute,
+            calls_per_order_per_day: self.calls_per_day,
+            longest_call: Duration::from_micros(self.longest_call),
+        }
+    }
+}

@@ -12,16 +12,22 @@
 //! limited calls back until every replica has published its own again.
 //!
 //! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
-//! automatically. A cluster is not supported: all windows of a call must live on one server.
+//! automatically.
+//!
+//! A cluster (`redis-cluster://`, `rediss-cluster://`) keeps the keys of an order, an account and a caller
+//! each on one node; a call takes up to three scripts there ([keys], [parts]).
 
 mod connection;
 mod eviction;
 mod fence;
+mod finish;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
 mod input;
+mod keys;
 mod knowledge;
+mod parts;
 mod refusals;
 mod reserve;
 mod scripts;
@@ -32,11 +38,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use prost::Message as _;
 
 use self::connection::Connection;
 use self::fence::Fence;
 use self::knowledge::Knowledge;
+use self::parts::Part;
 use self::refusals::Refusals;
 use self::scripts::{Input, Line, Runner, millis};
 pub use self::server::{Server, Silence};
@@ -95,10 +103,11 @@ impl Redis {
 
     fn on(line: Line, cache_bytes: usize, clock: Arc<dyn Clock>) -> Self {
         let refusals = Refusals::default();
+        let is_cluster = line.is_cluster();
         Self {
             here: Arc::new(Knowledge::new(cache_bytes, Arc::clone(&clock))),
             clock,
-            server: Arc::new(Runner { line, time: OnceLock::new(), refusals }),
+            server: Arc::new(Runner { line, is_cluster, time: OnceLock::new(), refusals }),
             fence: Fence::new(),
             garbage_seen: AtomicBool::new(false),
             ahead: Ahead::default(),
@@ -180,7 +189,7 @@ impl Redis {
         }
     }
 
-    async fn delete_if(&self, kind: &str, name: &str, field: &str, is: &str) -> Result<(), Error> {
+    async fn delete_if(&self, kind: &'static str, name: &str, field: &str, is: &str) -> Result<(), Error> {
         let input = Input::default().key(kind, name).argument(field).argument(is);
         Ok(self.server.run(&scripts::DELETE_IF, input).await?)
     }
@@ -234,47 +243,15 @@ impl Store for Redis {
     }
 
     async fn finish(&self, call: &Call, outcome: Outcome<'_>) -> Result<Vec<SystemTime>, Error> {
-        self.here.own.finish(call, Outcome::Counted).await?;
-        let (order, state) = match outcome {
-            Outcome::Found(order, state) => (Some(order), Some(state)),
-            Outcome::Answered | Outcome::Counted => (None, None),
-        };
-        if outcome != Outcome::Counted {
-            self.here.noted.resume(&call.account);
-        }
-        if let (Some(order), Some(state)) = (order, state) {
-            self.put_here(order, state);
-        }
-        let window = call.order_window();
-        let own_window = call.windows.iter().position(|other| Some(&other.key) == window);
-        let mut input = Input::default()
-            .key("closed", &call.account)
-            .lease(call)
-            .key("order", &order.map(ToString::to_string).unwrap_or_default())
-            .longest()
-            .argument(call.mark())
-            .argument(u8::from(outcome != Outcome::Counted))
-            .argument(own_window.map_or(0, |index| index + 1))
-            .state(state);
-        for window in &call.windows {
-            input = input.key("slots", &window.key).argument(millis(window.period));
-        }
-        let (found, later, replica_ahead, spent, ahead): (u8, Option<Vec<u8>>, u64, Vec<u64>, u64) =
-            self.server.run(&scripts::FINISH, input).await?;
-        self.ahead.report(SERVERS, Duration::from_millis(ahead));
-        if let Some(order) = order {
-            self.put_there(order, found, later.as_deref(), replica_ahead);
-        }
-        Ok(self.spent_at_least(window, spent))
+        self.finish_everywhere(call, outcome).await
     }
 
     async fn cancel(&self, call: &Call) -> Result<(), Error> {
         self.here.own.cancel(call).await?;
-        let mut input = Input::default().argument(call.mark());
-        for window in &call.windows {
-            input = input.key("slots", &window.key);
-        }
-        Ok(self.server.run(&scripts::CANCEL, input).await?)
+        let parts = Part::all(call, Part::order(call), self.server.is_cluster);
+        let cancel = parts.iter().map(|part| self.cancel_part(call, part, false));
+        try_join_all(cancel).await?;
+        Ok(())
     }
 
     async fn pause(&self, account: &AccountKey, wait: Duration, probe: bool) -> Result<(), Error> {
@@ -295,8 +272,12 @@ impl Store for Redis {
 
     async fn ping(&self) -> Result<(), Error> {
         let own = new_id();
-        let input = Input::default().key("probe", &own).key("probe", &format!("{own} set"));
-        let () = self.server.run(&scripts::PING, input.argument(millis(PING_LIFE))).await?;
+        let pings = self.server.line.tags().await?.into_iter().map(|tag| {
+            let input = Input::at(tag).key("probe", &own).key("probe", &format!("{own} set"));
+            self.server.run::<()>(&scripts::PING, input.argument(millis(PING_LIFE)))
+        });
+        try_join_all(pings).await?;
+        self.server.line.answered();
         // Afterwards: a server says what is wrong in its answer to a short command.
         self.fence.start(&self.server, &self.here);
         Ok(())

@@ -26,7 +26,7 @@ pub enum Place {
     Memory,
     /// `file:PATH`: on one machine, for one process at a time.
     File(PathBuf),
-    /// `redis://…` or `rediss://…`, or `redis-sentinel://…` or `rediss-sentinel://…`: for several
+    /// `redis://…`, `redis-sentinel://…` or `redis-cluster://…`, or the same with `rediss`: for several
     /// replicas. The URL may hold passwords.
     Redis(Secret),
 }
@@ -36,9 +36,16 @@ impl Settings {
     /// created here.
     pub fn read(mut section: Section) -> Self {
         const FORMS: &str = "must be \"memory:\", \"file:PATH\", \"redis://HOST:PORT/0\", \
-                             \"redis-sentinel://HOST:PORT,HOST:PORT/MASTER\" or the same with \
-                             rediss:// or rediss-sentinel://";
-        const REDIS: [&str; 4] = ["redis", "rediss", "redis-sentinel", "rediss-sentinel"];
+                             \"redis-sentinel://HOST:PORT,HOST:PORT/MASTER\", \
+                             \"redis-cluster://HOST:PORT,HOST:PORT\" or the same with rediss";
+        const REDIS: [&str; 6] = [
+            "redis",
+            "rediss",
+            "redis-sentinel",
+            "rediss-sentinel",
+            "redis-cluster",
+            "rediss-cluster",
+        ];
         let url: Option<Secret> = section.take("url");
         if let Some(url) = &url {
             section.warn_of_unseen("url", url);

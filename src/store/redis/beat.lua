@@ -4,14 +4,22 @@
 -- KEYS: the fence. ARGV: the time; the replica's id; how long its membership lasts; how long
 -- its calls may be in flight; how many calls for one order it has made in a day, at most; the epoch for which
 -- it has published (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
--- sent; whether the server is known to have held data before (1 or 0); then for each other member that it
--- knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
--- Answers {epoch, open, joins, seen, now, members, named, closed, missing, left}: `open` is 1 once the replica may make limited
+-- sent; whether the server is known to have held data before (1 or 0); what the replica has found at the tags
+-- of a cluster (empty: no cluster; `?`: it has not looked; `whole`; else for how long data may be lost, or
+-- `all`), the epoch in which it looked, and the epoch that it has stamped at all tags; then for each other
+-- member that it knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
+-- Answers {epoch, open, joins, seen, now, members, named, unknown, missing, left, task, whole}: `open` is 1 once the replica may make limited
 -- calls; the two numbers of this beat are known to all others once `seen` has reached the `joins` of the answer;
 -- `members` has four values for each other member: its id, how long its membership lasts (negative: for how
 -- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id;
--- `closed` is for how long windows of a minute stay closed for calls of lost members, and `missing` how many
--- calls are taken off each order's day for them; `left` is how long the replica's membership lasts.
+-- `unknown` is for how long from now lost calls of lost members can have arrived at their vendor (empty: none),
+-- and `missing` how many calls are taken off each order's day for them; `left` is how long the replica's
+-- membership lasts; `task` is empty once the replica may publish, else what it must do or wait for: `survey`
+-- the tags, `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
+--
+-- In a cluster each node can lose its writes alone. So before an epoch begins a replica looks at all tags, and
+-- it stamps them all before anybody publishes: what is lost later takes the stamp along, or has it on a node
+-- that the stamp does not name.
 --
 -- A member that is gone may have made calls that the server has lost. `unknown` is the latest time at which
 -- such a call can have arrived at its vendor, and `missing` is how many there can be for one order in a day:
@@ -21,8 +29,10 @@ local id, life, flight, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), to
 local published, proposed, seen_epoch = ARGV[6], ARGV[7], ARGV[8]
 local seen_joins, seen_at, seen_ago = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local was_used = ARGV[12] == '1'
+local survey, surveyed, has_stamped = ARGV[13], ARGV[14], ARGV[15]
+local is_cluster = survey ~= ''
 -- The members that only the caller knows of follow.
-local OTHERS = 13
+local OTHERS = 16
 
 -- How long a member may still reserve calls at a server that others no longer use: until that server
 -- refuses writes because it has lost its copies.
@@ -31,17 +41,21 @@ local PARTED = 15000
 local RENEWED = 1000
 -- How exactly times of two beats compare.
 local APART = 1000
+-- How exactly times of two nodes compare.
+local NODES_APART = 60000
+-- How long a replica may take to stamp all tags.
+local STAMPING = 2000
 -- When members that are gone become one: each restart adds one.
 local FOLD = 60000
--- No window is shorter, and none is longer.
-local SHORTEST_WINDOW = 60000
+-- No window is longer.
 local LONGEST_WINDOW = 86400000
 -- The members that are gone and have nothing to publish, as one.
 local PAST = 'past'
 -- A replica that is not known any more, if a server was emptied before a new replica came.
 local ANYONE = 'anyone'
 
-local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'unknown', 'missing') or {}
+local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'unknown', 'missing', 'stamper', 'whole',
+  'began') or {}
 
 -- Each member is eight words: its id; when its membership ends; when its last call can have begun; how long
 -- its calls may be in flight; how many it has made for one order in a day, at most; its number, in the order
@@ -104,34 +118,71 @@ end
 local epoch, joins = stored[1], number(stored[3] or '0') or 0
 local beat, tail = number(stored[4] or '0') or 0, number(stored[5] or '0') or 0
 local server = replication_id()
-local changed = false
-if not epoch then
-  changed, tail = true, 0
-  if published == '' and #ARGV < OTHERS then
+local stamper, whole, began = stored[9] or '', stored[10] or '', number(stored[11] or '0') or 0
+if is_cluster and epoch and has_stamped == epoch and stamper == id then
+  whole = epoch
+end
+
+-- Why a new epoch begins: the time up to which the server's data is whole, and when the members were last
+-- renewed; nil if none does.
+local function loss()
+  if not epoch then
+    return 0, now
+  elseif stored[2] ~= server then
+    return beat, beat
+  elseif published ~= '' and published ~= epoch and not members[id] then
+    -- The epoch began without this replica, so it knows of calls that the server has lost.
+    return 0, now
+  elseif is_cluster and survey ~= '?' and survey ~= 'whole' and surveyed == epoch then
+    return now, now
+  elseif is_cluster and whole ~= epoch and began + STAMPING < now then
+    return now, now
+  end
+  return nil
+end
+
+-- Up to when the data at all tags is whole.
+local function whole_until()
+  if survey == 'all' then
+    return 0
+  end
+  local ago = tonumber(survey)
+  return ago and math.max(now - ago - NODES_APART, 0) or now
+end
+
+local reference
+local lost_from
+lost_from, reference = loss()
+local changed = lost_from ~= nil
+if changed and is_cluster then
+  if survey == '?' or surveyed ~= (epoch or '') then
+    return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0, 'survey', whole}
+  end
+  lost_from = math.min(lost_from, whole_until())
+end
+if changed then
+  tail = lost_from
+  if not epoch and published == '' and #ARGV < OTHERS then
     members = {}
     if was_used then
       members[ANYONE] = suspect(now_up + life, 0, 0, 0)
     end
   else
-    begin(epoch, 0, now)
+    begin(epoch, tail, reference)
   end
-elseif stored[2] ~= server then
-  changed, tail = true, beat
-  begin(epoch, tail, tail)
-elseif published ~= '' and published ~= epoch and not members[id] then
-  -- The epoch began without this replica, so it knows of calls that the server has lost.
-  changed, tail = true, 0
-  begin(epoch, 0, now)
+  epoch, stamper, began = proposed, id, now_up
 elseif published ~= epoch then
   merge(tail)
 end
-if changed then
-  epoch = proposed
+local task = ''
+if is_cluster and whole ~= epoch then
+  task = changed and 'stamp' or 'wait'
 end
 
 local own = members[id] or {till = 0, joined = 0, flight = 0, most = 0}
 -- Whether there is something to write: each write goes to the disk and to the copies.
 local is_news = changed or published ~= epoch or own.till < now_up + life - RENEWED
+  or is_cluster and whole ~= stored[10]
 if own.joined == 0 or flight > own.flight or most > own.most then
   -- Something that the others must know before it counts.
   joins = joins + 1
@@ -150,7 +201,7 @@ own.flight, own.most, own.seen = flight, most, knows
 own.published = published == '' and epoch or published
 members[id] = own
 
-local open, seen, unknown, missing, answer = 1, joins, 0, 0, {}
+local open, seen, unknown, missing, answer = task == '' and 1 or 0, joins, 0, 0, {}
 for name, member in pairs(members) do
   local is_alive = member.till > now
   if member.published ~= epoch then
@@ -210,8 +261,8 @@ if not stored[1] then
 end
 if is_news or unknown ~= number(stored[7] or '0') or missing ~= number(stored[8] or '0') then
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up,
-    'tail', tail, 'unknown', unknown, 'missing', missing, 'members', table.concat(kept, ' '))
+    'tail', tail, 'unknown', unknown, 'missing', missing, 'stamper', stamper, 'whole', whole, 'began', began,
+    'members', table.concat(kept, ' '))
 end
-local closed = unknown > 0 and math.max(unknown + SHORTEST_WINDOW - now, 0) or 0
-return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0, closed, missing,
-  own.till - now_up}
+return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0,
+  unknown > 0 and string.format('%.0f', unknown - now) or '', missing, own.till - now_up, task, whole}

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_types, reason = "the one module of the library's connections")]
 
 mod address;
+mod cluster;
 mod sentinels;
 
 use std::io;
@@ -14,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
+use ::redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use ::redis::cluster_async::ClusterConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
 };
@@ -23,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::address::{Address, Route};
 use self::sentinels::Named;
+use super::keys::HashTag;
 use super::refusals::Why;
 use crate::error::Error;
 
@@ -56,7 +59,25 @@ enum State {
     /// Connecting: callers wait for it until `until`, and then fail at once.
     Connecting { done: watch::Receiver<()>, until: Instant },
     /// Connected; `number` is the connection's generation. `named` is the address that sentinels gave.
-    Up { connection: MultiplexedConnection, number: u64, named: Option<Named> },
+    Up { connection: Link, number: u64, named: Option<Named> },
+}
+
+/// What leads to the server.
+#[derive(Clone)]
+enum Link {
+    One(MultiplexedConnection),
+    /// To all nodes of a cluster: the library renews each of them.
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
+            Self::One(connection) => connection.send_packed_command(command).await,
+            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        };
+        answer.and_then(Value::extract_error)
+    }
 }
 
 /// One operation: its deadline, and whether the server may have carried it out.
@@ -126,15 +147,18 @@ impl Connection {
         loop {
             tries_left -= 1;
             let (mut connection, number) = self.connection(operation.deadline).await?;
-            let sent = connection.send_packed_command(command);
-            let answer = timeout_at(operation.deadline, sent).await;
-            let error = match answer.map(|answer| answer.and_then(Value::extract_error)) {
+            let error = match timeout_at(operation.deadline, connection.send(command)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) if is_answer(&error) => return Err(self.refusal(&error, number)),
                 Ok(Err(error)) => Why::of(&error),
                 Err(_) => Why::new("no answer in time"),
             };
             operation.in_doubt = true;
+            if self.is_cluster() {
+                // One node is lost, and the library connects to it again.
+                self.report(Err(error.clone().at("a node of the cluster")));
+                return Err(Failure::Gone(error));
+            }
             let again = tries_left > 0 && Instant::now() < operation.deadline;
             if self.give_up(number, &error, if again { Duration::ZERO } else { CLOSED_FOR }) {
                 self.report(Err(error.clone()));
@@ -172,7 +196,7 @@ impl Connection {
     async fn connection(
         self: &Arc<Self>,
         deadline: Instant,
-    ) -> Result<(MultiplexedConnection, u64), Failure> {
+    ) -> Result<(Link, u64), Failure> {
         let (mut done, until) = match &mut *self.state() {
             State::Up { connection, number, .. } => return Ok((connection.clone(), *number)),
             State::Down { until, why } if Instant::now() < *until => {
@@ -222,17 +246,22 @@ impl Connection {
 
     /// Makes a new connection to the server, or to the primary that the sentinels name, and sends the
     /// greeting on it.
-    async fn greeted(&self) -> Result<(MultiplexedConnection, Option<Named>), Why> {
+    async fn greeted(&self) -> Result<(Link, Option<Named>), Why> {
         let deadline = Instant::now() + CONNECT_LIMIT;
         let Address { route, greeting } = &self.address;
         match route {
             Route::Direct(client) => {
                 let opened = open(client, greeting, deadline).await;
-                opened.map(|connection| (connection, None)).map_err(|error| Why::of(&error))
+                let linked = opened.map(|connection| (Link::One(connection), None));
+                linked.map_err(|error| Why::of(&error))
             }
             Route::Sentinels(sentinels) => {
                 let primary = sentinels.primary(greeting, deadline).await;
-                primary.map(|(connection, named)| (connection, Some(named)))
+                primary.map(|(connection, named)| (Link::One(connection), Some(named)))
+            }
+            Route::Cluster(cluster) => {
+                let connected = cluster.connect(greeting, deadline).await;
+                connected.map(|connection| (Link::Cluster(connection), None))
             }
         }
     }
@@ -265,23 +294,55 @@ impl Connection {
         }
     }
 
-    /// Sends a command beside the calls on the existing connection; its outcome does not affect them.
+    /// Sends a command beside the calls on the existing connection; its outcome does not affect them. In a
+    /// cluster it goes to every primary.
     ///
     /// # Errors
     /// There is no connection, no answer arrives, or the server refuses.
-    pub(super) async fn ask_aside(&self, command: &Cmd) -> Result<Value, Failure> {
-        let mut connection = match &*self.state() {
+    pub(super) async fn ask_aside(&self, command: &Cmd) -> Result<Vec<Value>, Failure> {
+        let connection = match &*self.state() {
             State::Up { connection, .. } => connection.clone(),
             _ => return Err(Failure::Gone(Why::new("not connected"))),
         };
         let deadline = Instant::now() + CONNECT_LIMIT;
-        match timeout_at(deadline, connection.send_packed_command(command)).await {
-            Ok(answer) => answer.and_then(Value::extract_error).map_err(|error| {
-                let is_refusal = is_answer(&error);
-                let why = Why::of(&error);
-                if is_refusal { Failure::Refused(why) } else { Failure::Gone(why) }
-            }),
-            Err(_elapsed) => Err(Failure::Gone(Why::new("no answer in time"))),
+        bounded(deadline, async {
+            match connection {
+                Link::One(mut one) => {
+                    let answer = one.send_packed_command(command).await;
+                    Ok(vec![answer.and_then(Value::extract_error)?])
+                }
+                Link::Cluster(mut all) => {
+                    let mut answers = Vec::new();
+                    for tag in cluster::tags(&mut all).await? {
+                        answers.push(cluster::ask_at(&mut all, tag, command).await?);
+                    }
+                    Ok(answers)
+                }
+            }
+        })
+        .await
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.address.route, Route::Cluster(_))
+    }
+
+    /// One hash tag for each primary of the cluster that has one.
+    ///
+    /// # Errors
+    /// There is no connection, no answer arrives, or the server refuses.
+    pub(super) async fn tags(self: &Arc<Self>) -> Result<Vec<HashTag>, Failure> {
+        let deadline = Instant::now() + OPERATION_LIMIT;
+        match self.connection(deadline).await? {
+            (Link::Cluster(mut all), _) => bounded(deadline, cluster::tags(&mut all)).await,
+            (Link::One(_), _) => Ok(Vec::new()),
+        }
+    }
+
+    /// Every primary of the cluster has answered.
+    pub(super) fn answered(&self) {
+        if self.is_cluster() {
+            self.report(Ok(()));
         }
     }
 
@@ -342,6 +403,21 @@ async fn answer(
     let answered = timeout_at(deadline, connection.send_packed_command(command)).await;
     let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
     answered.map_err(late)??.extract_error()
+}
+
+/// Waits for an answer until then.
+async fn bounded<T>(
+    deadline: Instant,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> Result<T, Failure> {
+    match timeout_at(deadline, answer).await {
+        Ok(answer) => answer.map_err(|error| {
+            let is_refusal = is_answer(&error);
+            let why = Why::of(&error);
+            if is_refusal { Failure::Refused(why) } else { Failure::Gone(why) }
+        }),
+        Err(_elapsed) => Err(Failure::Gone(Why::new("no answer in time"))),
+    }
 }
 
 /// Whether the server itself returned this error, and so carried nothing out.

@@ -37,15 +37,24 @@ pub(super) async fn watch(connection: Weak<Connection>) {
     }
 }
 
-/// The policy in the answer, empty if the answer has none; `None` if no answer arrived.
-fn policy_in(answer: Result<Value, Failure>) -> Option<String> {
-    let info: String = match answer {
-        Ok(info) => ::redis::from_redis_value(info).unwrap_or_default(),
-        Err(Failure::Refused(_)) => String::new(),
+/// The policy in the answers: the first that evicts, if one does; empty if an answer has none. `None` if no
+/// answer arrived.
+fn policy_in(answers: Result<Vec<Value>, Failure>) -> Option<String> {
+    let infos = match answers {
+        Ok(infos) => infos,
+        Err(Failure::Refused(_)) => return Some(String::new()),
         Err(_) => return None,
     };
-    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-    Some(policy.unwrap_or_default().trim().to_owned())
+    let policies = infos.into_iter().map(|info| {
+        let info: String = ::redis::from_redis_value(info).unwrap_or_default();
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        policy.unwrap_or_default().trim().to_owned()
+    });
+    policies.max_by_key(|policy| match policy.as_str() {
+        KEEPS_ALL => 0,
+        "" => 1,
+        _ => 2,
+    })
 }
 
 /// Logs the policy; `changed` if a different one was known before.

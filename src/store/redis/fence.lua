@@ -4,6 +4,9 @@
 -- The fence is a hash: `epoch` names the data, and `server` is the server's replication id when all live
 -- replicas had published what they know. A server that was emptied has no fence. One that was restarted,
 -- or promoted from a copy, has another replication id: writes that it never received may be missing.
+--
+-- In a cluster each tag has a stamp of the same form, and `server` are the replication ids of all nodes:
+-- keys that move to another node are as whole as before.
 
 -- The replication id of this server; empty if the user may not read it.
 local function replication_id()

@@ -7,6 +7,10 @@
 //! member that is gone cannot publish: a window stays closed for as long as a call that only this member
 //! knew can count in it (`beat.lua`).
 
+mod beat;
+mod reach;
+mod stamps;
+
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -15,9 +19,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub(super) use self::beat::Lost;
+use self::beat::{Answer, Last, Task};
+pub(super) use self::reach::Reach;
 use super::connection::Failure;
 use super::knowledge::Knowledge;
-use super::scripts::{self, Input, Runner, millis};
+use super::scripts::{self, Input, Runner};
 use crate::error::Error;
 use crate::providers::new_id;
 use crate::store::FenceState;
@@ -47,21 +54,17 @@ pub(super) struct Fence {
     left: watch::Sender<bool>,
     /// Whether it was logged that the server does not tell its replication id.
     nameless: AtomicBool,
+    /// Whether a server has refused a call in the present epoch: in a cluster, one node may have lost writes.
+    suspected: AtomicBool,
     /// How many times the server may have lost writes.
     losses: AtomicU64,
 }
 
-/// How far a replica's calls can reach: what counts for it if it is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Reach {
-    /// The longest that a call may be in flight, in milliseconds.
-    flight: u64,
-    /// The most calls for one order in a day.
-    most: u64,
+/// What a limited call is reserved with.
+pub(super) struct Pass {
+    pub(super) epoch: Arc<str>,
+    pub(super) lost: Lost,
 }
-
-/// The fewest calls for one order that a replica announces: each further announcement takes a beat.
-const LEAST_CALLS: u64 = 2;
 
 /// The state of the fence, as this replica last saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,40 +80,6 @@ struct View {
     lost: Lost,
 }
 
-/// What lost replicas may have called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Lost {
-    /// For how long windows of a minute stay closed.
-    closed: Duration,
-    /// How many calls are taken off each order's day.
-    missing: u64,
-}
-
-/// What a member tells in its next beat, from the answer to its last one.
-#[derive(Default)]
-struct Last {
-    epoch: String,
-    joins: u64,
-    /// When the server answered, by its own clock; 0: never.
-    now: u64,
-    members: Vec<Member>,
-    /// When the beat was sent.
-    sent: Option<Instant>,
-    /// What this replica has announced of its calls, and the `joins` of the first answer to it.
-    announced: Option<(u64, Reach)>,
-}
-
-/// Another member.
-struct Member {
-    id: String,
-    /// How long its membership lasts, in milliseconds; negative: for how long it has been over.
-    left: i64,
-    reach: Reach,
-}
-
-/// The script's answer.
-type Answer = (String, bool, u64, u64, u64, Vec<String>, bool, u64, u64, u64);
-
 impl Fence {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -122,6 +91,7 @@ impl Fence {
             stopping: AtomicBool::default(),
             left: watch::Sender::default(),
             nameless: AtomicBool::default(),
+            suspected: AtomicBool::default(),
             losses: AtomicU64::default(),
         })
     }
@@ -136,18 +106,18 @@ impl Fence {
 
     /// Returns the epoch in which a call with that reach may be made. Waits for it until `deadline`, unless
     /// the server cannot be asked.
-    pub(super) async fn epoch(&self, reach: Reach, deadline: Instant) -> Arc<str> {
-        if let Some(epoch) = self.view.borrow().epoch(reach) {
-            return epoch;
+    pub(super) async fn pass(&self, reach: Reach, deadline: Instant) -> Pass {
+        if let Some(pass) = self.view.borrow().pass(reach) {
+            return pass;
         }
         if self.reach.send_if_modified(|known| known.grow(reach)) {
             self.wake.notify_one();
         }
         let mut view = self.view.subscribe();
-        let passes = |view: &View| view.failed || view.epoch(reach).is_some();
+        let passes = |view: &View| view.failed || view.pass(reach).is_some();
         let seen = timeout_at(deadline, view.wait_for(passes)).await;
-        let epoch = seen.ok().and_then(Result::ok).and_then(|view| view.epoch(reach));
-        epoch.unwrap_or_else(|| Arc::from(NONE))
+        let pass = seen.ok().and_then(Result::ok).and_then(|view| view.pass(reach));
+        pass.unwrap_or_else(|| Pass { epoch: Arc::from(NONE), lost: Lost::default() })
     }
 
     /// Waits until limited calls may be made, but only for about as long as a membership lasts: calls of a
@@ -181,6 +151,7 @@ impl Fence {
             // It answers again.
             view.failed = false;
         });
+        self.suspected.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
@@ -194,7 +165,7 @@ impl Fence {
         let view = self.view.borrow();
         let is_open = view.open.as_ref().is_some_and(|(_, until)| Instant::now() < *until);
         FenceState {
-            open: is_open && view.lost.closed.is_zero(),
+            open: is_open && view.lost.closed().is_zero(),
             losses: self.losses.load(Ordering::Relaxed),
             replicas: view.replicas,
             missing_calls: view.lost.missing,
@@ -203,30 +174,15 @@ impl Fence {
 
     /// Renews the membership until `knowledge` is dropped, and then ends it.
     async fn run(self: Arc<Self>, server: Arc<Runner>, knowledge: Weak<Knowledge>) {
-        let mut published = String::new();
         let mut last = Last::default();
         while let Some(knowledge) = knowledge.upgrade()
             && !self.stopping.load(Ordering::Relaxed)
         {
-            let again = match self.beat(&server, &published, &mut last).await {
-                // Closed first: a call that begins later is refused, and one that began earlier is published.
-                Ok(false) => match knowledge.publish(&server).await {
-                    Ok(()) => {
-                        published.clone_from(&last.epoch);
-                        true
-                    }
-                    Err(_) => false,
-                },
-                Ok(true) => false,
-                Err(_) => {
-                    self.view.send_modify(|view| view.failed = true);
-                    false
-                }
-            };
+            let pause = self.step(&server, &knowledge, &mut last).await;
             drop(knowledge);
-            if !again {
+            if let Some(pause) = pause {
                 // Ends at the latest with the time.
-                let _ = timeout(BEAT, self.wake.notified()).await;
+                let _ = timeout(pause, self.wake.notified()).await;
             }
         }
         let input = Input::default().fence().argument(&self.id);
@@ -236,53 +192,68 @@ impl Fence {
         self.left.send_replace(true);
     }
 
-    /// Sends one beat. Returns whether this replica has published for the epoch.
-    async fn beat(
+    /// Sends one beat, and does what its answer asks for. Returns how long to wait before the next one;
+    /// `None` if it must come at once.
+    async fn step(
         &self,
         server: &Runner,
-        published: &str,
+        knowledge: &Knowledge,
         last: &mut Last,
-    ) -> Result<bool, Failure> {
+    ) -> Option<Duration> {
+        if server.is_cluster && last.is_survey_due(self.suspected.swap(false, Ordering::Relaxed)) {
+            // If this fails, a part of the cluster cannot be asked; it is tried again.
+            let _ = last.survey(server).await;
+        }
+        let done = match self.beat(server, last).await {
+            Ok(Task::Nothing) => return Some(BEAT),
+            Ok(Task::Wait) => return Some(BEAT / 5),
+            Ok(Task::Survey) => last.survey(server).await,
+            Ok(Task::Stamp) => last.stamp(server).await,
+            // Closed first: a call that begins later is refused, and one that began earlier is published.
+            Ok(Task::Publish) => {
+                knowledge.publish(server).await.map(|()| last.published.clone_from(&last.epoch))
+            }
+            Err(failure) => {
+                self.view.send_modify(|view| view.failed = true);
+                Err(failure)
+            }
+        };
+        done.is_err().then_some(BEAT)
+    }
+
+    /// Sends one beat. Returns what this replica must do next.
+    async fn beat(&self, server: &Runner, last: &mut Last) -> Result<Task, Failure> {
         let reach = *self.reach.borrow();
         let sent = Instant::now();
-        let input = last.input(&self.id, reach, published);
+        let input = last.input(&self.id, reach, server.is_cluster);
         let answer: Answer = server.run(&scripts::BEAT, input).await?;
-        let (epoch, open, joins, seen, now, members, names_server, closed, missing, left) = answer;
-        if !names_server && !self.nameless.swap(true, Ordering::Relaxed) {
+        let before = last.epoch.clone();
+        let Some(beat) = last.learn(answer, reach, sent) else { return Ok(Task::Survey) };
+        if !beat.names_server && !self.nameless.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "the shared store's user may not read the replication id, so calls that a failover loses \
                  are not noticed: grant +info"
             );
         }
-        if !last.epoch.is_empty() && epoch != last.epoch {
+        let alive = last.members.iter().filter(|member| member.left > 0).count();
+        if !before.is_empty() && last.epoch != before {
             self.losses.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
-                replicas = members.len() / 4 + 1,
+                replicas = alive + 1,
                 "the shared store may have lost writes: limited calls wait until every replica has published \
                  what it knows"
             );
         }
-        let announced = match last.announced {
-            Some((at, what)) if what == reach && epoch == last.epoch => at,
-            _ => joins,
-        };
-        let members = parse(&members);
-        let announced = Some((announced, reach));
-        *last = Last { epoch, joins, now, members, sent: Some(sent), announced };
-        let is_published = published == last.epoch;
-        let until = sent + Duration::from_millis(left).min(LIFE);
-        let open = (open && is_published).then(|| (Arc::from(&*last.epoch), until));
-        let is_known = announced.is_some_and(|(at, _)| seen >= at);
-        let alive = last.members.iter().filter(|member| member.left > 0).count();
-        let may_count = Lost { closed: Duration::from_millis(closed), missing };
-        let mut before = None;
+        let until = sent + beat.left.min(LIFE);
+        let open = beat.open.then(|| (Arc::from(&*last.epoch), until));
+        let mut seen = None;
         self.view.send_modify(|view| {
-            let reach = if is_known { reach } else { view.reach };
-            let new = View { open, reach, failed: false, replicas: alive + 1, lost: may_count };
-            before = Some(mem::replace(view, new));
+            let reach = if beat.is_known { reach } else { view.reach };
+            let new = View { open, reach, failed: false, replicas: alive + 1, lost: beat.lost };
+            seen = Some(mem::replace(view, new));
         });
-        self.log_changes(before.as_ref());
-        Ok(is_published)
+        self.log_changes(seen.as_ref());
+        Ok(beat.task)
     }
 
     /// Logs what has changed for limited calls.
@@ -292,8 +263,8 @@ impl Fence {
         if now.open.is_some() && before.open.is_none() {
             tracing::info!("the shared store is whole: limited calls are made again");
         }
-        let Lost { closed, missing } = now.lost;
-        if (missing > 0 || !closed.is_zero()) && before.lost == Lost::default() {
+        let (closed, missing) = (now.lost.closed(), now.lost.missing);
+        if now.lost.is_any() && !before.lost.is_any() {
             let seconds = closed.as_secs();
             tracing::warn!(
                 seconds,
@@ -306,65 +277,13 @@ impl Fence {
 }
 
 impl View {
-    /// The epoch in which a call with that reach may be made now.
-    fn epoch(&self, reach: Reach) -> Option<Arc<str>> {
+    /// What a call with that reach may be made with now.
+    fn pass(&self, reach: Reach) -> Option<Pass> {
         let (epoch, until) = self.open.as_ref()?;
         let mut known = self.reach;
-        (!known.grow(reach) && Instant::now() < *until).then(|| Arc::clone(epoch))
+        let passes = !known.grow(reach) && Instant::now() < *until;
+        passes.then(|| Pass { epoch: Arc::clone(epoch), lost: self.lost })
     }
-}
-
-impl Reach {
-    /// The reach of a call, which is one of `calls` for its order in a day.
-    pub(super) fn of(in_flight: Duration, calls: usize) -> Self {
-        let calls = u64::try_from(calls).unwrap_or(u64::MAX).checked_next_power_of_two();
-        Self { flight: millis(in_flight), most: calls.unwrap_or(u64::MAX).max(LEAST_CALLS) }
-    }
-
-    /// Includes the other one. Returns whether that changed anything.
-    fn grow(&mut self, other: Self) -> bool {
-        let before = *self;
-        self.flight = self.flight.max(other.flight);
-        self.most = self.most.max(other.most);
-        *self != before
-    }
-}
-
-impl Last {
-    /// Builds the next beat.
-    fn input(&self, id: &str, reach: Reach, published: &str) -> Input {
-        let since = self.sent.map(|sent| millis(sent.elapsed())).unwrap_or_default();
-        let mut input = Input::default()
-            .fence()
-            .argument(id)
-            .argument(millis(LIFE))
-            .argument(reach.flight)
-            .argument(reach.most)
-            .argument(published)
-            .argument(new_id())
-            .argument(&self.epoch)
-            .argument(self.joins)
-            .argument(self.now)
-            .argument(since)
-            .was_run();
-        for Member { id, left, reach } in &self.members {
-            let since = i64::try_from(since).unwrap_or(i64::MAX);
-            // A membership that has ended only since then may have been renewed.
-            let ago = if *left > 0 { 0 } else { since.saturating_sub(*left) };
-            input = input.argument(id).argument(ago).argument(reach.flight).argument(reach.most);
-        }
-        input
-    }
-}
-
-/// Reads the members in an answer.
-fn parse(values: &[String]) -> Vec<Member> {
-    let members = values.chunks_exact(4).filter_map(|member| {
-        let [id, left, flight, most] = member else { return None };
-        let reach = Reach { flight: flight.parse().ok()?, most: most.parse().ok()? };
-        Some(Member { id: id.clone(), left: left.parse().ok()?, reach })
-    });
-    members.collect()
 }
 
 /// The error while limited calls wait for replicas to publish.

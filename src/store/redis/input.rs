@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost_types::Timestamp;
 
 use super::super::ends::{CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PERIOD};
-use super::super::{Call, Lease};
+use super::super::Lease;
 use super::scripts::{Input, millis};
 use crate::pb::Order;
 
@@ -14,9 +14,9 @@ use crate::pb::Order;
 const OPEN_ORDER_LIFE: Duration = Duration::from_hours(30 * 24);
 
 impl Input {
-    /// Adds the lease of a call: its key, owner and life; an empty owner if there is none.
-    pub(super) fn lease(self, call: &Call) -> Self {
-        match &call.lease {
+    /// Adds a lease: its key, owner and life; an empty owner if there is none.
+    pub(super) fn lease(self, lease: Option<&Lease>) -> Self {
+        match lease {
             Some(Lease { key, owner, life, .. }) => {
                 self.key("lease", key).argument(owner).argument(millis(*life))
             }

@@ -38,15 +38,18 @@ const ADVICE: &[(&str, &str)] = &[
         "MASTERDOWN",
         "the server is a replica that has lost its primary: set store.url to the primary",
     ),
-    ("CLUSTERDOWN", CLUSTER),
+    (
+        "CLUSTERDOWN",
+        "nodes of the cluster are lost: restore them, or wait until copies have replaced them",
+    ),
     ("CROSSSLOT", CLUSTER),
     ("MOVED", CLUSTER),
     ("ASK", CLUSTER),
+    ("TRYAGAIN", "keys are moving to another node of the cluster: wait until they have moved"),
     ("BUSY", "another program's script blocks the server: SCRIPT KILL ends it"),
 ];
 
-const CLUSTER: &str = "the server is a cluster node, which is not supported: use a standalone \
-                       server";
+const CLUSTER: &str = "the server is a node of a cluster: write redis-cluster:// in store.url";
 
 /// How long a refusal stands if it is neither repeated nor withdrawn: its script may run rarely.
 const STANDS_FOR: Duration = Duration::from_mins(1);

@@ -1,10 +1,11 @@
 -- Reserves a call: its lease and a slot in each of its windows, or nothing, unless the account is
 -- paused.
 --
--- KEYS: the fence, the account's pause, the order's lease, its snapshot, then the windows (see
--- `slots.lua`). ARGV: the time, the lease's owner (empty: none) and life, the call's mark, the longest
+-- KEYS: the fence (in a cluster its stamp at the tag of these keys), the account's pause, the order's lease, its
+-- snapshot, then the windows (see `slots.lua`). ARGV: the time, the lease's owner (empty: none) and life, the call's mark, the longest
 -- pause, the longest flight, when the state was observed that the owner knows, the epoch that the replica
--- knows (empty: the call is not limited), then for each window its maximum number of calls, its period, and
+-- knows (empty: the call is not limited), for how long calls that the server has lost can have arrived at the
+-- vendor (empty: none), how many of them there can be for one order, then for each window its maximum number of calls, its period, and
 -- how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the window with that index is
 -- full for that long; 2: paused for that long; 3: another owner holds the lease, or has brought a later
 -- state; 4: the server may have lost calls; 5: calls that it has lost may count in the window with that
@@ -21,13 +22,14 @@ local GARBAGE = redis.error_reply('GARBAGE what is spent cannot be read')
 
 -- The maximum number of calls, the period and the length of a slot of the window in KEYS[i].
 local function terms(i)
-  local first = 3 * i - 6
+  local first = 3 * i - 4
   return tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
 end
 
 -- The latest time at which a call can have arrived at the vendor that the server has lost, and how many such
 -- calls there can be for one order.
-local unknown, missing = 0, 0
+local unknown, missing = tonumber(ARGV[9]), tonumber(ARGV[10])
+unknown = unknown and now + unknown or 0
 local SHORT = 3600000
 
 -- The maximum number of calls that the server must know in a window; not above 0 if none.
@@ -40,11 +42,10 @@ local function allowed(limit, period)
 end
 
 if epoch ~= '' then
-  local kept = fence(KEYS[1], 'unknown', 'missing')
-  if not kept or kept[1] ~= epoch or kept[2] ~= replication_id() then
+  local kept = fence(KEYS[1])
+  if not kept or kept[1] ~= epoch or not string.find(kept[2], replication_id(), 1, true) then
     return {4, 0, 0, ahead}
   end
-  unknown, missing = number(kept[3] or '') or 0, number(kept[4] or '') or 0
 end
 if unknown > 0 then
   local closed = nil

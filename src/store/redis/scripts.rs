@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ::redis::{Cmd, FromRedisValue, ToRedisArgs, Value, cmd};
 
 use super::connection::{Connection, Failure, Operation};
+use super::keys::{self, FENCE, HashTag};
 use super::refusals::Refusals;
 use super::server::{self, Server};
 use crate::clock::Clock;
@@ -34,7 +35,7 @@ scripts! {
     PUT "snapshot.lua" "put.lua",
     RESERVE "slots.lua" "snapshot.lua" "leases.lua" "fence.lua" "reserve.lua",
     FINISH "slots.lua" "snapshot.lua" "leases.lua" "finish.lua",
-    CANCEL "cancel.lua",
+    CANCEL "leases.lua" "cancel.lua",
     PAUSE "pause.lua",
     SPENT "slots.lua" "spent.lua",
     LEASE "leases.lua" "lease.lua",
@@ -44,6 +45,8 @@ scripts! {
     BEAT "fence.lua" "beat.lua",
     LEAVE "fence.lua" "leave.lua",
     RESTORE "restore.lua",
+    SURVEY "fence.lua" "survey.lua",
+    STAMP "fence.lua" "stamp.lua",
 }
 
 impl Script {
@@ -55,22 +58,28 @@ impl Script {
 /// The keys and arguments of a script.
 #[derive(Default)]
 pub(super) struct Input {
-    keys: Vec<String>,
+    keys: Vec<(&'static str, String)>,
+    /// The hash tag of all keys; `None`: that of the first one.
+    tag: Option<HashTag>,
     arguments: Vec<Vec<u8>>,
     /// Which argument [`was_run`](Self::was_run) is.
     was_run: Option<usize>,
 }
 
 impl Input {
-    pub(super) fn key(mut self, kind: &str, name: &(impl Display + ?Sized)) -> Self {
-        self.keys.push(format!("order-query:{kind}:{name}"));
+    /// For keys that a cluster keeps together with that tag.
+    pub(super) fn at(tag: Option<HashTag>) -> Self {
+        Self { tag, ..Self::default() }
+    }
+
+    pub(super) fn key(mut self, kind: &'static str, name: &(impl Display + ?Sized)) -> Self {
+        self.keys.push((kind, name.to_string()));
         self
     }
 
-    /// Adds the key of the [fence](super::fence).
-    pub(super) fn fence(mut self) -> Self {
-        self.keys.push("order-query:fence".to_owned());
-        self
+    /// Adds the key of the [fence](super::fence), or of its stamp at the tag of this input.
+    pub(super) fn fence(self) -> Self {
+        self.key(FENCE, "")
     }
 
     pub(super) fn argument(mut self, argument: impl ToRedisArgs) -> Self {
@@ -78,8 +87,8 @@ impl Input {
         self
     }
 
-    pub(super) fn first_key(&self) -> Option<&str> {
-        self.keys.first().map(String::as_str)
+    pub(super) fn first_key(&self) -> Option<&(&'static str, String)> {
+        self.keys.first()
     }
 
     /// Adds whether the server has run this script before: 1, and 0 if it does not know the script.
@@ -96,9 +105,15 @@ impl Input {
     }
 
     /// Builds the command `name` for a script.
-    fn command(&self, name: &str, script: &str) -> Cmd {
+    fn command(&self, name: &str, script: &str, is_cluster: bool) -> Cmd {
+        let first = || self.keys.first().and_then(|(kind, name)| HashTag::of(kind, name));
+        let tag = if is_cluster { self.tag.or_else(first) } else { None };
         let mut command = cmd(name);
-        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        command.arg(script).arg(self.keys.len());
+        for (kind, name) in &self.keys {
+            command.arg(keys::named(kind, name, tag, is_cluster));
+        }
+        command.arg(&self.arguments);
         command
     }
 }
@@ -112,6 +127,33 @@ pub(super) enum Line {
 }
 
 impl Line {
+    pub(super) fn is_cluster(&self) -> bool {
+        match self {
+            Self::Connected(connection) => connection.is_cluster(),
+            Self::Given(given) => given.is_cluster(),
+        }
+    }
+
+    /// One hash tag for each primary of a cluster; `None` stands for a single server.
+    ///
+    /// # Errors
+    /// The cluster does not tell its primaries.
+    pub(super) async fn tags(&self) -> Result<Vec<Option<HashTag>>, Failure> {
+        match self {
+            Self::Connected(connection) if connection.is_cluster() => {
+                connection.tags().await.map(|tags| tags.into_iter().map(Some).collect())
+            }
+            _ => Ok(vec![None]),
+        }
+    }
+
+    /// Every primary has answered.
+    pub(super) fn answered(&self) {
+        if let Self::Connected(connection) = self {
+            connection.answered();
+        }
+    }
+
     async fn send(&self, command: &Cmd, operation: &mut Operation) -> Result<Value, Failure> {
         match self {
             Self::Connected(connection) => connection.send(command, operation).await,
@@ -123,6 +165,8 @@ impl Line {
 /// Runs scripts.
 pub(super) struct Runner {
     pub(super) line: Line,
+    /// Whether the keys are spread over the primaries of a cluster.
+    pub(super) is_cluster: bool,
     /// For tests: the clock that replaces the server's.
     pub(super) time: OnceLock<Arc<dyn Clock>>,
     pub(super) refusals: Refusals,
@@ -148,11 +192,11 @@ impl Runner {
         let time = self.time.get().map(|clock| millis_since_1970(clock.now()).to_string());
         input.arguments.insert(0, time.unwrap_or_default().into_bytes());
         input.was_run = input.was_run.map(|at| at + 1);
-        let known = input.command("EVALSHA", &script.hash);
+        let known = input.command("EVALSHA", &script.hash, self.is_cluster);
         let answer = match self.line.send(&known, operation).await {
             Err(Failure::NoScript) => {
                 input.is_first();
-                let whole = input.command("EVAL", script.code);
+                let whole = input.command("EVAL", script.code, self.is_cluster);
                 self.line.send(&whole, operation).await
             }
             answer => answer,
@@ -197,7 +241,7 @@ mod tests {
     fn the_ping_uses_every_documented_right() {
         let scripts = [
             &GET, &PUT, &RESERVE, &FINISH, &CANCEL, &PAUSE, &SPENT, &LEASE, &SAVE, &LOAD,
-            &DELETE_IF, &BEAT, &LEAVE, &RESTORE,
+            &DELETE_IF, &BEAT, &LEAVE, &RESTORE, &SURVEY, &STAMP,
         ];
         let used: BTreeSet<_> = scripts.into_iter().flat_map(|script| commands(script)).collect();
         assert_eq!(commands(&PING), used);

@@ -13,6 +13,11 @@ use super::refusals::Why;
 /// A server that the scripts are sent to.
 #[async_trait]
 pub trait Server: Send + Sync {
+    /// Whether it stands for a cluster.
+    fn is_cluster(&self) -> bool {
+        false
+    }
+
     /// Sends `EVALSHA` or `EVAL`, and waits for the answer until `deadline`. What a server refuses is a
     /// [`Value::ServerError`].
     ///

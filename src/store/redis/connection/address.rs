@@ -1,17 +1,19 @@
-//! The address in `store.url`: of one server, or of the sentinels that name it. Used by the connection.
+//! The address in `store.url`: of one server, of the sentinels that name it, or of nodes of a cluster. Used by
+//! the connection.
 //!
 //! The texts about a wrong URL hold no part of it: it may hold passwords, and a typing error may put
 //! one anywhere.
 
 use ::redis::{Client, Cmd, IntoConnectionInfo as _, RedisConnectionInfo, cmd, parse_redis_url};
 
+use super::cluster::Cluster;
 use super::sentinels::{Sentinels, bare, client_at};
 
 /// Where a sentinel listens if its address has no port.
 const SENTINEL_PORT: u16 = 26379;
 
-/// The most sentinels of one URL: each is asked every second.
-const MOST_SENTINELS: usize = 16;
+/// The most hosts of one URL: each sentinel is asked every second.
+const MOST_HOSTS: usize = 16;
 
 const NO_FRAGMENT: &str = "must have no #fragment: certificates are always checked";
 
@@ -21,6 +23,12 @@ const SERVER: &str = "must be like redis://user:password@host:6379/0, or rediss:
 const SENTINELS: &str = "must be like redis-sentinel://user:password@host:26379,host:26379/MASTER, \
                          or rediss-sentinel:// for TLS; special characters of a password are \
                          percent-encoded";
+
+/// Where a node of a cluster listens if its address has no port.
+const NODE_PORT: u16 = 6379;
+
+const NODES: &str = "must be like redis-cluster://user:password@host:6379,host:6379, or \
+                     rediss-cluster:// for TLS; special characters of a password are percent-encoded";
 
 /// How to find the server, and how to greet it.
 pub(super) struct Address {
@@ -36,6 +44,8 @@ pub(super) enum Route {
     Direct(Client),
     /// Where the sentinels say.
     Sentinels(Sentinels),
+    /// At the nodes of a cluster.
+    Cluster(Cluster),
 }
 
 impl Address {
@@ -44,12 +54,14 @@ impl Address {
     /// # Errors
     /// The problem with the URL, without any part of it.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let (rest, is_tls) = match url.split_once("://") {
-            Some(("redis-sentinel", rest)) => (rest, false),
-            Some(("rediss-sentinel", rest)) => (rest, true),
+        let parsed = match url.split_once("://") {
+            Some(("redis-sentinel", rest)) => Self::of_sentinels(rest, false),
+            Some(("rediss-sentinel", rest)) => Self::of_sentinels(rest, true),
+            Some(("redis-cluster", rest)) => Self::of_cluster(rest, false),
+            Some(("rediss-cluster", rest)) => Self::of_cluster(rest, true),
             _ => return Self::of_server(url),
         };
-        Self::of_sentinels(rest, is_tls).map_err(str::to_owned)
+        parsed.map_err(str::to_owned)
     }
 
     fn of_server(url: &str) -> Result<Self, String> {
@@ -77,7 +89,7 @@ impl Address {
         let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, master) = location.split_once('/').unwrap_or((location, ""));
         let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let hosts = addresses(hosts)?;
+        let hosts = addresses(hosts, &SENTINEL_LIST)?;
         // The documentation of Redis allows these characters.
         let may_be_named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if master.is_empty() {
@@ -88,18 +100,56 @@ impl Address {
             return Err(SENTINELS);
         }
         let parameters = Parameters::read(query)?;
-        let (user, password) = match user.split_once(':') {
-            Some((user, password)) => (user, Some(password)),
-            None => (user, None),
-        };
-        let settings = credentials(user, password).ok_or(SENTINELS)?.set_db(parameters.database);
+        let settings = in_front(user).ok_or(SENTINELS)?.set_db(parameters.database);
         let own = greeting(&parameters.credentials()?);
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(SENTINELS);
         let clients: Vec<_> = hosts.into_iter().map(client).collect::<Result<_, _>>()?;
         let sentinels = Sentinels::new(master, clients, &own, is_tls);
         Ok(Self { route: Route::Sentinels(sentinels), greeting: greeting(&settings) })
     }
+
+    /// Reads what follows the scheme.
+    fn of_cluster(rest: &str, is_tls: bool) -> Result<Self, &'static str> {
+        if rest.contains('#') {
+            return Err(NO_FRAGMENT);
+        }
+        let (user, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let hosts = hosts.strip_suffix('/').unwrap_or(hosts);
+        if hosts.contains(['/', '?']) {
+            return Err("must have nothing behind the nodes: a cluster has one database");
+        }
+        let settings = in_front(user).ok_or(NODES)?;
+        let client = |(host, port)| client_at(host, port, is_tls).ok_or(NODES);
+        let nodes = addresses(hosts, &NODE_LIST)?.into_iter().map(client);
+        let cluster = Cluster::new(nodes.collect::<Result<_, _>>()?, &settings).ok_or(NODES)?;
+        Ok(Self { route: Route::Cluster(cluster), greeting: greeting(&settings) })
+    }
 }
+
+/// What a list of hosts is of.
+struct List {
+    port: u16,
+    form: &'static str,
+    is_empty: &'static str,
+    is_repeated: &'static str,
+    is_long: &'static str,
+}
+
+const SENTINEL_LIST: List = List {
+    port: SENTINEL_PORT,
+    form: SENTINELS,
+    is_empty: "must list the sentinels as host:port, with commas between them",
+    is_repeated: "must list each sentinel once: each has one vote",
+    is_long: "must list at most 16 sentinels",
+};
+
+const NODE_LIST: List = List {
+    port: NODE_PORT,
+    form: NODES,
+    is_empty: "must list nodes of the cluster as host:port, with commas between them",
+    is_repeated: "must list each node once",
+    is_long: "must list at most 16 nodes: they tell the others",
+};
 
 /// The parameters behind the `?`.
 #[derive(Default)]
@@ -156,28 +206,36 @@ fn credentials(user: &str, password: Option<&str>) -> Option<RedisConnectionInfo
 }
 
 /// The hosts and ports of a list.
-fn addresses(list: &str) -> Result<Vec<(String, u16)>, &'static str> {
+fn addresses(hosts: &str, list: &List) -> Result<Vec<(String, u16)>, &'static str> {
     let mut addresses = Vec::new();
-    if list.is_empty() {
-        return Err("must list the sentinels as host:port, with commas between them");
+    if hosts.is_empty() {
+        return Err(list.is_empty);
     }
-    for item in list.split(',') {
-        let url = parse_redis_url(&format!("redis://{item}")).ok_or(SENTINELS)?;
+    for item in hosts.split(',') {
+        let url = parse_redis_url(&format!("redis://{item}")).ok_or(list.form)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let address = (host, url.port().unwrap_or(SENTINEL_PORT));
+        let address = (host, url.port().unwrap_or(list.port));
         // Whatever the library refuses too, such as 0.0.0.0.
         if address.0.is_empty() || url.into_connection_info().is_err() {
-            return Err(SENTINELS);
+            return Err(list.form);
         }
         if addresses.contains(&address) {
-            return Err("must list each sentinel once: each has one vote");
+            return Err(list.is_repeated);
         }
         addresses.push(address);
     }
-    if addresses.len() > MOST_SENTINELS {
-        return Err("must list at most 16 sentinels");
+    if addresses.len() > MOST_HOSTS {
+        return Err(list.is_long);
     }
     Ok(addresses)
+}
+
+/// Reads what is in front of the hosts.
+fn in_front(user: &str) -> Option<RedisConnectionInfo> {
+    match user.split_once(':') {
+        Some((user, password)) => credentials(user, Some(password)),
+        None => credentials(user, None),
+    }
 }
 
 /// The first commands on a connection.

@@ -10,6 +10,7 @@ pub mod haoka;
 pub mod log;
 pub mod mounted;
 pub mod played;
+pub mod redis_cluster;
 pub mod redis_proxy;
 pub mod redis_sentinel;
 pub mod redis_server;

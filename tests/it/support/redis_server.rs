@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// How long a server may take to start; it usually takes 10 ms.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a server may take to answer an operator; the longest command of a test takes a second.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
 /// The stores' user, with exactly the documented rights.
 const USER: &str = "order-query";
 const PASSWORD: &str = "least";
@@ -35,6 +38,8 @@ pub struct RedisServer {
     pub port: u16,
     /// Its certificate, where it uses TLS; it trusts no other.
     certificate: Option<PathBuf>,
+    /// What its user may do beyond [the rights](rights) of a single server.
+    more_rights: &'static [&'static str],
     directory: TempDir,
     process: Option<Child>,
 }
@@ -50,6 +55,13 @@ impl RedisServer {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("more.conf"), "cluster-enabled yes\n").unwrap();
         Self::start_in(directory, None)
+    }
+
+    /// A server on this port, which the caller keeps free, with its `more.conf` in this directory.
+    pub fn start_on(port: u16, directory: TempDir, more_rights: &'static [&'static str]) -> Self {
+        let mut server = Self { port, certificate: None, more_rights, directory, process: None };
+        assert!(server.try_start(), "redis-server does not start on port {port}");
+        server
     }
 
     /// A copy of the server at this port.
@@ -79,7 +91,7 @@ impl RedisServer {
     }
 
     fn start_in(directory: TempDir, certificate: Option<PathBuf>) -> Self {
-        let mut server = Self { port: 0, certificate, directory, process: None };
+        let mut server = Self { port: 0, certificate, more_rights: &[], directory, process: None };
         for _ in 0..20 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             server.port = free.local_addr().unwrap().port();
@@ -109,6 +121,11 @@ impl RedisServer {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// Whether it has a process.
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Suspends it: it keeps its connections, accepts new ones, and answers nothing.
@@ -172,7 +189,10 @@ impl RedisServer {
     }
 
     fn operator(&self) -> redis::RedisResult<redis::Connection> {
-        redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port))?.get_connection()
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port))?;
+        let connection = client.get_connection_with_timeout(ANSWER_LIMIT)?;
+        connection.set_read_timeout(Some(ANSWER_LIMIT))?;
+        Ok(connection)
     }
 
     /// Whether it started; false if the port is in use.
@@ -186,7 +206,7 @@ impl RedisServer {
         command.arg("--dir").arg(self.directory.path()).args(["--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
         let user = ["--user", USER, "on", &format!(">{PASSWORD}")].map(str::to_owned);
-        command.args(user).args(rights());
+        command.args(user).args(rights()).args(self.more_rights);
         match &self.certificate {
             None => command.args(["--port", &port]),
             Some(certificate) => command

@@ -29,6 +29,7 @@ use prost_types::Timestamp;
 use tempfile::TempDir;
 
 use self::redis::RedisStore;
+use self::redis::cluster::ClusterStore;
 use crate::support::{CACHE_BYTES, manual_clock};
 
 /// Makes a function of this module's files a test for each kind of store.
@@ -41,10 +42,26 @@ macro_rules! contract {
     )+)+};
 }
 
+/// Makes these functions one test, for a store that takes long to start: all use one cluster in turn.
+macro_rules! in_turn {
+    ($fixture:ident: $($theme:ident { $($check:ident)+ })+) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn every_check_in_turn() {
+            crate::store::redis::cluster::with_one(async {
+                $($(
+                    println!("{}", stringify!($check));
+                    crate::store::$theme::$check::<crate::store::$fixture>().await;
+                )+)+
+            })
+            .await;
+        }
+    };
+}
+
 /// The checks for every store.
 macro_rules! every_store {
-    ($fixture:ident) => {
-        contract! { $fixture:
+    ($tests:ident $fixture:ident) => {
+        $tests! { $fixture:
             orders {
                 a_new_order_is_unknown
                 an_order_is_returned_as_it_was_stored
@@ -104,8 +121,8 @@ macro_rules! every_store {
 
 /// The checks for a persistent store.
 macro_rules! every_lasting_store {
-    ($fixture:ident) => {
-        contract! { $fixture:
+    ($tests:ident $fixture:ident) => {
+        $tests! { $fixture:
             ahead {
                 slots_of_a_clock_that_was_ahead_are_clamped_to_their_rule
                 spent_calls_of_a_clock_that_was_ahead_are_clamped
@@ -126,17 +143,25 @@ macro_rules! every_lasting_store {
 }
 
 mod memory_store {
-    every_store!(MemoryStore);
+    every_store!(contract MemoryStore);
 }
 
 mod file_store {
-    every_store!(FileStore);
-    every_lasting_store!(FileStore);
+    every_store!(contract FileStore);
+    every_lasting_store!(contract FileStore);
 }
 
 mod redis_store {
-    every_store!(RedisStore);
-    every_lasting_store!(RedisStore);
+    every_store!(contract RedisStore);
+    every_lasting_store!(contract RedisStore);
+}
+
+mod cluster_store {
+    every_store!(in_turn ClusterStore);
+}
+
+mod lasting_cluster_store {
+    every_lasting_store!(in_turn ClusterStore);
 }
 
 /// A store that is initially empty, and its time.

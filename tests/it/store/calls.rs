@@ -15,7 +15,7 @@ async fn take(store: &Arc<dyn Store>, id: &str, window: &Window) -> Reservation 
 
 /// When the slots of a window are freed.
 async fn spent(store: &Arc<dyn Store>, window: &str) -> Vec<SystemTime> {
-    store.get(&"no order".into(), Some(&window.into())).await.unwrap().unwrap_or_default().spent
+    store.spent(&window.into()).await.unwrap()
 }
 
 pub async fn a_window_admits_exactly_its_limit<F: Fixture>() {
@@ -185,14 +185,14 @@ pub async fn a_lowered_limit_applies_at_once<F: Fixture>() {
 pub async fn get_returns_spent_calls_with_the_order<F: Fixture>() {
     let fixture = F::start().await;
     let store = fixture.store();
-    let (window, step) = (minute("w", 3), Duration::from_secs(10));
+    let (window, step) = (minute("order day", 3), Duration::from_secs(10));
     for id in ["z", "a", "m"] {
         take(&store, id, &window).await;
         fixture.advance(step).await;
     }
     take(&store, "refused", &window).await;
     store.put(&"order".into(), &observed(0, "")).await.unwrap();
-    let known = store.get(&"order".into(), Some(&"w".into())).await.unwrap().unwrap();
+    let known = store.get(&"order".into(), Some(&"order day".into())).await.unwrap().unwrap();
     assert_eq!(known.state, Some(observed(0, "")));
     assert_eq!(known.spent.len(), 3);
     for pair in known.spent.windows(2) {
@@ -200,10 +200,10 @@ pub async fn get_returns_spent_calls_with_the_order<F: Fixture>() {
         assert!(between >= step && between <= step + F::SLACK, "{between:?}");
     }
     assert!(store.get(&"order".into(), None).await.unwrap().unwrap().spent.is_empty());
-    assert_eq!(spent(&store, "w").await, known.spent);
+    assert_eq!(spent(&store, "order day").await, known.spent);
     assert!(
         store
-            .peek(&"unknown".into(), Some(&"w".into()))
+            .peek(&"unknown".into(), Some(&"order day".into()))
             .is_none_or(|glance| glance.spent == known.spent)
     );
     // The first is freed now.

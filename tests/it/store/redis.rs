@@ -1,5 +1,6 @@
 //! The shared store as the contract's checks need it: alone on a server, its time advanced by hand.
 
+pub mod cluster;
 mod faults;
 mod fence;
 mod live_calls;

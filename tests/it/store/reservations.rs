@@ -112,11 +112,11 @@ pub async fn finish_returns_the_calls_spent_of_the_orders_own_limit<F: Fixture>(
     let store = fixture.store();
     let state = observed(1, "");
     for n in 1..=3 {
-        let finished = call(&n.to_string(), &[minute("w", 9), own("of a", 9)]);
+        let finished = call(&n.to_string(), &[minute("w", 9), own("a day", 9)]);
         assert_eq!(reserve(&store, &finished).await, Reservation::Reserved);
         let spent = store.finish(&finished, Outcome::Found(&"a".into(), &state)).await.unwrap();
         assert_eq!(spent.len(), n);
-        let known = store.get(&"a".into(), Some(&"of a".into())).await.unwrap().unwrap();
+        let known = store.get(&"a".into(), Some(&"a day".into())).await.unwrap().unwrap();
         assert_eq!(known.spent.len(), n);
         for (told, read) in spent.iter().zip(&known.spent) {
             let apart = told.duration_since(*read).unwrap_or_else(|error| error.duration());
@@ -129,7 +129,7 @@ pub async fn finish_returns_the_calls_spent_of_the_orders_own_limit<F: Fixture>(
     assert!(spent.is_empty());
     // Once finished, a slot is freed a period later.
     fixture.advance(MINUTE + Duration::from_secs(1)).await;
-    assert!(store.spent(&"of a".into()).await.unwrap().is_empty());
+    assert!(store.spent(&"a day".into()).await.unwrap().is_empty());
 }
 
 pub async fn only_an_answer_about_the_order_resumes_an_account<F: Fixture>() {

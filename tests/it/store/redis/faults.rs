@@ -33,7 +33,7 @@ async fn everything(store: &Redis, of: &str) -> Vec<(&'static str, Result<(), Er
             ("pause", store.pause(&of.into(), SECOND, true).await),
             ("spent", store.spent(&of.into()).await.map(drop)),
             ("put", store.put(&of.into(), &state).await),
-            ("get", store.get(&of.into(), Some(&of.into())).await.map(drop)),
+            ("get", store.get(&of.into(), Some(&format!("{of} day").into())).await.map(drop)),
             ("save", store.save(of, &token).await),
             ("load", store.load(of).await.map(drop)),
             ("remove_if", store.remove_if(of, &token).await),

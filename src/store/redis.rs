@@ -189,7 +189,13 @@ impl Redis {
         }
     }
 
-    async fn delete_if(&self, kind: &'static str, name: &str, field: &str, is: &str) -> Result<(), Error> {
+    async fn delete_if(
+        &self,
+        kind: &'static str,
+        name: &str,
+        field: &str,
+        is: &str,
+    ) -> Result<(), Error> {
         let input = Input::default().key(kind, name).argument(field).argument(is);
         Ok(self.server.run(&scripts::DELETE_IF, input).await?)
     }

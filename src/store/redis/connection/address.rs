@@ -287,6 +287,15 @@ mod tests {
                 let all: Vec<_> = all.iter().map(address).collect();
                 format!("{master} by{}", all.concat().trim_end())
             }
+            Route::Cluster(cluster) => {
+                let address = |node: &Client| {
+                    let address = node.get_connection_info().addr().clone();
+                    let is_tls = matches!(address, ConnectionAddr::TcpTls { insecure: false, .. });
+                    format!("{}{address}", if is_tls { "TLS " } else { "" })
+                };
+                let all: Vec<_> = cluster.nodes.iter().map(address).collect();
+                format!("cluster of {}", all.join(" "))
+            }
         };
         format!("{server}; {}", words(&greeting).join(", "))
     }
@@ -296,6 +305,9 @@ mod tests {
         for (url, means) in [
             ("redis://h", "h:6379; "),
             ("rediss://u:p%40@h:1/2", "h:1; AUTH u p@, SELECT 2"),
+            ("redis-cluster://h", "cluster of h:6379; "),
+            ("redis-cluster://u:p%40@h:1,[::1]/", "cluster of h:1 ::1:6379; AUTH u p@"),
+            ("rediss-cluster://h,i:2", "cluster of TLS h:6379 TLS i:2; "),
             ("redis-sentinel://h/m", "m by h:26379; "),
             ("redis-sentinel://h:1,i/my.Master-1_", "my.Master-1_ by h:1  i:26379; "),
             ("redis-sentinel://[::1]:2,[::2]/m", "m by ::1:2  ::2:26379; "),
@@ -353,6 +365,13 @@ mod tests {
             ("redis-sentinel://h/m?sentinel_password=", "must have no empty"),
             ("redis-sentinel://h/m?sentinel_password=%ff", "must be like"),
             ("redis-sentinels://u:hunter2@h/m", "must be like redis://"),
+            ("redis-cluster://u:hunter2@", "must list nodes"),
+            ("redis-cluster://u:hunter2@h,h:6379", "must list each node once"),
+            ("redis-cluster://u:hunter2@h/0", "must have nothing behind the nodes"),
+            ("redis-cluster://u:hunter2@h?db=0", "must have nothing behind the nodes"),
+            ("redis-cluster://u:hun/ter2@h", "must be like redis-cluster://"),
+            ("redis-cluster://u:hunter2@h:port", "must be like redis-cluster://"),
+            ("rediss-cluster://u:hunter2@h#insecure", "must have no #fragment"),
             ("Redis-sentinel://u:hunter2@h/m", "must be like redis://"),
         ] {
             let problem = Address::parse(url).map(drop).expect_err(url);

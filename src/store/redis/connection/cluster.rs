@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::keys::HashTag;
 use super::super::refusals::Why;
-use super::{OPERATION_LIMIT, answer, is_answer, open};
+use super::OPERATION_LIMIT;
+use super::link::{answer, is_answer, open};
 
 /// How long a connection to one node may take: meanwhile commands to all nodes wait.
 const NODE_LIMIT: Duration = Duration::from_millis(500);
@@ -27,11 +28,12 @@ const RETRIES: u32 = 8;
 /// The shortest and the longest wait before a command is sent again, in milliseconds.
 const RETRY_WAIT: (u64, u64) = (10, 100);
 
-const NOT_A_CLUSTER: &str = "write redis:// or rediss:// in store.url for a server that is no cluster";
+const NOT_A_CLUSTER: &str =
+    "write redis:// or rediss:// in store.url for a server that is no cluster";
 
 /// The nodes of a cluster.
 pub(super) struct Cluster {
-    nodes: Vec<Client>,
+    pub(super) nodes: Vec<Client>,
     client: ClusterClient,
 }
 
@@ -39,8 +41,7 @@ impl Cluster {
     /// `None` if the library refuses the addresses.
     pub(super) fn new(nodes: Vec<Client>, settings: &RedisConnectionInfo) -> Option<Self> {
         let infos: Vec<_> = nodes.iter().map(|node| node.get_connection_info().clone()).collect();
-        let is_tls =
-            infos.iter().any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
+        let is_tls = infos.iter().any(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }));
         let infos = infos.into_iter().map(|info| info.set_redis_settings(settings.clone()));
         let (shortest, longest) = RETRY_WAIT;
         let mut builder = ClusterClientBuilder::new(infos)

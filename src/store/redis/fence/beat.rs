@@ -132,8 +132,20 @@ impl Last {
     /// Records the answer to a beat that was sent then with that reach. Returns what it tells; `None` if it
     /// only asks for a survey.
     pub(super) fn learn(&mut self, answer: Answer, reach: Reach, sent: Instant) -> Option<Beat> {
-        let (epoch, open, joins, seen, now, members, names_server, unknown, missing, left, task, whole) =
-            answer;
+        let (
+            epoch,
+            open,
+            joins,
+            seen,
+            now,
+            members,
+            names_server,
+            unknown,
+            missing,
+            left,
+            task,
+            whole,
+        ) = answer;
         self.tags.epoch.clone_from(&epoch);
         self.tags.whole = whole;
         self.tags.is_unused = task == "survey unused";
@@ -159,7 +171,10 @@ impl Last {
             is_known: seen >= announced,
             names_server,
             left: Duration::from_millis(left),
-            lost: Lost { unknown: unknown.parse().ok().map(|left| (Instant::now(), left)), missing },
+            lost: Lost {
+                unknown: unknown.parse().ok().map(|left| (Instant::now(), left)),
+                missing,
+            },
             task,
         })
     }

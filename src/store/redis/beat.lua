@@ -122,6 +122,14 @@ elseif published ~= '' and published ~= epoch and not members[id] then
   -- The epoch began without this replica, so it knows of calls that the server has lost.
   changed, tail = true, 0
   begin(epoch, 0, now)
+elseif published ~= '' and published ~= epoch and members[id].till <= now then
+  -- It was taken for gone, so the others may make calls in this epoch, though not all are published. The server
+  -- has theirs.
+  changed = true
+  merge(tail)
+  for _, member in pairs(members) do
+    member.published = member.published == epoch and proposed or member.published
+  end
 elseif published ~= epoch then
   merge(tail)
 end

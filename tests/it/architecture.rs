@@ -110,7 +110,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry", "config"]),
     ("tonic_reflection", &["app"]),
     ("tonic_health", &["health", "app", "cli"]),
-    ("md5", &["providers", "sandbox"]),
+    ("md5", &["providers", "sandbox", "store/redis/keys"]),
     ("base64", &["providers", "sandbox", "certificate"]),
     ("ring", &["grpc", "server"]),
     ("rustix", &["app", "store"]),

@@ -124,7 +124,7 @@ if is_cluster and epoch and has_stamped == epoch and stamper == id then
 end
 
 -- Why a new epoch begins: the time up to which the server's data is whole, and when the members were last
--- renewed; nil if none does.
+-- renewed (nil: nothing is lost); nil if none does.
 local function loss()
   if not epoch then
     return 0, now
@@ -133,6 +133,10 @@ local function loss()
   elseif published ~= '' and published ~= epoch and not members[id] then
     -- The epoch began without this replica, so it knows of calls that the server has lost.
     return 0, now
+  elseif published ~= '' and published ~= epoch and members[id].till <= now then
+    -- It was taken for gone, so the others may make calls in this epoch, though not all are published. The
+    -- server has theirs.
+    return now, nil
   elseif is_cluster and survey ~= '?' and survey ~= 'whole' and surveyed == epoch then
     return now, now
   elseif is_cluster and whole ~= epoch and began + STAMPING < now then
@@ -159,17 +163,24 @@ if changed and is_cluster then
     return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0,
       was_used and 'survey' or 'survey unused', whole}
   end
-  lost_from = math.min(lost_from, whole_until())
+  if whole_until() < lost_from then
+    lost_from, reference = whole_until(), reference or now
+  end
 end
 if changed then
-  tail = lost_from
   if not epoch and published == '' and #ARGV < OTHERS then
-    members = {}
+    members, tail = {}, 0
     if was_used then
       members[ANYONE] = suspect(now_up + life, 0, 0, 0)
     end
-  else
+  elseif reference then
+    tail = lost_from
     begin(epoch, tail, reference)
+  else
+    merge(tail)
+    for _, member in pairs(members) do
+      member.published = member.published == epoch and proposed or member.published
+    end
   end
   epoch, stamper, began = proposed, id, now_up
 elseif published ~= epoch then

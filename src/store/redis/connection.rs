@@ -8,6 +8,7 @@
 
 mod address;
 mod sentinels;
+mod subscription;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::address::{Address, Route};
 use self::sentinels::Named;
+pub(super) use self::subscription::Subscription;
 use super::refusals::Why;
 use crate::error::Error;
 
@@ -224,7 +226,7 @@ impl Connection {
     /// greeting on it.
     async fn greeted(&self) -> Result<(MultiplexedConnection, Option<Named>), Why> {
         let deadline = Instant::now() + CONNECT_LIMIT;
-        let Address { route, greeting } = &self.address;
+        let Address { route, greeting, .. } = &self.address;
         match route {
             Route::Direct(client) => {
                 let opened = open(client, greeting, deadline).await;

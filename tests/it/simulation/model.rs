@@ -162,6 +162,8 @@ impl Model {
             b"INFO" => Ok(Reply::Bulk(
                 format!("# Replication\r\nrole:master\r\nmaster_replid:{}\r\n", self.id).into(),
             )),
+            // Nobody has subscribed.
+            b"PUBLISH" => Ok(Reply::Int(0)),
             _ => Arc::make_mut(&mut self.data).run(&words, self.now / 1000),
         }
     }

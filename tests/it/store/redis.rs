@@ -3,6 +3,7 @@
 mod faults;
 mod fence;
 mod live_calls;
+mod news;
 mod refusals;
 mod sentinel;
 mod shared;

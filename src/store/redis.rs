@@ -11,6 +11,8 @@
 //! that was emptied, restarted or replaced by its copy may have lost calls: the [fence] then holds
 //! limited calls back until every replica has published its own again.
 //!
+//! What another replica stores, this one reads into its memory soon: see [news].
+//!
 //! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
 //! automatically. A cluster is not supported: all windows of a call must live on one server.
 

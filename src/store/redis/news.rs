@@ -5,6 +5,7 @@
 //! only a hint: the state itself comes from the store, and news about orders that are not held here, or are
 //! held in that very state, is dropped. News may be lost, and garbage may arrive: both cost little.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -133,6 +134,7 @@ impl Listener {
 
     /// Reads orders again until the subscription is lost, or the calls use another connection.
     async fn listen(&mut self, mut subscription: Subscription, number: u64) {
+        self.waiting.being_read.clear();
         // What was missed before the subscription, as far as that is cheap to find out.
         for order in self.here.recent.open_orders(LOOKED_AT) {
             self.waiting.add(&order);
@@ -141,9 +143,7 @@ impl Listener {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while reads.len() < CONCURRENCY
-                && let Some(order) = self.waiting.next()
-            {
+            while let Some(order) = self.waiting.next() {
                 reads.push(read_again(Arc::clone(&self.server), Arc::clone(&self.here), order));
             }
             tokio::select! {
@@ -151,7 +151,7 @@ impl Listener {
                     Some(message) => self.hear(&message),
                     None => return,
                 },
-                Some(()) = reads.next() => {}
+                Some(order) = reads.next() => self.waiting.done(&order),
                 _ = look.tick() => {
                     if self.connection.generation().is_some_and(|in_use| in_use != number) {
                         return;
@@ -179,12 +179,14 @@ impl Knowledge {
 }
 
 /// Reads an order into this replica's memory. A failure leaves it as it is, until the next news or question.
-async fn read_again(server: Arc<Runner>, here: Arc<Knowledge>, order: OrderKey) {
+/// Returns the order.
+async fn read_again(server: Arc<Runner>, here: Arc<Knowledge>, order: OrderKey) -> OrderKey {
     let input = Input::default().key("order", &order).longest();
     if let Ok(answer) = server.run(&scripts::GET, input).await {
         let (found, bytes, _, _): (u8, Option<Vec<u8>>, Vec<u64>, u64) = answer;
         here.learn(&order, found, bytes.as_deref());
     }
+    order
 }
 
 /// When a state was observed, and the order's text, in a message.
@@ -197,13 +199,15 @@ fn parse(message: &[u8]) -> Option<(&str, &str)> {
 /// The orders that wait to be read again, each once; the first one comes first.
 struct Waiting {
     orders: LruCache<Box<str>, ()>,
+    /// The orders that are being read now, and whether there was news of each meanwhile.
+    being_read: HashMap<OrderKey, bool>,
     /// Whether it was logged that news was dropped.
     was_full: bool,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { orders: LruCache::unbounded(), was_full: false }
+        Self { orders: LruCache::unbounded(), being_read: HashMap::new(), was_full: false }
     }
 }
 
@@ -212,7 +216,9 @@ impl Waiting {
         if self.orders.contains(order) {
             return;
         }
-        if self.orders.len() < MOST_WAITING {
+        if let Some(again) = self.being_read.get_mut(&OrderKey::from(order)) {
+            *again = true;
+        } else if self.orders.len() < MOST_WAITING {
             self.orders.push(order.into(), ());
         } else if !self.was_full {
             self.was_full = true;
@@ -223,8 +229,22 @@ impl Waiting {
         }
     }
 
+    /// The next order to read, unless enough of them are being read.
     fn next(&mut self) -> Option<OrderKey> {
-        self.orders.pop_lru().map(|(order, ())| order.into_string().into())
+        if self.being_read.len() >= CONCURRENCY {
+            return None;
+        }
+        let (order, ()) = self.orders.pop_lru()?;
+        let order = OrderKey::from(order);
+        self.being_read.insert(order.clone(), false);
+        Some(order)
+    }
+
+    /// An order was read.
+    fn done(&mut self, order: &OrderKey) {
+        if self.being_read.remove(order) == Some(true) {
+            self.add(order.as_str());
+        }
     }
 }
 
@@ -255,8 +275,28 @@ mod tests {
         }
         assert_eq!(waiting.orders.len(), MOST_WAITING);
         for n in 0..MOST_WAITING {
-            assert_eq!(waiting.next(), Some(n.to_string().into()));
+            let order = waiting.next().unwrap();
+            assert_eq!(order.as_str(), n.to_string());
+            waiting.done(&order);
         }
+        assert_eq!(waiting.next(), None);
+    }
+
+    #[test]
+    fn an_order_is_read_once_at_a_time_and_again_after_news() {
+        let mut waiting = Waiting::default();
+        for n in 0..=CONCURRENCY {
+            waiting.add(&n.to_string());
+        }
+        let reads: Vec<_> = (0..CONCURRENCY).map(|_| waiting.next().unwrap()).collect();
+        assert_eq!(waiting.next(), None, "so many are being read");
+        waiting.add("1");
+        waiting.add("1");
+        waiting.done(&reads[0]);
+        assert_eq!(waiting.next(), Some(CONCURRENCY.to_string().into()), "1 is still being read");
+        waiting.done(&reads[1]);
+        assert_eq!(waiting.next(), Some("1".into()));
+        waiting.done(&"1".into());
         assert_eq!(waiting.next(), None);
     }
 }

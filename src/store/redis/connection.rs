@@ -10,6 +10,7 @@ mod address;
 mod cluster;
 mod link;
 mod sentinels;
+mod subscription;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use self::address::{Address, Route};
 use self::link::{Link, bounded, is_answer, open};
 use self::sentinels::Named;
+pub(super) use self::subscription::Subscription;
 use super::keys::HashTag;
 use super::refusals::Why;
 use crate::error::Error;
@@ -221,7 +223,7 @@ impl Connection {
     /// greeting on it.
     async fn greeted(&self) -> Result<(Link, Option<Named>), Why> {
         let deadline = Instant::now() + CONNECT_LIMIT;
-        let Address { route, greeting } = &self.address;
+        let Address { route, greeting, .. } = &self.address;
         match route {
             Route::Direct(client) => {
                 let opened = open(client, greeting, deadline).await;

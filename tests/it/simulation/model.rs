@@ -164,6 +164,8 @@ impl Model {
             b"INFO" => Ok(Reply::Bulk(
                 format!("# Replication\r\nrole:master\r\nmaster_replid:{}\r\n", self.id).into(),
             )),
+            // Nobody has subscribed.
+            b"PUBLISH" => Ok(Reply::Int(0)),
             _ => Data::run(&mut self.data, &words, self.now / 1000),
         }
     }

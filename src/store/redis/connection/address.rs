@@ -36,6 +36,8 @@ pub(super) struct Address {
     /// The first commands on a new connection: authentication and the choice of the database. The
     /// library could send them too, but would hide the server's error word if they are refused.
     pub(super) greeting: Vec<Cmd>,
+    /// The same for a connection that the library greets.
+    pub(super) settings: RedisConnectionInfo,
 }
 
 /// How to find the server.
@@ -45,7 +47,7 @@ pub(super) enum Route {
     /// Where the sentinels say.
     Sentinels(Sentinels),
     /// At the nodes of a cluster.
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl Address {
@@ -76,9 +78,9 @@ impl Address {
             return Err(NO_FRAGMENT.to_owned());
         }
         let whole = url.into_connection_info().map_err(|_| SERVER)?;
-        let greeting = greeting(whole.redis_settings());
+        let settings = whole.redis_settings().clone();
         let client = Client::open(whole.set_redis_settings(bare())).map_err(|_| SERVER)?;
-        Ok(Self { route: Route::Direct(client), greeting })
+        Ok(Self { route: Route::Direct(client), greeting: greeting(&settings), settings })
     }
 
     /// Reads what follows the scheme. The library knows no such URL.
@@ -105,7 +107,8 @@ impl Address {
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(SENTINELS);
         let clients: Vec<_> = hosts.into_iter().map(client).collect::<Result<_, _>>()?;
         let sentinels = Sentinels::new(master, clients, &own, is_tls);
-        Ok(Self { route: Route::Sentinels(sentinels), greeting: greeting(&settings) })
+        let route = Route::Sentinels(sentinels);
+        Ok(Self { route, greeting: greeting(&settings), settings })
     }
 
     /// Reads what follows the scheme.
@@ -122,7 +125,8 @@ impl Address {
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(NODES);
         let nodes = addresses(hosts, &NODE_LIST)?.into_iter().map(client);
         let cluster = Cluster::new(nodes.collect::<Result<_, _>>()?, &settings).ok_or(NODES)?;
-        Ok(Self { route: Route::Cluster(cluster), greeting: greeting(&settings) })
+        let route = Route::Cluster(Box::new(cluster));
+        Ok(Self { route, greeting: greeting(&settings), settings })
     }
 }
 
@@ -272,7 +276,7 @@ mod tests {
 
     /// What a URL means, in one line.
     fn meaning(url: &str) -> String {
-        let Address { route, greeting } = Address::parse(url).expect(url);
+        let Address { route, greeting, .. } = Address::parse(url).expect(url);
         let server = match route {
             Route::Direct(client) => client.get_connection_info().addr().to_string(),
             Route::Sentinels(Sentinels { question, all, .. }) => {

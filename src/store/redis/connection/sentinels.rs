@@ -119,6 +119,11 @@ impl Sentinels {
         Err(first_problem.unwrap_or_else(|| answers.problem()))
     }
 
+    /// A client of a server that the sentinels name.
+    pub(super) fn client(&self, named: &Named) -> Option<Client> {
+        client_at(named.host.clone(), named.port, self.is_tls)
+    }
+
     /// Connects to a server, which must be a primary.
     async fn try_primary(
         &self,
@@ -126,7 +131,7 @@ impl Sentinels {
         greeting: &[Cmd],
         deadline: Instant,
     ) -> Result<MultiplexedConnection, Why> {
-        let Some(client) = client_at(named.host.clone(), named.port, self.is_tls) else {
+        let Some(client) = self.client(named) else {
             return Err(Why::new("the sentinels name an impossible address"));
         };
         let opened = open(&client, greeting, deadline).await;

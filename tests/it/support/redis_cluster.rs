@@ -234,7 +234,7 @@ impl RedisCluster {
         };
         let ids: Vec<_> = self.running().map(|node| &*self.nodes[node].id).collect();
         let first = views[0].about(&ids);
-        let served: u16 = first.iter().map(|row| row.count()).sum();
+        let served: u16 = first.iter().map(Row::count).sum();
         served == SLOTS
             && first.len() == ids.len()
             && first.iter().all(|row| row.is_sound)

@@ -1,5 +1,9 @@
 //! The shared store in a Redis Cluster.
 
+mod losses;
+mod parts;
+mod words;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -45,6 +45,8 @@ pub(super) struct Connection {
     /// Called once, on the first connection to the server.
     connected: fn(Weak<Self>),
     was_connected: AtomicBool,
+    /// Whether a cluster is being connected to once more: see [`renew`](Self::renew).
+    is_renewing: AtomicBool,
     /// The connection state that was last logged: connected, or why not.
     reported: Mutex<Option<Result<(), Why>>>,
 }
@@ -106,6 +108,7 @@ impl Connection {
             state: Mutex::new(state),
             connected,
             was_connected: AtomicBool::default(),
+            is_renewing: AtomicBool::default(),
             reported: Mutex::default(),
         })
     }
@@ -133,8 +136,9 @@ impl Connection {
             };
             operation.in_doubt = true;
             if self.is_cluster() {
-                // One node is lost, and the library connects to it again.
+                // One node is lost, and the library connects to it again; but not if it only hangs.
                 self.report(Err(error.clone().at("a node of the cluster")));
+                self.renew(number);
                 return Err(Failure::Gone(error));
             }
             let again = tries_left > 0 && Instant::now() < operation.deadline;
@@ -149,7 +153,7 @@ impl Connection {
 
     /// Interprets an error that the server itself returned.
     fn refusal(&self, error: &RedisError, number: u64) -> Failure {
-        let why = Why::of(error);
+        let why = if self.is_cluster() { Why::of(error).in_cluster() } else { Why::of(error) };
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Failure::NoScript,
             kind => {
@@ -199,11 +203,9 @@ impl Connection {
 
     /// Makes a connection. Dropping `ended` notifies the waiters, whatever happens here.
     async fn connect(self: Arc<Self>, ended: watch::Sender<()>) {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         match self.greeted().await {
             Ok((connection, named)) => {
-                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-                *self.state() = State::Up { connection, number, named };
+                *self.state() = State::Up { connection, number: new_number(), named };
                 drop(ended);
                 self.report(Ok(()));
                 if !self.was_connected.swap(true, Ordering::Relaxed) {
@@ -239,6 +241,25 @@ impl Connection {
                 connected.map(|connection| (Link::Cluster(connection), None))
             }
         }
+    }
+
+    /// Replaces a connection to a cluster by a new one, once there is one: the library goes on asking a node
+    /// that hangs, though a copy has taken its place. Other nodes are asked meanwhile.
+    fn renew(self: &Arc<Self>, late: u64) {
+        if self.is_renewing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Ok((connection, named)) = this.greeted().await
+                && let state = &mut *this.state()
+                && matches!(state, State::Up { number, .. } if *number == late)
+            {
+                *state = State::Up { connection, number: new_number(), named };
+            }
+            tokio::time::sleep(CLOSED_FOR).await;
+            this.is_renewing.store(false, Ordering::Relaxed);
+        });
     }
 
     fn watch_sentinels(self: &Arc<Self>) {
@@ -333,4 +354,10 @@ impl Connection {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A new generation of the connection.
+fn new_number() -> u64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
 }

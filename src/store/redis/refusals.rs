@@ -45,11 +45,13 @@ const ADVICE: &[(&str, &str)] = &[
     ("CROSSSLOT", CLUSTER),
     ("MOVED", CLUSTER),
     ("ASK", CLUSTER),
-    ("TRYAGAIN", "keys are moving to another node of the cluster: wait until they have moved"),
+    ("TRYAGAIN", MOVING),
     ("BUSY", "another program's script blocks the server: SCRIPT KILL ends it"),
 ];
 
 const CLUSTER: &str = "the server is a node of a cluster: write redis-cluster:// in store.url";
+
+const MOVING: &str = "keys are moving to another node of the cluster: wait until they have moved";
 
 /// How long a refusal stands if it is neither repeated nor withdrawn: its script may run rarely.
 const STANDS_FOR: Duration = Duration::from_mins(1);
@@ -95,6 +97,12 @@ impl Why {
             None if error.is_timeout() => Self::new("no answer in time"),
             None => Self::new(error.category()),
         }
+    }
+
+    /// The address is already that of a cluster.
+    pub(super) fn in_cluster(self) -> Self {
+        let advice = self.advice.map(|advice| if advice == CLUSTER { MOVING } else { advice });
+        Self { advice, ..self }
     }
 
     /// Adds which step failed.

@@ -136,8 +136,13 @@ impl RedisCluster {
     /// Sets another rule for the stores' user, on the running nodes.
     pub fn set_rights(&self, rule: &[&str]) {
         for node in self.running() {
-            self.nodes[node].server.set_rights(rule);
+            self.set_rights_of(node, rule);
         }
+    }
+
+    /// Sets another rule for the stores' user on one node.
+    pub fn set_rights_of(&self, node: usize, rule: &[&str]) {
+        self.nodes[node].server.set_rights(rule);
     }
 
     /// Empties the running primaries, and removes the scripts of all running nodes.
@@ -171,6 +176,26 @@ impl RedisCluster {
     pub fn thaw(&mut self, node: usize) {
         self.nodes[node].server.resume();
         self.nodes[node].frozen = false;
+    }
+
+    /// Suspends the copies of a primary, and cuts them off: what it writes from here on dies with it. Returns
+    /// them.
+    pub fn stall_copies(&mut self, primary: usize) -> Vec<usize> {
+        let copies = self.copies_of(primary);
+        for copy in &copies {
+            self.freeze(*copy);
+        }
+        // What was sent to them already, they read when they are thawed.
+        let _: u8 = self.say(primary, &["CLIENT", "KILL", "TYPE", "replica"]);
+        copies
+    }
+
+    /// The node that has the keys with this pattern, all of one tag.
+    pub fn owner_of(&self, pattern: &str) -> usize {
+        let has = |node: &usize| {
+            self.is_primary(*node) && !self.say::<Vec<String>>(*node, &["KEYS", pattern]).is_empty()
+        };
+        self.running().find(has).unwrap_or_else(|| panic!("no running primary has {pattern}"))
     }
 
     /// Makes a copy the primary, and waits until all running nodes know it.
@@ -234,7 +259,7 @@ impl RedisCluster {
         };
         let ids: Vec<_> = self.running().map(|node| &*self.nodes[node].id).collect();
         let first = views[0].about(&ids);
-        let served: u16 = first.iter().map(|row| row.count()).sum();
+        let served: u16 = first.iter().map(Row::count).sum();
         served == SLOTS
             && first.len() == ids.len()
             && first.iter().all(|row| row.is_sound)

@@ -1,6 +1,8 @@
 //! Three replicas, each the real binary, while Redis loses what it knows: never more calls than the limit
 //! reach the vendor, and service returns by itself.
 
+mod cluster;
+
 use std::sync::Arc;
 use std::time::Duration;
 

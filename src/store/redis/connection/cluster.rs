@@ -9,7 +9,7 @@ use ::redis::cluster::{ClusterClient, ClusterClientBuilder};
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use ::redis::{
-    Client, Cmd, ConnectionAddr, RedisConnectionInfo, RedisResult, TlsMode, Value, cmd,
+    Client, Cmd, ConnectionAddr, RedisConnectionInfo, RedisError, RedisResult, TlsMode, Value, cmd,
     from_redis_value,
 };
 use tokio::time::{Instant, timeout_at};
@@ -19,15 +19,16 @@ use super::super::refusals::Why;
 use super::OPERATION_LIMIT;
 use super::link::{answer, is_answer, open};
 
-/// How long a connection to one node may take: meanwhile commands to all nodes wait.
-const NODE_LIMIT: Duration = Duration::from_millis(500);
+/// How long a connection to one node may take: meanwhile commands to all nodes wait, and so it is shorter than
+/// an operation.
+const NODE_LIMIT: Duration = Duration::from_millis(200);
 
-/// How often a command is sent again where keys move or a node is replaced; the limit of the operation ends
-/// it earlier.
-const RETRIES: u32 = 8;
+/// How often a command is sent again where keys move or a node is replaced.
+const RETRIES: u32 = 4;
 
-/// The shortest and the longest wait before a command is sent again, in milliseconds.
-const RETRY_WAIT: (u64, u64) = (10, 100);
+/// The shortest and the longest wait before a command is sent again, in milliseconds: all of them together are
+/// shorter than an operation, which then tells why.
+const RETRY_WAIT: (u64, u64) = (10, 50);
 
 const NOT_A_CLUSTER: &str =
     "write redis:// or rediss:// in store.url for a server that is no cluster";
@@ -83,7 +84,7 @@ impl Cluster {
                 }
                 Err(error) => {
                     let why = Why::of(&error);
-                    let is_single = error.detail().is_some_and(|it| it.contains("cluster support"));
+                    let is_single = is_single(node, greeting, &error, until).await;
                     problem = if is_single {
                         Why::advised("the server is no cluster", NOT_A_CLUSTER)
                     } else {
@@ -103,6 +104,23 @@ impl Cluster {
 async fn asked(node: &Client, greeting: &[Cmd], deadline: Instant) -> RedisResult<Value> {
     let mut connection = open(node, greeting, deadline).await?;
     answer(&mut connection, &slots(), deadline).await
+}
+
+/// Whether a node that gave this error is a server that is no cluster.
+async fn is_single(node: &Client, greeting: &[Cmd], error: &RedisError, deadline: Instant) -> bool {
+    if error.detail().is_some_and(|detail| detail.contains("cluster support")) {
+        return true;
+    }
+    // The rights that a single server needs do not include the question.
+    if error.code() != Some("NOPERM") {
+        return false;
+    }
+    let Ok(mut connection) = open(node, greeting, deadline).await else { return false };
+    let mut command = cmd("INFO");
+    command.arg("cluster");
+    let info =
+        answer(&mut connection, &command, deadline).await.and_then(|it| Ok(from_redis_value(it)?));
+    info.is_ok_and(|info: String| info.contains("cluster_enabled:0"))
 }
 
 fn slots() -> Cmd {

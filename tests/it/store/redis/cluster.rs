@@ -1,5 +1,9 @@
 //! The shared store in a Redis Cluster.
 
+mod losses;
+mod parts;
+mod words;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -8,6 +8,7 @@
 
 mod address;
 mod cluster;
+mod handshake;
 mod link;
 mod sentinels;
 mod subscription;
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use self::address::{Address, Route};
-use self::link::{Link, bounded, is_answer, open};
+use self::handshake::{bounded, is_answer, open};
+use self::link::Link;
 use self::sentinels::Named;
 pub(super) use self::subscription::Subscription;
 use super::keys::HashTag;

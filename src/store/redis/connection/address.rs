@@ -121,6 +121,9 @@ impl Address {
         if hosts.contains(['/', '?']) {
             return Err("must have nothing behind the nodes: a cluster has one database");
         }
+        if user.contains(['/', '?']) {
+            return Err(NODES);
+        }
         let settings = in_front(user).ok_or(NODES)?;
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(NODES);
         let nodes = addresses(hosts, &NODE_LIST)?.into_iter().map(client);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::super::keys::HashTag;
 use super::super::refusals::Why;
 use super::OPERATION_LIMIT;
-use super::link::{answer, is_answer, open};
+use super::handshake::{answer, is_answer, open};
 
 /// How long a connection to one node may take: meanwhile commands to all nodes wait, and so it is shorter than
 /// an operation.

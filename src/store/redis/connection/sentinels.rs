@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::super::refusals::Why;
 use super::Connection;
-use super::link::{answer, is_answer, open};
+use super::handshake::{answer, is_answer, open};
 
 /// How long a sentinel may take to answer, connecting included. Most of the limit for connecting is
 /// left for the primary.

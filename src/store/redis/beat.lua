@@ -15,7 +15,7 @@
 -- `unknown` is for how long from now lost calls of lost members can have arrived at their vendor (empty: none),
 -- and `missing` how many calls are taken off each order's day for them; `left` is how long the replica's
 -- membership lasts; `task` is empty once the replica may publish, else what it must do or wait for: `survey`
--- the tags, `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
+-- the tags (then `open` is 1 if the server is known to have held data before), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
 --
 -- In a cluster each node can lose its writes alone. So before an epoch begins a replica looks at all tags, and
 -- it stamps them all before anybody publishes: what is lost later takes the stamp along, or has it on a node
@@ -156,7 +156,7 @@ lost_from, reference = loss()
 local changed = lost_from ~= nil
 if changed and is_cluster then
   if survey == '?' or surveyed ~= (epoch or '') then
-    return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0, 'survey', whole}
+    return {epoch or '', was_used and 1 or 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0, 'survey', whole}
   end
   lost_from = math.min(lost_from, whole_until())
 end

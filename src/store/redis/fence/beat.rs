@@ -1,5 +1,6 @@
 //! What a member tells in a beat, and what the server answers (`beat.lua`). Used by the fence.
 
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,6 +46,8 @@ struct Tags {
     surveyed: Option<Instant>,
     /// The epoch that this replica has stamped at all tags.
     stamped: String,
+    /// The server asked for a survey and had run no beat before: it is new, also for the beat after that.
+    is_new: bool,
 }
 
 /// Another member.
@@ -110,8 +113,8 @@ impl Last {
             .argument(&self.epoch)
             .argument(self.joins)
             .argument(self.now)
-            .argument(since)
-            .was_run();
+            .argument(since);
+        input = if mem::take(&mut self.tags.is_new) { input.argument(0) } else { input.was_run() };
         let found = match &self.tags.survey {
             Some(survey) => (survey.found(), survey.epoch.as_str()),
             None if is_cluster => ("?".to_owned(), ""),
@@ -135,7 +138,10 @@ impl Last {
         self.tags.epoch.clone_from(&epoch);
         self.tags.whole = whole;
         let task = match task.as_str() {
-            "survey" => return None,
+            "survey" => {
+                self.tags.is_new = !open;
+                return None;
+            }
             "stamp" => Task::Stamp,
             "wait" => Task::Wait,
             _ if self.published == epoch => Task::Nothing,

@@ -1,16 +1,16 @@
 """Plants each mistake of tests/simulation-mistakes.toml alone, and expects the simulation to find it.
 `make simulate-mistakes` runs it. A script's mistake is planted while the simulation runs; any other in a
-copy of the tree, with the same target directory.
+copy of the tree inside the target directory, which stays there so that the next build is a short one.
 
 SIMULATE_SEEDS: how many seeds each mistake gets, 1,000 otherwise. MISTAKES: part of the names to run.
 """
 
+import filecmp
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -36,15 +36,19 @@ def simulate(tree, **mistake):
 
 
 def copied(folder):
-    """Copies what git knows or would add."""
+    """Copies what git knows or would add, and nothing else stays there."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    names = {name for name in names.split("\0") if name and (ROOT / name).is_file()}
+    for old in folder.rglob("*"):
+        if old.is_file() and str(old.relative_to(folder)) not in names:
+            old.unlink()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / name).exists() or not filecmp.cmp(ROOT / name, folder / name, False):
+            shutil.copyfile(ROOT / name, folder / name)
     return folder
 
 
@@ -67,13 +71,12 @@ def main():
     rows = tomllib.loads((ROOT / "tests/simulation-mistakes.toml").read_text())["mistake"]
     rows = [row for row in rows if os.environ.get("MISTAKES", "") in row["name"]]
     missed = []
-    with tempfile.TemporaryDirectory() as folder:
-        tree = copied(pathlib.Path(folder))
-        for row in rows:
-            found = plant(row, tree)
-            print(f"{row['name']}: {found or 'NOT FOUND'}", flush=True)
-            if not found:
-                missed.append(row["name"])
+    tree = copied(pathlib.Path(TARGET) / "mistakes")
+    for row in rows:
+        found = plant(row, tree)
+        print(f"{row['name']}: {found or 'NOT FOUND'}", flush=True)
+        if not found:
+            missed.append(row["name"])
     print(f"simulate-mistakes: {len(rows) - len(missed)} of {len(rows)} were found")
     sys.exit(1 if missed else 0)
 

@@ -72,6 +72,18 @@ impl Cache {
         self.entries().orders.get(key).cloned()
     }
 
+    /// Returns the order with that key, without marking it as used.
+    pub(super) fn look(&self, key: &str) -> Option<Encoded> {
+        self.entries().orders.peek(key).cloned()
+    }
+
+    /// Returns the keys of the orders that are not terminal, of the `count` most recently used ones.
+    pub(super) fn open_orders(&self, count: usize) -> Vec<Box<str>> {
+        let entries = self.entries();
+        let latest = entries.orders.iter().take(count);
+        latest.filter(|(_, order)| !order.terminal).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Stores an order, replacing any other with the same key.
     pub(super) fn put(&self, key: &str, order: Encoded) {
         self.entries().put(key, order, self.limit);

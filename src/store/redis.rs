@@ -11,6 +11,8 @@
 //! that was emptied, restarted or replaced by its copy may have lost calls: the [fence] then holds
 //! limited calls back until every replica has published its own again.
 //!
+//! What another replica stores, this one reads into its memory soon: see [news].
+//!
 //! While the server cannot be reached, everything but [`Store::peek`] fails; the connection is retried
 //! automatically.
 //!
@@ -27,23 +29,23 @@ pub mod fuzzing;
 mod input;
 mod keys;
 mod knowledge;
+mod news;
 mod parts;
 mod refusals;
 mod reserve;
 mod scripts;
 mod server;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use prost::Message as _;
 
 use self::connection::Connection;
 use self::fence::Fence;
-use self::knowledge::Knowledge;
+use self::knowledge::{FOUND, Knowledge, NOTHING};
+use self::news::News;
 use self::parts::Part;
 use self::refusals::Refusals;
 use self::scripts::{Input, Line, Runner, millis};
@@ -66,19 +68,13 @@ const PING_LIFE: Duration = Duration::from_secs(10);
 const SERVERS: &str = "the Redis server's";
 const REPLICAS: &str = "a replica's";
 
-/// How a script reports a value that it read: missing, found, or garbage. Only a found value in its
-/// answer is valid.
-const NOTHING: u8 = 0;
-/// See [`NOTHING`].
-const FOUND: u8 = 1;
-
 /// A store in a Redis server.
 pub struct Redis {
     clock: Arc<dyn Clock>,
     server: Arc<Runner>,
     here: Arc<Knowledge>,
     fence: Arc<Fence>,
-    garbage_seen: AtomicBool,
+    news: News,
     ahead: Ahead,
 }
 
@@ -109,7 +105,7 @@ impl Redis {
             clock,
             server: Arc::new(Runner { line, is_cluster, time: OnceLock::new(), refusals }),
             fence: Fence::new(),
-            garbage_seen: AtomicBool::new(false),
+            news: News::default(),
             ahead: Ahead::default(),
         }
     }
@@ -129,35 +125,6 @@ impl Redis {
         // Nothing has used it yet, or it stays as it is.
         let _ = self.server.time.set(clock);
         self
-    }
-
-    /// Decodes the bytes of a snapshot. Garbage counts as unknown; the next state replaces it.
-    fn read(&self, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
-        let there = bytes.filter(|_| found == FOUND);
-        let state = there.and_then(|bytes| Order::decode(bytes).ok());
-        if !matches!(found, NOTHING | FOUND) || there.is_some() && state.is_none() {
-            self.log_garbage("order");
-        }
-        state
-    }
-
-    fn log_garbage(&self, what: &str) {
-        if !self.garbage_seen.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                what,
-                "the shared store holds a value that order-query did not write; it is ignored"
-            );
-        }
-    }
-
-    /// Records the state that the server holds. A terminal state from the server always wins; its other
-    /// states may be out of date, or it may have lost a state known here. Returns the state that is
-    /// known afterwards.
-    fn learn(&self, order: &OrderKey, state: Order) -> Order {
-        let now = self.clock.now();
-        self.here.recent.update(order.as_str(), state, |state, known| {
-            newer(state, known, now) || state.terminal && !known.terminal
-        })
     }
 
     /// The time in this many milliseconds, by our own clock.
@@ -184,12 +151,16 @@ impl Redis {
     /// Records the server's answer to a put.
     fn put_there(&self, order: &OrderKey, found: u8, later: Option<&[u8]>, ahead: u64) {
         self.ahead.report(REPLICAS, Duration::from_millis(ahead));
-        if let Some(later) = self.read(found, later) {
-            self.learn(order, later);
-        }
+        self.here.learn(order, found, later);
     }
 
-    async fn delete_if(&self, kind: &'static str, name: &str, field: &str, is: &str) -> Result<(), Error> {
+    async fn delete_if(
+        &self,
+        kind: &'static str,
+        name: &str,
+        field: &str,
+        is: &str,
+    ) -> Result<(), Error> {
         let input = Input::default().key(kind, name).argument(field).argument(is);
         Ok(self.server.run(&scripts::DELETE_IF, input).await?)
     }
@@ -222,10 +193,8 @@ impl Store for Redis {
             self.server.run(&scripts::GET, input).await?;
         self.ahead.report(SERVERS, Duration::from_millis(ahead));
         // A state that the server has lost is still known here.
-        let state = match self.read(found, bytes.as_deref()) {
-            Some(there) => Some(self.learn(order, there)),
-            None => self.here.recent.get(order.as_str()).map(|recent| recent.decode()),
-        };
+        let learned = self.here.learn(order, found, bytes.as_deref());
+        let state = learned.or_else(|| Some(self.here.recent.get(order.as_str())?.decode()));
         Ok(Known { state, spent: self.spent_at_least(window, spent) }.some())
     }
 
@@ -280,6 +249,7 @@ impl Store for Redis {
         self.server.line.answered();
         // Afterwards: a server says what is wrong in its answer to a short command.
         self.fence.start(&self.server, &self.here);
+        self.news.start(&self.server, &self.here);
         Ok(())
     }
 
@@ -316,7 +286,7 @@ impl TokenStore for Redis {
         let value = value.filter(|_| found == FOUND).and_then(|it| String::from_utf8(it).ok());
         if value.is_none() && found != NOTHING {
             // The caller gets a new token, which replaces this one.
-            self.log_garbage("token");
+            self.here.log_garbage("token");
         }
         let (now, renew_at) = (self.clock.now(), self.later(left));
         if let Some(beyond) = ends::beyond(renew_at, LONGEST_TOKEN, now) {
@@ -353,22 +323,5 @@ impl TokenStore for Redis {
 
     async fn release(&self, what: &str, owner: &str) -> Result<(), Error> {
         self.delete_if("lease", what, "owner", owner).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::SystemClock;
-
-    #[test]
-    fn only_a_found_reply_is_decoded_as_an_order() {
-        let store = Redis::open("redis://127.0.0.1", 0, Arc::new(SystemClock)).unwrap();
-        let order = Order { terminal: true, ..Order::default() };
-        let bytes = order.encode_to_vec();
-        for (found, read) in [(0, None), (FOUND, Some(order)), (2, None), (255, None)] {
-            assert_eq!(store.read(found, Some(&bytes)), read, "{found}");
-            assert_eq!(store.read(found, None), None, "{found}");
-        }
     }
 }

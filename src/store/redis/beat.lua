@@ -15,7 +15,7 @@
 -- `unknown` is for how long from now lost calls of lost members can have arrived at their vendor (empty: none),
 -- and `missing` how many calls are taken off each order's day for them; `left` is how long the replica's
 -- membership lasts; `task` is empty once the replica may publish, else what it must do or wait for: `survey`
--- the tags (then `open` is 1 if the server is known to have held data before), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
+-- the tags (`survey unused` if the server is not known to have held data), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
 --
 -- In a cluster each node can lose its writes alone. So before an epoch begins a replica looks at all tags, and
 -- it stamps them all before anybody publishes: what is lost later takes the stamp along, or has it on a node
@@ -124,7 +124,7 @@ if is_cluster and epoch and has_stamped == epoch and stamper == id then
 end
 
 -- Why a new epoch begins: the time up to which the server's data is whole, and when the members were last
--- renewed; nil if none does.
+-- renewed (nil: nothing is lost); nil if none does.
 local function loss()
   if not epoch then
     return 0, now
@@ -133,6 +133,10 @@ local function loss()
   elseif published ~= '' and published ~= epoch and not members[id] then
     -- The epoch began without this replica, so it knows of calls that the server has lost.
     return 0, now
+  elseif published ~= '' and published ~= epoch and members[id].till <= now then
+    -- It was taken for gone, so the others may make calls in this epoch, though not all are published. The
+    -- server has theirs.
+    return now, nil
   elseif is_cluster and survey ~= '?' and survey ~= 'whole' and surveyed == epoch then
     return now, now
   elseif is_cluster and whole ~= epoch and began + STAMPING < now then
@@ -156,19 +160,27 @@ lost_from, reference = loss()
 local changed = lost_from ~= nil
 if changed and is_cluster then
   if survey == '?' or surveyed ~= (epoch or '') then
-    return {epoch or '', was_used and 1 or 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0, 'survey', whole}
+    return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0,
+      was_used and 'survey' or 'survey unused', whole}
   end
-  lost_from = math.min(lost_from, whole_until())
+  if whole_until() < lost_from then
+    lost_from, reference = whole_until(), reference or now
+  end
 end
 if changed then
-  tail = lost_from
   if not epoch and published == '' and #ARGV < OTHERS then
-    members = {}
+    members, tail = {}, 0
     if was_used then
       members[ANYONE] = suspect(now_up + life, 0, 0, 0)
     end
-  else
+  elseif reference then
+    tail = lost_from
     begin(epoch, tail, reference)
+  else
+    merge(tail)
+    for _, member in pairs(members) do
+      member.published = member.published == epoch and proposed or member.published
+    end
   end
   epoch, stamper, began = proposed, id, now_up
 elseif published ~= epoch then

@@ -8,23 +8,22 @@
 
 mod address;
 mod cluster;
+mod link;
 mod sentinels;
+mod subscription;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use ::redis::cluster_async::ClusterConnection;
-use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
-};
+use ::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use self::address::{Address, Route};
+use self::link::{Link, bounded, is_answer, open};
 use self::sentinels::Named;
+pub(super) use self::subscription::Subscription;
 use super::keys::HashTag;
 use super::refusals::Why;
 use crate::error::Error;
@@ -38,9 +37,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long callers fail at once after a failure.
 const CLOSED_FOR: Duration = Duration::from_millis(500);
-
-/// How many requests may wait to be written. Each waits no longer than an operation may take.
-const QUEUE: usize = 1024;
 
 /// The server's connection, made and renewed on demand.
 pub(super) struct Connection {
@@ -62,24 +58,6 @@ enum State {
     Connecting { done: watch::Receiver<()>, until: Instant },
     /// Connected; `number` is the connection's generation. `named` is the address that sentinels gave.
     Up { connection: Link, number: u64, named: Option<Named> },
-}
-
-/// What leads to the server.
-#[derive(Clone)]
-enum Link {
-    One(MultiplexedConnection),
-    /// To all nodes of a cluster: the library renews each of them.
-    Cluster(ClusterConnection),
-}
-
-impl Link {
-    async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
-        let answer = match self {
-            Self::One(connection) => connection.send_packed_command(command).await,
-            Self::Cluster(connection) => connection.req_packed_command(command).await,
-        };
-        answer.and_then(Value::extract_error)
-    }
 }
 
 /// One operation: its deadline, and whether the server may have carried it out.
@@ -197,10 +175,7 @@ impl Connection {
     }
 
     /// Returns the connection as soon as there is one.
-    async fn connection(
-        self: &Arc<Self>,
-        deadline: Instant,
-    ) -> Result<(Link, u64), Failure> {
+    async fn connection(self: &Arc<Self>, deadline: Instant) -> Result<(Link, u64), Failure> {
         let (mut done, until) = match &mut *self.state() {
             State::Up { connection, number, .. } => return Ok((connection.clone(), *number)),
             State::Down { until, why } if Instant::now() < *until => {
@@ -250,7 +225,7 @@ impl Connection {
     /// greeting on it.
     async fn greeted(&self) -> Result<(Link, Option<Named>), Why> {
         let deadline = Instant::now() + CONNECT_LIMIT;
-        let Address { route, greeting } = &self.address;
+        let Address { route, greeting, .. } = &self.address;
         match route {
             Route::Direct(client) => {
                 let opened = open(client, greeting, deadline).await;
@@ -321,27 +296,11 @@ impl Connection {
     /// # Errors
     /// There is no connection, no answer arrives, or the server refuses.
     pub(super) async fn ask_aside(&self, command: &Cmd) -> Result<Vec<Value>, Failure> {
-        let connection = match &*self.state() {
+        let mut connection = match &*self.state() {
             State::Up { connection, .. } => connection.clone(),
             _ => return Err(Failure::Gone(Why::new("not connected"))),
         };
-        let deadline = Instant::now() + CONNECT_LIMIT;
-        bounded(deadline, async {
-            match connection {
-                Link::One(mut one) => {
-                    let answer = one.send_packed_command(command).await;
-                    Ok(vec![answer.and_then(Value::extract_error)?])
-                }
-                Link::Cluster(mut all) => {
-                    let mut answers = Vec::new();
-                    for tag in cluster::tags(&mut all).await? {
-                        answers.push(cluster::ask_at(&mut all, tag, command).await?);
-                    }
-                    Ok(answers)
-                }
-            }
-        })
-        .await
+        bounded(Instant::now() + CONNECT_LIMIT, connection.send_to_all(command)).await
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -401,53 +360,4 @@ impl Connection {
 fn new_number() -> u64 {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     NUMBER.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Makes a new connection and sends the greeting on it.
-async fn open(
-    client: &Client,
-    greeting: &[Cmd],
-    deadline: Instant,
-) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(deadline.saturating_duration_since(Instant::now())))
-        // Bounded by the caller, together with the wait for a connection.
-        .set_response_timeout(None)
-        .set_pipeline_buffer_size(QUEUE);
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    for command in greeting {
-        answer(&mut connection, command, deadline).await?;
-    }
-    Ok(connection)
-}
-
-/// Sends a command and waits for its answer.
-async fn answer(
-    connection: &mut MultiplexedConnection,
-    command: &Cmd,
-    deadline: Instant,
-) -> RedisResult<Value> {
-    let answered = timeout_at(deadline, connection.send_packed_command(command)).await;
-    let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-    answered.map_err(late)??.extract_error()
-}
-
-/// Waits for an answer until then.
-async fn bounded<T>(
-    deadline: Instant,
-    answer: impl Future<Output = RedisResult<T>>,
-) -> Result<T, Failure> {
-    match timeout_at(deadline, answer).await {
-        Ok(answer) => answer.map_err(|error| {
-            let is_refusal = is_answer(&error);
-            let why = Why::of(&error);
-            if is_refusal { Failure::Refused(why) } else { Failure::Gone(why) }
-        }),
-        Err(_elapsed) => Err(Failure::Gone(Why::new("no answer in time"))),
-    }
-}
-
-/// Whether the server itself returned this error, and so carried nothing out.
-fn is_answer(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }

@@ -61,7 +61,8 @@ impl Redis {
             Outcome::Found(order, _) if part.has_order => order.as_str(),
             _ => "",
         };
-        let own_window = part.windows.iter().position(|(_, it)| Some(&it.key) == call.order_window());
+        let own_window =
+            part.windows.iter().position(|(_, it)| Some(&it.key) == call.order_window());
         let mut input = part
             .lease(part.pause(part.input()))
             .key("order", order)

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 
-use super::super::ends::{CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PERIOD};
 use super::super::Lease;
+use super::super::ends::{CLOCKS_DIFFER, LONGEST_FLIGHT, LONGEST_PERIOD};
 use super::scripts::{Input, millis};
 use crate::pb::Order;
 

@@ -98,8 +98,10 @@ mod tests {
         let tags: Vec<_> = together
             .iter()
             .map(|keys| {
-                let tags: HashSet<_> =
-                    keys.iter().map(|(kind, name)| HashTag::of(kind, name).unwrap().to_string()).collect();
+                let tags: HashSet<_> = keys
+                    .iter()
+                    .map(|(kind, name)| HashTag::of(kind, name).unwrap().to_string())
+                    .collect();
                 assert_eq!(tags.len(), 1, "{keys:?}");
                 tags.into_iter().next().unwrap()
             })

@@ -2,10 +2,12 @@
 //! it can publish all of this again where the server may have lost it. Used by the store and its fence.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost::Message as _;
 
 use super::super::cache::{Cache, Encoded};
 use super::super::ledger::Fact;
@@ -13,14 +15,21 @@ use super::super::slots::Pause;
 use super::connection::Failure;
 use super::scripts::{self, Input, Runner, Script, millis};
 use crate::clock::Clock;
+use crate::pb::Order;
 use crate::providers::Token;
-use crate::store::{Call, Memory};
+use crate::store::{Call, Memory, OrderKey, newer};
 
 /// How many scripts publish at one time.
 const CONCURRENCY: usize = 64;
 
 /// How many slots one script publishes: the server answers nobody while it runs.
 const BATCH: usize = 500;
+
+/// How a script reports a value that it read: missing, found, or garbage. Only a found value in its
+/// answer is valid.
+pub(super) const NOTHING: u8 = 0;
+/// See [`NOTHING`].
+pub(super) const FOUND: u8 = 1;
 
 /// What this replica knows.
 pub(super) struct Knowledge {
@@ -35,6 +44,7 @@ pub(super) struct Knowledge {
     /// Orders that it has put or got recently: they are known without asking the server, and while it is
     /// unreachable.
     pub(super) recent: Cache,
+    garbage_seen: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 
@@ -52,6 +62,7 @@ impl Knowledge {
             undecided: Mutex::default(),
             noted: Memory::new(0, Arc::clone(&clock)),
             recent: Cache::new(cache_bytes),
+            garbage_seen: AtomicBool::default(),
             clock,
         }
     }
@@ -65,6 +76,36 @@ impl Knowledge {
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
         self.undecided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the state that the server holds, if there is one. A terminal state from the server always
+    /// wins; its other states may be out of date, or it may have lost a state known here. Returns the state
+    /// that is known afterwards; `None` if the server holds none.
+    pub(super) fn learn(&self, order: &OrderKey, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
+        let state = self.read(found, bytes)?;
+        let now = self.clock.now();
+        Some(self.recent.update(order.as_str(), state, |state, known| {
+            newer(state, known, now) || state.terminal && !known.terminal
+        }))
+    }
+
+    /// Decodes the bytes of a snapshot. Garbage counts as unknown; the next state replaces it.
+    fn read(&self, found: u8, bytes: Option<&[u8]>) -> Option<Order> {
+        let there = bytes.filter(|_| found == FOUND);
+        let state = there.and_then(|bytes| Order::decode(bytes).ok());
+        if !matches!(found, NOTHING | FOUND) || there.is_some() && state.is_none() {
+            self.log_garbage("order");
+        }
+        state
+    }
+
+    pub(super) fn log_garbage(&self, what: &str) {
+        if !self.garbage_seen.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                what,
+                "the shared store holds a value that order-query did not write; it is ignored"
+            );
+        }
     }
 
     /// Publishes everything: slots that are in use, pauses, tokens and terminal orders. Publishing twice
@@ -143,4 +184,21 @@ fn restored_token(identity: &str, token: &Token, left: Duration) -> Input {
 
 fn restored_order((order, state): &(Box<str>, Encoded)) -> Input {
     Input::default().key("order", order).state(Some(&state.decode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn only_a_found_reply_is_decoded_as_an_order() {
+        let knowledge = Knowledge::new(0, Arc::new(SystemClock));
+        let order = Order { terminal: true, ..Order::default() };
+        let bytes = order.encode_to_vec();
+        for (found, read) in [(0, None), (FOUND, Some(order)), (2, None), (255, None)] {
+            assert_eq!(knowledge.read(found, Some(&bytes)), read, "{found}");
+            assert_eq!(knowledge.read(found, None), None, "{found}");
+        }
+    }
 }

@@ -165,8 +165,7 @@ impl Redis {
             Some((wait, window.limit))
         });
         let longest = join_all(waits).await.into_iter().flatten().chain([(wait, limit)]).max();
-        longest.map_or(Reservation::Full(limit, wait), |(wait, limit)| {
-            Reservation::Full(limit, wait)
-        })
+        longest
+            .map_or(Reservation::Full(limit, wait), |(wait, limit)| Reservation::Full(limit, wait))
     }
 }

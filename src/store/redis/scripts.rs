@@ -229,11 +229,21 @@ fn millis_since_1970(time: SystemTime) -> u128 {
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::super::news::CHANNEL;
     use super::*;
 
-    /// The commands that a script uses.
+    /// The commands that a script must be allowed to use.
     fn commands(script: &Script) -> BTreeSet<&'static str> {
-        let calls = script.code.split("redis.call('").skip(1);
+        commands_after("redis.call('", script)
+    }
+
+    /// The commands that a script tries, and can do without.
+    fn tried(script: &Script) -> BTreeSet<&'static str> {
+        commands_after("redis.pcall('", script)
+    }
+
+    fn commands_after(start: &str, script: &Script) -> BTreeSet<&'static str> {
+        let calls = script.code.split(start).skip(1);
         calls.map(|rest| rest.split('\'').next().unwrap()).collect()
     }
 
@@ -243,14 +253,20 @@ mod tests {
             &GET, &PUT, &RESERVE, &FINISH, &CANCEL, &PAUSE, &SPENT, &LEASE, &SAVE, &LOAD,
             &DELETE_IF, &BEAT, &LEAVE, &RESTORE, &SURVEY, &STAMP,
         ];
-        let used: BTreeSet<_> = scripts.into_iter().flat_map(|script| commands(script)).collect();
+        let used: BTreeSet<_> = scripts.iter().flat_map(|script| commands(script)).collect();
         assert_eq!(commands(&PING), used);
+        let tried: BTreeSet<_> = scripts.iter().flat_map(|script| tried(script)).collect();
+        assert_eq!(&tried - &used, ["INFO", "PUBLISH"].into());
         let document = include_str!("../../../docs/configuration.md");
         let rule = document.split("ACL SETUSER order-query ").nth(1).unwrap();
         let rule = rule.split("```").next().unwrap().replace("\\\n", " ");
         let rights = rule.split_whitespace().filter_map(|word| word.strip_prefix('+'));
         let rights: BTreeSet<_> = rights.map(str::to_uppercase).collect();
-        let expected = used.into_iter().chain(["EVAL", "EVALSHA", "INFO"]).map(str::to_owned);
+        // What is sent without a script.
+        let sent = ["EVAL", "EVALSHA", "INFO", "PUBLISH", "SUBSCRIBE"];
+        let expected = used.into_iter().chain(tried).chain(sent).map(str::to_owned);
         assert_eq!(rights, expected.collect());
+        assert!(rule.split_whitespace().any(|word| word.strip_prefix('&') == Some(CHANNEL)));
+        assert!(include_str!("snapshot.lua").contains(&format!("'PUBLISH', '{CHANNEL}'")));
     }
 }

@@ -37,6 +37,12 @@ local function away(time)
   return (high - 922337203) * 1e10 + low - 6854775808 - math.floor(now / 1000)
 end
 
+-- Tells the other replicas that a state is stored: when it was observed, and the order's own text. It may
+-- fail, because the user may lack the right; the state is stored all the same.
+local function publish(key, observed)
+  redis.pcall('PUBLISH', 'order-query:news', observed .. ' ' .. (string.match(key, ':order:(.*)') or ''))
+end
+
 -- Stores an order's state, unless the stored state was observed later or is terminal. A stored state
 -- that seems to be observed in the future comes from a clock that was ahead; it must not block newer
 -- states until that time.
@@ -60,5 +66,6 @@ local function put(key, observed, terminal, state, life, differ)
   if terminal ~= '1' then
     redis.call('PEXPIRE', key, life)
   end
+  publish(key, observed)
   return found, false, behind
 end

@@ -15,9 +15,9 @@ pub enum Reply {
     Array(Vec<Self>),
 }
 
-/// The keys.
+/// The keys. Copies share what does not change.
 #[derive(Debug, Clone, Default)]
-pub struct Data(BTreeMap<Bytes, Arc<Entry>>);
+pub struct Data(BTreeMap<Arc<[u8]>, Arc<Entry>>);
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -38,29 +38,43 @@ const WRONG: &str = "WRONGTYPE Operation against a key holding the wrong kind of
 type Answer = Result<Reply, String>;
 
 impl Data {
-    /// Runs a command at this time, in milliseconds since 1970.
-    pub fn run(&mut self, command: &[Bytes], now: u64) -> Answer {
+    /// Runs a command at this time, in milliseconds since 1970. Only one that writes copies shared data.
+    pub fn run(data: &mut Arc<Self>, command: &[Bytes], now: u64) -> Answer {
         let [name, key, rest @ ..] = command else { return Err(unknown(command)) };
-        let name = String::from_utf8_lossy(name).into_owned();
-        if self.0.get(key).is_some_and(|entry| entry.until.is_some_and(|until| until <= now)) {
-            self.0.remove(key);
-        }
-        match name.as_str() {
-            "TYPE" => Ok(Reply::Status(match self.0.get(key).map(|entry| &entry.held) {
+        let held = data.held(key, now);
+        match name.as_slice() {
+            b"TYPE" => Ok(Reply::Status(match held {
                 None => "none",
                 Some(Held::Hash(_)) => "hash",
                 Some(Held::Sorted(_)) => "zset",
             })),
-            "DEL" => {
-                let gone = command[1..].iter().filter(|key| self.0.remove(*key).is_some());
-                Ok(count(gone.count()))
+            b"HMGET" | b"HSTRLEN" | b"HEXISTS" => read_hash(name, held, rest),
+            b"ZRANGE" | b"ZCARD" | b"ZSCORE" => read_sorted(name, held, rest),
+            b"ZREM" | b"ZREMRANGEBYSCORE" if held.is_none() => Ok(Reply::Int(0)),
+            b"DEL" if held.is_none() && rest.is_empty() => Ok(Reply::Int(0)),
+            _ => Arc::make_mut(data).write(name, key, rest, now),
+        }
+    }
+
+    /// What a key holds that has not expired.
+    fn held(&self, key: &[u8], now: u64) -> Option<&Held> {
+        let entry = self.0.get(key).filter(|entry| entry.until.is_none_or(|until| until > now));
+        entry.map(|entry| &entry.held)
+    }
+
+    fn write(&mut self, name: &[u8], key: &Bytes, rest: &[Bytes], now: u64) -> Answer {
+        if self.held(key, now).is_none() {
+            self.0.remove(key.as_slice());
+        }
+        match name {
+            b"DEL" => {
+                let keys = [key].into_iter().chain(rest);
+                Ok(count(keys.filter(|key| self.0.remove(key.as_slice()).is_some()).count()))
             }
-            "PEXPIRE" => Ok(self.expire(key, whole(&rest[0])?, now)),
-            "HSET" | "HMGET" | "HSTRLEN" | "HEXISTS" => self.hash(&name, key, rest),
-            "ZADD" | "ZREM" | "ZREMRANGEBYSCORE" | "ZRANGE" | "ZCARD" | "ZSCORE" => {
-                self.sorted(&name, key, rest)
-            }
-            _ => Err(unknown(command)),
+            b"PEXPIRE" => Ok(self.expire(key, whole(&rest[0])?, now)),
+            b"HSET" => self.set(key, rest),
+            b"ZADD" | b"ZREM" | b"ZREMRANGEBYSCORE" => self.sort(name, key, rest),
+            _ => Err(unknown(&[name.to_vec(), key.clone()])),
         }
     }
 
@@ -68,7 +82,7 @@ impl Data {
         self.0.contains_key(key.as_bytes())
     }
 
-    fn expire(&mut self, key: &Bytes, span: i64, now: u64) -> Reply {
+    fn expire(&mut self, key: &[u8], span: i64, now: u64) -> Reply {
         let until = now.checked_add_signed(span).filter(|until| *until > now);
         match (self.0.get_mut(key), until) {
             (None, _) => return Reply::Int(0),
@@ -78,51 +92,29 @@ impl Data {
         Reply::Int(1)
     }
 
-    fn hash(&mut self, name: &str, key: &Bytes, rest: &[Bytes]) -> Answer {
-        let none = BTreeMap::new();
-        let fields = match self.0.get(key).map(|entry| &entry.held) {
-            None => &none,
-            Some(Held::Hash(fields)) => fields,
-            Some(Held::Sorted(_)) => return Err(WRONG.to_owned()),
+    /// What a key holds, or this if there is nothing.
+    fn held_or(&mut self, key: &[u8], held: Held) -> &mut Held {
+        let new = || Arc::new(Entry { held, until: None });
+        &mut Arc::make_mut(self.0.entry(key.into()).or_insert_with(new)).held
+    }
+
+    fn set(&mut self, key: &[u8], pairs: &[Bytes]) -> Answer {
+        let Held::Hash(fields) = self.held_or(key, Held::Hash(BTreeMap::new())) else {
+            return Err(WRONG.to_owned());
         };
-        let bulk = |field| fields.get(field).map_or(Reply::Nil, |it| Reply::Bulk(it.clone()));
-        match name {
-            "HMGET" => return Ok(Reply::Array(rest.iter().map(bulk).collect())),
-            "HSTRLEN" => return Ok(count(fields.get(&rest[0]).map_or(0, Vec::len))),
-            "HEXISTS" => return Ok(count(usize::from(fields.contains_key(&rest[0])))),
-            _ => {}
-        }
-        let empty = || Arc::new(Entry { held: Held::Hash(BTreeMap::new()), until: None });
-        let entry = Arc::make_mut(self.0.entry(key.clone()).or_insert_with(empty));
-        let Held::Hash(fields) = &mut entry.held else { return Err(WRONG.to_owned()) };
-        let pairs = rest.chunks_exact(2);
+        let pairs = pairs.chunks_exact(2);
         let new = pairs.filter(|pair| fields.insert(pair[0].clone(), pair[1].clone()).is_none());
         Ok(count(new.count()))
     }
 
-    fn sorted(&mut self, name: &str, key: &Bytes, rest: &[Bytes]) -> Answer {
-        let none = Vec::new();
-        let members = match self.0.get(key).map(|entry| &entry.held) {
-            None => &none,
-            Some(Held::Sorted(members)) => members,
-            Some(Held::Hash(_)) => return Err(WRONG.to_owned()),
+    fn sort(&mut self, name: &[u8], key: &[u8], rest: &[Bytes]) -> Answer {
+        let Held::Sorted(members) = self.held_or(key, Held::Sorted(Vec::new())) else {
+            return Err(WRONG.to_owned());
         };
-        match name {
-            "ZCARD" => return Ok(count(members.len())),
-            "ZSCORE" => {
-                let found = members.iter().find(|(_, member)| *member == rest[0]);
-                return Ok(found.map_or(Reply::Nil, |(score, _)| Reply::Bulk(text(*score))));
-            }
-            "ZRANGE" => return range(members, rest),
-            _ => {}
-        }
-        let empty = || Arc::new(Entry { held: Held::Sorted(Vec::new()), until: None });
-        let entry = Arc::make_mut(self.0.entry(key.clone()).or_insert_with(empty));
-        let Held::Sorted(members) = &mut entry.held else { return Err(WRONG.to_owned()) };
         let before = members.len();
         let answer = match name {
-            "ZADD" => add(members, rest),
-            "ZREM" => {
+            b"ZADD" => add(members, rest),
+            b"ZREM" => {
                 members.retain(|(_, member)| !rest.contains(member));
                 Ok(count(before - members.len()))
             }
@@ -136,6 +128,37 @@ impl Data {
             self.0.remove(key);
         }
         answer
+    }
+}
+
+fn read_hash(name: &[u8], held: Option<&Held>, rest: &[Bytes]) -> Answer {
+    let none = BTreeMap::new();
+    let fields = match held {
+        None => &none,
+        Some(Held::Hash(fields)) => fields,
+        Some(Held::Sorted(_)) => return Err(WRONG.to_owned()),
+    };
+    let bulk = |field| fields.get(field).map_or(Reply::Nil, |it| Reply::Bulk(it.clone()));
+    Ok(match name {
+        b"HMGET" => Reply::Array(rest.iter().map(bulk).collect()),
+        b"HSTRLEN" => count(fields.get(&rest[0]).map_or(0, Vec::len)),
+        _ => count(usize::from(fields.contains_key(&rest[0]))),
+    })
+}
+
+fn read_sorted(name: &[u8], held: Option<&Held>, rest: &[Bytes]) -> Answer {
+    let members: &[_] = match held {
+        None => &[],
+        Some(Held::Sorted(members)) => members,
+        Some(Held::Hash(_)) => return Err(WRONG.to_owned()),
+    };
+    match name {
+        b"ZCARD" => Ok(count(members.len())),
+        b"ZSCORE" => {
+            let found = members.iter().find(|(_, member)| *member == rest[0]);
+            Ok(found.map_or(Reply::Nil, |(score, _)| Reply::Bulk(text(*score))))
+        }
+        _ => range(members, rest),
     }
 }
 

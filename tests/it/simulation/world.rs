@@ -134,7 +134,9 @@ impl World {
         server.set_time(at);
         let value = server.model.run(run);
         server.note(at);
-        self.stage.count(Dice::new(at, format!("{value:?}").as_bytes()).number());
+        let mut said = Vec::new();
+        write_down(&value, &mut said);
+        self.stage.count(Dice::new(at, &said).number());
         let what = self.name(run);
         let answer: Vec<_> = numbers(&value).collect();
         match what {
@@ -149,7 +151,7 @@ impl World {
                 }
             }
             "finish" => self.tell_run(site, replica, what, mark(&run.arguments[5]).0, &answer, at),
-            "cancel" => self.tell_run(site, replica, what, mark(&run.arguments[1]).0, &answer, at),
+            "cancel" => self.tell_run(site, replica, what, mark(&run.arguments[3]).0, &answer, at),
             "restore" => self.tell_run(site, replica, what, &text(&run.keys[0]), &answer, at),
             _ => {}
         }
@@ -192,7 +194,11 @@ impl World {
     pub fn heard(&self, replica: usize, run: &Run, value: &Value, ran: Time) {
         let is_final = match self.name(run) {
             "beat" => return self.heard_beat(replica, value),
-            "finish" => run.arguments[9] == b"1",
+            // A slow clock's answer does not replace a later one, final or not.
+            "finish" => {
+                run.arguments[9] == b"1"
+                    && matches!(value, Value::Array(all) if matches!(all.get(1), Some(Value::Nil)))
+            }
             "get" => matches!(value, Value::Array(all) if is_final(all)),
             _ => false,
         };
@@ -242,6 +248,18 @@ impl World {
             }
         }
     }
+}
+
+/// Appends what a server has answered, for the hash of the run.
+fn write_down(value: &Value, said: &mut Vec<u8>) {
+    match value {
+        Value::Int(number) => said.extend(number.to_le_bytes()),
+        Value::BulkString(text) => said.extend(text),
+        Value::Array(all) => all.iter().for_each(|one| write_down(one, said)),
+        Value::Nil => said.push(0),
+        other => said.extend(format!("{other:?}").into_bytes()),
+    }
+    said.push(b',');
 }
 
 /// The replication id of a new server.

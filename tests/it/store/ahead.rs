@@ -67,11 +67,13 @@ pub async fn slots_of_a_clock_that_was_ahead_are_clamped_to_their_rule<F: Fixtur
 
 pub async fn spent_calls_of_a_clock_that_was_ahead_are_clamped<F: Fixture>() {
     let fixture = F::start().await;
-    fixture.store().reserve(&call("before", &[day("w")])).await.unwrap();
+    fixture.store().reserve(&call("before", &[day("order day")])).await.unwrap();
     let fixture = fixture.restart_earlier(YEARS).await;
     let store = fixture.store();
-    let spent =
-        async || store.get(&"".into(), Some(&"w".into())).await.unwrap().unwrap_or_default().spent;
+    let spent = async || {
+        let known = store.get(&"order".into(), Some(&"order day".into())).await.unwrap();
+        known.unwrap_or_default().spent
+    };
     let told = spent().await;
     assert_eq!(told.len(), 1);
     fixture.advance(IN_FLIGHT + DAY).await;

@@ -4,6 +4,7 @@ pub mod cluster;
 mod faults;
 mod fence;
 mod live_calls;
+mod news;
 mod refusals;
 mod sentinel;
 mod shared;

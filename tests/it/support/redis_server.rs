@@ -158,6 +158,18 @@ impl RedisServer {
         Redis::open(&self.url(), CACHE_BYTES, clock).unwrap()
     }
 
+    /// Waits until so many replicas hear each other's news.
+    pub async fn until_heard_by(&self, replicas: usize) {
+        let heard = async {
+            let heard_by =
+                || self.say::<(String, usize)>(&["PUBSUB", "NUMSUB", "order-query:news"]).1;
+            while heard_by() != replicas {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(START_LIMIT, heard).await.expect("the replicas subscribe");
+    }
+
     /// Makes it as it was when it started.
     pub fn clear(&self) {
         let () = self.say(&["FLUSHALL"]);

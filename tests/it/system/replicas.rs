@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use order_query::clock::SystemClock;
@@ -137,17 +138,57 @@ async fn without_redis_cached_orders_are_served_and_no_uncounted_call_is_sent() 
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_receives_updates_from_another_replica_without_a_call() {
-    let vendor = Scripted::start().await;
-    let answer = |status| format!("{{\"code\":0,\"data\":{{\"orderStatus\":\"{status}\"}}}}");
-    let redis = RedisServer::start();
-    let config = format!(
+/// The configuration of an account at that vendor.
+fn config(redis: &RedisServer, vendor: &Scripted) -> String {
+    format!(
         "store.url = \"{}\"\n[accounts.h]\nprovider = \"haoka\"\n\
          user_id = \"agent\"\nsecret = \"agent-secret\"\nbase_url = \"http://{}\"\n",
         redis.url(),
         vendor.address
-    );
+    )
+}
+
+/// The vendor's answer with that status.
+fn answer(status: &str) -> String {
+    format!("{{\"code\":0,\"data\":{{\"orderStatus\":\"{status}\"}}}}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_learns_another_one_answers_from_memory() {
+    let (vendor, redis) = (Scripted::start().await, RedisServer::start());
+    let config = config(&redis, &vendor);
+    let replicas = [Serving::start(&config), Serving::start(&config)];
+    redis.until_heard_by(2).await;
+    let [mut here, mut there] = [
+        OrderServiceClient::new(connect(replicas[0].address).await),
+        OrderServiceClient::new(connect(replicas[1].address).await),
+    ];
+    let mut ask = async |replica: usize, max_age| {
+        let replica = if replica == 0 { &mut here } else { &mut there };
+        let request = GetOrderRequest { max_age, ..question(Provider::Haoka, "A1") };
+        let answer = replica.get_order(request).await.unwrap().into_inner();
+        (answer.source(), answer.order.unwrap().status())
+    };
+    vendor.answers(200, answer("待处理"));
+    assert_eq!(ask(0, None).await, (Source::Live, OrderStatus::Accepted));
+    assert_eq!(ask(1, None).await, (Source::Cache, OrderStatus::Accepted));
+    vendor.answers(200, answer("已发货"));
+    let live = Some(prost_types::Duration::default());
+    assert_eq!(ask(0, live).await, (Source::Live, OrderStatus::Shipped));
+    let soon = async {
+        // The first answer is still fresh enough for this caller.
+        while ask(1, None).await != (Source::Cache, OrderStatus::Shipped) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), soon).await.expect("the newer answer");
+    assert_eq!(vendor.asked().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_receives_updates_from_another_replica_without_a_call() {
+    let (vendor, redis) = (Scripted::start().await, RedisServer::start());
+    let config = config(&redis, &vendor);
     let replicas = [Serving::start(&config), Serving::start(&config)];
     let [mut here, mut there] = [
         OrderServiceClient::new(connect(replicas[0].address).await),

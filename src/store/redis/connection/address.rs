@@ -36,6 +36,8 @@ pub(super) struct Address {
     /// The first commands on a new connection: authentication and the choice of the database. The
     /// library could send them too, but would hide the server's error word if they are refused.
     pub(super) greeting: Vec<Cmd>,
+    /// The same for a connection that the library greets.
+    pub(super) settings: RedisConnectionInfo,
 }
 
 /// How to find the server.
@@ -45,7 +47,7 @@ pub(super) enum Route {
     /// Where the sentinels say.
     Sentinels(Sentinels),
     /// At the nodes of a cluster.
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl Address {
@@ -76,9 +78,9 @@ impl Address {
             return Err(NO_FRAGMENT.to_owned());
         }
         let whole = url.into_connection_info().map_err(|_| SERVER)?;
-        let greeting = greeting(whole.redis_settings());
+        let settings = whole.redis_settings().clone();
         let client = Client::open(whole.set_redis_settings(bare())).map_err(|_| SERVER)?;
-        Ok(Self { route: Route::Direct(client), greeting })
+        Ok(Self { route: Route::Direct(client), greeting: greeting(&settings), settings })
     }
 
     /// Reads what follows the scheme. The library knows no such URL.
@@ -105,7 +107,8 @@ impl Address {
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(SENTINELS);
         let clients: Vec<_> = hosts.into_iter().map(client).collect::<Result<_, _>>()?;
         let sentinels = Sentinels::new(master, clients, &own, is_tls);
-        Ok(Self { route: Route::Sentinels(sentinels), greeting: greeting(&settings) })
+        let route = Route::Sentinels(sentinels);
+        Ok(Self { route, greeting: greeting(&settings), settings })
     }
 
     /// Reads what follows the scheme.
@@ -122,7 +125,8 @@ impl Address {
         let client = |(host, port)| client_at(host, port, is_tls).ok_or(NODES);
         let nodes = addresses(hosts, &NODE_LIST)?.into_iter().map(client);
         let cluster = Cluster::new(nodes.collect::<Result<_, _>>()?, &settings).ok_or(NODES)?;
-        Ok(Self { route: Route::Cluster(cluster), greeting: greeting(&settings) })
+        let route = Route::Cluster(Box::new(cluster));
+        Ok(Self { route, greeting: greeting(&settings), settings })
     }
 }
 
@@ -272,7 +276,7 @@ mod tests {
 
     /// What a URL means, in one line.
     fn meaning(url: &str) -> String {
-        let Address { route, greeting } = Address::parse(url).expect(url);
+        let Address { route, greeting, .. } = Address::parse(url).expect(url);
         let server = match route {
             Route::Direct(client) => client.get_connection_info().addr().to_string(),
             Route::Sentinels(Sentinels { question, all, .. }) => {
@@ -287,6 +291,15 @@ mod tests {
                 let all: Vec<_> = all.iter().map(address).collect();
                 format!("{master} by{}", all.concat().trim_end())
             }
+            Route::Cluster(cluster) => {
+                let address = |node: &Client| {
+                    let address = node.get_connection_info().addr().clone();
+                    let is_tls = matches!(address, ConnectionAddr::TcpTls { insecure: false, .. });
+                    format!("{}{address}", if is_tls { "TLS " } else { "" })
+                };
+                let all: Vec<_> = cluster.nodes.iter().map(address).collect();
+                format!("cluster of {}", all.join(" "))
+            }
         };
         format!("{server}; {}", words(&greeting).join(", "))
     }
@@ -296,6 +309,9 @@ mod tests {
         for (url, means) in [
             ("redis://h", "h:6379; "),
             ("rediss://u:p%40@h:1/2", "h:1; AUTH u p@, SELECT 2"),
+            ("redis-cluster://h", "cluster of h:6379; "),
+            ("redis-cluster://u:p%40@h:1,[::1]/", "cluster of h:1 ::1:6379; AUTH u p@"),
+            ("rediss-cluster://h,i:2", "cluster of TLS h:6379 TLS i:2; "),
             ("redis-sentinel://h/m", "m by h:26379; "),
             ("redis-sentinel://h:1,i/my.Master-1_", "my.Master-1_ by h:1  i:26379; "),
             ("redis-sentinel://[::1]:2,[::2]/m", "m by ::1:2  ::2:26379; "),
@@ -353,6 +369,13 @@ mod tests {
             ("redis-sentinel://h/m?sentinel_password=", "must have no empty"),
             ("redis-sentinel://h/m?sentinel_password=%ff", "must be like"),
             ("redis-sentinels://u:hunter2@h/m", "must be like redis://"),
+            ("redis-cluster://u:hunter2@", "must list nodes"),
+            ("redis-cluster://u:hunter2@h,h:6379", "must list each node once"),
+            ("redis-cluster://u:hunter2@h/0", "must have nothing behind the nodes"),
+            ("redis-cluster://u:hunter2@h?db=0", "must have nothing behind the nodes"),
+            ("redis-cluster://u:hun/ter2@h", "must be like redis-cluster://"),
+            ("redis-cluster://u:hunter2@h:port", "must be like redis-cluster://"),
+            ("rediss-cluster://u:hunter2@h#insecure", "must have no #fragment"),
             ("Redis-sentinel://u:hunter2@h/m", "must be like redis://"),
         ] {
             let problem = Address::parse(url).map(drop).expect_err(url);

@@ -1,6 +1,7 @@
 //! A Redis Cluster. The library finds the node for each command by its keys, follows redirections, and
 //! connects again to nodes that were lost. Used by the connection.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike as _;
@@ -15,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::keys::HashTag;
 use super::super::refusals::Why;
-use super::{OPERATION_LIMIT, answer, is_answer, open};
+use super::OPERATION_LIMIT;
+use super::link::{answer, is_answer, open};
 
 /// How long a connection to one node may take: meanwhile commands to all nodes wait, and so it is shorter than
 /// an operation.
@@ -33,8 +35,10 @@ const NOT_A_CLUSTER: &str =
 
 /// The nodes of a cluster.
 pub(super) struct Cluster {
-    nodes: Vec<Client>,
+    pub(super) nodes: Vec<Client>,
     client: ClusterClient,
+    /// Which node [`any_node`](Self::any_node) gives next.
+    next: AtomicUsize,
 }
 
 impl Cluster {
@@ -54,7 +58,13 @@ impl Cluster {
         if is_tls {
             builder = builder.tls(TlsMode::Secure);
         }
-        Some(Self { nodes, client: builder.build().ok()? })
+        Some(Self { nodes, client: builder.build().ok()?, next: AtomicUsize::default() })
+    }
+
+    /// One of the listed nodes, each in its turn.
+    pub(super) fn any_node(&self) -> Option<&Client> {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        self.nodes.get(next % self.nodes.len().max(1))
     }
 
     /// Connects. First one node is asked: the library hides what a node refuses.

@@ -20,7 +20,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::super::refusals::Why;
-use super::{Connection, answer, is_answer, open};
+use super::Connection;
+use super::link::{answer, is_answer, open};
 
 /// How long a sentinel may take to answer, connecting included. Most of the limit for connecting is
 /// left for the primary.
@@ -118,6 +119,11 @@ impl Sentinels {
         Err(first_problem.unwrap_or_else(|| answers.problem()))
     }
 
+    /// A client of a server that the sentinels name.
+    pub(super) fn client(&self, named: &Named) -> Option<Client> {
+        client_at(named.host.clone(), named.port, self.is_tls)
+    }
+
     /// Connects to a server, which must be a primary.
     async fn try_primary(
         &self,
@@ -125,7 +131,7 @@ impl Sentinels {
         greeting: &[Cmd],
         deadline: Instant,
     ) -> Result<MultiplexedConnection, Why> {
-        let Some(client) = client_at(named.host.clone(), named.port, self.is_tls) else {
+        let Some(client) = self.client(named) else {
             return Err(Why::new("the sentinels name an impossible address"));
         };
         let opened = open(&client, greeting, deadline).await;

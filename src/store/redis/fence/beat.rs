@@ -1,6 +1,5 @@
 //! What a member tells in a beat, and what the server answers (`beat.lua`). Used by the fence.
 
-use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,8 +45,8 @@ struct Tags {
     surveyed: Option<Instant>,
     /// The epoch that this replica has stamped at all tags.
     stamped: String,
-    /// The server asked for a survey and had run no beat before: it is new, also for the beat after that.
-    is_new: bool,
+    /// Whether the answer that asked for the survey came from a server that is not known to have held data.
+    is_unused: bool,
 }
 
 /// Another member.
@@ -114,7 +113,7 @@ impl Last {
             .argument(self.joins)
             .argument(self.now)
             .argument(since);
-        input = if mem::take(&mut self.tags.is_new) { input.argument(0) } else { input.was_run() };
+        input = if self.tags.is_unused { input.argument(0) } else { input.was_run() };
         let found = match &self.tags.survey {
             Some(survey) => (survey.found(), survey.epoch.as_str()),
             None if is_cluster => ("?".to_owned(), ""),
@@ -133,15 +132,25 @@ impl Last {
     /// Records the answer to a beat that was sent then with that reach. Returns what it tells; `None` if it
     /// only asks for a survey.
     pub(super) fn learn(&mut self, answer: Answer, reach: Reach, sent: Instant) -> Option<Beat> {
-        let (epoch, open, joins, seen, now, members, names_server, unknown, missing, left, task, whole) =
-            answer;
+        let (
+            epoch,
+            open,
+            joins,
+            seen,
+            now,
+            members,
+            names_server,
+            unknown,
+            missing,
+            left,
+            task,
+            whole,
+        ) = answer;
         self.tags.epoch.clone_from(&epoch);
         self.tags.whole = whole;
+        self.tags.is_unused = task == "survey unused";
         let task = match task.as_str() {
-            "survey" => {
-                self.tags.is_new = !open;
-                return None;
-            }
+            "survey" | "survey unused" => return None,
             "stamp" => Task::Stamp,
             "wait" => Task::Wait,
             _ if self.published == epoch => Task::Nothing,
@@ -162,7 +171,10 @@ impl Last {
             is_known: seen >= announced,
             names_server,
             left: Duration::from_millis(left),
-            lost: Lost { unknown: unknown.parse().ok().map(|left| (Instant::now(), left)), missing },
+            lost: Lost {
+                unknown: unknown.parse().ok().map(|left| (Instant::now(), left)),
+                missing,
+            },
             task,
         })
     }

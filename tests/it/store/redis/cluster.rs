@@ -4,7 +4,7 @@ mod losses;
 mod parts;
 mod words;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use order_query::clock::{Clock as _, ManualClock, SystemClock};
@@ -17,28 +17,42 @@ use crate::store::redis::shared::call;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::{CACHE_BYTES, manual_clock};
 
+/// A cluster that several checks use in turn, and the stores that they have opened.
+#[derive(Clone)]
+struct Shared {
+    cluster: Arc<RedisCluster>,
+    opened: Arc<Mutex<Vec<Arc<Redis>>>>,
+}
+
 tokio::task_local! {
-    static CLUSTER: Arc<RedisCluster>;
+    static SHARED: Shared;
 }
 
 /// Runs checks that use one cluster in turn.
 pub async fn with_one(checks: impl Future<Output = ()>) {
     let cluster = Arc::new(RedisCluster::start().await);
-    CLUSTER.scope(cluster, checks).await;
+    SHARED.scope(Shared { cluster, opened: Arc::default() }, checks).await;
 }
 
 /// A store in the cluster of [`with_one`].
 pub struct ClusterStore {
     clock: ManualClock,
-    cluster: Arc<RedisCluster>,
     store: Arc<Redis>,
 }
 
 impl ClusterStore {
-    fn open(cluster: Arc<RedisCluster>, clock: ManualClock) -> Self {
+    async fn open(clock: ManualClock) -> Self {
+        let Shared { cluster, opened } = SHARED.get();
+        // A membership that goes on would be in the way.
+        let before = std::mem::take(&mut *opened.lock().unwrap());
+        for store in before {
+            store.close().await;
+        }
         let time = || Arc::new(clock.clone());
         let store = Redis::open(&cluster.url(), CACHE_BYTES, time()).unwrap().timed_by(time());
-        Self { clock, cluster, store: Arc::new(store) }
+        let store = Arc::new(store);
+        opened.lock().unwrap().push(Arc::clone(&store));
+        Self { clock, store }
     }
 }
 
@@ -46,9 +60,9 @@ impl Fixture for ClusterStore {
     const SLACK: Duration = Duration::ZERO;
 
     async fn start() -> Self {
-        let cluster = CLUSTER.get();
-        cluster.clear();
-        Self::open(cluster, manual_clock())
+        let fixture = Self::open(manual_clock()).await;
+        SHARED.get().cluster.clear();
+        fixture
     }
 
     fn store(&self) -> Arc<dyn Store> {
@@ -61,11 +75,11 @@ impl Fixture for ClusterStore {
 
     /// Another replica replaces it.
     async fn restart(self) -> Self {
-        Self::open(self.cluster, self.clock)
+        Self::open(self.clock).await
     }
 
     async fn restart_earlier(self, by: Duration) -> Self {
-        Self::open(self.cluster, ManualClock::new(self.clock.now() - by))
+        Self::open(ManualClock::new(self.clock.now() - by)).await
     }
 }
 

@@ -83,6 +83,8 @@ async fn a_killed_primary_is_replaced_by_its_copy() {
     let mut watched = Watched::start();
     let store = watched.store();
     until_it_works(&store).await;
+    store.ping().await.unwrap();
+    watched.primary.until_heard_by(1).await;
     store.reserve(&call("1", "minute", 1)).await.unwrap();
     watched.until_copied();
     watched.primary.kill();
@@ -92,6 +94,9 @@ async fn a_killed_primary_is_replaced_by_its_copy() {
     until_it_works(&other).await;
     let full = other.reserve(&call("2", "minute", 1)).await;
     assert!(matches!(full, Ok(Reservation::Full(Limit::PerMinute, _))), "{full:?}");
+    // The news moves to the copy too.
+    other.ping().await.unwrap();
+    watched.copy.until_heard_by(2).await;
 }
 
 #[tokio::test]
@@ -99,9 +104,13 @@ async fn a_hanging_primary_is_replaced_by_its_copy() {
     let watched = Watched::start();
     let store = watched.store();
     until_it_works(&store).await;
+    store.ping().await.unwrap();
+    watched.primary.until_heard_by(1).await;
     watched.primary.stop();
     assert_unavailable(&store.spent(&"-".into()).await.unwrap_err());
     follow(&watched, &store, 0).await;
+    // Its subscription hangs too, and is replaced.
+    watched.copy.until_heard_by(1).await;
     // It is a primary in its own eyes when it wakes up, and soon a copy.
     watched.primary.resume();
     assert_all_work(&store, "awake").await;

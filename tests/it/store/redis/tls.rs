@@ -35,6 +35,25 @@ async fn ask_until(url: &str, told: Option<&str>) {
     tokio::time::timeout(limit, asks).await.unwrap_or_else(|_| panic!("never {told:?}"));
 }
 
+/// Waits until a store there hears the news of others.
+async fn hear_news(url: &str) {
+    let store = Redis::open(url, CACHE_BYTES, Arc::new(SystemClock)).unwrap();
+    store.opened().await;
+    let mut operator = redis::Client::open(url).unwrap().get_connection().unwrap();
+    let heard = async {
+        loop {
+            let mut question = redis::cmd("PUBSUB");
+            question.arg("NUMSUB").arg("order-query:news");
+            let (_, heard_by): (String, usize) = question.query(&mut operator).unwrap();
+            if heard_by == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("it subscribes");
+}
+
 /// Runs this test a second time, where that certificate is trusted: the system's trusted authorities are
 /// read from the environment, which all tests here share.
 fn run_again(test: &str, certificate: PathBuf, url: String) {
@@ -52,6 +71,7 @@ fn run_again(test: &str, certificate: PathBuf, url: String) {
 async fn a_certificate_must_be_trusted_by_the_system() {
     if let Ok(url) = env::var(SERVER) {
         ask_until(&url, None).await;
+        hear_news(&url).await;
         return;
     }
     let (server, certificate) = RedisServer::start_tls();

@@ -45,7 +45,7 @@ impl World {
             let pause = if at >= from {
                 400 * MILLI
             } else if at < self.setup.calm_from {
-                600 * MILLI
+                self.setup.pause
             } else {
                 4 * SECOND
             };

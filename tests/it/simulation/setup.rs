@@ -5,7 +5,7 @@ use std::time::Duration;
 use order_query::providers::Rules;
 
 use super::dice::Dice;
-use super::stage::{SECOND, Time};
+use super::stage::{MILLI, SECOND, Time};
 
 /// Which faults a run has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Setup {
     pub orders: u64,
     /// How many microseconds the first server's clock is ahead.
     pub server_ahead: i64,
+    /// The longest pause between two questions while there are faults.
+    pub pause: Time,
     /// From when on nothing goes wrong.
     pub calm_from: Time,
     /// From when to when callers ask for more than the limits allow.
@@ -56,6 +58,9 @@ impl Setup {
             _ => (per_minute, None),
         };
         let longest_call = dice.within(3, 9) * SECOND;
+        // Calls that a server loses matter until the limit is reached: that is at some time among the faults.
+        let reached = dice.within(3 * SECOND, 45 * SECOND);
+        let pause = calls_per_minute.map_or(600 * MILLI, |limit| 2 * reached / u64::from(limit));
         let calm_from = if faults == Faults::None { 0 } else { 50 * SECOND };
         // Most runs end soon: what the faults have broken shows while callers press on.
         let pressed = if faults == Faults::None {
@@ -76,6 +81,7 @@ impl Setup {
             freshness: Duration::from_secs(dice.within(0, 10)),
             orders: dice.within(3, 20),
             server_ahead: i64::try_from(dice.within(0, 4_000_000)).unwrap() - 2_000_000,
+            pause: pause.clamp(200 * MILLI, 4 * SECOND),
             calm_from,
             pressed,
             end: pressed.1,

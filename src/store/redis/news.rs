@@ -293,7 +293,9 @@ mod tests {
         waiting.add("1");
         waiting.add("1");
         waiting.done(&reads[0]);
-        assert_eq!(waiting.next(), Some(CONCURRENCY.to_string().into()), "1 is still being read");
+        assert_eq!(waiting.next(), Some(CONCURRENCY.to_string().into()));
+        waiting.done(&reads[2]);
+        assert_eq!(waiting.next(), None, "1 is still being read");
         waiting.done(&reads[1]);
         assert_eq!(waiting.next(), Some("1".into()));
         waiting.done(&"1".into());

@@ -115,6 +115,23 @@ async fn a_lost_subscription_is_made_again_and_what_was_missed_is_read() {
     until("news", || held(&b, "1") == Some(paid(30))).await;
 }
 
+/// The calls may have moved to another server, though the old one still answers.
+#[tokio::test]
+async fn a_new_connection_of_the_calls_makes_a_new_subscription() {
+    let server = RedisServer::start();
+    let store = server.store();
+    store.ping().await.unwrap();
+    server.until_heard_by(1).await;
+    let subscriber = || -> String {
+        let list: String = server.say(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        list.split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    let before = subscriber();
+    let _: u32 = server.say(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    until_it_works(&store).await;
+    until("another subscription", || !["", &before].contains(&&*subscriber())).await;
+}
+
 #[tokio::test]
 async fn without_the_rights_everything_else_works_and_the_log_says_it_once() {
     for missing in ["+subscribe", "+publish", "&order-query:news"] {

@@ -31,7 +31,7 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the stores' user needs to find the nodes of a cluster, and to follow a slot that moves.
-const MORE_RIGHTS: &[&str] = &["+cluster|slots", "+cluster|shards", "+asking"];
+const MORE_RIGHTS: &[&str] = &["+cluster|slots", "+asking"];
 
 /// What a cluster is made of.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use order_query::pb::{
 use prost_types::Timestamp;
 use tonic::Streaming;
 
-use crate::support::redis_server::RedisServer;
+use crate::support::redis_server::{RedisServer, rights};
 use crate::support::{Failed, Reply, Scripted, Server, manual_clock, question};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,6 +50,9 @@ impl Fixture {
     /// The clock of the replica `HERE` is that far ahead.
     async fn new(provider: Provider, ahead: Duration) -> Self {
         let (redis, vendor) = (RedisServer::start(), Scripted::start().await);
+        // No news passes between the replicas: this must hold where it is lost, too.
+        let silent: Vec<_> = rights().into_iter().filter(|right| *right != "+publish").collect();
+        redis.set_rights(&silent);
         let account = match provider {
             Provider::Haoka => {
                 "[accounts.h]\nprovider = \"haoka\"\nuser_id = \"a\"\nsecret = \"b\"\n\

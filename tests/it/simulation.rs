@@ -28,8 +28,24 @@ use tokio::runtime::Builder;
 
 use self::world::World;
 
-/// How many seeds the normal test run takes.
-const SEEDS: u64 = 25;
+/// How many seeds the normal test run takes: enough for [`KINDS`].
+const SEEDS: u64 = 12;
+
+/// What the seeds' stories must have among them: each kind of fault, of setup and of limit.
+const KINDS: [&str; 12] = [
+    " is flushed",
+    " restarts, with data of None",
+    " restarts, with data of Some",
+    "with the old one stay []",
+    "with the old one stay [(",
+    " crashes",
+    " reaches no server",
+    " messages are lost",
+    "faults: None",
+    "faults: Losses",
+    "faults: Crashes",
+    "calls_per_day: Some",
+];
 
 /// A run that has ended.
 struct Ended {
@@ -81,6 +97,7 @@ fn the_vendors_rules_hold_whatever_fails() {
     let is_enough = setting("SIMULATE_UNTIL_ONE", 0) == 1;
     let (next, is_found) = (AtomicU64::new(from), AtomicBool::new(false));
     let (all_calls, all_faults) = (AtomicU64::new(0), AtomicU64::new(0));
+    let seen = KINDS.map(|_| AtomicBool::new(false));
     let work = || {
         let mut failed = Vec::new();
         loop {
@@ -88,7 +105,10 @@ fn the_vendors_rules_hold_whatever_fails() {
             if seed >= from + seeds || is_enough && is_found.load(Ordering::Relaxed) {
                 return failed;
             }
-            let Ended { violations, calls, faults, .. } = run(seed);
+            let Ended { violations, calls, faults, story, .. } = run(seed);
+            for (_, is_seen) in KINDS.iter().zip(&seen).filter(|(kind, _)| story.contains(*kind)) {
+                is_seen.store(true, Ordering::Relaxed);
+            }
             all_calls.fetch_add(calls, Ordering::Relaxed);
             all_faults.fetch_add(faults, Ordering::Relaxed);
             if let Some(first) = violations.first() {
@@ -110,6 +130,9 @@ fn the_vendors_rules_hold_whatever_fails() {
     let (calls, faults) = (all_calls.into_inner(), all_faults.into_inner());
     println!("{seeds} seeds from {from} on: the rules hold, in {calls} calls and {faults} faults");
     assert!(calls > 30 * seeds && faults > seeds, "the seeds try next to nothing");
+    let seen = KINDS.iter().zip(seen).filter(|(_, is_seen)| !is_seen.load(Ordering::Relaxed));
+    let missing: Vec<_> = seen.map(|(kind, _)| kind).collect();
+    assert!(missing.is_empty() || seeds < SEEDS, "no seed has {missing:?}");
 }
 
 #[test]

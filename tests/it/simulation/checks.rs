@@ -34,9 +34,14 @@ impl World {
     }
 
     fn check_minutes(&self, times: &[Time], limit: usize) {
+        // The slots of a replica that is gone end by the clock of the server that has them: if that is a
+        // promoted one whose clock is ahead of the earlier one's, they end so much earlier.
+        let sites = self.sites.lock().unwrap();
+        let ahead = || sites.all.iter().map(|site| site.ahead);
+        let jump = ahead().max().unwrap().abs_diff(ahead().min().unwrap());
         for calls in times.windows(limit + 1) {
             let (first, last) = (calls[0], calls[limit]);
-            if last - first < MINUTE {
+            if last - first < MINUTE - jump {
                 let what =
                     format!("{} calls within {} us, from {first} on", limit + 1, last - first);
                 return self.stage.violated(last, what);

@@ -198,6 +198,15 @@ async fn a_slot_that_moves_keeps_its_calls() {
     }
     cluster.close_slot(slot, from).await;
     assert_full(&[&other, &store], "minute").await;
+
+    // Given up half-way: the calls and the stamp of their tag stay at a node that nobody asks for them.
+    cluster.open_slot(slot, to);
+    let stamp = cluster.keys_in(slot).into_iter().find(|key| key.ends_with(":fence")).unwrap();
+    cluster.move_keys(slot, to, &[&stamp, &keys[0]]);
+    cluster.abandon_slot(slot, to);
+    let begun = Instant::now();
+    assert_full(&[&other, &store], "minute").await;
+    println!("a slot given up half-way: works again after {:?}", begun.elapsed());
     until_all_work(&store, "1").await;
     assert!(!log.text().contains("write redis"), "{}", log.text());
 }

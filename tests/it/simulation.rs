@@ -33,7 +33,7 @@ const FIRST: u64 = 12;
 const SEEDS: u64 = 12;
 
 /// What the seeds' stories must have among them: each kind of fault, of setup and of limit.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     " is flushed",
     " restarts, with data of None",
     " restarts, with data of Some",
@@ -42,6 +42,7 @@ const KINDS: [&str; 12] = [
     " crashes",
     " reaches no server",
     " messages are lost",
+    "shards: 3",
     "faults: None",
     "faults: Losses",
     "faults: Crashes",

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use super::data::Data;
 use super::dice::Dice;
 use super::setup::Faults;
 use super::site::Site;
 use super::stage::{MILLI, SECOND, Time};
 use super::world::{World, new_server_id};
 
-const FENCE: &str = "order-query:fence";
+/// Where the members are, in one server and in a cluster.
+const FENCES: [&str; 2] = ["order-query:fence", "order-query:{fence}"];
 
 impl World {
     /// Plans the faults.
@@ -56,9 +58,20 @@ impl World {
         replicas.iter().all(|replica| replica.is_member || !replica.is_alive)
     }
 
-    fn flush(self: &Arc<Self>, at: Time, _: &mut Dice) {
-        self.stage.tell(at, "FAULT: the primary is flushed");
-        self.sites.lock().unwrap().primary().replace(Arc::default());
+    /// A shard that something happens to.
+    fn shard(&self, dice: &mut Dice) -> usize {
+        if self.setup.shards > 1 { dice.index(self.setup.shards) } else { 0 }
+    }
+
+    /// Whether a new replica at the first shard cannot know that there were others.
+    fn is_unknowing(shard: usize, data: &Data) -> bool {
+        shard == 0 && FENCES.iter().all(|fence| !data.holds(fence))
+    }
+
+    fn flush(self: &Arc<Self>, at: Time, dice: &mut Dice) {
+        let shard = self.shard(dice);
+        self.stage.tell(at, format!("FAULT: the primary {shard} is flushed"));
+        self.sites.lock().unwrap().primary(shard).replace(Arc::default());
     }
 
     fn restart_empty(self: &Arc<Self>, at: Time, dice: &mut Dice) {
@@ -77,12 +90,14 @@ impl World {
     /// The primary restarts, with its data of so long ago, or without any.
     fn restart_with(self: &Arc<Self>, at: Time, dice: &mut Dice, lag: Option<Time>) {
         let up = self.until(at, dice, 3 * SECOND);
-        self.stage.tell(at, format!("FAULT: the primary restarts, with data of {lag:?} ago"));
+        let shard = self.shard(dice);
+        let what = format!("FAULT: the primary {shard} restarts, with data of {lag:?} ago");
+        self.stage.tell(at, what);
         let mut sites = self.sites.lock().unwrap();
-        let index = sites.primary;
-        let site = sites.primary();
+        let index = sites.primaries[shard];
+        let site = sites.primary(shard);
         let data = lag.map(|lag| site.at(at.saturating_sub(lag))).unwrap_or_default();
-        let is_empty = !data.holds(FENCE);
+        let is_empty = Self::is_unknowing(shard, &data);
         site.replace(data);
         site.model.scripts.clear();
         site.model.id = new_server_id(self.seed ^ at, index);
@@ -110,22 +125,23 @@ impl World {
         }
         let lag = dice.within(0, 1500 * MILLI);
         let alive = self.alive();
+        let shard = self.shard(dice);
         let mut sites = self.sites.lock().unwrap();
-        let (old, new) = (sites.primary, sites.all.len());
+        let (old, new) = (sites.primaries[shard], sites.all.len());
         let data = sites.all[old].at(at.saturating_sub(lag));
         let drift = i64::try_from(dice.within(0, 1000)).unwrap() * 1000 - 500_000;
         let ahead = self.setup.server_ahead + drift;
         let mut site = Site { ahead, ..Site::default() };
-        sites.is_unreached |= !data.holds(FENCE);
+        sites.is_unreached |= Self::is_unknowing(shard, &data);
         site.replace(data);
         site.model.id = new_server_id(self.seed, new);
         sites.all.push(site);
-        sites.primary = new;
+        sites.primaries[shard] = new;
         let mut stayed = Vec::new();
         for replica in alive {
             if some_stay && dice.in_thousand(400) {
                 let until = self.until(at, dice, 10 * SECOND);
-                sites.staying.insert(replica, (old, until));
+                sites.staying.insert((shard, replica), (old, until));
                 sites.split_until = sites.split_until.max(until);
                 stayed.push((replica, until));
             }

@@ -50,7 +50,10 @@ impl Line {
         let tie = dice.number();
         // A moment later: which of the tasks that wake at one time runs first is tokio's own chance.
         world.clone().stage.at(sent + 1, tie, move |sent| {
-            let site = world.sites.lock().unwrap().of(replica, sent);
+            let site = {
+                let sites = world.sites.lock().unwrap();
+                sites.of(sites.shard_of(&run.keys[0]), replica, sent)
+            };
             let arrives = if dice.in_thousand(2) && !world.is_calm(sent) {
                 // So late that nobody waits for it: its connection has been replaced.
                 sent + dice.within(250 * MILLI, 5 * SECOND)
@@ -103,6 +106,10 @@ impl Message {
 
 #[async_trait]
 impl Server for Line {
+    fn is_cluster(&self) -> bool {
+        self.world.setup.shards > 1
+    }
+
     async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value, Silence> {
         let run = Arc::new(Run::read(command));
         let mut was_sent = false;
@@ -129,7 +136,9 @@ impl Server for Line {
                 }
             }
         }
-        *self.closed_until.lock().unwrap() = Some(Instant::now() + CLOSED_FOR);
+        if !self.is_cluster() {
+            *self.closed_until.lock().unwrap() = Some(Instant::now() + CLOSED_FOR);
+        }
         Err(Silence { was_sent })
     }
 }

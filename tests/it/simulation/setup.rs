@@ -22,6 +22,8 @@ pub enum Faults {
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub replicas: u64,
+    /// How many primaries there are: one, or those of a cluster.
+    pub shards: usize,
     pub faults: Faults,
     pub calls_per_minute: Option<u32>,
     pub calls_per_day: Option<u32>,
@@ -74,6 +76,7 @@ impl Setup {
         };
         Self {
             replicas: dice.within(2, 6),
+            shards: if Dice::new(seed, b"shards").in_thousand(200) { 3 } else { 1 },
             faults,
             calls_per_minute,
             calls_per_day,

@@ -54,10 +54,10 @@ impl Site {
 #[derive(Default)]
 pub struct Sites {
     pub all: Vec<Site>,
-    /// Which one is the primary.
-    pub primary: usize,
-    /// The replicas that still speak to an earlier primary, and until when.
-    pub staying: BTreeMap<usize, (usize, Time)>,
+    /// Which one is the primary of each shard: one, or several of a cluster.
+    pub primaries: Vec<usize>,
+    /// The replicas that still speak to an earlier primary of a shard, and until when.
+    pub staying: BTreeMap<(usize, usize), (usize, Time)>,
     /// Until when a replica reaches no server.
     pub parted: BTreeMap<usize, Time>,
     /// Until when messages are lost, and how many of a thousand.
@@ -69,16 +69,25 @@ pub struct Sites {
 }
 
 impl Sites {
-    pub fn primary(&mut self) -> &mut Site {
-        &mut self.all[self.primary]
+    pub fn primary(&mut self, shard: usize) -> &mut Site {
+        &mut self.all[self.primaries[shard]]
     }
 
-    /// Which server a replica speaks to.
-    pub fn of(&self, replica: usize, at: Time) -> usize {
-        match self.staying.get(&replica) {
+    /// Which server of a shard a replica speaks to.
+    pub fn of(&self, shard: usize, replica: usize, at: Time) -> usize {
+        match self.staying.get(&(shard, replica)) {
             Some((site, until)) if at < *until => *site,
-            _ => self.primary,
+            _ => self.primaries[shard],
         }
+    }
+
+    /// The shard that has a key: its hash tag says which.
+    pub fn shard_of(&self, key: &[u8]) -> usize {
+        let tag = key.split(|byte| *byte == b'{').nth(1).unwrap_or_default();
+        let number = tag.get(2..4).and_then(|digits| std::str::from_utf8(digits).ok());
+        let number = number.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        // That of the members has none.
+        usize::from(number.unwrap_or_default()) % self.primaries.len()
     }
 
     pub fn is_parted(&self, replica: usize, at: Time) -> bool {

@@ -60,9 +60,14 @@ struct Seen {
 impl World {
     pub fn new(seed: u64) -> Arc<Self> {
         let setup = Setup::new(seed);
-        let mut site = Site { ahead: setup.server_ahead, ..Site::default() };
-        site.model.id = new_server_id(seed, 0);
-        let sites = Sites { all: vec![site], ..Sites::default() };
+        let site = |shard| {
+            let drift = i64::try_from(shard).unwrap() * 700_000;
+            let mut site = Site { ahead: setup.server_ahead + drift, ..Site::default() };
+            site.model.id = new_server_id(seed, shard);
+            site
+        };
+        let all = (0..setup.shards).map(site).collect();
+        let sites = Sites { all, primaries: (0..setup.shards).collect(), ..Sites::default() };
         Arc::new(Self {
             seed,
             setup,
@@ -129,7 +134,7 @@ impl World {
     /// A server runs a script.
     pub fn run(&self, site: usize, replica: usize, run: &Run, at: Time) -> Value {
         let mut sites = self.sites.lock().unwrap();
-        let is_primary = sites.primary == site;
+        let is_primary = sites.primaries.contains(&site);
         let server = &mut sites.all[site];
         server.set_time(at);
         let value = server.model.run(run);
@@ -140,7 +145,11 @@ impl World {
         let what = self.name(run);
         let answer: Vec<_> = numbers(&value).collect();
         match what {
-            "beat" if is_primary && self.replicas.lock().unwrap()[replica].is_member => {
+            "beat"
+                if is_primary
+                    && !wants_survey(&value)
+                    && self.replicas.lock().unwrap()[replica].is_member =>
+            {
                 sites.is_unreached = false;
             }
             "reserve" => {
@@ -216,6 +225,9 @@ impl World {
     fn heard_beat(&self, replica: usize, value: &Value) {
         let Value::Array(all) = value else { return };
         let [Value::BulkString(epoch), Value::Int(open), ..] = all.as_slice() else { return };
+        if wants_survey(value) {
+            return;
+        }
         let known = &mut self.replicas.lock().unwrap()[replica];
         known.is_member = true;
         let fence = Some((epoch.clone(), *open == 1));
@@ -250,6 +262,12 @@ impl World {
     }
 }
 
+/// Whether the answer to a beat asks for a survey of a cluster, and tells nothing else.
+fn wants_survey(answer: &Value) -> bool {
+    let Value::Array(all) = answer else { return false };
+    matches!(all.get(10), Some(Value::BulkString(task)) if task.starts_with(b"survey"))
+}
+
 /// Appends what a server has answered, for the hash of the run.
 fn write_down(value: &Value, said: &mut Vec<u8>) {
     match value {
@@ -276,7 +294,8 @@ fn is_final(answer: &[Value]) -> bool {
 /// The id of the order with that key in the store.
 fn order_of(key: &[u8]) -> Option<String> {
     let name = text(key);
-    let parts: Vec<String> = serde_json::from_str(name.strip_prefix("order-query:order:")?).ok()?;
+    let (_, order) = name.split_once("order:")?;
+    let parts: Vec<String> = serde_json::from_str(order).ok()?;
     parts.get(2).cloned()
 }
 

@@ -1,8 +1,9 @@
 //! The whole of several replicas, their Redis server and a vendor in one process, in simulated time: what
 //! happens follows from a seed. `make simulate` runs thousands of them.
 //!
-//! Two scenarios are left out, because nobody could tell what is lost: a server that comes back empty and
-//! without its scripts, and a new replica reaches it before any old one; and a primary that goes on with
+//! Three scenarios are left out, because nobody could tell what is lost: a server that comes back empty and
+//! without its scripts, and a new replica reaches it before any old one; a new replica that comes while no old
+//! one can reach the server; and a primary that goes on with
 //! some replicas for more than 15 s after its copy was promoted.
 
 mod checks;

@@ -17,7 +17,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::beat::Lost;
 use self::beat::{Answer, Last, Task};
@@ -34,6 +35,9 @@ const BEAT: Duration = Duration::from_millis(250);
 
 /// How long a membership lasts without being renewed.
 const LIFE: Duration = Duration::from_secs(3);
+
+/// How often all tags of a cluster are looked at while nothing is known to be lost.
+const WATCH: Duration = Duration::from_mins(1);
 
 /// How long a call waits for the fence to open before it fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -175,6 +179,10 @@ impl Fence {
     /// Renews the membership until `knowledge` is dropped, and then ends it.
     async fn run(self: Arc<Self>, server: Arc<Runner>, knowledge: Weak<Knowledge>) {
         let mut last = Last::default();
+        let _watch = server.is_cluster.then(|| {
+            let watch = Arc::clone(&self).watch_tags(Arc::clone(&server));
+            AbortOnDropHandle::new(tokio::spawn(watch))
+        });
         while let Some(knowledge) = knowledge.upgrade()
             && !self.stopping.load(Ordering::Relaxed)
         {
@@ -192,6 +200,22 @@ impl Fence {
         self.left.send_replace(true);
     }
 
+    /// Looks at all tags of a cluster regularly, to notice a loss at one that no call uses, and to renew the
+    /// time of each stamp. Beside the beats, because it takes longer than they may.
+    async fn watch_tags(self: Arc<Self>, server: Arc<Runner>) {
+        loop {
+            sleep(WATCH).await;
+            let open = self.view.borrow().open.clone();
+            if let Some((epoch, _)) = open
+                && let Ok(survey) = stamps::survey(&server, &epoch, &epoch).await
+                && !survey.is_whole()
+            {
+                self.suspected.store(true, Ordering::Relaxed);
+                self.wake.notify_one();
+            }
+        }
+    }
+
     /// Sends one beat, and does what its answer asks for. Returns how long to wait before the next one;
     /// `None` if it must come at once.
     async fn step(
@@ -200,7 +224,10 @@ impl Fence {
         knowledge: &Knowledge,
         last: &mut Last,
     ) -> Option<Duration> {
-        if server.is_cluster && last.is_survey_due(self.suspected.swap(false, Ordering::Relaxed)) {
+        if server.is_cluster
+            && !last.epoch.is_empty()
+            && self.suspected.swap(false, Ordering::Relaxed)
+        {
             // If this fails, a part of the cluster cannot be asked; it is tried again.
             let _ = last.survey(server).await;
         }

@@ -179,9 +179,14 @@ impl World {
         }
     }
 
-    /// A new replica starts, once one that was there before has reached the server.
+    /// A new replica starts, once one that was there before has reached the server, and can reach it.
     fn come(self: &Arc<Self>, at: Time) {
-        if self.sites.lock().unwrap().is_unreached {
+        let alive = self.alive();
+        let waits = {
+            let sites = self.sites.lock().unwrap();
+            sites.is_unreached || alive.into_iter().all(|replica| sites.is_parted(replica, at))
+        };
+        if waits {
             let world = Arc::clone(self);
             return self.stage.at(at + 500 * MILLI, 1, move |at| world.come(at));
         }

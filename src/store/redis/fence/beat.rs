@@ -13,9 +13,6 @@ use crate::providers::new_id;
 /// No window is shorter.
 const SHORTEST_WINDOW: i64 = 60_000;
 
-/// How often a member of a cluster looks at all tags, to notice a loss at one that no call uses.
-const SURVEY_INTERVAL: Duration = Duration::from_mins(1);
-
 /// What a member tells in its next beat, from the answer to its last one.
 #[derive(Default)]
 pub(super) struct Last {
@@ -40,9 +37,7 @@ struct Tags {
     epoch: String,
     /// The last epoch with a stamp at all tags.
     whole: String,
-    /// The last survey, and when it was begun.
     survey: Option<Survey>,
-    surveyed: Option<Instant>,
     /// The epoch that this replica has stamped at all tags.
     stamped: String,
     /// Whether the answer that asked for the survey came from a server that is not known to have held data.
@@ -179,18 +174,11 @@ impl Last {
         })
     }
 
-    /// Whether to look at all tags now. `suspected`: a call was refused in this epoch.
-    pub(super) fn is_survey_due(&self, suspected: bool) -> bool {
-        let is_old = self.tags.surveyed.is_none_or(|at| at.elapsed() > SURVEY_INTERVAL);
-        !self.epoch.is_empty() && (suspected || is_old)
-    }
-
     /// Looks at all tags.
     ///
     /// # Errors
     /// A part of the cluster cannot be asked.
     pub(super) async fn survey(&mut self, server: &Runner) -> Result<(), Failure> {
-        self.tags.surveyed = Some(Instant::now());
         self.tags.survey = None;
         self.tags.survey = Some(stamps::survey(server, &self.tags.epoch, &self.tags.whole).await?);
         Ok(())

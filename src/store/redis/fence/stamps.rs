@@ -43,7 +43,10 @@ pub(super) async fn survey(server: &Runner, epoch: &str, whole: &str) -> Result<
         Ok((tag, answer))
     };
     let looks: Vec<_> = HashTag::all().map(look).collect();
-    let all: Vec<_> = stream::iter(looks).buffered(CONCURRENCY).try_collect().await?;
+    let all = stream::iter(looks).buffer_unordered(CONCURRENCY);
+    let mut all: Vec<_> = all.try_collect().await?;
+    // In the same order each time: a simulated run repeats.
+    all.sort_by_key(|(tag, _)| *tag);
     let mut servers = BTreeSet::new();
     let mut stamps = Vec::with_capacity(all.len());
     let mut loss = Loss::None;
@@ -61,6 +64,11 @@ pub(super) async fn survey(server: &Runner, epoch: &str, whole: &str) -> Result<
 }
 
 impl Survey {
+    /// Whether it has found nothing lost.
+    pub(super) fn is_whole(&self) -> bool {
+        self.loss == Loss::None
+    }
+
     /// What it has found, for a beat.
     pub(super) fn found(&self) -> String {
         match self.loss {
@@ -80,6 +88,6 @@ impl Survey {
             if stamped { Ok(()) } else { Err(Failure::Unreadable) }
         };
         let stamps: Vec<_> = self.stamps.into_iter().map(stamp).collect();
-        stream::iter(stamps).buffered(CONCURRENCY).try_collect().await
+        stream::iter(stamps).buffer_unordered(CONCURRENCY).try_collect().await
     }
 }

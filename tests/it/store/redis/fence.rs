@@ -253,9 +253,13 @@ async fn a_replica_that_returns_publishes_and_opens_the_windows() {
     let _ = a.reserve(&call("3", "minute", 3)).await;
     clock.advance(LIFE);
     assert_closed(&once_open(&a, &call("3", "minute", 3)).await);
+    let epoch = || server.say::<String>(&["HGET", "order-query:fence", "epoch"]);
+    let closed = epoch();
     line.lose_answers(false);
     line.lead_to(server.port);
     until_it_works(&b).await;
+    // Its calls count as lost until it has published, whoever takes this epoch for open.
+    until(|| epoch() != closed).await;
     let open = async {
         while a.reserve(&call("3", "minute", 3)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,21 +1,23 @@
 -- Renews a replica's membership, and finds out whether the server may have lost writes. If so, a new
 -- epoch begins: limited calls wait until each replica that is alive has published what it knows.
 --
--- KEYS: the fence. ARGV: the time; the replica's id; how long its membership lasts; how long
--- its calls may be in flight; how many calls for one order it has made in a day, at most; the epoch for which
--- it has published (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now` (0: none) and how long ago it was
--- sent; whether the server is known to have held data before (1 or 0); what the replica has found at the tags
--- of a cluster (empty: no cluster; `?`: it has not looked; `whole`; else for how long data may be lost, or
--- `all`), the epoch in which it looked, and the epoch that it has stamped at all tags; then for each other
--- member that it knows of: its id, for how long it has been gone (0: it is alive), and the same two numbers.
--- Answers {epoch, open, joins, seen, now, members, named, unknown, missing, left, task, whole}: `open` is 1 once the replica may make limited
--- calls; the two numbers of this beat are known to all others once `seen` has reached the `joins` of the answer;
--- `members` has four values for each other member: its id, how long its membership lasts (negative: for how
--- long it has been over), and the same two numbers; `named` is 1 if the server tells its replication id;
--- `unknown` is for how long from now lost calls of lost members can have arrived at their vendor (empty: none),
--- and `missing` how many calls are taken off each order's day for them; `left` is how long the replica's
--- membership lasts; `task` is empty once the replica may publish, else what it must do or wait for: `survey`
--- the tags (`survey unused` if the server is not known to have held data), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
+-- KEYS: the fence. ARGV: the time; the replica's id; how long its membership lasts; how long its calls may be
+-- in flight; how many calls for one order it has made in a day, at most; the epoch for which it has published
+-- (empty: it has never made a call); an id for a new epoch; of its last answer: the epoch, `joins` and `now`
+-- (0: none) and how long ago it was sent; whether the server is known to have held data before (1 or 0); what
+-- the replica has found at the tags of a cluster (empty: no cluster; `?`: it has not looked; `whole`; else
+-- for how long data may be lost, or `all`), the epoch in which it looked, and the epoch that it has stamped
+-- at all tags; then for each other member that it knows of: its id, for how long it has been gone (0: it is
+-- alive), and the same two numbers.
+-- Answers {epoch, open, joins, seen, now, members, named, unknown, missing, left, task, whole}: `open` is 1
+-- once the replica may make limited calls; the two numbers of this beat are known to all others once `seen`
+-- has reached the `joins` of the answer; `members` has four values for each other member: its id, how long
+-- its membership lasts (negative: for how long it has been over), and the same two numbers; `named` is 1 if
+-- the server tells its replication id; `unknown` is for how long from now lost calls of lost members can have
+-- arrived at their vendor (empty: none), and `missing` how many calls are taken off each order's day for
+-- them; `left` is how long the replica's membership lasts; `task` is empty once the replica may publish, else
+-- what it must do or wait for: `survey` the tags (`survey unused` if the server is not known to have held
+-- data), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
 --
 -- In a cluster each node can lose its writes alone. So before an epoch begins a replica looks at all tags, and
 -- it stamps them all before anybody publishes: what is lost later takes the stamp along, or has it on a node
@@ -54,8 +56,7 @@ local PAST = 'past'
 -- A replica that is not known any more, if a server was emptied before a new replica came.
 local ANYONE = 'anyone'
 
-local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'unknown', 'missing', 'stamper', 'whole',
-  'began') or {}
+local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'stamper', 'whole', 'began') or {}
 
 -- Each member is eight words: its id; when its membership ends; when its last call can have begun; how long
 -- its calls may be in flight; how many it has made for one order in a day, at most; its number, in the order
@@ -118,7 +119,7 @@ end
 local epoch, joins = stored[1], number(stored[3] or '0') or 0
 local beat, tail = number(stored[4] or '0') or 0, number(stored[5] or '0') or 0
 local server = replication_id()
-local stamper, whole, began = stored[9] or '', stored[10] or '', number(stored[11] or '0') or 0
+local stamper, whole, began = stored[7] or '', stored[8] or '', number(stored[9] or '0') or 0
 if is_cluster and epoch and has_stamped == epoch and stamper == id then
   whole = epoch
 end
@@ -154,9 +155,7 @@ local function whole_until()
   return ago and math.max(now - ago - NODES_APART, 0) or now
 end
 
-local reference
-local lost_from
-lost_from, reference = loss()
+local lost_from, reference = loss()
 local changed = lost_from ~= nil
 if changed and is_cluster then
   if survey == '?' or surveyed ~= (epoch or '') then
@@ -194,7 +193,7 @@ end
 local own = members[id] or {till = 0, joined = 0, flight = 0, most = 0}
 -- Whether there is something to write: each write goes to the disk and to the copies.
 local is_news = changed or published ~= epoch or own.till < now_up + life - RENEWED
-  or is_cluster and whole ~= stored[10]
+  or is_cluster and whole ~= stored[8]
 if own.joined == 0 or flight > own.flight or most > own.most then
   -- Something that the others must know before it counts.
   joins = joins + 1
@@ -271,10 +270,9 @@ end
 if not stored[1] then
   redis.call('DEL', KEYS[1])
 end
-if is_news or unknown ~= number(stored[7] or '0') or missing ~= number(stored[8] or '0') then
+if is_news then
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'server', server, 'joins', joins, 'beat', now_up,
-    'tail', tail, 'unknown', unknown, 'missing', missing, 'stamper', stamper, 'whole', whole, 'began', began,
-    'members', table.concat(kept, ' '))
+    'tail', tail, 'stamper', stamper, 'whole', whole, 'began', began, 'members', table.concat(kept, ' '))
 end
 return {epoch, open, joins, seen, now_up, answer, server ~= '' and 1 or 0,
   unknown > 0 and string.format('%.0f', unknown - now) or '', missing, own.till - now_up, task, whole}

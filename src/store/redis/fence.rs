@@ -36,6 +36,9 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How long a membership lasts without being renewed.
 const LIFE: Duration = Duration::from_secs(3);
 
+/// How often a member asks whether another one has stamped all tags of a cluster.
+const STAMP_POLL: Duration = Duration::from_millis(50);
+
 /// How often all tags of a cluster are looked at while nothing is known to be lost.
 const WATCH: Duration = Duration::from_mins(1);
 
@@ -233,7 +236,7 @@ impl Fence {
         }
         let done = match self.beat(server, last).await {
             Ok(Task::Nothing) => return Some(BEAT),
-            Ok(Task::Wait) => return Some(BEAT / 5),
+            Ok(Task::Wait) => return Some(STAMP_POLL),
             Ok(Task::Survey) => last.survey(server).await,
             Ok(Task::Stamp) => last.stamp(server).await,
             // Closed first: a call that begins later is refused, and one that began earlier is published.

@@ -83,12 +83,11 @@ impl Cluster {
                     return connected.map_err(|error| Why::of(&error));
                 }
                 Err(error) => {
-                    let why = Why::of(&error);
                     let is_single = is_single(node, greeting, &error, until).await;
                     problem = if is_single {
                         Why::advised("the server is no cluster", NOT_A_CLUSTER)
                     } else {
-                        why
+                        Why::of(&error)
                     };
                     if is_answer(&error) && !is_single {
                         return Err(problem);

@@ -184,14 +184,16 @@ impl Last {
         Ok(())
     }
 
-    /// Stamps all tags for the new epoch.
+    /// Stamps all tags for the new epoch. Where that fails or something may be lost, another one begins.
     ///
     /// # Errors
-    /// Another epoch must begin: some tags are not stamped.
+    /// A part of the cluster cannot be asked.
     pub(super) async fn stamp(&mut self, server: &Runner) -> Result<(), Failure> {
-        let Some(survey) = self.tags.survey.take() else { return Err(Failure::Unreadable) };
-        survey.stamp(server, &self.epoch).await?;
-        self.tags.stamped.clone_from(&self.epoch);
+        if let Some(survey) = self.tags.survey.take()
+            && survey.stamp(server, &self.epoch).await?
+        {
+            self.tags.stamped.clone_from(&self.epoch);
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::ready;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::super::connection::Failure;
@@ -78,16 +79,15 @@ impl Survey {
         }
     }
 
-    /// Stamps all tags for a new epoch, if nothing was lost since.
-    pub(super) async fn stamp(self, server: &Runner, epoch: &str) -> Result<(), Failure> {
+    /// Stamps all tags for a new epoch. Returns whether all are stamped: something may have been lost since.
+    pub(super) async fn stamp(self, server: &Runner, epoch: &str) -> Result<bool, Failure> {
         let servers = self.servers.as_str();
         let stamp = |(tag, before): (HashTag, String)| async move {
             let input = Input::at(Some(tag)).fence();
             let input = input.argument(epoch).argument(servers).argument(before);
-            let stamped: bool = server.run(&scripts::STAMP, input).await?;
-            if stamped { Ok(()) } else { Err(Failure::Unreadable) }
+            server.run::<bool>(&scripts::STAMP, input).await
         };
         let stamps: Vec<_> = self.stamps.into_iter().map(stamp).collect();
-        stream::iter(stamps).buffer_unordered(CONCURRENCY).try_collect().await
+        stream::iter(stamps).buffer_unordered(CONCURRENCY).try_all(ready).await
     }
 }

@@ -1,6 +1,7 @@
 """Plants each mistake of tests/simulation-mistakes.toml alone, and expects the simulation to find it.
 `make simulate-mistakes` runs it. A script's mistake is planted while the simulation runs; any other in a
-copy of the tree inside the target directory, which stays there so that the next build is a short one.
+copy of the tree inside the target directory. The copy has a target directory of its own: in a shared one
+cargo takes the build with the mistake for the real one. It begins as a copy too, so that its builds are short.
 
 SIMULATE_SEEDS: how many seeds each mistake gets, 1,000 otherwise. MISTAKES: part of the names to run.
 """
@@ -14,15 +15,16 @@ import sys
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+COPY = TARGET / "mistakes"
 SEEDS = os.environ.get("SIMULATE_SEEDS", "1000")
 TEST = ["cargo", "test", "--profile", "simulate", "--locked", "--test", "it"]
 RULES = "simulation::the_vendors_rules_hold_whatever_fails"
 
 
-def simulate(tree, **mistake):
+def simulate(tree, target, **mistake):
     """Whether the simulation finds something; it must build and run in any case."""
-    environment = {**os.environ, "CARGO_TARGET_DIR": TARGET, "SIMULATE_SEEDS": SEEDS}
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target), "SIMULATE_SEEDS": SEEDS}
     environment |= {"SIMULATE_UNTIL_ONE": "1", **mistake}
     subprocess.run([*TEST, "--no-run"], cwd=tree, env=environment, check=True, capture_output=True)
     run = subprocess.run(
@@ -33,6 +35,13 @@ def simulate(tree, **mistake):
     if run.returncode and not found:
         sys.exit(f"the simulation did not run:\n{run.stdout}\n{run.stderr}")
     return found[0] if found else None
+
+
+def copy_builds(target):
+    """Copies what is built of other crates, and of this one."""
+    if not target.exists():
+        subprocess.run([*TEST, "--no-run"], cwd=ROOT, check=True)
+        shutil.copytree(TARGET / "simulate", target / "simulate", symlinks=True)
 
 
 def copied(folder):
@@ -52,17 +61,19 @@ def copied(folder):
     return folder
 
 
-def plant(row, tree):
+def plant(row):
     """Returns what the simulation says about the mistake."""
     text = (ROOT / row["file"]).read_text()
     if text.count(row["from"]) != 1:
         sys.exit(f"{row['name']}: {row['file']} must have the text once")
     if row["file"].endswith(".lua"):
-        return simulate(ROOT, MISTAKE_FROM=row["from"], MISTAKE_TO=row["to"])
+        return simulate(ROOT, TARGET, MISTAKE_FROM=row["from"], MISTAKE_TO=row["to"])
+    tree = copied(COPY / "tree")
+    copy_builds(COPY / "target")
     place = tree / row["file"]
     place.write_text(text.replace(row["from"], row["to"]))
     try:
-        return simulate(tree)
+        return simulate(tree, COPY / "target")
     finally:
         place.write_text(text)
 
@@ -71,9 +82,8 @@ def main():
     rows = tomllib.loads((ROOT / "tests/simulation-mistakes.toml").read_text())["mistake"]
     rows = [row for row in rows if os.environ.get("MISTAKES", "") in row["name"]]
     missed = []
-    tree = copied(pathlib.Path(TARGET) / "mistakes")
     for row in rows:
-        found = plant(row, tree)
+        found = plant(row)
         print(f"{row['name']}: {found or 'NOT FOUND'}", flush=True)
         if not found:
             missed.append(row["name"])

@@ -25,6 +25,7 @@ mod collector;
 mod load;
 mod memory;
 mod process;
+mod redis;
 mod report;
 mod rows;
 mod servers;

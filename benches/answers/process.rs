@@ -1,16 +1,11 @@
 //! Processes that end with their owner, and what the kernel knows of them. The servers run on the first
 //! core, where there are two.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::report::NotMeasured;
-use crate::{Result, anywhere};
+use crate::Result;
 
 /// The kernel's clock of CPU times, on every platform that Linux has today.
 const TICK: Duration = Duration::from_millis(10);
@@ -99,46 +94,5 @@ pub fn on_first_core(program: &Path) -> Command {
         command
     } else {
         Command::new(program)
-    }
-}
-
-/// A Redis server of its own, beside the load: it stands for another machine.
-pub struct Redis {
-    pub address: SocketAddr,
-    _process: Process,
-    _folder: TempDir,
-}
-
-impl Redis {
-    pub fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        // The port may be taken before Redis has it: then it ends at once.
-        for _ in 0..20 {
-            let address = TcpListener::bind(anywhere())?.local_addr()?;
-            let mut command = Command::new(redis_server());
-            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
-            command.arg(address.port().to_string()).arg("--dir").arg(folder.path());
-            let mut process = Process(command.stdout(Stdio::piped()).spawn().map_err(|_| {
-                NotMeasured("no redis-server, in PATH or where REDIS_SERVER says".to_owned())
-            })?);
-            let log = process.0.stdout.take().ok_or("Redis has no output")?;
-            let mut lines = BufReader::new(log).lines().map_while(std::io::Result::ok);
-            if lines.any(|line| line.contains("Ready to accept connections")) {
-                // A log that nobody reads would fill up.
-                std::thread::spawn(move || lines.for_each(drop));
-                return Ok(Self { address, _process: process, _folder: folder });
-            }
-        }
-        Err("Redis found no free port".into())
-    }
-}
-
-/// The program: where the environment says, where scripts/install puts it, or in PATH.
-fn redis_server() -> std::path::PathBuf {
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/redis-server");
-    match std::env::var_os("REDIS_SERVER") {
-        Some(path) => path.into(),
-        None if installed.exists() => installed,
-        None => "redis-server".into(),
     }
 }

@@ -111,6 +111,7 @@ const LOGGED: Setup = with("telemetry.log_calls = \"all\"\n");
 const TRACED: Setup = with("telemetry.otlp_endpoint = \"http://COLLECTOR\"\n");
 const IN_FILE: Setup = with("store.url = \"file:FOLDER/orders.redb\"\n");
 const IN_REDIS: Setup = with("store.url = \"redis://REDIS/0\"\n");
+const IN_CLUSTER: Setup = with("store.url = \"redis-cluster://NODES\"\n");
 const ENCRYPTED: Setup = Setup { tls: true, clients: 10, ..OURS };
 const WATCHABLE: Setup = with("server.max_watches = 10000\n");
 const WATCHED: Setup = Setup { watches: 10_000, ..WATCHABLE };
@@ -158,7 +159,7 @@ const OVERLOADED_IN_FLIGHT: Measure = Measure::Overload(slow(BOUNDED), 3.0);
 const OVERLOADED_CPU: Measure = Measure::Overload(BOUNDED, 3.0);
 const OVERLOAD_GOALS: &[Goal] = &[at_least(0.9).of("answers in time"), at_most(2.0).of("p99")];
 
-pub const ROWS: [Row; 23] = [
+pub const ROWS: [Row; 24] = [
     rate("cached, one order", [BARE, OURS], One, USUAL, &[cpu_at_least(0.85)]),
     rate("cached, 10,000 orders", [BARE, OURS], Known, USUAL, &[cpu_at_least(0.85)]),
     rate("cached, 64 connections", [BARE, OURS], Known, WIDE, &[cpu_at_least(0.85)]),
@@ -174,6 +175,14 @@ pub const ROWS: [Row; 23] = [
     rate("cached, store in Redis", [OURS, IN_REDIS], Known, USUAL, &[at_least(0.95)]),
     rate("from a vendor, store in a file", [OURS, IN_FILE], New, USUAL, &[at_least(0.85)]),
     rate("from a vendor, store in Redis", [OURS, IN_REDIS], New, USUAL, &[at_least(0.6)]),
+    // Of the CPU time with one server: 1.5 times.
+    rate(
+        "from a vendor, a Redis Cluster",
+        [IN_REDIS, IN_CLUSTER],
+        New,
+        USUAL,
+        &[cpu_at_least(0.67)],
+    ),
     row(
         "1,000 cached calls a second, p99",
         Measure::Tail([BARE, OURS], Known, 1000.0),

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::client::Target;
-use crate::process::{Process, Redis, on_first_core};
+use crate::process::{Process, on_first_core};
+use crate::redis::{Redis, RedisCluster};
 use crate::{Result, collector, load, vendor};
 
 /// The application's name at the vendor, of the account with that number.
@@ -33,7 +34,7 @@ const START_LIMIT: Duration = Duration::from_mins(2);
 pub struct Setup {
     /// The bare server, which has none of the settings.
     pub is_bare: bool,
-    /// Settings, each a line. `FOLDER`, `REDIS` and `COLLECTOR` stand for what is started for them.
+    /// Settings, each a line. `FOLDER`, `REDIS`, `NODES` and `COLLECTOR` stand for what is started for them.
     pub settings: &'static str,
     /// How long the vendor takes for an answer.
     pub vendor: Duration,
@@ -53,6 +54,7 @@ pub struct Site {
     folder: TempDir,
     target: Target,
     redis: Option<Redis>,
+    cluster: Option<RedisCluster>,
     tasks: JoinSet<()>,
 }
 
@@ -82,7 +84,8 @@ impl Server {
             accounts: setup.accounts,
         };
         let folder = tempfile::tempdir()?;
-        let mut site = Site { setup: *setup, vendor, folder, target, redis: None, tasks };
+        let mut site =
+            Site { setup: *setup, vendor, folder, target, redis: None, cluster: None, tasks };
         if !setup.is_bare {
             let config = site.config().await?;
             std::fs::write(site.config_file(), config)?;
@@ -172,6 +175,11 @@ impl Site {
             let redis = Redis::start()?;
             config = config.replace("REDIS", &redis.address.to_string());
             self.redis = Some(redis);
+        }
+        if config.contains("NODES") {
+            let cluster = RedisCluster::start()?;
+            config = config.replace("NODES", &cluster.addresses());
+            self.cluster = Some(cluster);
         }
         if config.contains("COLLECTOR") {
             let collector = collector::serve(&mut self.tasks).await?;

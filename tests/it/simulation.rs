@@ -2,9 +2,9 @@
 //! happens follows from a seed. `make simulate` runs thousands of them.
 //!
 //! Three scenarios are left out, because nobody could tell what is lost: a server that comes back empty and
-//! without its scripts, and a new replica reaches it before any old one; a new replica that comes while no old
-//! one can reach the server; and a primary that goes on with
-//! some replicas for more than 15 s after its copy was promoted.
+//! without its scripts, and a new replica reaches it before any old one; where days are limited, a new replica
+//! that comes while no old one can reach the server; and a primary that goes on with some replicas for more
+//! than 15 s after its copy was promoted.
 
 mod checks;
 mod data;

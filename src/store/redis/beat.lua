@@ -16,8 +16,8 @@
 -- the server tells its replication id; `unknown` is for how long from now lost calls of lost members can have
 -- arrived at their vendor (empty: none), and `missing` how many calls are taken off each order's day for
 -- them; `left` is how long the replica's membership lasts; `task` is empty once the replica may publish, else
--- what it must do or wait for: `survey` the tags (`survey unused` if the server is not known to have held
--- data), `stamp` them, or `wait`; and `whole` is the last epoch with a stamp at all tags.
+-- what it must do or wait for: `survey` the tags, `stamp` them, or `wait`; and `whole` is the last epoch with a
+-- stamp at all tags.
 --
 -- In a cluster each node can lose its writes alone. So before an epoch begins a replica looks at all tags, and
 -- it stamps them all before anybody publishes: what is lost later takes the stamp along, or has it on a node
@@ -30,7 +30,7 @@
 local id, life, flight, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local published, proposed, seen_epoch = ARGV[6], ARGV[7], ARGV[8]
 local seen_joins, seen_at, seen_ago = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local was_used = ARGV[12] == '1'
+local was_used = ARGV[12] == '1' and not redis.pcall('HMGET', KEYS[1], 'unused')[1]
 local survey, surveyed, has_stamped = ARGV[13], ARGV[14], ARGV[15]
 local is_cluster = survey ~= ''
 -- The members that only the caller knows of follow.
@@ -53,7 +53,7 @@ local FOLD = 60000
 local LONGEST_WINDOW = 86400000
 -- The members that are gone and have nothing to publish, as one.
 local PAST = 'past'
--- A replica that is not known any more, if a server was emptied before a new replica came.
+-- The replicas that were there before a server was emptied, until one of them comes and names them all.
 local ANYONE = 'anyone'
 
 local stored = fence(KEYS[1], 'joins', 'beat', 'tail', 'members', 'stamper', 'whole', 'began') or {}
@@ -82,13 +82,18 @@ local function suspect(till, last, theirs, made)
 end
 
 -- Adds the members that only the caller knows of. `tail` is when the server's data was last known to be
--- whole, by the lost server's clock; 0 if nothing is left of it.
-local function merge(tail)
+-- whole, by the lost server's clock; 0 if nothing is left of it. A caller that has made calls knows all that
+-- have.
+local function merge(tail, has_begun)
   local whole_ago = tail > 0 and seen_at > 0 and seen_at - tail + seen_ago
+  local names_all = published ~= ''
   for i = OTHERS, #ARGV, 4 do
     local other, ago, theirs = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
     local made, stored = tonumber(ARGV[i + 3]), members[other]
-    if stored then
+    names_all = names_all and other ~= ANYONE
+    if other == ANYONE and has_begun then
+      -- If they are no longer in the record, one of them has come.
+    elseif stored then
       stored.flight, stored.most = math.max(stored.flight, theirs), math.max(stored.most, made)
     elseif ago == 0 then
       members[other] = suspect(now_up + life, now_up + PARTED, theirs, made)
@@ -96,6 +101,9 @@ local function merge(tail)
       -- It has ended before the loss, but after the last write that the server has.
       members[other] = suspect(now - ago, now - ago, theirs, made)
     end
+  end
+  if names_all then
+    members[ANYONE] = nil
   end
 end
 
@@ -113,7 +121,7 @@ local function begin(before, tail, reference)
     end
     member.joined, member.seen = 0, 0
   end
-  merge(tail)
+  merge(tail, false)
 end
 
 local epoch, joins = stored[1], number(stored[3] or '0') or 0
@@ -159,8 +167,12 @@ local lost_from, reference = loss()
 local changed = lost_from ~= nil
 if changed and is_cluster then
   if survey == '?' or surveyed ~= (epoch or '') then
-    return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0,
-      was_used and 'survey' or 'survey unused', whole}
+    if not epoch and not was_used then
+      -- The next one finds the script there.
+      redis.call('DEL', KEYS[1])
+      redis.call('HSET', KEYS[1], 'unused', now_up)
+    end
+    return {epoch or '', 0, joins, joins, now_up, {}, server ~= '' and 1 or 0, '', 0, 0, 'survey', whole}
   end
   if whole_until() < lost_from then
     lost_from, reference = whole_until(), reference or now
@@ -170,20 +182,20 @@ if changed then
   if not epoch and published == '' and #ARGV < OTHERS then
     members, tail = {}, 0
     if was_used then
-      members[ANYONE] = suspect(now_up + life, 0, 0, 0)
+      members[ANYONE] = suspect(now_up + life, now_up, 0, 0)
     end
   elseif reference then
     tail = lost_from
     begin(epoch, tail, reference)
   else
-    merge(tail)
+    merge(tail, true)
     for _, member in pairs(members) do
       member.published = member.published == epoch and proposed or member.published
     end
   end
   epoch, stamper, began = proposed, id, now_up
 elseif published ~= epoch then
-  merge(tail)
+  merge(tail, true)
 end
 local task = ''
 if is_cluster and whole ~= epoch then
@@ -218,11 +230,13 @@ for name, member in pairs(members) do
   if member.published ~= epoch then
     if is_alive then
       open = 0
-    elseif name == ANYONE then
-      members[name] = nil
     elseif member.last + member.flight + LONGEST_WINDOW < now then
       members[name] = nil
     else
+      if name == ANYONE then
+        -- Nobody has told it: those that were there run like those that are there now.
+        member.flight = math.max(member.flight, flight)
+      end
       unknown = math.max(unknown, member.last + member.flight)
       missing = missing + member.most
     end
@@ -259,9 +273,10 @@ local kept = {}
 for name, member in pairs(members) do
   kept[#kept + 1] = string.format('%s %.0f %.0f %.0f %.0f %.0f %.0f %s', name, member.till, member.last,
     member.flight, member.most, member.joined, member.seen, member.published)
-  if name ~= id and name ~= ANYONE then
+  if name ~= id then
+    local is_alive = name ~= ANYONE and member.till > now
     answer[#answer + 1] = name
-    local left = member.till > now and member.till or math.min(member.last, now - 1)
+    local left = is_alive and member.till or math.min(member.last, now - 1)
     answer[#answer + 1] = string.format('%.0f', left - now)
     answer[#answer + 1] = string.format('%.0f', member.flight)
     answer[#answer + 1] = string.format('%.0f', member.most)

@@ -1,5 +1,4 @@
--- How a script finds out whether the server may have lost writes: `scripts.rs` puts this before
--- `reserve.lua` and `beat.lua`.
+-- How a script finds out whether the server may have lost writes: `scripts.rs` puts this before those that ask.
 --
 -- The fence is a hash: `epoch` names the data, and `server` is the server's replication id when all live
 -- replicas had published what they know. A server that was emptied has no fence. One that was restarted,
@@ -21,4 +20,10 @@ local function fence(key, ...)
     return found
   end
   return nil
+end
+
+-- Whether this server is one of that epoch, and has lost nothing since.
+local function is_of(key, epoch)
+  local found = fence(key)
+  return found and found[1] == epoch and string.find(found[2], replication_id(), 1, true)
 end

@@ -240,9 +240,14 @@ impl Fence {
             Ok(Task::Survey) => last.survey(server).await,
             Ok(Task::Stamp) => last.stamp(server).await,
             // Closed first: a call that begins later is refused, and one that began earlier is published.
-            Ok(Task::Publish) => {
-                knowledge.publish(server).await.map(|()| last.published.clone_from(&last.epoch))
-            }
+            Ok(Task::Publish) => match knowledge.publish(server, &last.epoch).await {
+                Ok(true) => {
+                    last.published.clone_from(&last.epoch);
+                    Ok(())
+                }
+                Ok(false) => return Some(BEAT),
+                Err(failure) => Err(failure),
+            },
             Err(failure) => {
                 self.view.send_modify(|view| view.failed = true);
                 Err(failure)

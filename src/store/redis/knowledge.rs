@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::ready;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 
@@ -108,12 +109,13 @@ impl Knowledge {
         }
     }
 
-    /// Publishes everything: slots that are in use, pauses, tokens and terminal orders. Publishing twice
-    /// has the same effect as publishing once.
+    /// Publishes everything for that epoch: slots that are in use, pauses, tokens and terminal orders.
+    /// Publishing twice has the same effect as publishing once. Returns whether the epoch's servers have all
+    /// slots: this replica may still speak to another one.
     ///
     /// # Errors
     /// The first failure; then the server may have a part of it.
-    pub(super) async fn publish(&self, server: &Runner) -> Result<(), Failure> {
+    pub(super) async fn publish(&self, server: &Runner, epoch: &str) -> Result<bool, Failure> {
         let now = self.clock.now();
         let left = |at: SystemTime| at.duration_since(now).unwrap_or_default();
         let mut inputs: Vec<(&'static Script, Input)> = Vec::new();
@@ -143,7 +145,8 @@ impl Knowledge {
         }
         for (window, slots) in windows {
             for batch in slots.chunks(BATCH) {
-                inputs.push((LazyLock::force(&scripts::RESTORE), restored_slots(&window, batch)));
+                let input = restored_slots(&window, epoch, batch);
+                inputs.push((LazyLock::force(&scripts::RESTORE), input));
             }
         }
         let orders = self.recent.terminal();
@@ -153,11 +156,12 @@ impl Knowledge {
         // In the same order each time, whatever order the maps have: a simulated run repeats.
         inputs.sort_by(|(_, one), (_, other)| one.first_key().cmp(&other.first_key()));
         let run = |(script, input): (&'static Script, Input)| async move {
-            let answer: Result<::redis::Value, _> = server.run(script, input).await;
-            answer.map(drop)
+            let is_restored = std::ptr::eq(script, LazyLock::force(&scripts::RESTORE));
+            let answer: ::redis::Value = server.run(script, input).await?;
+            Ok::<_, Failure>(!is_restored || answer == ::redis::Value::Int(1))
         };
         let runs: Vec<_> = inputs.into_iter().map(run).collect();
-        stream::iter(runs).buffer_unordered(CONCURRENCY).try_collect().await
+        stream::iter(runs).buffer_unordered(CONCURRENCY).try_all(ready).await
     }
 }
 
@@ -167,8 +171,8 @@ impl Drop for Undecided<'_> {
     }
 }
 
-fn restored_slots(window: &str, slots: &[(String, Duration)]) -> Input {
-    let input = Input::default().key("slots", window);
+fn restored_slots(window: &str, epoch: &str, slots: &[(String, Duration)]) -> Input {
+    let input = Input::default().key("slots", window).fence().argument(epoch);
     slots.iter().fold(input, |input, (call, left)| input.argument(call).argument(millis(*left)))
 }
 

@@ -2,11 +2,11 @@
 -- paused.
 --
 -- KEYS: the fence (in a cluster its stamp at the tag of these keys), the account's pause, the order's lease, its
--- snapshot, then the windows (see `slots.lua`). ARGV: the time, the lease's owner (empty: none) and life, the call's mark, the longest
--- pause, the longest flight, when the state was observed that the owner knows, the epoch that the replica
--- knows (empty: the call is not limited), for how long calls that the server has lost can have arrived at the
--- vendor (empty: none), how many of them there can be for one order, then for each window its maximum number of calls, its period, and
--- how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the window with that index is
+-- snapshot, then the windows (see `slots.lua`). ARGV: the time, the lease's owner (empty: none) and life, the
+-- call's mark, the longest pause, the longest flight, when the state was observed that the owner knows, the epoch
+-- that the replica knows (empty: the call is not limited), for how long calls that the server has lost can have
+-- arrived at the vendor (empty: none), how many of them there can be for one order, then for each window its
+-- maximum number of calls, its period, and how long a slot lasts. Answers {what, index, wait, ahead}: 0: reserved; 1: the window with that index is
 -- full for that long; 2: paused for that long; 3: another owner holds the lease, or has brought a later
 -- state; 4: the server may have lost calls; 5: calls that it has lost may count in the window with that
 -- index for that long. An error means that nothing was reserved: every step that can fail comes before the
@@ -41,11 +41,8 @@ local function allowed(limit, period)
   return period > SHORT and limit - missing or 0
 end
 
-if epoch ~= '' then
-  local kept = fence(KEYS[1])
-  if not kept or kept[1] ~= epoch or not string.find(kept[2], replication_id(), 1, true) then
-    return {4, 0, 0, ahead}
-  end
+if epoch ~= '' and not is_of(KEYS[1], epoch) then
+  return {4, 0, 0, ahead}
 end
 if unknown > 0 then
   local closed = nil

@@ -44,7 +44,7 @@ scripts! {
     DELETE_IF "delete_if.lua",
     BEAT "fence.lua" "beat.lua",
     LEAVE "fence.lua" "leave.lua",
-    RESTORE "restore.lua",
+    RESTORE "fence.lua" "restore.lua",
     SURVEY "fence.lua" "survey.lua",
     STAMP "fence.lua" "stamp.lua",
 }

@@ -71,7 +71,12 @@ impl World {
     fn flush(self: &Arc<Self>, at: Time, dice: &mut Dice) {
         let shard = self.shard(dice);
         self.stage.tell(at, format!("FAULT: the primary {shard} is flushed"));
-        self.sites.lock().unwrap().primary(shard).replace(Arc::default());
+        let mut sites = self.sites.lock().unwrap();
+        let site = sites.primary(shard);
+        site.replace(Arc::default());
+        // Nobody has used it since it restarted or was promoted.
+        let is_scriptless = site.model.scripts.is_empty();
+        sites.is_unreached |= shard == 0 && is_scriptless;
     }
 
     fn restart_empty(self: &Arc<Self>, at: Time, dice: &mut Dice) {
@@ -179,12 +184,15 @@ impl World {
         }
     }
 
-    /// A new replica starts, once one that was there before has reached the server, and can reach it.
+    /// A new replica starts, once one that was there before has reached the server, and, where days are
+    /// limited, can reach it.
     fn come(self: &Arc<Self>, at: Time) {
         let alive = self.alive();
+        let has_days = self.setup.calls_per_day.is_some();
         let waits = {
             let sites = self.sites.lock().unwrap();
-            sites.is_unreached || alive.into_iter().all(|replica| sites.is_parted(replica, at))
+            let are_parted = || alive.into_iter().all(|replica| sites.is_parted(replica, at));
+            sites.is_unreached || has_days && are_parted()
         };
         if waits {
             let world = Arc::clone(self);

@@ -40,8 +40,6 @@ struct Tags {
     survey: Option<Survey>,
     /// The epoch that this replica has stamped at all tags.
     stamped: String,
-    /// Whether the answer that asked for the survey came from a server that is not known to have held data.
-    is_unused: bool,
 }
 
 /// Another member.
@@ -107,8 +105,8 @@ impl Last {
             .argument(&self.epoch)
             .argument(self.joins)
             .argument(self.now)
-            .argument(since);
-        input = if self.tags.is_unused { input.argument(0) } else { input.was_run() };
+            .argument(since)
+            .was_run();
         let found = match &self.tags.survey {
             Some(survey) => (survey.found(), survey.epoch.as_str()),
             None if is_cluster => ("?".to_owned(), ""),
@@ -143,9 +141,8 @@ impl Last {
         ) = answer;
         self.tags.epoch.clone_from(&epoch);
         self.tags.whole = whole;
-        self.tags.is_unused = task == "survey unused";
         let task = match task.as_str() {
-            "survey" | "survey unused" => return None,
+            "survey" => return None,
             "stamp" => Task::Stamp,
             "wait" => Task::Wait,
             _ if self.published == epoch => Task::Nothing,

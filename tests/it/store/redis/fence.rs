@@ -97,6 +97,16 @@ fn daily(id: &str, max_calls: u32) -> Call {
     Call { windows: vec![window], ..call(id, "", 0) }
 }
 
+/// The call is reserved as soon as lost calls no longer close its windows: the replica learns it from a beat.
+async fn until_reserved(store: &Redis, call: &Call) {
+    let reserved = async {
+        while store.reserve(call).await != Ok(Reservation::Reserved) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, reserved).await.expect("nothing closes its windows any more");
+}
+
 /// The calls wait for as long as those of a lost replica may count. Returns how long.
 #[track_caller]
 fn assert_closed(reservation: &Result<Reservation, Error>) -> Duration {
@@ -184,13 +194,7 @@ async fn calls_of_a_lost_replica_close_each_window_for_as_long_as_they_can_count
     clock.advance(minute - Duration::from_millis(1));
     assert_closed(&once_open(&a, &call("3", "minute", 9)).await);
     clock.advance(Duration::from_millis(1));
-    // After a beat the replica knows it.
-    let reserved = async {
-        while a.reserve(&call("3", "minute", 9)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(NEVER, reserved).await.expect("the calls no longer count");
+    until_reserved(&a, &call("3", "minute", 9)).await;
 }
 
 #[tokio::test]
@@ -260,12 +264,7 @@ async fn a_replica_that_returns_publishes_and_opens_the_windows() {
     until_it_works(&b).await;
     // Its calls count as lost until it has published, whoever takes this epoch for open.
     until(|| epoch() != closed).await;
-    let open = async {
-        while a.reserve(&call("3", "minute", 3)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(NEVER, open).await.expect("it has published");
+    until_reserved(&a, &call("3", "minute", 3)).await;
     let refused = once_open(&a, &call("4", "minute", 3)).await;
     assert!(matches!(refused, Ok(Reservation::Full(..))), "{refused:?}");
 }
@@ -310,7 +309,7 @@ async fn a_replica_makes_no_call_before_every_live_one_knows_of_it() {
 }
 
 #[tokio::test]
-async fn an_emptied_server_waits_for_unknown_replicas() {
+async fn calls_of_unknown_replicas_at_an_emptied_server_close_the_minute() {
     let (server, clock) = (RedisServer::start(), manual_clock());
     let gone = Replica::start(&server, &clock);
     assert_eq!(gone.reserve(&call("1", "minute", 9)).await, Ok(Reservation::Reserved));
@@ -321,7 +320,35 @@ async fn an_emptied_server_waits_for_unknown_replicas() {
     let waiting = new.reserve(&call("2", "minute", 9)).await.unwrap_err();
     assert!(waiting.detail.unwrap().contains("may have lost"));
     clock.advance(LIFE);
-    assert_eq!(once_open(&new, &call("2", "minute", 9)).await, Ok(Reservation::Reserved));
+    // Nobody tells how long those may have been in flight: as long as its own.
+    let wait = assert_closed(&once_open(&new, &call("2", "minute", 9)).await);
+    assert_eq!(wait, FLIGHT + 60 * SECOND - LIFE);
+    assert_eq!(once_open(&new, &daily("3", 9)).await, Ok(Reservation::Reserved));
+    clock.advance(wait);
+    until_reserved(&new, &call("2", "minute", 9)).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_was_there_names_all_unknown_ones() {
+    let (server, clock) = (RedisServer::start(), manual_clock());
+    let time = || Arc::new(clock.clone());
+    let line = Line::to(server.port).await;
+    let old = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap();
+    let old = old.timed_by(time());
+    assert_eq!(once_open(&old, &call("1", "minute", 2)).await, Ok(Reservation::Reserved));
+    let _nowhere = cut(&line);
+    assert_unavailable(&old.get(&"-".into(), None).await.unwrap_err());
+    let () = server.say(&["FLUSHALL"]);
+    let new = store(&server, &clock);
+    let _ = new.reserve(&call("2", "minute", 2)).await;
+    clock.advance(LIFE);
+    assert_closed(&once_open(&new, &call("2", "minute", 2)).await);
+    line.lose_answers(false);
+    line.lead_to(server.port);
+    until_it_works(&old).await;
+    until_reserved(&new, &call("2", "minute", 2)).await;
+    let full = once_open(&new, &call("3", "minute", 2)).await;
+    assert!(matches!(full, Ok(Reservation::Full(..))), "{full:?}");
 }
 
 #[tokio::test]

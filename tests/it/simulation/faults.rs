@@ -34,6 +34,7 @@ impl World {
                 Self::part,
                 Self::lose,
                 Self::arrive,
+                Self::flush_unseen,
             ],
         };
         while at + SECOND < self.setup.calm_from {
@@ -77,6 +78,24 @@ impl World {
         // Nobody has used it since it restarted or was promoted.
         let is_scriptless = site.model.scripts.is_empty();
         sites.is_unreached |= shard == 0 && is_scriptless;
+    }
+
+    /// A primary is flushed while no replica reaches it, and then a new one comes. Where days are limited,
+    /// nobody could tell what is lost.
+    fn flush_unseen(self: &Arc<Self>, at: Time, dice: &mut Dice) {
+        let is_unreached = self.sites.lock().unwrap().is_unreached;
+        if self.setup.calls_per_day.is_some() || is_unreached || !self.all_are_members() {
+            return;
+        }
+        for replica in self.alive() {
+            let until = self.until(at, dice, 10 * SECOND);
+            self.stage
+                .tell(at, format!("FAULT: replica {replica} reaches no server until {until}"));
+            self.sites.lock().unwrap().parted.insert(replica, until);
+        }
+        self.flush(at, dice);
+        let world = Arc::clone(self);
+        self.stage.at(at + dice.within(MILLI, SECOND), 0, move |at| world.come(at));
     }
 
     fn restart_empty(self: &Arc<Self>, at: Time, dice: &mut Dice) {

@@ -61,6 +61,12 @@ fn store(server: &RedisServer, clock: &ManualClock) -> Redis {
     server.store_at(time()).timed_by(time())
 }
 
+/// A store behind a line.
+fn store_behind(line: &Line, clock: &ManualClock) -> Redis {
+    let time = || Arc::new(clock.clone());
+    Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap().timed_by(time())
+}
+
 /// The words of each member: see `beat.lua`.
 fn members(server: &RedisServer) -> Vec<Vec<String>> {
     let text: String = server.say(&["HGET", "order-query:fence", "members"]);
@@ -244,10 +250,9 @@ async fn a_replica_that_left_before_a_flush_is_remembered() {
 #[tokio::test]
 async fn a_replica_that_returns_publishes_and_opens_the_windows() {
     let (server, clock) = (RedisServer::start(), manual_clock());
-    let time = || Arc::new(clock.clone());
     let line = Line::to(server.port).await;
     let a = store(&server, &clock);
-    let b = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap().timed_by(time());
+    let b = store_behind(&line, &clock);
     assert_eq!(once_open(&a, &call("1", "minute", 3)).await, Ok(Reservation::Reserved));
     assert_eq!(once_open(&b, &call("2", "minute", 3)).await, Ok(Reservation::Reserved));
     // Nothing reaches it any more.
@@ -272,9 +277,8 @@ async fn a_replica_that_returns_publishes_and_opens_the_windows() {
 #[tokio::test]
 async fn an_epoch_that_began_without_a_replica_ends_when_it_returns() {
     let (server, clock) = (RedisServer::start(), manual_clock());
-    let time = || Arc::new(clock.clone());
     let line = Line::to(server.port).await;
-    let a = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap().timed_by(time());
+    let a = store_behind(&line, &clock);
     assert_eq!(once_open(&a, &call("1", "minute", 2)).await, Ok(Reservation::Reserved));
     let _nowhere = cut(&line);
     assert_unavailable(&a.get(&"-".into(), None).await.unwrap_err());
@@ -331,10 +335,8 @@ async fn calls_of_unknown_replicas_at_an_emptied_server_close_the_minute() {
 #[tokio::test]
 async fn a_replica_that_was_there_names_all_unknown_ones() {
     let (server, clock) = (RedisServer::start(), manual_clock());
-    let time = || Arc::new(clock.clone());
     let line = Line::to(server.port).await;
-    let old = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap();
-    let old = old.timed_by(time());
+    let old = store_behind(&line, &clock);
     assert_eq!(once_open(&old, &call("1", "minute", 2)).await, Ok(Reservation::Reserved));
     let _nowhere = cut(&line);
     assert_unavailable(&old.get(&"-".into(), None).await.unwrap_err());
@@ -354,12 +356,11 @@ async fn a_replica_that_was_there_names_all_unknown_ones() {
 #[tokio::test]
 async fn a_new_replica_keeps_nobody_back() {
     let (server, clock) = (RedisServer::start(), manual_clock());
-    let time = || Arc::new(clock.clone());
     let line = Line::to(server.port).await;
     let a = store(&server, &clock);
     assert_eq!(a.reserve(&call("1", "minute", 9)).await, Ok(Reservation::Reserved));
     // It joins, and hears nothing.
-    let b = Redis::open(&RedisServer::url_at(line.port), 1 << 20, time()).unwrap().timed_by(time());
+    let b = store_behind(&line, &clock);
     b.ping().await.unwrap();
     line.lose_answers(true);
     until(|| members(&server).len() == 2).await;

@@ -122,6 +122,11 @@ fn assert_closed(reservation: &Result<Reservation, Error>) -> Duration {
     error.retry_after.unwrap()
 }
 
+#[track_caller]
+fn assert_full(reservation: &Result<Reservation, Error>) {
+    assert!(matches!(reservation, Ok(Reservation::Full(..))), "{reservation:?}");
+}
+
 #[tokio::test]
 async fn the_first_replica_of_an_empty_server_waits_for_nobody() {
     let server = RedisServer::start();
@@ -159,8 +164,7 @@ async fn a_promoted_copy_counts_as_a_loss_though_it_has_the_fence() {
     let _: u8 = server.say(&["ZREM", "order-query:slots:minute", "2~20000"]);
     let () = server.say(&["REPLICAOF", "127.0.0.1", "1"]);
     let () = server.say(&["REPLICAOF", "NO", "ONE"]);
-    let refused = once_open(&a, &call("3", "minute", 2)).await;
-    assert!(matches!(refused, Ok(Reservation::Full(..))), "{refused:?}");
+    assert_full(&once_open(&a, &call("3", "minute", 2)).await);
 }
 
 #[tokio::test]
@@ -270,8 +274,7 @@ async fn a_replica_that_returns_publishes_and_opens_the_windows() {
     // Its calls count as lost until it has published, whoever takes this epoch for open.
     until(|| epoch() != closed).await;
     until_reserved(&a, &call("3", "minute", 3)).await;
-    let refused = once_open(&a, &call("4", "minute", 3)).await;
-    assert!(matches!(refused, Ok(Reservation::Full(..))), "{refused:?}");
+    assert_full(&once_open(&a, &call("4", "minute", 3)).await);
 }
 
 #[tokio::test]
@@ -295,8 +298,7 @@ async fn an_epoch_that_began_without_a_replica_ends_when_it_returns() {
         }
     };
     tokio::time::timeout(NEVER, counted).await.expect("it publishes");
-    let refused = once_open(&b, &call("3", "minute", 2)).await;
-    assert!(matches!(refused, Ok(Reservation::Full(..))), "{refused:?}");
+    assert_full(&once_open(&b, &call("3", "minute", 2)).await);
 }
 
 #[tokio::test]
@@ -349,8 +351,7 @@ async fn a_replica_that_was_there_names_all_unknown_ones() {
     line.lead_to(server.port);
     until_it_works(&old).await;
     until_reserved(&new, &call("2", "minute", 2)).await;
-    let full = once_open(&new, &call("3", "minute", 2)).await;
-    assert!(matches!(full, Ok(Reservation::Full(..))), "{full:?}");
+    assert_full(&once_open(&new, &call("3", "minute", 2)).await);
 }
 
 #[tokio::test]
